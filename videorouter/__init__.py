@@ -1,0 +1,1 @@
+"""An asyncio client for paid AI video through the Infron gateway."""

@@ -1,0 +1,1 @@
+"""Long walks over the rooms of ``io``: tasks, downloads, batches."""

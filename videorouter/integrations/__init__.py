@@ -1,0 +1,1 @@
+"""Guests with dependencies of their own; the core never imports them."""
