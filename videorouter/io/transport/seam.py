@@ -7,7 +7,7 @@ user's ``httpx.AsyncClient``, a mock, a proxy) answers in them.
 from __future__ import annotations
 
 import enum
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 import msgspec
 
@@ -17,12 +17,15 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
 
+Header: TypeAlias = tuple[bytes, bytes]
+
+
 class Outgoing(msgspec.Struct, frozen=True, kw_only=True):
     """One request, frozen before its first attempt. ``body`` is sent with ``Content-Length``, never chunked."""
 
     method: str
     url: str
-    headers: tuple[tuple[bytes, bytes], ...]
+    headers: tuple[Header, ...]
     body: bytes | None = None
 
 
@@ -30,7 +33,7 @@ class Incoming(msgspec.Struct, kw_only=True):
     """One answer. Header names are in lower case."""
 
     status: int
-    headers: tuple[tuple[bytes, bytes], ...]
+    headers: tuple[Header, ...]
     body: bytes = b""
 
     def header(self, name: bytes) -> bytes | None:
@@ -92,7 +95,7 @@ class IncomingStream(Protocol):
     """An answer whose body is read piece by piece, with back-pressure on the socket."""
 
     status: int
-    headers: tuple[tuple[bytes, bytes], ...]
+    headers: tuple[Header, ...]
 
     def chunks(self) -> AsyncIterator[bytes]:
         """The body's pieces as they arrive, undecoded; raises ``WireError`` when it is cut, stalls or runs over."""
@@ -135,6 +138,21 @@ class Sender(Protocol):
 
         Raises:
             WireError: No head came.
+        """
+        ...
+
+    async def resolve(self, url: str, *, deadline: float) -> tuple[str, ...]:
+        """The addresses that ``stream`` would connect to, for a guard to check and then to pass as ``addresses``.
+
+        Empty when something else resolves the name: a proxy, a mock, a transport that the user brought. A guard then
+        checks literals and hosts only, and no name is looked up here.
+
+        Args:
+            url: An absolute http or https URL.
+            deadline: ``time.monotonic()`` value at which to give up.
+
+        Raises:
+            WireError: The name does not exist, or no name server answered.
         """
         ...
 

@@ -1,0 +1,282 @@
+"""Sends through any ``httpx.AsyncClient``: a user's own, a mock, the stock transport behind a proxy.
+
+The phase comes from httpx's ``trace`` request extension. A transport that fires no trace event leaves it unknown,
+and unknown counts as in doubt; ``httpx.MockTransport`` and respx are the named exceptions, whose connect errors mean
+what they say. It never closes the client, never follows a redirect, and never uses the client's own timeouts: their
+default of 5 s would turn each held POST into a lost answer.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import time
+from typing import TYPE_CHECKING, Any
+
+import anyio
+import httpx
+
+from videorouter.errors import Phase
+from videorouter.io.transport.causes import explain, name_httpx_failure
+from videorouter.io.transport.naming import find_host, resolve_name
+from videorouter.io.transport.seam import Incoming, IncomingStream, Outgoing, Probe, Trouble, WireError
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Iterator
+
+    from videorouter.io.transport.seam import Header
+
+_IDENTITY = (b"Accept-Encoding", b"identity")
+_AUTH_CHALLENGES = frozenset({401, 407})
+_REST_TIMEOUT = 30.0
+_STEPS = {phase: step for step, phase in enumerate((Phase.UNKNOWN, *(p for p in Phase if p is not Phase.UNKNOWN)))}
+
+
+def is_mocked() -> bool:
+    """Whether respx intercepts requests right now."""
+    mocks = sys.modules.get("respx.mocks")
+    if mocks is None:
+        return False
+    return any(mocker._patches for mocker in mocks.Mocker.registry.values())  # noqa: SLF001 - respx has no public way
+
+
+def ask_identity(headers: tuple[Header, ...]) -> list[Header]:
+    """The headers with ``Accept-Encoding: identity`` and no other coding: bodies are bounded as they lie on the wire."""
+    kept = [(name, value) for name, value in headers if name.lower() != b"accept-encoding"]
+    kept.append(_IDENTITY)
+    return kept
+
+
+class _Tracer:
+    """Walks a probe along httpcore's trace events; those of a proxy's CONNECT belong to connecting.
+
+    A transport that sends again by itself never makes a request look less sent than it was, unless the answer in
+    between was an auth challenge: what was challenged was not accepted.
+    """
+
+    __slots__ = ("challenged", "fired", "probe", "tunnelling")
+
+    def __init__(self, probe: Probe) -> None:
+        self.probe = probe
+        self.fired = False
+        self.tunnelling = False
+        self.challenged = False
+
+    async def __call__(self, event: str, info: dict[str, Any]) -> None:
+        self.fired = True
+        layer, _, step = event.partition(".")
+        if layer in ("connection", "proxy", "socks"):
+            self._walk_to(Phase.CONNECTING)
+        elif step == "send_request_headers.started":
+            self.tunnelling = info["request"].method == b"CONNECT"
+            self._walk_to(Phase.CONNECTING if self.tunnelling else Phase.SENDING)
+        elif not self.tunnelling:
+            self._follow(layer, step, info)
+
+    def _follow(self, layer: str, step: str, info: dict[str, Any]) -> None:
+        probe = self.probe
+        if step == "send_request_body.complete":
+            self._walk_to(Phase.SENT)
+        elif step in ("send_request_headers.failed", "send_request_body.failed"):
+            broken = layer == "http11" and type(info["exception"]).__name__ == "WriteError"
+            probe.write_failed = broken and probe.phase is Phase.SENDING
+        elif step == "receive_response_headers.complete":
+            answer = info["return_value"]
+            # HTTP/1.1 tells version, status, reason, headers and what trails; HTTP/2 status and headers.
+            status, headers = answer if len(answer) == 2 else (answer[1], answer[3])
+            self.challenged = status in _AUTH_CHALLENGES
+            probe.incoming = Incoming(status=status, headers=_lower(headers))
+            probe.phase = Phase.ANSWERED
+
+    def _walk_to(self, phase: Phase) -> None:
+        if self.challenged or _STEPS[phase] > _STEPS[self.probe.phase]:
+            self.challenged = False
+            self.probe.phase = phase
+
+
+def _lower(headers: Any) -> tuple[Header, ...]:
+    return tuple((bytes(name).lower(), bytes(value)) for name, value in headers)
+
+
+class ClientSender:
+    """A ``Sender`` over any ``httpx.AsyncClient``.
+
+    Args:
+        client: The client to send through. It is never closed here.
+        connect_timeout: Seconds for TCP and TLS, counted by the client's transport.
+        rest_timeout: Seconds for the rest of an answer once its head is in.
+    """
+
+    def __init__(
+        self, client: httpx.AsyncClient, *, connect_timeout: float = 10.0, rest_timeout: float = _REST_TIMEOUT
+    ) -> None:
+        self._client = client
+        self._rest_timeout = rest_timeout
+        self._timeouts = {"connect": connect_timeout, "read": None, "write": None, "pool": None}
+
+    def _find_transport(self, url: httpx.URL) -> object:
+        find = getattr(self._client, "_transport_for_url", None)
+        return None if find is None else find(url)
+
+    def _build(self, request: Outgoing, tracer: _Tracer, extensions: dict[str, Any] | None = None) -> httpx.Request:
+        return self._client.build_request(
+            request.method,
+            request.url,
+            headers=ask_identity(request.headers),
+            content=request.body,
+            extensions={"timeout": self._timeouts, "trace": tracer, **(extensions or {})},
+        )
+
+    async def send(self, request: Outgoing, probe: Probe, *, deadline: float, max_body: int) -> Incoming:
+        """Send once and read the whole answer; see ``Sender.send``."""
+        probe.host = find_host(request.url)
+        tracer = _Tracer(probe)
+        scope = anyio.CancelScope(deadline=anyio.current_time() + (deadline - time.monotonic()))
+        incoming: Incoming | None = None
+        rest_ends = deadline
+        with scope, self._translate(probe, tracer, request.url):
+            built = self._build(request, tracer)
+            probe.phase = self._begin(built.url)
+            try:
+                response = await self._client.send(built, stream=True, follow_redirects=False)
+            except httpx.RemoteProtocolError:
+                # httpx parses Location even of a redirect that nobody follows.
+                if probe.incoming is None or not 300 <= probe.incoming.status < 400:
+                    raise
+                probe.phase = Phase.COMPLETE
+                return probe.incoming
+            incoming = _open(response, probe)
+            rest_ends = time.monotonic() + self._rest_timeout
+            scope.deadline = min(scope.deadline, anyio.current_time() + self._rest_timeout)
+            try:
+                await _read_whole(response, incoming, probe.host, max_body)
+            finally:
+                await response.aclose()
+            probe.phase = Phase.COMPLETE
+        if scope.cancelled_caught or incoming is None:
+            trouble = Trouble.STALLED if rest_ends < deadline else Trouble.DEADLINE
+            raise explain(trouble, probe.host)
+        return incoming
+
+    async def stream(
+        self, request: Outgoing, probe: Probe, *, deadline: float, stall: float, addresses: tuple[str, ...] = ()
+    ) -> IncomingStream:
+        """Send once and return as soon as the head is in; see ``Sender.stream``.
+
+        The client's default headers, cookies and auth stay out of it: they belong to the gateway, not to a file host.
+        """
+        probe.host = find_host(request.url)
+        tracer = _Tracer(probe)
+        built = self._build_bare(request, tracer, stall, addresses)
+        scope = anyio.CancelScope(deadline=anyio.current_time() + (deadline - time.monotonic()))
+        response: httpx.Response | None = None
+        with scope, self._translate(probe, tracer, request.url):
+            probe.phase = self._begin(built.url)
+            response = await self._client.send(built, stream=True, auth=None, follow_redirects=False)
+        if response is None:
+            raise explain(Trouble.DEADLINE, probe.host)
+        incoming = _open(response, probe)
+        return _ClientStream(response, incoming, probe, deadline=deadline, stall=stall)
+
+    def _build_bare(
+        self, request: Outgoing, tracer: _Tracer, stall: float, addresses: tuple[str, ...]
+    ) -> httpx.Request:
+        url = httpx.URL(request.url)
+        headers = ask_identity(request.headers)
+        extensions: dict[str, Any] = {"timeout": {**self._timeouts, "read": stall}, "trace": tracer}
+        if addresses:
+            # httpcore pools by address: a kept connection could serve another name that shares it.
+            headers = [*headers, (b"Host", url.netloc), (b"Connection", b"close")]
+            extensions["sni_hostname"] = url.host
+            url = url.copy_with(host=addresses[0])
+        return httpx.Request(request.method, url, headers=headers, content=request.body, extensions=extensions)
+
+    async def resolve(self, url: str, *, deadline: float) -> tuple[str, ...]:
+        """The addresses that a stock transport would connect to; none behind a proxy, a mock or a transport of others."""
+        if self._begin(httpx.URL(url)) is Phase.UNKNOWN or self._is_proxied(httpx.URL(url)):
+            return ()
+        return await resolve_name(url, deadline=deadline)
+
+    def _is_proxied(self, url: httpx.URL) -> bool:
+        pool = getattr(self._find_transport(url), "_pool", None)
+        return type(pool).__name__ != "AsyncConnectionPool"
+
+    def _begin(self, url: httpx.URL) -> Phase:
+        stock = type(self._find_transport(url)) is httpx.AsyncHTTPTransport and not is_mocked()
+        return Phase.QUEUED if stock else Phase.UNKNOWN
+
+    @contextlib.contextmanager
+    def _translate(self, probe: Probe, tracer: _Tracer, url: str) -> Iterator[None]:
+        try:
+            yield
+        except (WireError, AssertionError):
+            raise
+        except Exception as error:
+            trouble = name_httpx_failure(error)
+            connecting = isinstance(error, (httpx.ConnectError, httpx.ConnectTimeout))
+            if connecting and not tracer.fired and self._is_honest(url):
+                probe.phase = Phase.CONNECTING
+            raise explain(trouble, probe.host, error) from error
+
+    def _is_honest(self, url: str) -> bool:
+        return is_mocked() or type(self._find_transport(httpx.URL(url))) is httpx.MockTransport
+
+    async def aclose(self) -> None:
+        """Do nothing: the client is not ours."""
+
+
+def _open(response: httpx.Response, probe: Probe) -> Incoming:
+    incoming = Incoming(status=response.status_code, headers=_lower(response.headers.raw))
+    probe.incoming = incoming
+    probe.phase = Phase.ANSWERED
+    return incoming
+
+
+async def _read_whole(response: httpx.Response, incoming: Incoming, host: str | None, max_body: int) -> None:
+    total = 0
+    parts: list[bytes] = []
+    try:
+        async for part in response.stream:  # type: ignore[union-attr]  # an async client gives these
+            total += len(part)
+            parts.append(part)
+            if total > max_body:
+                raise explain(Trouble.TOO_LARGE, host)
+    finally:
+        incoming.body = b"".join(parts)[:max_body]
+
+
+class _ClientStream:
+    """The ``IncomingStream`` over an open ``httpx.Response``."""
+
+    def __init__(
+        self, response: httpx.Response, incoming: Incoming, probe: Probe, *, deadline: float, stall: float
+    ) -> None:
+        self.status = incoming.status
+        self.headers = incoming.headers
+        self._response = response
+        self._probe = probe
+        self._deadline = deadline
+        self._stall = stall
+
+    async def chunks(self) -> AsyncIterator[bytes]:
+        pieces = self._response.stream.__aiter__()  # type: ignore[union-attr]  # an async client gives these
+        while True:
+            left = self._deadline - time.monotonic()
+            try:
+                with anyio.fail_after(min(left, self._stall)):
+                    piece = await anext(pieces)
+            except StopAsyncIteration:
+                break
+            except (TimeoutError, httpx.ReadTimeout) as error:
+                over = time.monotonic() >= self._deadline
+                raise explain(Trouble.DEADLINE if over else Trouble.STALLED, self._probe.host) from error
+            except httpx.RemoteProtocolError as error:
+                raise explain(Trouble.BODY_CUT, self._probe.host, error) from error
+            except (httpx.HTTPError, httpx.StreamError) as error:
+                raise explain(name_httpx_failure(error), self._probe.host, error) from error
+            if piece:
+                yield piece
+        self._probe.phase = Phase.COMPLETE
+
+    async def aclose(self) -> None:
+        await self._response.aclose()

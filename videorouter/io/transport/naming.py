@@ -1,0 +1,51 @@
+"""Hosts and addresses: what a URL's host is called, and which addresses its name has."""
+
+from __future__ import annotations
+
+import socket
+import time
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+import anyio
+
+from videorouter.io.transport.causes import explain, name_connect_failure
+from videorouter.io.transport.seam import Trouble
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+
+def find_host(url: str) -> str:
+    """``host:port`` of a URL, for messages."""
+    parts = urlsplit(url)
+    host = parts.hostname or ""
+    if ":" in host:
+        host = f"[{host}]"
+    return f"{host}:{parts.port or (443 if parts.scheme == 'https' else 80)}"
+
+
+async def resolve_name(url: str, *, deadline: float) -> tuple[str, ...]:
+    """All addresses of the URL's host, in the order of the system's preference.
+
+    Args:
+        url: An absolute http or https URL.
+        deadline: ``time.monotonic()`` value at which to give up.
+
+    Returns:
+        IP literals, without scope ids.
+
+    Raises:
+        WireError: The name does not exist, or the name server did not answer in time.
+    """
+    parts = urlsplit(url)
+    port = parts.port or (443 if parts.scheme == "https" else 80)
+    found: Sequence[tuple[object, ...]] | None = None
+    try:
+        with anyio.move_on_after(deadline - time.monotonic()):
+            found = await anyio.getaddrinfo(parts.hostname or "", port, type=socket.SOCK_STREAM)
+    except (OSError, UnicodeError) as error:
+        raise explain(name_connect_failure(error), find_host(url), error) from error
+    if found is None:
+        raise explain(Trouble.NAME_TEMPORARY, find_host(url))
+    return tuple(dict.fromkeys(str(entry[4][0]).partition("%")[0] for entry in found))  # type: ignore[index]
