@@ -1,1 +1,174 @@
-"""An asyncio client for paid AI video through the Infron gateway."""
+"""An asyncio client for paid AI video that never pays twice and never loses a result.
+
+``AsyncVideoRouter`` is the client, ``VideoRouter`` the same without ``await``. Every name here is loaded when it is
+first used, so ``import videorouter`` costs next to nothing.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from videorouter.client import AsyncVideoRouter as AsyncVideoRouter
+    from videorouter.errors import (
+        APIConnectionError as APIConnectionError,
+        APIStatusError as APIStatusError,
+        AuthenticationError as AuthenticationError,
+        BadRequestError as BadRequestError,
+        BudgetExceededError as BudgetExceededError,
+        ClientClosedError as ClientClosedError,
+        ConfigurationError as ConfigurationError,
+        ContentPolicyError as ContentPolicyError,
+        DeadlineExceededError as DeadlineExceededError,
+        DownloadError as DownloadError,
+        InsufficientCreditsError as InsufficientCreditsError,
+        InternalServerError as InternalServerError,
+        InvalidRequestError as InvalidRequestError,
+        JournalBusyError as JournalBusyError,
+        JournalError as JournalError,
+        JournalMismatchError as JournalMismatchError,
+        NotFoundError as NotFoundError,
+        OutcomeUnknownError as OutcomeUnknownError,
+        PermissionDeniedError as PermissionDeniedError,
+        Phase as Phase,
+        RateLimitError as RateLimitError,
+        TaskFailedError as TaskFailedError,
+        TaskPollError as TaskPollError,
+        TaskTimeoutError as TaskTimeoutError,
+        UnexpectedResponseError as UnexpectedResponseError,
+        UnprocessableEntityError as UnprocessableEntityError,
+        VideoRouterError as VideoRouterError,
+    )
+    from videorouter.models import (
+        Asset as Asset,
+        Balance as Balance,
+        BatchItem as BatchItem,
+        BatchSummary as BatchSummary,
+        Download as Download,
+        DrainReport as DrainReport,
+        InDoubt as InDoubt,
+        Model as Model,
+        SkippedModel as SkippedModel,
+        Stats as Stats,
+        Task as Task,
+        TaskStatus as TaskStatus,
+        Video as Video,
+        VideoResult as VideoResult,
+    )
+    from videorouter.sync import VideoRouter as VideoRouter
+
+__version__ = "0.1.0"
+
+_ROOMS = {
+    "client": ("AsyncVideoRouter",),
+    "sync": ("VideoRouter",),
+    "errors": (
+        "APIConnectionError",
+        "APIStatusError",
+        "AuthenticationError",
+        "BadRequestError",
+        "BudgetExceededError",
+        "ClientClosedError",
+        "ConfigurationError",
+        "ContentPolicyError",
+        "DeadlineExceededError",
+        "DownloadError",
+        "InsufficientCreditsError",
+        "InternalServerError",
+        "InvalidRequestError",
+        "JournalBusyError",
+        "JournalError",
+        "JournalMismatchError",
+        "NotFoundError",
+        "OutcomeUnknownError",
+        "PermissionDeniedError",
+        "Phase",
+        "RateLimitError",
+        "TaskFailedError",
+        "TaskPollError",
+        "TaskTimeoutError",
+        "UnexpectedResponseError",
+        "UnprocessableEntityError",
+        "VideoRouterError",
+    ),
+    "models": (
+        "Asset",
+        "Balance",
+        "BatchItem",
+        "BatchSummary",
+        "Download",
+        "DrainReport",
+        "InDoubt",
+        "Model",
+        "SkippedModel",
+        "Stats",
+        "Task",
+        "TaskStatus",
+        "Video",
+        "VideoResult",
+    ),
+}
+_ROOM_OF = {name: room for room, names in _ROOMS.items() for name in names}
+
+__all__ = [
+    "APIConnectionError",
+    "APIStatusError",
+    "Asset",
+    "AsyncVideoRouter",
+    "AuthenticationError",
+    "BadRequestError",
+    "Balance",
+    "BatchItem",
+    "BatchSummary",
+    "BudgetExceededError",
+    "ClientClosedError",
+    "ConfigurationError",
+    "ContentPolicyError",
+    "DeadlineExceededError",
+    "Download",
+    "DownloadError",
+    "DrainReport",
+    "InDoubt",
+    "InsufficientCreditsError",
+    "InternalServerError",
+    "InvalidRequestError",
+    "JournalBusyError",
+    "JournalError",
+    "JournalMismatchError",
+    "Model",
+    "NotFoundError",
+    "OutcomeUnknownError",
+    "PermissionDeniedError",
+    "Phase",
+    "RateLimitError",
+    "SkippedModel",
+    "Stats",
+    "Task",
+    "TaskFailedError",
+    "TaskPollError",
+    "TaskStatus",
+    "TaskTimeoutError",
+    "UnexpectedResponseError",
+    "UnprocessableEntityError",
+    "Video",
+    "VideoResult",
+    "VideoRouter",
+    "VideoRouterError",
+    "__version__",
+]
+
+
+def __getattr__(name: str) -> object:
+    room = _ROOM_OF.get(name)
+    if room is None:
+        msg = f"module {__name__!r} has no attribute {name!r}"
+        raise AttributeError(msg)
+    from importlib import import_module  # noqa: PLC0415  nothing is imported before it is used
+
+    value: object = getattr(import_module(f"{__name__}.{room}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,395 @@
+"""What a client is told once: key, addresses, limits. Checked here, before anything is sent.
+
+The key lives in a :class:`Secret` from the first line on. This file reads the environment it is given and never
+performs I/O.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Literal, NoReturn
+from urllib.parse import SplitResult, quote, urlsplit
+
+import msgspec
+
+from videorouter.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+VENDOR_BASE_URL = "https://video.onerouter.pro/v1"
+VENDOR_MEDIA_BASE_URL = "https://media.onerouter.pro/v1"
+VENDOR_MODELS_BASE_URL = "https://llm.onerouter.pro/v1"
+VENDOR_HOSTS = frozenset({"video.onerouter.pro", "media.onerouter.pro", "llm.onerouter.pro"})
+KEY_VARIABLES = ("INFRON_API_KEY", "ONEROUTER_API_KEY")
+BASE_URL_VARIABLE = "INFRON_VIDEO_BASE_URL"
+NO_DEADLINE = 30 * 86400.0
+"""Seconds that ``timeout=None`` stands for: every wait ends some day."""
+
+REDACTED = "<redacted>"
+Idempotency = Literal["unknown", "honoured"]
+Origin = tuple[str, str, int]
+
+_HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+_PORTS = {"http": 80, "https": 443}
+
+
+class Secret:
+    """An API key that does not show: repr, str, format and pickle give ``<redacted>``."""
+
+    __slots__ = ("_reveal",)
+
+    def __init__(self, value: str) -> None:
+        # A closure, not an attribute: vars(), dataclass dumps and debuggers' attribute views find no text here.
+        self._reveal: Callable[[], str] = lambda: value
+
+    def reveal(self) -> str:
+        """The key itself. Call it only where the header is built."""
+        return self._reveal()
+
+    def redact(self, text: str) -> str:
+        """``text`` without the key, in whatever spelling a server may have echoed it."""
+        key = self._reveal()
+        bare = key.removeprefix("Bearer ").strip()
+        for form in {key, bare, quote(bare, safe=""), bare.replace("/", "\\/")}:
+            if form:
+                text = text.replace(form, REDACTED)
+        return text
+
+    def __repr__(self) -> str:
+        return REDACTED
+
+    __str__ = __repr__
+
+    def __format__(self, spec: str) -> str:
+        return format(REDACTED, spec)
+
+    def __reduce__(self) -> tuple[type[Secret], tuple[str]]:
+        return Secret, (REDACTED,)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Secret) and self.reveal() == other.reveal()
+
+    def __hash__(self) -> int:
+        return hash(self.reveal())
+
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True):
+    """Everything a client was told, checked and filled in."""
+
+    api_key: Secret | None
+    api_key_source: Callable[[], str | Awaitable[str]] | None
+    base_url: str
+    media_base_url: str
+    models_base_url: str
+    failover_urls: tuple[str, ...]
+    origins: frozenset[Origin]
+    auth_scheme: str | None
+    model: str | None
+    timeout: float
+    max_retries: int
+    max_concurrency: int | None
+    adaptive: bool
+    idempotency: Idempotency
+    refused_statuses: frozenset[int]
+    allow_insecure: bool
+    allow_private_hosts: bool
+    allowed_hosts: frozenset[str] | None
+    max_download_bytes: int
+    user_agent: str
+    default_headers: tuple[tuple[str, str], ...]
+    proxy: str | None
+    trust_env: bool
+
+    @property
+    def loopback(self) -> bool:
+        """Whether the base URL is on this machine (the sandbox): then files may be, too."""
+        return is_loopback(urlsplit(self.base_url).hostname or "")
+
+    def redact(self, text: str) -> str:
+        """``text`` without the key."""
+        return self.api_key.redact(text) if self.api_key is not None else text
+
+
+def default_user_agent() -> str:
+    """The agent string of this package: library defaults are refused by the vendor's Cloudflare (error 1010)."""
+    from videorouter import __version__  # noqa: PLC0415  the front door imports this file lazily
+
+    return f"videorouter/{__version__} (+https://pypi.org/project/videorouter/)"
+
+
+def resolve(
+    *,
+    environ: Mapping[str, str],
+    api_key: str | Callable[[], str | Awaitable[str]] | None = None,
+    base_url: str | None = None,
+    auth_scheme: str | None = None,
+    model: str | None = None,
+    timeout: float | None = 900.0,
+    max_retries: int = 4,
+    max_concurrency: int | None = None,
+    adaptive: bool = True,
+    idempotency: Idempotency = "unknown",
+    refused_statuses: Iterable[int] = (),
+    failover_urls: Iterable[str] = (),
+    media_base_url: str | None = None,
+    models_base_url: str | None = None,
+    allow_insecure: bool = False,
+    allow_private_hosts: bool = False,
+    allowed_hosts: Iterable[str] | None = None,
+    max_download_bytes: int = 4 * 2**30,
+    user_agent: str | None = None,
+    default_headers: Mapping[str, str] | None = None,
+    proxy: str | None = None,
+    trust_env: bool = True,
+) -> Settings:
+    """Check what a client was told and fill the rest from the environment.
+
+    Raises:
+        ConfigurationError: Something cannot be used; the message says what and how to mend it.
+    """
+    base = check_url(
+        base_url if base_url is not None else environ.get(BASE_URL_VARIABLE) or VENDOR_BASE_URL,
+        name="base_url",
+        allow_insecure=allow_insecure,
+    )
+    vendor = urlsplit(base).hostname in VENDOR_HOSTS
+    media = _follow(media_base_url, VENDOR_MEDIA_BASE_URL, base, vendor=vendor)
+    models = _follow(models_base_url, VENDOR_MODELS_BASE_URL, base, vendor=vendor)
+    media = check_url(media, name="media_base_url", allow_insecure=allow_insecure)
+    models = check_url(models, name="models_base_url", allow_insecure=allow_insecure)
+    if isinstance(failover_urls, str):
+        fail("failover_urls is a list of base URLs, not one string.")
+    failover = tuple(check_url(url, name="failover_urls", allow_insecure=allow_insecure) for url in failover_urls)
+    secret, source = _key(api_key, environ)
+    return Settings(
+        api_key=secret,
+        api_key_source=source,
+        base_url=base,
+        media_base_url=media,
+        models_base_url=models,
+        failover_urls=failover,
+        origins=frozenset(origin_of(url) for url in (base, media, models, *failover)),
+        auth_scheme=_scheme(auth_scheme),
+        model=_text(model, "model"),
+        timeout=check_timeout(timeout),
+        max_retries=check_count(max_retries, "max_retries", least=0),
+        max_concurrency=None if max_concurrency is None else check_count(max_concurrency, "max_concurrency", least=1),
+        adaptive=bool(adaptive),
+        idempotency=_idempotency(idempotency),
+        refused_statuses=_statuses(refused_statuses),
+        allow_insecure=bool(allow_insecure),
+        allow_private_hosts=bool(allow_private_hosts),
+        allowed_hosts=_hosts(allowed_hosts),
+        max_download_bytes=check_count(max_download_bytes, "max_download_bytes", least=1),
+        user_agent=check_header("User-Agent", user_agent if user_agent is not None else default_user_agent())[1],
+        default_headers=check_headers(default_headers, "default_headers"),
+        proxy=proxy,
+        trust_env=bool(trust_env),
+    )
+
+
+def fail(message: str) -> NoReturn:
+    """Raise ``ConfigurationError``; nothing has been sent."""
+    raise ConfigurationError(message)
+
+
+def check_key(value: object) -> Secret:
+    """The key as a secret.
+
+    Raises:
+        ConfigurationError: It is empty or has characters that no header can carry. The key itself is not quoted.
+    """
+    if not isinstance(value, str):
+        fail("The API key must be text. Pass api_key=... or set INFRON_API_KEY.")
+    trimmed = value.strip()
+    if not trimmed:
+        fail("The API key is empty. Pass api_key=... or set INFRON_API_KEY to a key from the vendor's API page.")
+    if not all(" " <= char <= "~" for char in trimmed):
+        fail(
+            "The API key has characters that cannot stand in a header (it must be printable ASCII). It was probably "
+            "copied with a line break or a typographic character: copy it again from the vendor's API page."
+        )
+    return Secret(trimmed)
+
+
+def _key(
+    given: str | Callable[[], str | Awaitable[str]] | None, environ: Mapping[str, str]
+) -> tuple[Secret | None, Callable[[], str | Awaitable[str]] | None]:
+    if callable(given):
+        return None, given
+    if given is None:
+        given = next((environ[name] for name in KEY_VARIABLES if environ.get(name)), None)
+    if given is None:
+        fail(
+            "No API key. Set INFRON_API_KEY (or ONEROUTER_API_KEY), or pass api_key=... . Keys are made on the "
+            "vendor's API page. To try without one, run `videorouter demo` or start `videorouter sandbox`."
+        )
+    return check_key(given), None
+
+
+def authorization(key: Secret, scheme: str | None) -> str:
+    """The value of the ``Authorization`` header: bare unless a scheme is set, and never doubled."""
+    text = key.reveal()
+    if scheme is None or text.lower().startswith(f"{scheme.lower()} "):
+        return text
+    return f"{scheme} {text}"
+
+
+def check_url(url: object, *, name: str, allow_insecure: bool = False) -> str:
+    """A base URL without its trailing slash.
+
+    Raises:
+        ConfigurationError: It is not an https URL with a host (http is for loopback, or ``allow_insecure=True``).
+    """
+    if not isinstance(url, str) or not url.strip():
+        fail(f"{name} must be a URL such as {VENDOR_BASE_URL!r}, not {url!r}.")
+    text = url.strip()
+    parts = split_url(text)
+    if parts is None or parts.scheme not in _PORTS or not parts.hostname:
+        fail(f"{name}={text!r} is not a usable URL: it needs https:// and a host, such as {VENDOR_BASE_URL!r}.")
+    if parts.username is not None or parts.password is not None:
+        fail(f"{name} must not hold a user name or password; the key goes into api_key=.")
+    if parts.query or parts.fragment:
+        fail(f"{name}={text!r} must not have a query or a fragment.")
+    if parts.scheme == "http" and not allow_insecure and not is_loopback(parts.hostname):
+        fail(
+            f"{name}={text!r} would send the API key in the clear. Use https://, or pass allow_insecure=True if "
+            "that network is really yours."
+        )
+    return text.rstrip("/")
+
+
+def split_url(text: str) -> SplitResult | None:
+    """The parts of a URL, or ``None`` where it has none that a client could use."""
+    if any(char <= " " or char == "\x7f" for char in text):
+        return None
+    try:
+        parts = urlsplit(text)
+        _ = parts.port
+    except ValueError:
+        return None
+    return parts
+
+
+def origin_of(url: str) -> Origin:
+    """Scheme, host and port: what a key is bound to."""
+    parts = urlsplit(url)
+    scheme = parts.scheme.lower()
+    return scheme, (parts.hostname or "").lower().rstrip("."), parts.port or _PORTS.get(scheme, 0)
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a host name or literal is this machine."""
+    import ipaddress  # noqa: PLC0415  only for literals; the import costs milliseconds
+
+    if host == "localhost" or host.endswith(".localhost"):
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def check_timeout(value: object, *, name: str = "timeout") -> float:
+    """Seconds as a float; ``None`` means thirty days.
+
+    Raises:
+        ConfigurationError: It is not a positive, finite number.
+    """
+    if value is None:
+        return NO_DEADLINE
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or value <= 0:
+        fail(f"{name} must be a positive number of seconds (or None), not {value!r}.")
+    return min(float(value), NO_DEADLINE)
+
+
+def check_count(value: object, name: str, *, least: int) -> int:
+    """A whole number that is not below ``least``.
+
+    Raises:
+        ConfigurationError: It is not.
+    """
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        fail(f"{name} must be a whole number of at least {least}, not {value!r}.")
+    return value
+
+
+def check_header(name: object, value: object, *, argument: str = "default_headers") -> tuple[str, str]:
+    """A header field that can go on the wire as it is.
+
+    Raises:
+        ConfigurationError: It cannot, or it is one that this client owns.
+    """
+    if not isinstance(name, str) or not _HEADER_NAME.fullmatch(name):
+        fail(f"{argument}: {name!r} is not a header name.")
+    if not isinstance(value, str):
+        fail(f"{argument}: the value of {name} must be text, not {type(value).__name__}.")
+    if any((char < " " and char != "\t") or char == "\x7f" or ord(char) > 255 for char in value):
+        fail(f"{argument}: the value of {name} has characters that cannot stand in a header.")
+    lowered = name.lower()
+    if lowered == "authorization":
+        fail(f"{argument}: pass the key as api_key=, where it is kept secret and bound to the gateway's hosts.")
+    if lowered in {"host", "content-length", "transfer-encoding", "connection", "content-type", "accept-encoding"}:
+        fail(f"{argument}: {name} is set by the client itself.")
+    return name, value.strip()
+
+
+def check_headers(headers: Mapping[str, str] | None, argument: str) -> tuple[tuple[str, str], ...]:
+    """Header fields, each checked.
+
+    Raises:
+        ConfigurationError: One cannot be used.
+    """
+    if headers is None:
+        return ()
+    if not hasattr(headers, "items"):
+        fail(f"{argument} must be a mapping of names to values.")
+    return tuple(check_header(name, value, argument=argument) for name, value in headers.items())
+
+
+def _follow(given: str | None, vendors: str, base: str, *, vendor: bool) -> str:
+    if given is None or given.rstrip("/") == vendors:
+        return vendors if vendor else base
+    return given
+
+
+def _scheme(value: str | None) -> str | None:
+    if value is None or value == "":
+        return None
+    if not _HEADER_NAME.fullmatch(str(value)):
+        fail(f"auth_scheme must be None (the bare key) or a word such as 'Bearer', not {value!r}.")
+    return value
+
+
+def _text(value: str | None, name: str) -> str | None:
+    if value is not None and not str(value).strip():
+        fail(f"{name} must be a non-empty text, not {value!r}.")
+    return value
+
+
+def _idempotency(value: object) -> Idempotency:
+    if value not in ("unknown", "honoured"):
+        fail(
+            "idempotency must be 'unknown' (the default: the gateway documents nothing) or 'honoured' (you know "
+            f"that it replays the answer of a repeated key), not {value!r}."
+        )
+    return "honoured" if value == "honoured" else "unknown"
+
+
+def _statuses(values: Iterable[int]) -> frozenset[int]:
+    values = tuple(values)
+    for status in values:
+        if type(status) is not int or not 400 <= status <= 599:
+            fail(f"refused_statuses must be HTTP statuses from 400 to 599, not {status!r}.")
+    return frozenset(values)
+
+
+def _hosts(values: Iterable[str] | None) -> frozenset[str] | None:
+    if values is None:
+        return None
+    if isinstance(values, str):
+        fail("allowed_hosts is a list of host names, not one string.")
+    return frozenset(str(host).lower().rstrip(".") for host in values)

@@ -1,0 +1,130 @@
+"""Frozen records of what happens, handed to ``on_event`` hooks.
+
+No record holds a key, a prompt or a signed URL. A hook may be a plain function or a coroutine function; what it
+raises is logged and changes nothing. This file never performs I/O.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from videorouter.models import BatchItem, BatchSummary, InDoubt
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+
+class Event(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """The base of all events. ``call_id`` is the same for all events of one logical call (its idempotency key)."""
+
+    call_id: str
+
+
+class CallStarted(Event, frozen=True, kw_only=True):
+    """A logical call began."""
+
+    verb: str
+    model: str | None = None
+
+
+class AttemptStarted(Event, frozen=True, kw_only=True):
+    """A request is about to go on the wire."""
+
+    attempt: int
+    host: str
+
+
+class AttemptFinished(Event, frozen=True, kw_only=True):
+    """A request ended: with a status, or with trouble in words."""
+
+    attempt: int
+    host: str
+    phase: str
+    status: int | None = None
+    trouble: str | None = None
+    elapsed: float = 0.0
+
+
+class RetryScheduled(Event, frozen=True, kw_only=True):
+    """The request will be sent again, because the law allows it."""
+
+    attempt: int
+    wait: float
+    reason: str
+
+
+class TaskAccepted(Event, frozen=True, kw_only=True):
+    """The gateway accepted the job and gave it an id: write it down, it is paid."""
+
+    task_id: str
+    model: str | None = None
+
+
+class TaskPolled(Event, frozen=True, kw_only=True):
+    """A task was looked at."""
+
+    task_id: str
+    status: str | None = None
+    polls: int = 1
+    elapsed: float = 0.0
+    next_in: float | None = None
+    error: str | None = None
+
+
+class OutcomeInDoubt(Event, frozen=True, kw_only=True):
+    """A request may have been billed and its answer is missing."""
+
+    record: InDoubt
+
+
+class CallFinished(Event, frozen=True, kw_only=True):
+    """A logical call ended."""
+
+    verb: str
+    model: str | None = None
+    elapsed: float = 0.0
+    attempts: int = 0
+    error_type: str | None = None
+    status: int | None = None
+    request_id: str | None = None
+    task_id: str | None = None
+    cost: float | None = None
+
+
+class DownloadProgressed(Event, frozen=True, kw_only=True):
+    """Bytes of a download arrived. ``total`` and ``time_left`` are ``None`` while unknown."""
+
+    name: str
+    received: int
+    total: int | None = None
+    rate: float = 0.0
+    time_left: float | None = None
+
+
+class DownloadFinished(Event, frozen=True, kw_only=True):
+    """A download ended: whole, or with an error."""
+
+    name: str
+    size: int | None = None
+    elapsed: float = 0.0
+    error_type: str | None = None
+
+
+class ItemFinished(Event, frozen=True, kw_only=True):
+    """A batch item reached its state."""
+
+    item: BatchItem
+
+
+class BatchProgressed(Event, frozen=True, kw_only=True):
+    """How a batch stands."""
+
+    summary: BatchSummary
+    in_flight: int = 0
+
+
+if TYPE_CHECKING:
+    EventHook = Callable[[Event], Awaitable[None] | None]
+    InDoubtHook = Callable[[InDoubt], Awaitable[None] | None]

@@ -1,0 +1,462 @@
+"""Plain values that users hold: results, tasks, batch items, downloads.
+
+Every record is a frozen msgspec struct and goes straight out of a msgspec or Litestar endpoint; ``to_dict`` serves
+everyone else. What is reachable but must not be encoded (the raw answer, an exception) stands beside the fields, and
+travels with pickling and copying. This file never performs I/O.
+"""
+
+from __future__ import annotations
+
+import html
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, Self
+
+import msgspec
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from videorouter.errors import VideoRouterError
+
+TaskState = Literal["pending", "completed", "failed"]
+ItemState = Literal["not_sent", "sending", "accepted", "done", "refused", "failed", "in_doubt"]
+
+
+class Record(msgspec.Struct, frozen=True, kw_only=True, dict=True):
+    """The base of all values: encodable fields, and a place beside them for what is not encoded."""
+
+    def beside(self, **values: object) -> Self:
+        """Attach values that are reachable on the record but never encoded or compared."""
+        self.__dict__.update(values)
+        return self
+
+    def to_dict(self) -> dict[str, Any]:
+        """The fields as plain Python values, ready for any JSON encoder."""
+        plain: dict[str, Any] = msgspec.to_builtins(self)
+        return plain
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        reduced: tuple[Any, ...] = super().__reduce__()  # type: ignore[assignment]
+        return _rebuild, (reduced[0], reduced[1], dict(self.__dict__))
+
+
+def _rebuild(build: Callable[..., Record], arguments: tuple[Any, ...], beside: dict[str, object]) -> Record:
+    record = build(*arguments)
+    record.__dict__.update(beside)
+    return record
+
+
+class Video(Record, frozen=True, kw_only=True):
+    """One finished video.
+
+    Attributes:
+        url: Where the MP4 lies. Public, and gone after an unknown time: save it at once. ``None`` for inline bytes.
+        video_id: The gateway's id, which ``edit`` takes. Absent in some answers.
+        revised_prompt: The prompt as the gateway rewrote it, when it says so.
+        mime_type: The type of inline bytes, when the gateway names one.
+    """
+
+    url: str | None = None
+    video_id: str | None = None
+    revised_prompt: str | None = None
+    mime_type: str | None = None
+
+    @property
+    def data(self) -> bytes | None:
+        """The bytes themselves, when the gateway sent them inline instead of a URL."""
+        data: bytes | None = self.__dict__.get("data_")
+        return data
+
+    @property
+    def model(self) -> str | None:
+        """The model that made it, as far as this process knows."""
+        model: str | None = self.__dict__.get("model_")
+        return model
+
+    def _repr_html_(self) -> str:
+        """A player for notebooks."""
+        if self.url is None:
+            return f"<code>{html.escape(repr(self))}</code>"
+        url = html.escape(self.url, quote=True)
+        caption = html.escape(self.revised_prompt or self.video_id or "")
+        return (
+            f'<figure style="margin:0"><video src="{url}" controls muted loop playsinline preload="metadata" '
+            f'style="max-width:100%;width:480px;border-radius:8px"></video>'
+            f'<figcaption style="font:12px sans-serif;opacity:.7">{caption}</figcaption></figure>'
+        )
+
+
+class SkippedModel(Record, frozen=True, kw_only=True):
+    """A model that a fallback list named and that did not make the video, and why."""
+
+    model: str
+    reason: str
+    error: str
+    status: int | None = None
+
+
+class VideoResult(Record, frozen=True, kw_only=True):
+    """The outcome of one generation or edit.
+
+    Attributes:
+        videos: What was made, in the gateway's order. Never empty.
+        created: Unix time in seconds, as the gateway gave it.
+        request_id: The gateway's id of the request, for its support.
+        task_id: The id of the task, when the gateway worked in task mode.
+        cost: US dollars, when the gateway reports them.
+        model: The model that was asked for (in a fallback: the one that made it).
+        idempotency_key: The key that was sent with the request.
+        skipped: Models of a fallback list that were tried before this one.
+    """
+
+    videos: tuple[Video, ...]
+    created: int | None = None
+    request_id: str | None = None
+    task_id: str | None = None
+    cost: float | None = None
+    model: str | None = None
+    idempotency_key: str | None = None
+    skipped: tuple[SkippedModel, ...] = ()
+
+    @property
+    def video(self) -> Video:
+        """The first video."""
+        return self.videos[0]
+
+    @property
+    def url(self) -> str | None:
+        """The first video's URL."""
+        return self.videos[0].url
+
+    @property
+    def video_id(self) -> str | None:
+        """The first video's id."""
+        return self.videos[0].video_id
+
+    @property
+    def raw(self) -> Any:
+        """The gateway's whole answer, decoded, with every field that has no name here. Never encoded."""
+        return _decode(self.__dict__.get("raw_"))
+
+    def _repr_html_(self) -> str:
+        players = "".join(video._repr_html_() for video in self.videos)
+        return f'<div style="display:flex;flex-wrap:wrap;gap:12px">{players}</div>'
+
+
+def _decode(raw: object) -> Any:
+    if not isinstance(raw, bytes):
+        return raw
+    try:
+        return msgspec.json.decode(raw)
+    except (msgspec.MsgspecError, ValueError, RecursionError):
+        return raw.decode("utf-8", "replace")
+
+
+class TaskStatus(Record, frozen=True, kw_only=True):
+    """One look at a task.
+
+    Attributes:
+        task_id: Opaque.
+        state: ``pending``, ``completed`` or ``failed``.
+        status: The gateway's own word, as it was sent.
+        result: The finished result, when ``state`` is ``completed``.
+        fail_reason: Why it failed, in the gateway's words.
+        cost: US dollars, when the gateway reports them.
+    """
+
+    task_id: str
+    state: TaskState
+    status: str | None = None
+    result: VideoResult | None = None
+    fail_reason: str | None = None
+    cost: float | None = None
+
+    @property
+    def done(self) -> bool:
+        """Whether it will change no more."""
+        return self.state != "pending"
+
+    @property
+    def raw(self) -> Any:
+        """The gateway's whole answer, decoded. Never encoded."""
+        return _decode(self.__dict__.get("raw_"))
+
+
+class Task(Record, frozen=True, kw_only=True):
+    """An accepted job. ``router.wait(task)`` collects it; ``router.wait(task.id)`` does so in another process.
+
+    Attributes:
+        id: Opaque; ``None`` when the gateway held the request and the result is already here.
+        model: The model that was asked for.
+        result: The finished result, when it is already known.
+        status: The gateway's own word for its state at acceptance.
+        request_id: The gateway's id of the request.
+        idempotency_key: The key that was sent with the request.
+        poll_url: Where the gateway says that the state can be read. Followed only to the client's own origins.
+    """
+
+    id: str | None
+    model: str | None = None
+    result: VideoResult | None = None
+    status: str | None = None
+    request_id: str | None = None
+    idempotency_key: str | None = None
+    poll_url: str | None = None
+
+    @property
+    def done(self) -> bool:
+        """Whether the result is already here."""
+        return self.result is not None
+
+
+class InDoubt(Record, frozen=True, kw_only=True):
+    """A request that may have been accepted and billed and whose answer nobody has.
+
+    Attributes:
+        idempotency_key: The key that was sent with it.
+        model: The model that was asked for.
+        verb: ``generate`` or ``edit``.
+        phase: How far it got.
+        request_id: The gateway's id, when an answer's head came in.
+        task_id: The task, when the answer was caught after all: then ``router.wait(task_id)`` collects it.
+        at: Unix time in seconds when it was given up.
+        reason: In words.
+    """
+
+    idempotency_key: str
+    model: str | None = None
+    verb: str = "generate"
+    phase: str | None = None
+    request_id: str | None = None
+    task_id: str | None = None
+    at: float | None = None
+    reason: str | None = None
+
+
+class Failure(Record, frozen=True, kw_only=True):
+    """An error as plain data, for encoders and the journal."""
+
+    type: str
+    message: str
+    status: int | None = None
+    code: int | str | None = None
+    request_id: str | None = None
+    in_doubt: bool = False
+
+
+class BatchItem(Record, frozen=True, kw_only=True):
+    """One item of a batch, when its state has become final for this run.
+
+    Attributes:
+        index: Its place in the input, from 0.
+        id: Given by the caller, else a digest of the request and its occurrence number.
+        state: One of ``ItemState``.
+        prompt: As it was sent.
+        model: As it was sent.
+        result: What was made.
+        failure: What went wrong, as data; ``error`` is the exception.
+        cost: US dollars: the gateway's own figure, else the price that the caller gave.
+        task_id: The task, in task mode.
+        files: Where the videos were saved.
+        sha256: Of the first file, when it was asked for.
+        resumed: Whether an earlier run of the same journal had finished it.
+    """
+
+    index: int
+    id: str
+    state: ItemState
+    prompt: str | None = None
+    model: str | None = None
+    result: VideoResult | None = None
+    failure: Failure | None = None
+    cost: float | None = None
+    task_id: str | None = None
+    files: tuple[str, ...] = ()
+    sha256: str | None = None
+    resumed: bool = False
+
+    @property
+    def path(self) -> Path | None:
+        """The first saved file."""
+        return Path(self.files[0]) if self.files else None
+
+    @property
+    def error(self) -> VideoRouterError | None:
+        """The exception, when there was one."""
+        error: VideoRouterError | None = self.__dict__.get("error_")
+        return error
+
+    @property
+    def ok(self) -> bool:
+        """Whether it is done."""
+        return self.state == "done"
+
+    def _repr_html_(self) -> str:
+        inner = self.result._repr_html_() if self.result else html.escape(self.failure.message if self.failure else "")
+        return f"<div><b>{self.index}</b> {html.escape(self.state)}: {html.escape(self.prompt or '')}{inner}</div>"
+
+
+class BatchSummary(Record, frozen=True, kw_only=True):
+    """How a batch stands: one count per state, and what it cost.
+
+    Attributes:
+        done: Paid and in hand.
+        refused: Nothing was bought.
+        failed: Accepted, then failed by the gateway.
+        accepted: Paid, running; the next run collects them.
+        in_doubt: May have been billed; nobody knows.
+        not_sent: Never sent.
+        cost: US dollars of what is done, as far as they are known.
+        cost_in_doubt: US dollars that the items in doubt may have cost, as far as prices are known.
+        stopped: Why dispatch stopped early, in words.
+        elapsed: Seconds of this run.
+    """
+
+    done: int = 0
+    refused: int = 0
+    failed: int = 0
+    accepted: int = 0
+    in_doubt: int = 0
+    not_sent: int = 0
+    cost: float = 0.0
+    cost_in_doubt: float = 0.0
+    stopped: str | None = None
+    elapsed: float = 0.0
+
+    @property
+    def total(self) -> int:
+        """All items that the batch has met."""
+        return self.done + self.refused + self.failed + self.accepted + self.in_doubt + self.not_sent
+
+
+class Download(Record, frozen=True, kw_only=True):
+    """A file that was saved whole.
+
+    Attributes:
+        file: Where it stands; ``path`` is the same as a ``pathlib.Path``.
+        size: Bytes.
+        url: Where it came from; ``None`` for inline bytes.
+        sha256: Hex digest, when it was asked for.
+        resumed_from: Bytes that an earlier attempt had already brought.
+        transferred: Bytes that crossed the wire in this call.
+        elapsed: Seconds.
+    """
+
+    file: str = msgspec.field(name="path")
+    size: int
+    url: str | None = None
+    sha256: str | None = None
+    resumed_from: int = 0
+    transferred: int = 0
+    elapsed: float = 0.0
+
+    @property
+    def path(self) -> Path:
+        """Where the file stands."""
+        return Path(self.file)
+
+    def __fspath__(self) -> str:
+        return self.file
+
+
+class Model(Record, frozen=True, kw_only=True):
+    """A row of the gateway's catalogue, leniently read.
+
+    Attributes:
+        id: What ``model=`` takes.
+        display_name: For people.
+        category: The gateway's ``category_type``.
+        min_price: US dollars a request, the least that the gateway names.
+        deprecated: Whether the gateway says so.
+    """
+
+    id: str
+    display_name: str | None = None
+    category: str | None = None
+    min_price: float | None = None
+    deprecated: bool = False
+
+    @property
+    def raw(self) -> Any:
+        """The whole row, decoded. Never encoded."""
+        return _decode(self.__dict__.get("raw_"))
+
+
+class Balance(Record, frozen=True, kw_only=True):
+    """What is left on the account.
+
+    Attributes:
+        credit_balance: US dollars.
+        account_name: As the gateway gives it.
+    """
+
+    credit_balance: float
+    account_name: str | None = None
+
+
+class Asset(Record, frozen=True, kw_only=True):
+    """An uploaded input that can stand wherever a URL field is taken.
+
+    Attributes:
+        uri: ``asset://...`` for models that take it.
+        id: The gateway's id of the resource.
+        url: Its public URL.
+        status: The gateway's own word for its review state.
+        sha256: Hex digest of what was uploaded, when it is known.
+        model: The model it was uploaded for.
+    """
+
+    uri: str | None = None
+    id: str | None = None
+    url: str | None = None
+    status: str | None = None
+    sha256: str | None = None
+    model: str | None = None
+
+
+class Stats(Record, frozen=True, kw_only=True):
+    """Counters of a client at one moment.
+
+    Attributes:
+        in_flight: Jobs that hold a slot.
+        queued: Jobs that wait for one.
+        paused_until: ``time.monotonic()`` value until which a lane waits after a refusal; 0 when none does.
+        limit: Jobs that may run at once now.
+        calls: Logical calls begun.
+        attempts: Requests put on the wire.
+        retries: Of these, how many were retries.
+        succeeded: Calls that brought a result.
+        failed: Calls that raised.
+        in_doubt: Requests whose outcome nobody knows.
+        tasks_watched: Tasks that are being polled.
+        connections: Open connections, idle ones included.
+    """
+
+    in_flight: int = 0
+    queued: int = 0
+    paused_until: float = 0.0
+    limit: int = 0
+    calls: int = 0
+    attempts: int = 0
+    retries: int = 0
+    succeeded: int = 0
+    failed: int = 0
+    in_doubt: int = 0
+    tasks_watched: int = 0
+    connections: int = 0
+
+
+class DrainReport(Record, frozen=True, kw_only=True):
+    """What was left when a client was drained.
+
+    Attributes:
+        finished: Whether nothing was left.
+        unfinished: Task ids that run on; ``wait`` collects them later.
+        in_doubt: Requests whose outcome nobody knows.
+        in_flight: Jobs that were still running when the time was up.
+    """
+
+    finished: bool
+    unfinished: tuple[str, ...] = ()
+    in_doubt: tuple[InDoubt, ...] = ()
+    in_flight: int = 0

@@ -1,0 +1,456 @@
+"""What goes on the wire and what an answer means: model to bytes, bytes to model or error.
+
+The answers are told apart by ordered rules:
+
+1. a status that is not 2xx is an error;
+2. a 2xx with an ``error`` object is an error;
+3. a 2xx with a root ``code`` that reads as an int of 400 or more is an error;
+4. ``data`` as a list with at least one item that has a URL or inline bytes is a finished result;
+5. ``data`` (or the root) as an object with ``task_id``, else ``id``, is a task, finished at once when it is already
+   final and carries outputs;
+6. ``data`` null, missing or an empty list is an empty result;
+7. anything else, or not JSON, is an unexpected response.
+
+Fields that are unknown are ignored and stay reachable in ``raw``. This file never validates a model id or a field's
+value, and never throws evidence away: what cannot be used comes back as :class:`Unusable` with its bytes.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import math
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from videorouter.config import split_url
+from videorouter.errors import InvalidRequestError
+from videorouter.models import Task, TaskStatus, Video, VideoResult
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+MAX_ANSWER_BYTES = 4 * 2**20
+MAX_URL_CHARS = 4096
+PENDING = frozenset({"created", "in_progress", "running"})
+COMPLETED = frozenset({"completed", "succeeded", "success"})
+FAILED = frozenset({"failed", "error", "cancelled", "canceled", "expired"})
+
+Headers = tuple[tuple[bytes, bytes], ...]
+
+_encode = msgspec.json.Encoder().encode
+
+
+class ErrorAnswer(msgspec.Struct, frozen=True, kw_only=True):
+    """An answer that says no, in any of the shapes that the gateway has for it.
+
+    ``status`` is the HTTP status; ``effective`` is the one that counts: the error's own code under a 2xx.
+    """
+
+    status: int
+    effective: int
+    message: str = ""
+    code: int | str | None = None
+    type: str | None = None
+    param: str | None = None
+    body: bytes = b""
+
+
+class Unusable(msgspec.Struct, frozen=True, kw_only=True):
+    """A 2xx that brings nothing usable. ``url`` is an address in it that could not be taken."""
+
+    status: int
+    reason: str
+    body: bytes = b""
+    url: str | None = None
+
+
+Answer = VideoResult | Task | ErrorAnswer | Unusable
+
+
+class _Item(msgspec.Struct):
+    url: str
+    revised_prompt: str | None = None
+    video_id: str | None = None
+
+
+class _Finished(msgspec.Struct):
+    data: list[_Item]
+    created: int | None = None
+    code: Any = None
+    error: Any = None
+    cost: Any = None
+
+
+_decode_finished = msgspec.json.Decoder(_Finished).decode
+_decode_any = msgspec.json.Decoder().decode
+_BROKEN = (msgspec.MsgspecError, ValueError, RecursionError)
+
+
+def encode_request(fields: Mapping[str, Any], extra: Mapping[str, Any] | None = None) -> bytes:
+    """One JSON body, frozen: every attempt sends these very bytes.
+
+    Args:
+        fields: Field names and values; ``None`` is left out, everything else passes untouched.
+        extra: The caller's free body, which wins over ``fields`` and keeps its ``None`` as null.
+
+    Raises:
+        InvalidRequestError: A value has no JSON form.
+    """
+    body = {name: value for name, value in fields.items() if value is not None}
+    if extra:
+        body.update(extra)
+    for name, value in body.items():
+        _check_value(name, value)
+    try:
+        return _encode(body)
+    except (TypeError, ValueError, RecursionError, msgspec.MsgspecError) as error:
+        msg = f"The request cannot be written as JSON: {error}. Pass plain text, numbers, lists and objects."
+        raise InvalidRequestError(msg) from error
+
+
+def _check_value(name: str, value: object, depth: int = 0) -> None:
+    if value is None or isinstance(value, str | bool | int):
+        return
+    if isinstance(value, float):
+        if not math.isfinite(value):
+            msg = f"{name}={value!r} has no JSON form. Pass a finite number."
+            raise InvalidRequestError(msg)
+    elif isinstance(value, bytes | bytearray | memoryview):
+        msg = f"{name} holds bytes, which have no JSON form here. Pass a URL, or base64 text if the model takes it."
+        raise InvalidRequestError(msg)
+    elif depth < 64 and isinstance(value, Mapping):
+        for key, item in value.items():
+            _check_value(f"{name}.{key}", item, depth + 1)
+    elif depth < 64 and isinstance(value, Sequence):
+        for item in value:
+            _check_value(name, item, depth + 1)
+
+
+def read_post(status: int, body: bytes, *, model: str | None = None) -> Answer:
+    """What the answer to a generation or an edit means, by the ordered rules above."""
+    if 200 <= status < 300:
+        try:
+            quick = _decode_finished(body)
+        except _BROKEN:
+            quick = None
+        if quick is not None and quick.code is None and quick.error is None and quick.data:
+            videos = tuple(
+                Video(url=item.url, video_id=item.video_id, revised_prompt=item.revised_prompt)
+                for item in quick.data
+                if usable_url(item.url)
+            )
+            if videos:
+                return _result(videos, model, body, created=quick.created, cost=_cost(quick.cost))
+    return _read_slowly(status, body, model)
+
+
+def _read_slowly(status: int, body: bytes, model: str | None) -> Answer:
+    try:
+        root: object = _decode_any(body)
+    except _BROKEN as error:
+        if not 200 <= status < 300:
+            return ErrorAnswer(status=status, effective=status, body=body)
+        return Unusable(status=status, reason=f"not JSON ({type(error).__name__})", body=body)
+    error_answer = find_error(status, root, body)
+    if error_answer is not None:
+        return error_answer
+    if not isinstance(root, dict):
+        return Unusable(status=status, reason="not an object", body=body)
+    data = root.get("data")
+    bad_url: str | None = None
+    if isinstance(data, list) and data:
+        videos, bad_url = _videos(data)
+        if videos:
+            return _result(videos, model, body, created=_integer(root.get("created")), cost=_cost(root.get("cost")))
+        return Unusable(status=status, reason="no usable URL", body=body, url=bad_url)
+    inline = _inline(root)
+    if inline is not None:
+        return _result((inline,), model, body, created=_integer(root.get("created")), cost=_cost(root.get("cost")))
+    for place in (data, root):
+        if isinstance(place, dict):
+            task = _read_task(place, root, body, model)
+            if task is not None:
+                return task
+    if data is None or data == []:
+        return Unusable(status=status, reason="empty", body=body)
+    return Unusable(status=status, reason="unknown shape", body=body)
+
+
+def _read_task(place: dict[str, Any], root: dict[str, Any], body: bytes, model: str | None) -> Task | None:
+    task_id = _identifier(place.get("task_id")) or _identifier(place.get("id"))
+    if task_id is None:
+        return None
+    status = place.get("status")
+    word = status if isinstance(status, str) else None
+    result: VideoResult | None = None
+    if classify_status(word) == "completed":
+        videos, _ = _outputs(place, root)
+        if videos:
+            result = _result(videos, model, body, cost=_cost(place.get("cost", root.get("cost"))), task_id=task_id)
+    urls = place.get("urls")
+    query = urls.get("query") if isinstance(urls, dict) else None
+    task = Task(id=task_id, model=model, result=result, status=word, poll_url=query if isinstance(query, str) else None)
+    return task.beside(raw_=body)
+
+
+def read_task(
+    status: int, body: bytes, *, task_id: str, model: str | None = None
+) -> TaskStatus | ErrorAnswer | Unusable:
+    """What a look at a task means. ``completed`` without any usable URL is :class:`Unusable`, not an endless poll."""
+    try:
+        root: object = _decode_any(body)
+    except _BROKEN as error:
+        if not 200 <= status < 300:
+            return ErrorAnswer(status=status, effective=status, body=body)
+        return Unusable(status=status, reason=f"not JSON ({type(error).__name__})", body=body)
+    place = _task_place(root)
+    word = place.get("status") if place else None
+    word = word if isinstance(word, str) else None
+    state = classify_status(word)
+    if not (200 <= status < 300 and state == "failed"):
+        error_answer = find_error(status, root, body)
+        if error_answer is not None:
+            return error_answer
+    if not isinstance(root, dict):
+        return Unusable(status=status, reason="not an object", body=body)
+    data = root.get("data")
+    videos, bad_url = _videos(data) if isinstance(data, list) else _outputs(place or {}, root)
+    cost = _cost((place or {}).get("cost", root.get("cost")))
+    if videos and (state == "completed" or word is None):
+        result = _result(videos, model, body, cost=cost, task_id=task_id, created=_integer(root.get("created")))
+        done = TaskStatus(task_id=task_id, state="completed", status=word, result=result, cost=cost)
+        return done.beside(raw_=body)
+    if state == "completed":
+        return Unusable(status=status, reason="completed without a usable URL", body=body, url=bad_url)
+    if state == "failed":
+        failed = TaskStatus(
+            task_id=task_id, state="failed", status=word, fail_reason=_reason(place or {}, root), cost=cost
+        )
+        return failed.beside(raw_=body)
+    if place is None and data is None and word is None:
+        return Unusable(status=status, reason="empty", body=body)
+    return TaskStatus(task_id=task_id, state="pending", status=word, cost=cost).beside(raw_=body)
+
+
+def _task_place(root: object) -> dict[str, Any] | None:
+    if not isinstance(root, dict):
+        return None
+    data = root.get("data")
+    if isinstance(data, dict):
+        return data
+    return root if "status" in root or "video_url" in root else None
+
+
+def classify_status(word: str | None) -> str:
+    """``pending``, ``completed`` or ``failed``; anything unknown is pending."""
+    lowered = (word or "").strip().lower()
+    if lowered in COMPLETED:
+        return "completed"
+    return "failed" if lowered in FAILED else "pending"
+
+
+def find_error(status: int, root: object, body: bytes) -> ErrorAnswer | None:
+    """The error in a decoded answer, by rules 1 to 3."""
+    fields = root if isinstance(root, dict) else {}
+    error = fields.get("error")
+    code = fields.get("code")
+    number = read_code(code)
+    told = error if isinstance(error, dict) else {}
+    if 200 <= status < 300:
+        if not error and (number is None or number < 400):
+            return None
+        effective = read_code(told.get("code")) if told else number
+        if effective is None or effective < 400:
+            effective = number if number is not None and number >= 400 else 0
+    else:
+        effective = status
+    message = next(
+        (
+            text
+            for text in (told.get("message"), error, fields.get("message"), fields.get("detail"), fields.get("msg"))
+            if isinstance(text, str) and text
+        ),
+        "",
+    )
+    kind = told.get("type", fields.get("type"))
+    param = told.get("param")
+    own = told.get("code", code)
+    return ErrorAnswer(
+        status=status,
+        effective=effective,
+        message=message,
+        code=own if isinstance(own, int | str) and not isinstance(own, bool) else None,
+        type=kind if isinstance(kind, str) and kind else None,
+        param=param if isinstance(param, str) and param else None,
+        body=body,
+    )
+
+
+def read_code(code: object) -> int | None:
+    """An error code as an int, when it reads as one."""
+    if isinstance(code, bool):
+        return None
+    if isinstance(code, int):
+        return code
+    if isinstance(code, float) and code.is_integer():
+        return int(code)
+    if isinstance(code, str) and len(code) <= 8 and code.strip().isascii() and code.strip().isdigit():
+        return int(code)
+    return None
+
+
+def usable_url(url: object) -> bool:
+    """Whether an address in an answer can be taken: http(s), with a host, at most 4,096 characters."""
+    if not isinstance(url, str) or len(url) > MAX_URL_CHARS or not url.startswith(("https://", "http://")):
+        return False
+    if not url.isascii() and any("\ud800" <= char <= "\udfff" for char in url):
+        return False
+    parts = split_url(url)
+    return parts is not None and bool(parts.hostname)
+
+
+def _videos(items: Iterable[object]) -> tuple[tuple[Video, ...], str | None]:
+    videos: list[Video] = []
+    bad: str | None = None
+    for item in items:
+        if isinstance(item, str):
+            found: Video | None = Video(url=item) if usable_url(item) else None
+            bad = bad if found else item[:200]
+        elif isinstance(item, dict):
+            found = _video(item)
+            if found is None and isinstance(item.get("url"), str):
+                bad = item["url"][:200]
+        else:
+            found = None
+        if found is not None:
+            videos.append(found)
+    return tuple(videos), bad
+
+
+def _video(item: dict[str, Any]) -> Video | None:
+    video_id = _identifier(item.get("video_id"))
+    revised = item.get("revised_prompt")
+    revised = revised if isinstance(revised, str) else None
+    url = item.get("url")
+    if isinstance(url, str) and usable_url(url):
+        return Video(url=url, video_id=video_id, revised_prompt=revised)
+    data = _base64(item.get("b64_json"))
+    if data is None:
+        return None
+    mime = item.get("mime_type")
+    video = Video(video_id=video_id, revised_prompt=revised, mime_type=mime if isinstance(mime, str) else "video/mp4")
+    return video.beside(data_=data)
+
+
+def _inline(root: dict[str, Any]) -> Video | None:
+    """A whole answer that is one base64 video: ``{"data": "<base64>", "mime_type": ...}`` or ``b64_json``."""
+    for text in (root.get("data"), root.get("b64_json")):
+        if isinstance(text, str):
+            return _video({**root, "url": None, "b64_json": text})
+    return None
+
+
+def _base64(text: object) -> bytes | None:
+    if not isinstance(text, str) or not text:
+        return None
+    if text.startswith("data:"):
+        text = text.partition(",")[2]
+    try:
+        return base64.b64decode(text, validate=True) or None
+    except (binascii.Error, ValueError):
+        return None
+
+
+def _outputs(place: dict[str, Any], root: dict[str, Any]) -> tuple[tuple[Video, ...], str | None]:
+    urls = place.get("urls")
+    outputs = place.get("outputs")
+    candidates: tuple[list[object], ...] = (
+        _listed(urls.get("video") if isinstance(urls, dict) else None),
+        _listed(place.get("video_url")),
+        _listed(root.get("video_url")),
+        _listed(outputs),
+        _listed(place.get("output")),
+    )
+    bad: str | None = None
+    for candidate in candidates:
+        videos, wrong = _videos(candidate)
+        if videos:
+            return tuple(_named(video, place) for video in videos) if len(videos) == 1 else videos, None
+        bad = bad or wrong
+    inline = _video({**place, "url": None})
+    return ((inline,), None) if inline else ((), bad)
+
+
+def _named(video: Video, place: dict[str, Any]) -> Video:
+    video_id = _identifier(place.get("video_id"))
+    revised = place.get("revised_prompt")
+    if video.video_id is not None or (video_id is None and revised is None):
+        return video
+    revised = revised if isinstance(revised, str) else video.revised_prompt
+    return msgspec.structs.replace(video, video_id=video_id, revised_prompt=revised).beside(**video.__dict__)
+
+
+def _listed(value: object) -> list[object]:
+    if isinstance(value, list):
+        return value
+    return [] if value is None else [value]
+
+
+def _result(
+    videos: tuple[Video, ...],
+    model: str | None,
+    body: bytes,
+    *,
+    created: int | None = None,
+    cost: float | None = None,
+    task_id: str | None = None,
+) -> VideoResult:
+    if model is not None:
+        for video in videos:
+            video.__dict__["model_"] = model
+    result = VideoResult(videos=videos, created=created, cost=cost, task_id=task_id, model=model)
+    result.__dict__["raw_"] = body
+    return result
+
+
+def _cost(value: object) -> float | None:
+    if isinstance(value, dict):
+        value = value.get("total_cost")
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        return None
+    try:
+        cost = float(value)
+    except (ValueError, OverflowError):
+        return None
+    return cost if math.isfinite(cost) and cost >= 0 else None
+
+
+def _identifier(value: object) -> str | None:
+    if isinstance(value, bool):
+        return None
+    if isinstance(value, int):
+        return str(value)
+    return value if isinstance(value, str) and value.strip() else None
+
+
+def _integer(value: object) -> int | None:
+    return int(value) if isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 2**53 else None
+
+
+def _reason(place: dict[str, Any], root: dict[str, Any]) -> str | None:
+    for value in (
+        place.get("fail_reason"),
+        place.get("error"),
+        place.get("message"),
+        root.get("error"),
+        root.get("fail_reason"),
+        root.get("message"),
+    ):
+        if isinstance(value, dict):
+            value = value.get("message") or value.get("type")  # noqa: PLW2901  an error object names its reason
+        if isinstance(value, str) and value:
+            return value
+    return None
