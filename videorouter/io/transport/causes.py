@@ -60,7 +60,7 @@ def _walk(error: BaseException) -> Iterator[BaseException]:
         pending.append(current.__context__)
 
 
-def _name_one(error: BaseException) -> Trouble | None:  # noqa: PLR0911 - a table in the shape of a function
+def _name_one(error: BaseException) -> Trouble | None:
     if isinstance(error, socket.gaierror):
         return Trouble.NAME_MISSING if error.errno in _MISSING_NAMES else Trouble.NAME_TEMPORARY
     if isinstance(error, UnicodeError):
@@ -140,7 +140,7 @@ def _innermost(error: BaseException) -> str:
     return (words[-1] if words else str(error) or type(error).__name__)[:400]
 
 
-def name_httpx_failure(error: Exception) -> Trouble:  # noqa: PLR0911 - a table in the shape of a function
+def name_httpx_failure(error: Exception) -> Trouble:
     """The trouble behind an exception of httpx; of anything else, ``RESET``."""
     if isinstance(error, httpx.ProxyError):
         return _name_proxy_failure(error)

@@ -1,0 +1,301 @@
+"""``AsyncVideoRouter``: each public verb in a few lines. Decisions and I/O live on the floors below."""
+
+from __future__ import annotations
+
+import os
+import time
+import uuid
+from typing import TYPE_CHECKING, Any, Self
+
+from msgspec import UNSET, UnsetType
+
+from videorouter.config import Settings, check_timeout, resolve
+from videorouter.flows import tasks
+from videorouter.io.call import Caller, Shared
+from videorouter.io.transport.opening import open_sender
+from videorouter.models import InDoubt, Task, TaskStatus, Video, VideoResult
+from videorouter.rules.requests import Submission, Verb, build_submission, find_task_id
+
+if TYPE_CHECKING:
+    import ssl
+    from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+
+    import httpx
+
+    from videorouter.config import Idempotency
+    from videorouter.events import EventHook, InDoubtHook
+
+
+class AsyncVideoRouter:
+    """The asyncio client of the Infron video gateway.
+
+    Args:
+        api_key: The key, or a (sync or async) callable that gives it. Default: ``INFRON_API_KEY``, then
+            ``ONEROUTER_API_KEY``.
+        base_url: The gateway. Default: ``INFRON_VIDEO_BASE_URL``, then the vendor's.
+        auth_scheme: ``None`` sends the key bare, as the vendor's quickstart shows; ``"Bearer"`` puts that before it.
+        model: The model of calls that name none.
+        timeout: Seconds for one whole call, from queue to finished video; ``None`` means thirty days.
+        max_retries: Retries where the retry law allows any; 0 turns all of it off.
+        max_concurrency: Jobs at once; ``None`` means what the file-descriptor limit allows, at most 1,000.
+        adaptive: Whether concurrency and rate follow the gateway's refusals.
+        idempotency: ``"honoured"`` declares that the gateway replays a repeated ``Idempotency-Key``.
+        refused_statuses: Statuses that, on this gateway, prove that nothing was accepted.
+        failover_urls: Base URLs to try when no connection can be made to the first; nothing was sent then.
+        media_base_url: Where uploads go.
+        models_base_url: Where the catalogue and the balance are read.
+        allow_insecure: Permit ``http://`` base URLs beyond loopback.
+        allow_private_hosts: Permit downloads from private addresses.
+        allowed_hosts: Permit downloads from these hosts only.
+        max_download_bytes: The largest file to accept.
+        user_agent: The agent string.
+        default_headers: Header fields for every request.
+        proxy: A proxy's URL.
+        trust_env: Whether proxy variables count.
+        ssl_context: The TLS context; default: the system's trust store.
+        http_client: Your own ``httpx.AsyncClient``. It is never closed, and its timeouts are overridden per request.
+        on_event: A plain or coroutine function that is handed every event.
+        on_in_doubt: A plain or coroutine function that is handed every request whose outcome nobody knows.
+
+    Raises:
+        ConfigurationError: Something cannot be used; the message says what and how to mend it.
+    """
+
+    def __init__(
+        self,
+        api_key: str | Callable[[], str | Awaitable[str]] | None = None,
+        *,
+        base_url: str | None = None,
+        auth_scheme: str | None = None,
+        model: str | None = None,
+        timeout: float | None = 900.0,
+        max_retries: int = 4,
+        max_concurrency: int | None = None,
+        adaptive: bool = True,
+        idempotency: Idempotency = "unknown",
+        refused_statuses: Iterable[int] = (),
+        failover_urls: Iterable[str] = (),
+        media_base_url: str | None = None,
+        models_base_url: str | None = None,
+        allow_insecure: bool = False,
+        allow_private_hosts: bool = False,
+        allowed_hosts: Iterable[str] | None = None,
+        max_download_bytes: int = 4 * 2**30,
+        user_agent: str | None = None,
+        default_headers: Mapping[str, str] | None = None,
+        proxy: str | None = None,
+        trust_env: bool = True,
+        ssl_context: ssl.SSLContext | None = None,
+        http_client: httpx.AsyncClient | None = None,
+        on_event: EventHook | None = None,
+        on_in_doubt: InDoubtHook | None = None,
+    ) -> None:
+        settings = resolve(
+            environ=os.environ,
+            api_key=api_key,
+            base_url=base_url,
+            auth_scheme=auth_scheme,
+            model=model,
+            timeout=timeout,
+            max_retries=max_retries,
+            max_concurrency=max_concurrency,
+            adaptive=adaptive,
+            idempotency=idempotency,
+            refused_statuses=refused_statuses,
+            failover_urls=failover_urls,
+            media_base_url=media_base_url,
+            models_base_url=models_base_url,
+            allow_insecure=allow_insecure,
+            allow_private_hosts=allow_private_hosts,
+            allowed_hosts=allowed_hosts,
+            max_download_bytes=max_download_bytes,
+            user_agent=user_agent,
+            default_headers=default_headers,
+            proxy=proxy,
+            trust_env=trust_env,
+        )
+        sender = open_sender(http_client=http_client, proxy=proxy, trust_env=trust_env, ssl_context=ssl_context)
+        self._caller = Caller(settings, Shared(sender), on_event=on_event, on_in_doubt=on_in_doubt)
+
+    @property
+    def _settings(self) -> Settings:
+        return self._caller.settings
+
+    async def generate(
+        self,
+        prompt: str,
+        *,
+        model: str | None = None,
+        image_url: str | None = None,
+        start_image_url: str | None = None,
+        end_image_url: str | None = None,
+        image_urls: Sequence[str] | None = None,
+        video_urls: Sequence[str] | None = None,
+        audio_urls: Sequence[str] | None = None,
+        duration: str | float | None = None,
+        aspect_ratio: str | None = None,
+        resolution: str | None = None,
+        generate_audio: bool | None = None,
+        seed: int | None = None,
+        n: int | None = None,
+        output_format: str = "url",
+        timeout: float | UnsetType | None = UNSET,
+        max_retries: int | None = None,
+        extra_headers: Mapping[str, str] | None = None,
+        extra_body: Mapping[str, Any] | None = None,
+        idempotency_key: str | None = None,
+        **fields: Any,
+    ) -> VideoResult:
+        """Make a video and wait until it is finished.
+
+        Args:
+            prompt: What the video should show.
+            model: The model id, untouched; default: the client's.
+            image_url: The first frame, for image-to-video models.
+            start_image_url: The first frame, in Veo 3.1's words.
+            end_image_url: The last frame.
+            image_urls: Reference pictures.
+            video_urls: Reference videos.
+            audio_urls: Reference sounds.
+            duration: As the model wants it: Veo 3.1 takes ``"8s"``, Seedance 2 ``"4"`` to ``"15"``.
+            aspect_ratio: ``16:9``, ``9:16``, ...
+            resolution: ``480p``, ``720p``, ``1080p``.
+            generate_audio: Whether to make sound.
+            seed: For repeatable results, where the model supports it.
+            n: How many videos.
+            output_format: ``url`` is the only documented value.
+            timeout: Seconds for the whole call; default: the client's; ``None`` means thirty days.
+            max_retries: Default: the client's.
+            extra_headers: Header fields of this request.
+            extra_body: Body fields of this request, which win over all others.
+            idempotency_key: Default: a fresh one.
+            **fields: Any further field of the gateway, passed through untouched.
+
+        Returns:
+            The finished result.
+
+        Raises:
+            InvalidRequestError: An argument cannot be used; nothing was sent.
+            APIStatusError: The gateway refused; nothing was bought.
+            APIConnectionError: No connection; nothing was sent.
+            DeadlineExceededError: The deadline passed before anything was sent.
+            OutcomeUnknownError: It may have been billed; it is never re-sent silently.
+            TaskFailedError: The gateway says that the job failed.
+            TaskPollError: The job is accepted and cannot be looked at; collect it with ``wait(error.task_id)``.
+            TaskTimeoutError: The job is accepted and still running; collect it with ``wait(error.task_id)``.
+        """
+        given = _gather(locals())
+        return await tasks.run_job(self._caller, self._build("generate", prompt, given, fields))
+
+    async def submit(self, prompt: str, *, model: str | None = None, **options: Any) -> Task:
+        """Start a video and return as soon as the gateway has accepted it. Takes what ``generate`` takes.
+
+        Returns:
+            The task. On a gateway that holds the request it is already finished, with ``id=None``.
+
+        Raises:
+            VideoRouterError: As ``generate``, without the task errors.
+        """
+        return await tasks.submit_job(self._caller, self._build("generate", prompt, {"model": model, **options}, {}))
+
+    async def edit(
+        self, video: VideoResult | Video | Task | str, prompt: str, *, model: str | None = None, **options: Any
+    ) -> VideoResult:
+        """Make a new video from an earlier one of the same model family, and wait until it is finished.
+
+        Args:
+            video: The earlier result, video, finished task, or its ``video_id``.
+            prompt: What to change.
+            model: The model id; default: the client's.
+            **options: As ``generate``.
+
+        Returns:
+            The finished result.
+
+        Raises:
+            VideoRouterError: As ``generate``.
+        """
+        given = {"model": model, **options}
+        return await tasks.run_job(self._caller, self._build("edit", prompt, given, {}, video=video))
+
+    async def submit_edit(
+        self, video: VideoResult | Video | Task | str, prompt: str, *, model: str | None = None, **options: Any
+    ) -> Task:
+        """Start an edit and return as soon as the gateway has accepted it. Takes what ``edit`` takes.
+
+        Raises:
+            VideoRouterError: As ``edit``, without the task errors.
+        """
+        given = {"model": model, **options}
+        return await tasks.submit_job(self._caller, self._build("edit", prompt, given, {}, video=video))
+
+    async def task(self, task: Task | str) -> TaskStatus:
+        """Look at a task once.
+
+        Raises:
+            VideoRouterError: It could not be looked at.
+        """
+        deadline = time.monotonic() + self._settings.timeout
+        return await tasks.look_at_task(self._caller, _as_task(task), deadline=deadline)
+
+    async def wait(self, task: Task | str, *, timeout: float | UnsetType | None = UNSET) -> VideoResult:
+        """Wait for an accepted task and collect its result. It never pays.
+
+        Args:
+            task: The task, or its id, from this process or another.
+            timeout: Seconds; default: the client's; ``None`` means thirty days.
+
+        Raises:
+            TaskFailedError: The gateway says that it failed.
+            TaskPollError: It cannot be looked at.
+            TaskTimeoutError: It is still running.
+        """
+        known = _as_task(task)
+        if known.result is not None:
+            return known.result
+        seconds = self._settings.timeout if isinstance(timeout, UnsetType) else check_timeout(timeout)
+        return await tasks.wait_for_task(self._caller, known, deadline=time.monotonic() + seconds)
+
+    @property
+    def in_doubt(self) -> tuple[InDoubt, ...]:
+        """Requests of this client that may have been billed and whose answer nobody has."""
+        return tuple(self._caller.shared.in_doubt)
+
+    async def aclose(self) -> None:
+        """Close what is open. Idempotent; a client that you brought stays open."""
+        self._caller.shared.closed = True
+        await self._caller.shared.sender.aclose()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        await self.aclose()
+
+    def _build(
+        self, verb: Verb, prompt: object, given: dict[str, Any], fields: Mapping[str, Any], *, video: object = None
+    ) -> Submission:
+        timeout = given.pop("timeout", UNSET)
+        retries = given.pop("max_retries", None)
+        return build_submission(
+            verb,
+            prompt=prompt,
+            video=video,
+            model=given.pop("model", None),
+            default_model=self._settings.model,
+            timeout=self._settings.timeout if timeout is UNSET else timeout,
+            max_retries=self._settings.max_retries if retries is None else retries,
+            extra_headers=given.pop("extra_headers", None),
+            extra_body=given.pop("extra_body", None),
+            idempotency_key=given.pop("idempotency_key", None) or str(uuid.uuid4()),
+            output_format=given.pop("output_format", "url"),
+            fields={**given, **fields},
+        )
+
+
+def _gather(arguments: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in arguments.items() if name not in {"self", "prompt", "fields"}}
+
+
+def _as_task(task: Task | str) -> Task:
+    return task if isinstance(task, Task) else Task(id=find_task_id(task))
