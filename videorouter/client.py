@@ -11,9 +11,10 @@ from msgspec import UNSET, UnsetType
 
 from videorouter.config import Settings, check_timeout, resolve
 from videorouter.flows import tasks
+from videorouter.flows.catalogue import Catalogue, read_account
 from videorouter.io.call import Caller, Shared
 from videorouter.io.transport.opening import open_sender
-from videorouter.models import InDoubt, Task, TaskStatus, Video, VideoResult
+from videorouter.models import Balance, InDoubt, Model, Task, TaskStatus, Video, VideoResult
 from videorouter.rules.requests import Submission, Verb, build_submission, find_task_id
 
 if TYPE_CHECKING:
@@ -115,6 +116,7 @@ class AsyncVideoRouter:
             trust_env=trust_env,
         )
         sender = open_sender(http_client=http_client, proxy=proxy, trust_env=trust_env, ssl_context=ssl_context)
+        self._catalogue = Catalogue()
         self._caller = Caller(settings, Shared(sender), on_event=on_event, on_in_doubt=on_in_doubt)
 
     @property
@@ -255,6 +257,26 @@ class AsyncVideoRouter:
             return known.result
         seconds = self._settings.timeout if isinstance(timeout, UnsetType) else check_timeout(timeout)
         return await tasks.wait_for_task(self._caller, known, deadline=time.monotonic() + seconds)
+
+    async def models(self, *, category: str | None = "video", refresh: bool = False) -> tuple[Model, ...]:
+        """The gateway's catalogue, remembered for five minutes.
+
+        Args:
+            category: Rows of this category that can be called; ``None`` for every row.
+            refresh: Read it anew.
+
+        Raises:
+            VideoRouterError: It could not be read.
+        """
+        return await self._catalogue.read(self._caller, category=category, refresh=refresh)
+
+    async def balance(self) -> Balance:
+        """What is left on the account, in US dollars.
+
+        Raises:
+            VideoRouterError: It could not be read.
+        """
+        return await read_account(self._caller)
 
     @property
     def in_doubt(self) -> tuple[InDoubt, ...]:

@@ -368,6 +368,7 @@ class Model(Record, frozen=True, kw_only=True):
         category: The gateway's ``category_type``.
         min_price: US dollars a request, the least that the gateway names.
         deprecated: Whether the gateway says so.
+        display_only: Whether it is listed but cannot be called.
     """
 
     id: str
@@ -375,6 +376,7 @@ class Model(Record, frozen=True, kw_only=True):
     category: str | None = None
     min_price: float | None = None
     deprecated: bool = False
+    display_only: bool = False
 
     @property
     def raw(self) -> Any:
