@@ -6,8 +6,7 @@ model id is compared with any list. This file never mints keys and reads no cloc
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 
@@ -15,6 +14,9 @@ from videorouter.config import check_headers, check_timeout
 from videorouter.errors import ConfigurationError, InvalidRequestError
 from videorouter.models import BatchItem, Task, Video, VideoResult
 from videorouter.rules.wire import encode_request
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 Verb = Literal["generate", "edit"]
 PATHS: dict[Verb, str] = {"generate": "/videos/generations", "edit": "/videos/edits"}

@@ -1,0 +1,1 @@
+"""Fixtures for the test suites of people who use this client."""

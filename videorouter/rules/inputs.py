@@ -1,0 +1,156 @@
+"""Inputs from disk or memory: which fields take them, what they are, and what an upload's answer means.
+
+The kind of a file is read from its first bytes, never from its name. The size limits are this client's own: the gateway
+documents none, and a file beyond them would fail after minutes of upload. This file reads no file and mints no boundary.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any, Literal
+
+import msgspec
+
+from videorouter.errors import InvalidRequestError
+from videorouter.models import Asset
+
+Kind = Literal["image", "video", "audio"]
+Review = Literal["pending", "active", "refused"]
+
+FIELDS: dict[str, Kind] = {
+    "image_url": "image",
+    "start_image_url": "image",
+    "end_image_url": "image",
+    "image_urls": "image",
+    "video_urls": "video",
+    "audio_urls": "audio",
+}
+REFERENCES = frozenset({"image_urls", "video_urls", "audio_urls"})
+"""Fields that were seen to take ``asset://`` addresses; the others are given the public URL."""
+LIMITS: dict[Kind, int] = {"image": 50 * 2**20, "video": 512 * 2**20, "audio": 100 * 2**20}
+"""Bytes."""
+
+_decode = msgspec.json.Decoder().decode
+
+
+def recognise(head: bytes) -> str | None:
+    """The media type of a file by its first bytes, or ``None``."""
+    for magic, mime in (
+        (b"\x89PNG\r\n\x1a\n", "image/png"),
+        (b"\xff\xd8\xff", "image/jpeg"),
+        (b"GIF8", "image/gif"),
+        (b"BM", "image/bmp"),
+        (b"II*\x00", "image/tiff"),
+        (b"MM\x00*", "image/tiff"),
+        (b"\x1aE\xdf\xa3", "video/webm"),
+        (b"ID3", "audio/mpeg"),
+        (b"OggS", "audio/ogg"),
+        (b"fLaC", "audio/flac"),
+    ):
+        if head.startswith(magic):
+            return mime
+    if head[:4] == b"RIFF":
+        return {b"WEBP": "image/webp", b"WAVE": "audio/wav", b"AVI ": "video/x-msvideo"}.get(head[8:12])
+    if head[4:8] == b"ftyp":
+        brand = head[8:12]
+        if brand in {b"avif", b"heic", b"heix", b"mif1"}:
+            return "image/avif" if brand == b"avif" else "image/heic"
+        if brand.startswith(b"M4A"):
+            return "audio/mp4"
+        return "video/quicktime" if brand == b"qt  " else "video/mp4"
+    if len(head) > 1 and head[0] == 0xFF and head[1] & 0xE0 == 0xE0:
+        return "audio/mpeg"
+    return None
+
+
+def check_input(head: bytes, size: int, *, name: str, field: str | None = None) -> str:
+    """The media type of a file that can be uploaded for a field.
+
+    Raises:
+        InvalidRequestError: It is empty, too large, of no known kind, or of another kind than the field takes.
+    """
+    place = f"{field}: " if field else ""
+    if size == 0:
+        msg = f"{place}{name} is empty. Nothing was uploaded or paid."
+        raise InvalidRequestError(msg)
+    mime = recognise(head)
+    if mime is None:
+        msg = (
+            f"{place}{name} is no image, video or sound that is known by its first bytes. Nothing was uploaded or paid."
+        )
+        raise InvalidRequestError(msg)
+    kind: Any = mime.partition("/")[0]
+    wanted = FIELDS.get(field) if field else None
+    if wanted is not None and wanted != kind:
+        msg = f"{place}{name} is {mime}, and this field takes {wanted}s. Nothing was uploaded or paid."
+        raise InvalidRequestError(msg)
+    limit = LIMITS[kind]
+    if size > limit:
+        msg = f"{place}{name} has {size:,} bytes; at most {limit:,} are uploaded. Make it smaller, or pass a URL."
+        raise InvalidRequestError(msg)
+    return mime
+
+
+def encode_upload(*, model: str, filename: str, mime: str, data: bytes, boundary: str) -> tuple[bytes, str]:
+    """A multipart body with ``model`` and ``file``, and its content type."""
+    clean = re.sub(r'[\x00-\x1f\x7f"\\/]+', "_", filename)[:200] or "file"
+    edge = f"--{boundary}\r\n"
+    head = (
+        f'{edge}Content-Disposition: form-data; name="model"\r\n\r\n{model}\r\n'
+        f'{edge}Content-Disposition: form-data; name="file"; filename="{clean}"\r\nContent-Type: {mime}\r\n\r\n'
+    )
+    body = b"".join((head.encode("utf-8", "replace"), data, f"\r\n--{boundary}--\r\n".encode()))
+    return body, f"multipart/form-data; boundary={boundary}"
+
+
+def read_asset(body: bytes, *, model: str | None = None, sha256: str | None = None) -> Asset | None:
+    """The resource in an answer to an upload or a look at it; ``None`` when there is none."""
+    try:
+        root: object = _decode(body)
+    except (msgspec.MsgspecError, ValueError, RecursionError):
+        return None
+    if not isinstance(root, dict):
+        return None
+    data = root.get("data")
+    place = data if isinstance(data, dict) else root
+    identifier = place.get("id")
+    if isinstance(identifier, int) and not isinstance(identifier, bool):
+        identifier = str(identifier)
+    uri = _text(place, "upstream_asset_uri", "asset_uri", "uri")
+    url = _text(place, "gcs_url", "public_url", "url")
+    if not isinstance(identifier, str) and uri is None and url is None:
+        return None
+    return Asset(
+        uri=uri,
+        id=identifier if isinstance(identifier, str) else None,
+        url=url,
+        status=_text(place, "upstream_status", "status"),
+        sha256=sha256,
+        model=model,
+    ).beside(reason_=_text(place, "fail_reason", "reason", "error", "message"))
+
+
+def classify_review(word: str | None) -> Review:
+    """Whether a resource can be used; anything unknown is pending."""
+    lowered = (word or "").lower()
+    if lowered in {"active", "success", "succeeded", "completed", "ready"}:
+        return "active"
+    return "refused" if lowered in {"failed", "rejected", "error", "expired"} else "pending"
+
+
+def choose_address(asset: Asset, field: str) -> str:
+    """What stands in a field for an asset: its ``asset://`` address for references, else its public URL.
+
+    Raises:
+        InvalidRequestError: The asset has neither.
+    """
+    ordered = (asset.uri, asset.url) if field in REFERENCES else (asset.url, asset.uri)
+    for address in ordered:
+        if address:
+            return address
+    msg = f"{field}: this asset has no address; upload it with `await router.upload(...)` first."
+    raise InvalidRequestError(msg)
+
+
+def _text(place: dict[str, Any], *names: str) -> str | None:
+    return next((place[name] for name in names if isinstance(place.get(name), str) and place[name]), None)
