@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Self
 from msgspec import UNSET, UnsetType
 
 from videorouter.config import Settings, check_timeout, resolve
-from videorouter.flows import tasks
+from videorouter.flows import downloads, tasks
 from videorouter.flows.catalogue import Catalogue, read_account
 from videorouter.io.call import Caller, Shared
 from videorouter.io.transport.opening import open_sender
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
     from videorouter.config import Idempotency
     from videorouter.events import EventHook, InDoubtHook
+    from videorouter.models import Download
 
 
 class AsyncVideoRouter:
@@ -277,6 +278,26 @@ class AsyncVideoRouter:
             VideoRouterError: It could not be read.
         """
         return await read_account(self._caller)
+
+    async def save(
+        self,
+        source: VideoResult | Video | Task,
+        dest: str | os.PathLike[str],
+        *,
+        timeout: float | UnsetType | None = UNSET,
+    ) -> Download:
+        """Save a finished video, whole or not at all.
+
+        Args:
+            source: What ``generate``, ``edit`` or ``wait`` gave.
+            dest: A file's path, or a folder.
+            timeout: Seconds; default: the client's.
+
+        Raises:
+            DownloadError: It could not be fetched whole; an older file of that name is as it was.
+        """
+        seconds = self._settings.timeout if isinstance(timeout, UnsetType) else check_timeout(timeout)
+        return await downloads.save(self._caller, source, dest, deadline=time.monotonic() + seconds)
 
     @property
     def in_doubt(self) -> tuple[InDoubt, ...]:
