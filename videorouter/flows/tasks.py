@@ -28,26 +28,70 @@ from videorouter.rules.refusals import is_moderation
 from videorouter.rules.wire import ErrorAnswer, Unusable, read_task
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
     from videorouter.io.call import Caller
     from videorouter.rules.requests import Submission
 
+    Intent = Callable[[], Awaitable[None]]
+    Accepted = Callable[[Task], Awaitable[None]]
 
-async def run_job(caller: Caller, submission: Submission) -> VideoResult:
-    """Submit and, in task mode, poll to the end, within the submission's one deadline."""
+
+async def run_job(
+    caller: Caller, submission: Submission, *, intent: Intent | None = None, accepted: Accepted | None = None
+) -> VideoResult:
+    """Submit and, in task mode, poll to the end, within the submission's one deadline. One slot from start to end.
+
+    Args:
+        caller: The client's way to the wire.
+        submission: What to send.
+        intent: Awaited when the job has its slot, before the first byte of the first attempt. What it raises ends the
+            job with nothing sent.
+        accepted: Awaited with the accepted task before the first look at it.
+
+    Returns:
+        The finished result.
+
+    Raises:
+        VideoRouterError: See the error tree.
+    """
     deadline = time.monotonic() + submission.timeout
-    answer = await caller.post(submission, deadline=deadline)
+    answer = await caller.post(submission, deadline=deadline, intent=intent)
     if isinstance(answer, VideoResult):
         return answer
+    if accepted is not None:
+        await accepted(answer)
     await caller.emit(TaskAccepted(call_id=submission.idempotency_key, task_id=answer.id or "", model=submission.model))
     if answer.result is not None:
         return answer.result
     return await wait_for_task(caller, answer, deadline=deadline)
 
 
-async def submit_job(caller: Caller, submission: Submission) -> Task:
-    """Submit only. On a gateway that holds the request, the task comes back finished, with ``id=None``."""
-    answer = await caller.post(submission, deadline=time.monotonic() + submission.timeout)
+async def resume_job(caller: Caller, task: Task, *, timeout: float) -> VideoResult:
+    """Poll a task that an earlier run submitted, in a slot of its lane, to its end. It never pays.
+
+    Args:
+        caller: The client's way to the wire.
+        task: The task; ``Task(id=..., model=...)`` is enough.
+        timeout: Seconds from now, waiting for the slot included.
+
+    Raises:
+        VideoRouterError: See the error tree.
+    """
+    return await wait_for_task(caller, task, deadline=time.monotonic() + timeout)
+
+
+async def submit_job(
+    caller: Caller, submission: Submission, *, intent: Intent | None = None, accepted: Accepted | None = None
+) -> Task:
+    """Submit only; the slot is held for the POST. On a gateway that holds the request, the task comes back finished.
+
+    Its ``id`` is ``None`` then. The arguments are those of ``run_job``.
+    """
+    answer = await caller.post(submission, deadline=time.monotonic() + submission.timeout, intent=intent)
     if isinstance(answer, Task):
+        if accepted is not None:
+            await accepted(answer)
         await caller.emit(
             TaskAccepted(call_id=submission.idempotency_key, task_id=answer.id or "", model=submission.model)
         )

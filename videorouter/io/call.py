@@ -33,6 +33,8 @@ from videorouter.rules.refusals import build_refusal, find_header, find_request_
 from videorouter.rules.wire import MAX_ANSWER_BYTES, ErrorAnswer, Unusable, find_error, read_post
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
     from videorouter.config import Secret, Settings
     from videorouter.events import EventHook, InDoubtHook
     from videorouter.io.transport.seam import Sender
@@ -68,12 +70,15 @@ class Caller:
         self.on_event = on_event
         self.on_in_doubt = on_in_doubt
 
-    async def post(self, submission: Submission, *, deadline: float) -> VideoResult | Task:
+    async def post(
+        self, submission: Submission, *, deadline: float, intent: Callable[[], Awaitable[None]] | None = None
+    ) -> VideoResult | Task:
         """Send a paid request once.
 
         Args:
             submission: What to send.
             deadline: ``time.monotonic()`` value.
+            intent: Awaited before the first byte.
 
         Returns:
             The finished result, or the accepted task.
@@ -89,6 +94,8 @@ class Caller:
             headers=await self._headers(url, submission),
             body=submission.body,
         )
+        if intent is not None:
+            await intent()
         probe = Probe()
         began = time.monotonic()
         facts = {"idempotency_key": submission.idempotency_key, "model": submission.model, "attempts": 1}
