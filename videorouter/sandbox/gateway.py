@@ -1,0 +1,439 @@
+"""The API itself: who may ask, what is asked, which fault strikes, what is answered.
+
+One walk per request: log, faults of the head, body, key, endpoint. This file never renders a video and never writes to
+a socket; ``delivery`` does that.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import hmac
+import itertools
+import json
+import secrets
+import time
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+from urllib.parse import quote, unquote
+
+from videorouter.sandbox import uploads
+from videorouter.sandbox.answers import (
+    POLICY,
+    POLICY_WORDS,
+    RefusalError,
+    write_fault,
+    write_finished,
+    write_json,
+    write_refusal,
+    write_task,
+)
+from videorouter.sandbox.catalogue import draw_latency, list_models, name_family, reckon_price
+from videorouter.sandbox.delivery import Answer, Holds, StoppedError, deliver, drop
+from videorouter.sandbox.faults import Fault, Faults, describe_fault, parse_fault
+from videorouter.sandbox.limits import Limits
+from videorouter.sandbox.wishes import Wish, read_wish
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from aiohttp import web
+
+    from videorouter.sandbox.records import RequestLog, RequestRecord
+    from videorouter.sandbox.settings import Settings
+    from videorouter.sandbox.store import Job, Store
+
+BODY_LIMIT = 64 * 1024 * 1024
+_JSON_LIMIT = 16 * 1024 * 1024
+
+
+@dataclass(slots=True, kw_only=True)
+class Call:
+    """One request on its way through the gateway."""
+
+    request: web.BaseRequest
+    record: RequestRecord
+    body: bytes = b""
+    fault: Fault | None = None
+    headers: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def request_id(self) -> str:
+        """The id that the answer carries."""
+        return self.record.request_id
+
+
+class Gateway:
+    """The video API of one sandbox.
+
+    Args:
+        settings: The options.
+        store: What is remembered.
+        faults: The rules.
+        log: The request log.
+        holds: Where faults wait.
+    """
+
+    def __init__(self, settings: Settings, store: Store, faults: Faults, log: RequestLog, holds: Holds) -> None:
+        self.settings = settings
+        self.store = store
+        self.faults = faults
+        self.log = log
+        self.holds = holds
+        self.jobs = Holds(log.look)
+        self.limits = Limits(settings)
+        self.limits.restart(store.pending(time.time()))
+        self.base_url = ""
+        self.files_url = ""
+        self._ids = itertools.count(1)
+        self._life = secrets.token_hex(4)
+        self._endpoints: dict[tuple[str, str], Callable[[Call], Awaitable[Answer]]] = {
+            ("POST", "/v1/videos/generations"): self._generate,
+            ("POST", "/v1/videos/edits"): self._edit,
+            ("GET", "/v1/models"): self._models,
+            ("GET", "/v1/balance"): self._balance,
+            ("POST", "/v1/upload/resources"): self._upload,
+        }
+        self._families: dict[str, Callable[[Call, str], Awaitable[Answer]]] = {
+            "/v1/videos/tasks/": self._task,
+            "/v1/status/resources/": self._review,
+        }
+
+    def url_of(self, file: str) -> str:
+        """Return the public URL of a result file, its slash encoded as in life.
+
+        Args:
+            file: The file's name.
+        """
+        return f"{self.files_url}/video/{quote(file, safe='')}"
+
+    def release(self) -> int:
+        """Make every unfinished job ready now and return how many there were."""
+        count = self.store.finish_all(time.time())
+        self.limits.restart([])
+        self.jobs.release()
+        return count
+
+    async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
+        """Answer one request of the API.
+
+        Args:
+            request: The request.
+
+        Raises:
+            StoppedError: The connection is broken on purpose.
+        """
+        request_id = f"{self._life}{next(self._ids):012x}"
+        record, key = self.log.start(
+            "api",
+            method=request.method,
+            path=request.raw_path,
+            headers=request.headers.items(),
+            connection=id(request.transport),
+            request_id=request_id,
+        )
+        call = Call(request=request, record=record, headers={"x-infron-request-id": request_id})
+        try:
+            try:
+                answer = await self._answer(call, key)
+            except RefusalError as error:
+                answer = write_refusal(error, request_id)
+            answer = Answer(
+                status=answer.status,
+                body=answer.body,
+                content_type=answer.content_type,
+                headers={**call.headers, **answer.headers},
+            )
+            response = await deliver(request, answer, call.fault, self.holds)
+            record.status = answer.status
+            return response
+        finally:
+            self.log.finish(record)
+
+    async def _answer(self, call: Call, key: str) -> Answer:
+        request, path = call.request, call.request.path
+        await self._strike_head(call)
+        if request.can_read_body:
+            call.body = await read_body(request, BODY_LIMIT if path == "/v1/upload/resources" else _JSON_LIMIT)
+            self.log.note_body(call.record, call.body, key)
+        self._check_key(call.record.authorization, key)
+        endpoint = self._endpoints.get((request.method, path))
+        if endpoint is not None:
+            return await endpoint(call)
+        for prefix, family in self._families.items():
+            if path.startswith(prefix) and request.method == "GET":
+                return await family(call, unquote(request.raw_path.partition("?")[0][len(prefix) :]))
+        if any(path == known for _, known in self._endpoints) or any(path.startswith(item) for item in self._families):
+            raise RefusalError(405, f"{request.method} is not allowed here.")
+        raise RefusalError(404, f"There is no {request.method} {path}: the API is below /v1.")
+
+    async def _strike_head(self, call: Call) -> None:
+        request = call.request
+        words = request.headers.get("X-Sandbox-Fault")
+        fault = None
+        if words is not None:
+            try:
+                fault = parse_fault(words)
+            except (ValueError, TypeError) as error:
+                raise RefusalError(400, f"X-Sandbox-Fault: {error}") from error
+            if fault.place in {"connect", "request"}:
+                raise RefusalError(400, f"X-Sandbox-Fault cannot strike at {fault.place!r}: add a rule for that.")
+            call.fault = fault
+            call.record.fault = say_fault(fault)
+            if fault.place != "head":
+                return
+        elif self.faults.at_head:
+            fault = self.faults.pick("head", method=request.method, path=request.path)
+        if fault is None:
+            return
+        call.fault = fault
+        call.record.fault = say_fault(fault)
+        await self.holds.wait(fault.delay)
+        if fault.kind == "stall":
+            await self.holds.wait(fault.seconds)
+            call.fault = None
+            return
+        drop(request.transport, reset=fault.kind == "reset")
+        raise StoppedError
+
+    def _pick(self, call: Call, prompt: str | None = None, model: str | None = None) -> Fault | None:
+        if call.fault is None:
+            call.fault = self.faults.pick(
+                "call", method=call.request.method, path=call.request.path, prompt=prompt, model=model
+            )
+            if call.fault is not None:
+                call.record.fault = say_fault(call.fault)
+        return call.fault
+
+    async def _read(self, call: Call, usual: Answer) -> Answer:
+        """Return the answer to a request that costs nothing, or what a fault makes of it."""
+        fault = self._pick(call)
+        if fault is None:
+            return usual
+        await self.holds.wait(fault.delay)
+        return write_fault(fault, usual, call.request_id)
+
+    def _check_key(self, form: str | None, key: str) -> None:
+        wanted, auth = self.settings.api_key, self.settings.auth
+        if form is None or not key:
+            raise RefusalError(401, "No API key: send it in the Authorization header.")
+        if auth not in {"any", form}:
+            raise RefusalError(401, f"Invalid API key: it came {form}, it must come {auth}.")
+        if key[:7].lower() == "bearer ":
+            raise RefusalError(401, "Invalid API key: 'Bearer' was sent twice.")
+        if wanted is not None and not hmac.compare_digest(key.encode(), wanted.encode()):
+            raise RefusalError(401, f"Invalid API key (sent {form}).")
+
+    async def _generate(self, call: Call) -> Answer:
+        return await self._make(call, "generation")
+
+    async def _edit(self, call: Call) -> Answer:
+        return await self._make(call, "edit")
+
+    async def _make(self, call: Call, kind: str) -> Answer:
+        wish = read_wish(call.body, kind=kind, strict=self.settings.strict_models)
+        self._check_parent(wish)
+        uploads.check_pictures(self.store, wish.body)
+        digest = hashlib.blake2b(call.body, digest_size=16).digest()
+        known = self._find_replay(call.record.idempotency_key, digest)
+        if known is not None:
+            call.record.task_id = known.task_id
+            return await self._present(known)
+        self.limits.admit(time.time())
+        fault = self._pick(call, wish.prompt, wish.model)
+        if fault is None:
+            return await self._present(self._accept(call, wish, digest))
+        await self.holds.wait(fault.delay)
+        if _fails_later(fault):
+            return await self._present(self._accept(call, wish, digest))
+        if not fault.is_charged:
+            return write_fault(fault, None, call.request_id)
+        job = self._accept(call, wish, digest)
+        if fault.kind == "stall" and fault.place == "body":
+            await self.holds.wait(fault.seconds)
+            call.fault = None
+            return await self._present(job)
+        if fault.kind in _ANSWERED_AT_ONCE or fault.place == "body":
+            return write_fault(fault, None, call.request_id)
+        return write_fault(fault, await self._present(job), call.request_id)
+
+    def _check_parent(self, wish: Wish) -> None:
+        if wish.video_id is None:
+            return
+        video = self.store.find_video(video_id=wish.video_id)
+        parent = None if video is None else self.store.job_of_number(video.number)
+        if parent is None or parent.lost or parent.state(time.time()) == "failed":
+            raise RefusalError(
+                404,
+                f"video_id {wish.video_id!r} is not known: only videos that this gateway generated can be edited.",
+                param="video_id",
+            )
+        if parent.family != name_family(wish.model):
+            raise RefusalError(
+                422,
+                f"video_id {wish.video_id!r} was made by {parent.model!r}; the model {wish.model!r} edits only videos of "
+                f"its own family ({name_family(wish.model)}).",
+                param="video_id",
+            )
+
+    def _find_replay(self, key: str | None, digest: bytes) -> Job | None:
+        if key is None or not self.settings.honour_idempotency:
+            return None
+        known = self.store.job_of_key(key)
+        if known is not None and known.digest != digest:
+            raise RefusalError(
+                422,
+                "This Idempotency-Key came with another request before.",
+                param="Idempotency-Key",
+                kind="idempotency_error",
+            )
+        return known
+
+    def _accept(self, call: Call, wish: Wish, digest: bytes) -> Job:
+        """Make the job: from here on it is bought, unless its fault says that it is free."""
+        settings, fault, now = self.settings, call.fault, time.time()
+        cost = reckon_price(wish.model, wish.seconds, wish.takes)
+        charged = fault is None or fault.is_charged
+        if charged and settings.balance is not None and cost > float(self.store.get("balance")):
+            raise RefusalError(402, f"Insufficient credits: this costs ${cost:.4f}. Top up, or choose another model.")
+        token = f"{settings.seed}|{digest.hex()}"
+        ready = now + draw_latency(settings.profile, wish.model, settings.latency, settings.speed, token)
+        outcome, reason = _foresee(fault)
+        job = self.store.add_job(
+            request_id=call.request_id,
+            kind=wish.kind,
+            model=wish.model,
+            family=name_family(wish.model),
+            prompt=wish.prompt,
+            body=json.dumps(wish.body, ensure_ascii=False),
+            parent=wish.video_id,
+            takes=wish.takes,
+            created=now,
+            ready=ready,
+            cost=cost,
+            charged=charged,
+            outcome=outcome,
+            reason=reason,
+            lost=fault is not None and fault.kind == "lost_task",
+            expired=fault is not None and fault.kind == "expired",
+            idempotency_key=call.record.idempotency_key,
+            digest=digest,
+            form=self._choose_form(wish.model),
+        )
+        self.limits.note(ready)
+        call.record.charged = charged
+        call.record.task_id = job.task_id
+        return job
+
+    def _choose_form(self, model: str) -> str:
+        if self.settings.mode == "mixed":
+            return "task" if "/" in model else "held"
+        return self.settings.mode
+
+    async def _present(self, job: Job) -> Answer:
+        """Return the answer to the POST that made a job; a held one comes when the job is over."""
+        if job.form == "task":
+            return self._show(job, job.state(time.time()) if job.created < time.time() - 1 else "created")
+        if job.ready > time.time():
+            await self.jobs.wait(job.ready - time.time())
+        if job.form == "final":
+            return self._show(job, job.outcome)
+        if job.lost:
+            raise RefusalError(504, "The upstream provider lost the job.")
+        if job.outcome == "failed":
+            if (job.reason or "").startswith(POLICY):
+                raise RefusalError(422, POLICY_WORDS, kind=POLICY)
+            raise RefusalError(500, job.reason or "upstream error", kind="upstream_error")
+        return write_finished(job, self._list_results(job))
+
+    def _list_results(self, job: Job) -> list[tuple[str, str]]:
+        return [(self.url_of(video.file), video.video_id) for video in self.store.videos_of(job.number)]
+
+    def _show(self, job: Job, state: str) -> Answer:
+        videos = self._list_results(job) if state == "completed" else []
+        return write_task(job, state=state, query=f"{self.base_url}/videos/tasks/{job.task_id}", videos=videos)
+
+    async def _task(self, call: Call, task_id: str) -> Answer:
+        job = self.store.job_of_task(task_id)
+        if job is None or job.lost:
+            self._pick(call)
+            raise RefusalError(404, f"The task {task_id!r} is not known.")
+        fault = self._pick(call, job.prompt, job.model)
+        if fault is None:
+            return self._show(job, job.state(time.time()))
+        await self.holds.wait(fault.delay)
+        if _fails_later(fault) and fault.kind != "lost_task":
+            _, reason = _foresee(fault)
+            return self._show(dataclasses.replace(job, reason=reason), "failed")
+        return write_fault(fault, self._show(job, job.state(time.time())), call.request_id)
+
+    async def _models(self, call: Call) -> Answer:
+        return await self._read(call, write_json({"data": list_models(), "success": True}))
+
+    async def _balance(self, call: Call) -> Answer:
+        left = float(self.store.get("balance"))
+        if self.settings.balance is None:
+            left %= 1000.0
+        return await self._read(call, write_json({"account_name": "sandbox", "credit_balance": round(left, 4)}))
+
+    async def _upload(self, call: Call) -> Answer:
+        upload = await uploads.read_upload(call.request, call.body, self.store, self.files_url)
+        fault = self._pick(call, None, upload.model)
+        if fault is not None:
+            await self.holds.wait(fault.delay)
+            if not fault.is_charged and fault.kind not in uploads.REVIEWS:
+                return write_fault(fault, None, call.request_id)
+        answer = uploads.accept_upload(upload, self.store, self.settings, fault, self.files_url)
+        return answer if fault is None else write_fault(fault, answer, call.request_id)
+
+    async def _review(self, call: Call, number: str) -> Answer:
+        answer = uploads.show_review(number, self.store, self.files_url)
+        return await self._read(call, answer)
+
+
+_ANSWERED_AT_ONCE = {"status", "html", "empty", "error_200", "moderation"}
+
+
+def _fails_later(fault: Fault) -> bool:
+    return fault.kind in {"failed_task", "lost_task", "expired"} or (
+        fault.kind == "moderation" and fault.where == "task"
+    )
+
+
+def _foresee(fault: Fault | None) -> tuple[str, str | None]:
+    if fault is not None and fault.kind == "failed_task":
+        return "failed", fault.reason or "upstream error"
+    if fault is not None and fault.kind == "moderation" and fault.where == "task":
+        return "failed", f"{POLICY}: {fault.reason or fault.message or POLICY_WORDS}"
+    return "completed", None
+
+
+def say_fault(fault: Fault) -> str:
+    """Return a fault in the words that would make it again.
+
+    Args:
+        fault: The fault.
+    """
+    values = describe_fault(fault)
+    return "; ".join([values.pop("kind"), *(f"{name}={value}" for name, value in values.items())])
+
+
+async def read_body(request: web.BaseRequest, limit: int) -> bytes:
+    """Return a request's body.
+
+    Args:
+        request: The request.
+        limit: Bytes it may have.
+
+    Raises:
+        RefusalError: It has more.
+    """
+    pieces, size = [], 0
+    if request.headers.get("Expect", "").lower() == "100-continue" and request.transport is not None:
+        request.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+    async for piece in request.content.iter_any():
+        size += len(piece)
+        if size > limit:
+            raise RefusalError(413, f"The body is larger than {limit} bytes.")
+        pieces.append(piece)
+    return b"".join(pieces)

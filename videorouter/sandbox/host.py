@@ -1,0 +1,222 @@
+"""``Sandbox``: a pretend gateway inside a running event loop, from ``async with`` to its clean end.
+
+It opens two ports on loopback and closes them again, however many requests are held at that moment. It never starts by
+itself, and never touches the environment.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from typing import TYPE_CHECKING, Self, Unpack, cast
+
+from aiohttp import web
+
+from videorouter.sandbox import control
+from videorouter.sandbox.delivery import Holds
+from videorouter.sandbox.door import Door
+from videorouter.sandbox.faults import Faults
+from videorouter.sandbox.files import Files
+from videorouter.sandbox.front import Front
+from videorouter.sandbox.gateway import Gateway
+from videorouter.sandbox.records import RequestLog, RequestRecord
+from videorouter.sandbox.settings import Options, Settings
+from videorouter.sandbox.store import Charge, Store
+from videorouter.sandbox.studio import Studio
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from videorouter.sandbox.threaded import ThreadedSandbox
+
+_BACKLOG = 4096
+_PATIENCE = 2.0
+
+
+class Sandbox:
+    """A pretend gateway in this process.
+
+    Example::
+
+        async with Sandbox(mode="task") as sandbox:
+            print(sandbox.base_url)
+
+    Args:
+        options: See ``Settings``, whose fields they are.
+
+    Attributes:
+        settings: The options.
+        faults: The rules of what goes wrong; they may be changed at any time, from any thread.
+
+    Raises:
+        ValueError: An option makes no sense.
+        TypeError: There is no such option.
+    """
+
+    def __init__(self, **options: Unpack[Options]) -> None:
+        self.settings = Settings(**options)
+        self.faults = Faults(self.settings.seed)
+        self._log = RequestLog(self.settings.log_limit)
+        self._running: _Running | None = None
+
+    async def __aenter__(self) -> Self:
+        await self.start()
+        return self
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        await self.stop()
+
+    async def start(self) -> None:
+        """Open the ports.
+
+        Raises:
+            RuntimeError: It runs already.
+            OSError: A port is taken.
+            ValueError: The state file cannot be used.
+        """
+        if self._running is not None:
+            raise RuntimeError("This sandbox runs already: stop it first, or make another one.")
+        running = _Running(self.settings, self.faults, self._log)
+        try:
+            await running.open()
+        except BaseException:
+            await running.close()
+            raise
+        self._running = running
+
+    async def stop(self) -> None:
+        """Close the ports, break what is held, and free everything; twice does no harm."""
+        running, self._running = self._running, None
+        if running is not None:
+            await running.close()
+
+    def in_thread(self) -> ThreadedSandbox:
+        """Return the same sandbox for programs without an event loop: a context manager that runs it in a thread."""
+        from videorouter.sandbox.threaded import ThreadedSandbox  # noqa: PLC0415 - they know each other
+
+        return ThreadedSandbox(self)
+
+    @property
+    def url(self) -> str:
+        """Origin of the API and address of the gallery."""
+        return self._need().url
+
+    @property
+    def base_url(self) -> str:
+        """What a client takes as its base URL; it ends in ``/v1``."""
+        return self._need().gateway.base_url
+
+    @property
+    def files_url(self) -> str:
+        """Origin of the result files, which need no key."""
+        return self._need().gateway.files_url
+
+    @property
+    def requests(self) -> list[RequestRecord]:
+        """The last requests, oldest first, secrets removed; an open one has no ``elapsed`` yet."""
+        return self._log.list()
+
+    @property
+    def held(self) -> int:
+        """How many POSTs wait for their video at this moment."""
+        return len(self._need().gateway.jobs)
+
+    async def charges(self) -> dict[str, int]:
+        """Return how often each prompt was charged."""
+        return self._need().store.count_charges()
+
+    async def charge_list(self) -> list[Charge]:
+        """Return every charge, oldest first."""
+        return self._need().store.charges()
+
+    async def jobs(self) -> list[Mapping[str, object]]:
+        """Return the newest jobs, newest first, as the gallery shows them."""
+        return list(control.list_jobs(self._need().gateway))
+
+    async def release(self) -> int:
+        """Make every unfinished job ready now and return how many there were."""
+        return self._need().gateway.release()
+
+    async def reset(self) -> None:
+        """Forget jobs, charges, uploads, requests and faults, and break what is held."""
+        control.reset(self._need().gateway)
+
+    async def wait_until(self, condition: Callable[[Sandbox], bool], *, timeout: float = 30.0) -> None:
+        """Return as soon as a condition holds; it is looked at whenever a request begins, is read, is held or ends.
+
+        Args:
+            condition: Called with the sandbox: ``lambda sandbox: sandbox.held == 3``.
+            timeout: Seconds after which it is given up.
+
+        Raises:
+            TimeoutError: It did not hold in time.
+        """
+        self._need()
+        async with asyncio.timeout(timeout):
+            await self._log.wait_for(lambda: condition(self))
+
+    def _need(self) -> _Running:
+        if self._running is None:
+            raise RuntimeError("The sandbox does not run: enter it with 'async with', or await its start().")
+        return self._running
+
+
+class _Running:
+    def __init__(self, settings: Settings, faults: Faults, log: RequestLog) -> None:
+        self._settings = settings
+        self._faults = faults
+        self._log = log
+        start = 1000.0 if settings.balance is None else settings.balance
+        self.store = Store(settings.state, start)
+        self.holds = Holds()
+        self.gateway = Gateway(settings, self.store, faults, log, self.holds)
+        self.studio = Studio(settings, self.store)
+        self.url = ""
+        self._ports: list[asyncio.Server] = []
+        self._servers: list[web.Server] = []
+        self._doors: list[Door] = []
+
+    async def open(self) -> None:
+        host = f"[{self._settings.host}]" if ":" in self._settings.host else self._settings.host
+        front = Front(self.gateway, Files(self.gateway, self.studio), self.studio)
+        files_port = await self._listen(front.handle_files, "files_port", self._settings.files_port, "files")
+        self.gateway.files_url = self.studio.files_url = f"http://{host}:{files_port}"
+        port = await self._listen(front.handle_api, "port", self._settings.port, "api")
+        self.url = f"http://{host}:{port}"
+        self.gateway.base_url = f"{self.url}/v1"
+
+    async def _listen(self, handler: Callable[..., object], name: str, port: int, side: str) -> int:
+        loop = asyncio.get_running_loop()
+        server = web.Server(handler, handler_cancellation=True, access_log=None, tcp_keepalive=False)  # type: ignore[arg-type]
+        self._servers.append(server)
+        door = Door(cast("Callable[[], asyncio.Protocol]", server), self._faults, self._log, side)
+        self._doors.append(door)
+        # A state file remembers its ports, so that the URLs it gave away stay good over a restart.
+        wishes = [port] if port else [int(self.store.get(name) or 0), 0]
+        for wish in wishes:
+            try:
+                opened = await loop.create_server(door, self._settings.host, wish, backlog=_BACKLOG)
+            except OSError:
+                if wish == wishes[-1]:
+                    raise
+                continue
+            self._ports.append(opened)
+            found = int(opened.sockets[0].getsockname()[1])
+            self.store.put(name, found)
+            return found
+        raise AssertionError("unreachable")
+
+    async def close(self) -> None:
+        for port in self._ports:
+            port.close()
+        self.holds.stop()
+        self.gateway.jobs.stop()
+        for door in self._doors:
+            door.close()
+        self.studio.close()
+        began = time.monotonic()
+        for server in self._servers:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(server.shutdown(0.2), max(0.1, _PATIENCE - (time.monotonic() - began)))
+        self.store.close()
