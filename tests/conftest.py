@@ -1,8 +1,106 @@
-"""Fixtures of every test."""
+"""What every test stands on: asyncio, loopback only, no settings from the machine that runs them."""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import socket
+from typing import TYPE_CHECKING
 
 import pytest
 
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+LOCAL_NAMES = {"", "localhost", "ip6-localhost", socket.gethostname().lower()}
+SETTINGS = ("INFRON_", "ONEROUTER_", "VIDEOROUTER_")
+PROXIES = {"http_proxy", "https_proxy", "all_proxy", "no_proxy", "ftp_proxy"}
+
+
+class OffLoopbackError(RuntimeError):
+    """A test tried to leave this machine."""
+
+
+def is_local(host: object) -> bool:
+    """Whether a host name or address is this machine, or needs no look-up at all."""
+    if host is None:
+        return True
+    text = host.decode("ascii", "replace") if isinstance(host, bytes | bytearray) else str(host)
+    text = text.lower().rstrip(".").partition("%")[0]
+    if text in LOCAL_NAMES or text.endswith(".localhost"):
+        return True
+    try:
+        address = ipaddress.ip_address(text)
+    except ValueError:
+        return False
+    return address.is_loopback or address.is_unspecified
+
+
+def is_literal(host: object) -> bool:
+    try:
+        ipaddress.ip_address(str(host).partition("%")[0])
+    except ValueError:
+        return False
+    return True
+
 
 @pytest.fixture
-def anyio_backend():
+def anyio_backend() -> str:
     return "asyncio"
+
+
+@pytest.fixture(autouse=True)
+def plain_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No key, base URL or proxy of the machine reaches a test."""
+    for name in list(os.environ):
+        if name.startswith(SETTINGS) or name.lower() in PROXIES:
+            monkeypatch.delenv(name)
+
+
+@pytest.fixture(autouse=True)
+def loopback_only(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Refuse every connection and every look-up that would leave this machine, and fail the test that tried.
+
+    Names under ``.invalid`` do not exist anywhere (RFC 6761), so they answer so without asking a server.
+    """
+    attempts: list[str] = []
+
+    def refuse(what: str) -> OffLoopbackError:
+        attempts.append(what)
+        return OffLoopbackError(f"{what}: tests stay on loopback")
+
+    def guard_address(sock: socket.socket, address: object) -> None:
+        if sock.family in {socket.AF_INET, socket.AF_INET6} and isinstance(address, tuple) and not is_local(address[0]):
+            raise refuse(f"connection to {address[0]}:{address[1]}")
+
+    for method in ("connect", "connect_ex"):
+        real_connect = getattr(socket.socket, method)
+
+        def connect(sock: socket.socket, address: object, *, _real=real_connect) -> object:
+            guard_address(sock, address)
+            return _real(sock, address)
+
+        monkeypatch.setattr(socket.socket, method, connect)
+
+    real_sendto = socket.socket.sendto
+
+    def sendto(sock: socket.socket, data: bytes, *rest: object) -> int:
+        guard_address(sock, rest[-1])
+        return real_sendto(sock, data, *rest)
+
+    monkeypatch.setattr(socket.socket, "sendto", sendto)
+
+    for look_up in ("getaddrinfo", "gethostbyname", "gethostbyname_ex"):
+        real_look_up = getattr(socket, look_up)
+
+        def resolve(host: object, *rest: object, _real=real_look_up, _name=look_up, **named: object) -> object:
+            if not (is_local(host) or is_literal(host)):
+                if str(host).lower().rstrip(".").endswith(".invalid"):
+                    raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+                raise refuse(f"{_name}({host!r})")
+            return _real(host, *rest, **named)
+
+        monkeypatch.setattr(socket, look_up, resolve)
+
+    yield
+    assert not attempts, f"the test tried to leave this machine: {attempts}"
