@@ -84,7 +84,14 @@ class Uploads:
         return await self._once(caller, data, (mime, name, digest), digest, model=model, deadline=deadline)
 
     async def _once(
-        self, caller: Caller, content: bytes | str, words: tuple[str, str, str], digest: str, *, model: str, deadline: float
+        self,
+        caller: Caller,
+        content: bytes | str,
+        words: tuple[str, str, str],
+        digest: str,
+        *,
+        model: str,
+        deadline: float,
     ) -> Asset:
         key = (model, digest)
         mine = (threading.get_ident(), *key)

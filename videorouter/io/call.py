@@ -143,6 +143,46 @@ class Caller:
             )
         return incoming
 
+    async def upload(self, url: str, body: bytes, *, content_type: str, model: str, deadline: float) -> Incoming:
+        """Send an input's bytes by a POST that follows the same law as a paid one.
+
+        Args:
+            url: Where uploads go.
+            body: The whole body, frozen.
+            content_type: Its media type, with a multipart boundary where it has one.
+            model: The model it is for.
+            deadline: ``time.monotonic()`` value.
+
+        Returns:
+            The 2xx answer that brings no error.
+
+        Raises:
+            VideoRouterError: See the error tree; ``OutcomeUnknownError`` when whether the file arrived is unknown.
+        """
+        self.check_open()
+        headers = (*await self._headers(url, None), (b"content-type", content_type.encode()))
+        probe = Probe()
+        request = Outgoing(method="POST", url=url, headers=headers, body=body)
+        try:
+            incoming = await self.shared.sender.send(request, probe, deadline=deadline, max_body=MAX_ANSWER_BYTES)
+        except WireError as error:
+            failure = self._name_failure(error, probe)
+            failure.add(model=model, attempts=1)
+            raise failure from error
+        answer = read_post(incoming.status, incoming.body, model=model)
+        if isinstance(answer, ErrorAnswer):
+            if answer.effective not in _REFUSALS:
+                msg = f"The upload was answered with status {answer.effective}; whether the file arrived is unknown."
+                raise OutcomeUnknownError(msg, phase=probe.phase, model=model, **self.evidence(incoming))
+            raise build_refusal(
+                answer,
+                incoming.headers,
+                redact=self.settings.redact,
+                auth_scheme=self.settings.auth_scheme,
+                model=model,
+            )
+        return incoming
+
     def task_url(self, task_id: str, poll_url: str | None = None) -> str:
         """Where a task's state is read: the gateway's own address on a known origin, else the documented path."""
         if poll_url is not None and poll_url.startswith(("https://", "http://")):
