@@ -55,6 +55,7 @@ if TYPE_CHECKING:
         Video as Video,
         VideoResult as VideoResult,
     )
+    from videorouter.rules.notes import FieldWarning as FieldWarning
     from videorouter.sync import VideoRouter as VideoRouter
 
 __version__ = "0.1.0"
@@ -62,6 +63,7 @@ __version__ = "0.1.0"
 _ROOMS = {
     "client": ("AsyncVideoRouter",),
     "sync": ("VideoRouter",),
+    "rules.notes": ("FieldWarning",),
     "errors": (
         "APIConnectionError",
         "APIStatusError",
@@ -128,6 +130,7 @@ __all__ = [
     "Download",
     "DownloadError",
     "DrainReport",
+    "FieldWarning",
     "InDoubt",
     "InsufficientCreditsError",
     "InternalServerError",

@@ -5,17 +5,23 @@ from __future__ import annotations
 import os
 import time
 import uuid
+import warnings
 from typing import TYPE_CHECKING, Any, Self
 
 from msgspec import UNSET, UnsetType
 
 from videorouter.config import Settings, check_timeout, resolve
+from videorouter.errors import InvalidRequestError
 from videorouter.flows import downloads, tasks
 from videorouter.flows.catalogue import Catalogue, read_account
+from videorouter.flows.fallback import check_models, run_with_fallback
+from videorouter.flows.inputs import Uploads, needs_upload, resolve_fields
 from videorouter.io.call import Caller, Shared
 from videorouter.io.transport.opening import open_sender
-from videorouter.models import Balance, InDoubt, Model, Task, TaskStatus, Video, VideoResult
-from videorouter.rules.requests import Submission, Verb, build_submission, find_task_id
+from videorouter.models import Asset, Balance, InDoubt, Model, Task, TaskStatus, Video, VideoResult
+from videorouter.rules.inputs import FIELDS
+from videorouter.rules.notes import FieldWarning, find_notes
+from videorouter.rules.requests import Submission, Verb, build_submission, check_model, find_task_id
 
 if TYPE_CHECKING:
     import ssl
@@ -25,7 +31,7 @@ if TYPE_CHECKING:
 
     from videorouter.config import Idempotency
     from videorouter.events import EventHook, InDoubtHook
-    from videorouter.models import Download
+    from videorouter.models import Download, Input
 
 
 class AsyncVideoRouter:
@@ -118,6 +124,7 @@ class AsyncVideoRouter:
         )
         sender = open_sender(http_client=http_client, proxy=proxy, trust_env=trust_env, ssl_context=ssl_context)
         self._catalogue = Catalogue()
+        self._uploads = Uploads()
         self._caller = Caller(settings, Shared(sender), on_event=on_event, on_in_doubt=on_in_doubt)
 
     @property
@@ -129,12 +136,14 @@ class AsyncVideoRouter:
         prompt: str,
         *,
         model: str | None = None,
-        image_url: str | None = None,
-        start_image_url: str | None = None,
-        end_image_url: str | None = None,
-        image_urls: Sequence[str] | None = None,
-        video_urls: Sequence[str] | None = None,
-        audio_urls: Sequence[str] | None = None,
+        models: Sequence[str] | None = None,
+        fallback_on_failure: bool = False,
+        image_url: Input | None = None,
+        start_image_url: Input | None = None,
+        end_image_url: Input | None = None,
+        image_urls: Sequence[Input] | None = None,
+        video_urls: Sequence[Input] | None = None,
+        audio_urls: Sequence[Input] | None = None,
         duration: str | float | None = None,
         aspect_ratio: str | None = None,
         resolution: str | None = None,
@@ -154,7 +163,10 @@ class AsyncVideoRouter:
         Args:
             prompt: What the video should show.
             model: The model id, untouched; default: the client's.
-            image_url: The first frame, for image-to-video models.
+            models: Ids to try in order; the next one only after a verdict that proves that nothing was charged.
+            fallback_on_failure: Whether a failed task, which may have been billed, lets the next of ``models`` try.
+            image_url: The first frame, for image-to-video models. This and the five below take a URL, a ``Path``,
+                bytes, a binary file or an ``Asset``; what is no URL is uploaded first, once per content.
             start_image_url: The first frame, in Veo 3.1's words.
             end_image_url: The last frame.
             image_urls: Reference pictures.
@@ -188,7 +200,22 @@ class AsyncVideoRouter:
             TaskTimeoutError: The job is accepted and still running; collect it with ``wait(error.task_id)``.
         """
         given = _gather(locals())
-        return await tasks.run_job(self._caller, self._build("generate", prompt, given, fields))
+        allow = given.pop("fallback_on_failure")
+        names = given.pop("models")
+        if names is None:
+            return await tasks.run_job(self._caller, await self._prepare("generate", prompt, given, fields))
+        if model is not None:
+            msg = "Pass model= or models=, not both."
+            raise InvalidRequestError(msg)
+
+        async def prepare(name: str, seconds: float) -> Submission:
+            options = {**given, "model": name, "timeout": seconds}
+            return await self._prepare("generate", prompt, options, fields)
+
+        seconds = self._settings.timeout if isinstance(timeout, UnsetType) else check_timeout(timeout)
+        return await run_with_fallback(
+            self._caller, prepare, check_models(names), timeout=seconds, after_failed_task=bool(allow)
+        )
 
     async def submit(self, prompt: str, *, model: str | None = None, **options: Any) -> Task:
         """Start a video and return as soon as the gateway has accepted it. Takes what ``generate`` takes.
@@ -199,7 +226,9 @@ class AsyncVideoRouter:
         Raises:
             VideoRouterError: As ``generate``, without the task errors.
         """
-        return await tasks.submit_job(self._caller, self._build("generate", prompt, {"model": model, **options}, {}))
+        return await tasks.submit_job(
+            self._caller, await self._prepare("generate", prompt, {"model": model, **options}, {})
+        )
 
     async def edit(
         self, video: VideoResult | Video | Task | str, prompt: str, *, model: str | None = None, **options: Any
@@ -219,7 +248,7 @@ class AsyncVideoRouter:
             VideoRouterError: As ``generate``.
         """
         given = {"model": model, **options}
-        return await tasks.run_job(self._caller, self._build("edit", prompt, given, {}, video=video))
+        return await tasks.run_job(self._caller, await self._prepare("edit", prompt, given, {}, video=video))
 
     async def submit_edit(
         self, video: VideoResult | Video | Task | str, prompt: str, *, model: str | None = None, **options: Any
@@ -230,7 +259,7 @@ class AsyncVideoRouter:
             VideoRouterError: As ``edit``, without the task errors.
         """
         given = {"model": model, **options}
-        return await tasks.submit_job(self._caller, self._build("edit", prompt, given, {}, video=video))
+        return await tasks.submit_job(self._caller, await self._prepare("edit", prompt, given, {}, video=video))
 
     async def task(self, task: Task | str) -> TaskStatus:
         """Look at a task once.
@@ -270,6 +299,28 @@ class AsyncVideoRouter:
             VideoRouterError: It could not be read.
         """
         return await self._catalogue.read(self._caller, category=category, refresh=refresh)
+
+    async def upload(
+        self, file: Input, *, model: str | None = None, timeout: float | UnsetType | None = UNSET
+    ) -> Asset:
+        """Upload an input once and wait until the gateway's review lets it be used.
+
+        Args:
+            file: A ``Path``, bytes, a binary file, or an http(s) URL that the gateway fetches itself.
+            model: The model it is for; default: the client's.
+            timeout: Seconds; default: the client's.
+
+        Returns:
+            The asset, which stands wherever a URL field is taken.
+
+        Raises:
+            InvalidRequestError: The file cannot be used; nothing was sent.
+            UnprocessableEntityError: Its review failed.
+            VideoRouterError: The upload failed.
+        """
+        chosen = check_model(model, self._settings.model)
+        seconds = self._settings.timeout if isinstance(timeout, UnsetType) else check_timeout(timeout)
+        return await self._uploads.bring(self._caller, file, model=chosen, deadline=time.monotonic() + seconds)
 
     async def balance(self) -> Balance:
         """What is left on the account, in US dollars.
@@ -315,9 +366,25 @@ class AsyncVideoRouter:
     async def __aexit__(self, *exc: object) -> None:
         await self.aclose()
 
+    async def _prepare(
+        self, verb: Verb, prompt: object, given: dict[str, Any], fields: Mapping[str, Any], *, video: object = None
+    ) -> Submission:
+        """Build the request; inputs that are no URL are uploaded first, within the same deadline."""
+        model = given.get("model") or self._settings.model
+        if isinstance(model, str):
+            for note in find_notes(model, given, getattr(video, "model", None)):
+                warnings.warn(note, FieldWarning, stacklevel=3)
+        if needs_upload(given):
+            check = self._build(verb, prompt, {**given, **dict.fromkeys(FIELDS)}, fields, video=video)
+            deadline = time.monotonic() + check.timeout
+            given = await resolve_fields(self._caller, self._uploads, given, model=check.model, deadline=deadline)
+            given["timeout"] = max(0.001, deadline - time.monotonic())
+        return self._build(verb, prompt, given, fields, video=video)
+
     def _build(
         self, verb: Verb, prompt: object, given: dict[str, Any], fields: Mapping[str, Any], *, video: object = None
     ) -> Submission:
+        given = dict(given)
         timeout = given.pop("timeout", UNSET)
         retries = given.pop("max_retries", None)
         return build_submission(

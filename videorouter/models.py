@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import html
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import TYPE_CHECKING, Any, BinaryIO, Literal, Self
 
 import msgspec
 
@@ -414,6 +414,10 @@ class Asset(Record, frozen=True, kw_only=True):
     status: str | None = None
     sha256: str | None = None
     model: str | None = None
+
+
+Input = str | Path | bytes | BinaryIO | Asset | Video | VideoResult
+"""What a URL field takes: a URL, or something that is uploaded first."""
 
 
 class Stats(Record, frozen=True, kw_only=True):

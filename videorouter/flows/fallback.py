@@ -25,7 +25,7 @@ from videorouter.flows.tasks import run_job
 from videorouter.models import SkippedModel, VideoResult
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Awaitable, Callable, Sequence
 
     from videorouter.io.call import Caller
     from videorouter.rules.requests import Submission
@@ -48,7 +48,7 @@ def check_models(models: object) -> tuple[str, ...]:
 
 async def run_with_fallback(
     caller: Caller,
-    build: Callable[[str, float], Submission],
+    prepare: Callable[[str, float], Awaitable[Submission]],
     models: Sequence[str],
     *,
     timeout: float,
@@ -60,7 +60,7 @@ async def run_with_fallback(
 
     Args:
         caller: The way to the wire.
-        build: Makes the submission for a model and the seconds that are left.
+        prepare: Makes the submission for a model and the seconds that are left.
         models: Ids, in order.
         timeout: Seconds for the whole list.
         after_failed_task: Whether a failed task, which may have been billed, lets the next model try.
@@ -72,10 +72,10 @@ async def run_with_fallback(
     skipped: list[SkippedModel] = []
     for number, model in enumerate(models, 1):
         last = number == len(models)
-        submission = build(model, max(0.001, deadline - time.monotonic()))
-        if not last:
-            submission = msgspec.structs.replace(submission, max_retries=0)
         try:
+            submission = await prepare(model, max(0.001, deadline - time.monotonic()))
+            if not last:
+                submission = msgspec.structs.replace(submission, max_retries=0)
             result = await run_job(caller, submission)
         except VideoRouterError as error:
             if last or not _proves_no_charge(error, after_failed_task=after_failed_task):
@@ -90,7 +90,7 @@ async def run_with_fallback(
 
 
 def _proves_no_charge(error: VideoRouterError, *, after_failed_task: bool) -> bool:
-    if error.in_doubt or isinstance(error, AuthenticationError | InsufficientCreditsError):
+    if error.in_doubt or isinstance(error, AuthenticationError | InsufficientCreditsError | InvalidRequestError):
         return False
     if error.task_id is not None:
         return after_failed_task and isinstance(error, TaskFailedError | APIStatusError)

@@ -140,13 +140,15 @@ async def resolve_fields(
         if value is None or isinstance(value, str):
             continue
         if isinstance(value, list | tuple):
-            resolved[name] = [await _address(caller, uploads, item, name, model, deadline) for item in value]
+            resolved[name] = [
+                await _address(caller, uploads, item, name, model=model, deadline=deadline) for item in value
+            ]
         else:
-            resolved[name] = await _address(caller, uploads, value, name, model, deadline)
+            resolved[name] = await _address(caller, uploads, value, name, model=model, deadline=deadline)
     return resolved
 
 
-async def _address(caller: Caller, uploads: Uploads, value: object, field: str, model: str, deadline: float) -> str:
+async def _address(caller: Caller, uploads: Uploads, value: object, field: str, *, model: str, deadline: float) -> str:
     if isinstance(value, str):
         return value
     if isinstance(value, VideoResult):

@@ -40,19 +40,32 @@ NOTES: tuple[tuple[re.Pattern[str], str, Callable[[object], bool], str], ...] = 
 _FAMILY = re.compile(r"veo|sora|seedance|kling|wan|hailuo|runway|luma|pixverse|vidu|hunyuan", re.IGNORECASE)
 
 
-def find_notes(model: str, fields: Mapping[str, Any]) -> tuple[str, ...]:
-    """What to warn of before a request with these fields is paid."""
-    return tuple(
+def find_notes(model: str, fields: Mapping[str, Any], made_by: str | None = None) -> tuple[str, ...]:
+    """What to warn of before a request is paid.
+
+    Args:
+        model: The model that is asked for.
+        fields: The request's fields.
+        made_by: For an edit, the model that made the video, where it is known.
+    """
+    notes = tuple(
         f"{model}: {words}; got {name}={fields[name]!r}."
         for pattern, name, fits, words in NOTES
         if fields.get(name) is not None and pattern.search(model) and not fits(fields[name])
     )
+    if made_by is not None and differ_in_family(made_by, model):
+        notes += (f"{model}: the gateway edits videos of the same model family only, and {made_by} made this one.",)
+    return notes
 
 
 def find_family(model: str | None) -> str | None:
     """The family that a model id names, where it is known."""
     match = _FAMILY.search(model or "")
     return match.group(0).lower() if match else None
+
+
+class FieldWarning(UserWarning):
+    """A field or a model was seen not to do what this request asks of it. It blocks nothing."""
 
 
 def differ_in_family(one: str | None, other: str | None) -> bool:

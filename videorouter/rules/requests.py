@@ -70,13 +70,7 @@ def build_submission(
     if not prompt.strip():
         msg = "prompt is empty. Say what the video should show."
         raise InvalidRequestError(msg)
-    chosen = model if model is not None else default_model
-    if not isinstance(chosen, str) or not chosen.strip():
-        msg = (
-            'No model. Pass model="veo3-fast" (ids are on the vendor\'s model page, or in `await router.models()`), '
-            "or give the client a default with AsyncVideoRouter(model=...)."
-        )
-        raise InvalidRequestError(msg)
+    chosen = check_model(model, default_model)
     own: dict[str, Any] = {"model": chosen}
     if verb == "edit":
         own["video_id"] = find_video_id(video)
@@ -103,6 +97,22 @@ def build_submission(
         max_retries=max_retries,
         headers=headers,
     )
+
+
+def check_model(model: object, default: str | None = None) -> str:
+    """The model id of a call, untouched.
+
+    Raises:
+        InvalidRequestError: There is none.
+    """
+    chosen = model if model is not None else default
+    if not isinstance(chosen, str) or not chosen.strip():
+        msg = (
+            'No model. Pass model="veo3-fast" (ids are on the vendor\'s model page, or in `await router.models()`), '
+            "or give the client a default with AsyncVideoRouter(model=...)."
+        )
+        raise InvalidRequestError(msg)
+    return chosen
 
 
 def check_idempotency_key(key: object) -> str:
