@@ -42,11 +42,12 @@ class Guard(asyncio.Protocol):
         self.transport = cast("asyncio.Transport", transport)
         fault = self._faults.pick("connect")
         if fault is not None:
-            self._inner = None
             self._strike(fault, self, b"")
 
     def data_received(self, data: bytes) -> None:
         """Read on until it is clear whether a fault strikes, then pass everything on."""
+        if self.transport is None or self.transport.is_closing():
+            return
         if self._open and self._inner is not None:
             self._inner.data_received(data)
             return
@@ -67,8 +68,9 @@ class Guard(asyncio.Protocol):
             return
         self._open = True
         self._inner.connection_made(self.transport)
-        self._inner.data_received(bytes(self._seen))
-        self._seen.clear()
+        if self._seen:
+            self._inner.data_received(bytes(self._seen))
+            self._seen.clear()
 
     def resume(self) -> None:
         """Let the request through after all."""

@@ -59,7 +59,9 @@ class Front:
     async def _answer(self, request: web.BaseRequest) -> web.StreamResponse:
         path = request.path
         if path == "/" and request.method in {"GET", "HEAD"}:
-            page = gallery.write_page(list_jobs(self._gateway), self._gateway.base_url)
+            spent, charged = self._gateway.store.sum_charges()
+            jobs = list_jobs(self._gateway)
+            page = gallery.write_page(jobs, self._gateway.base_url, spent=spent, charged=charged)
             return await deliver(request, page, None, self._gateway.holds)
         if path.startswith(f"{PREFIX}posters/"):
             return await deliver(request, await self._poster(path), None, self._gateway.holds)

@@ -80,7 +80,7 @@ class Painter:
                 ImageFilter.GaussianBlur(6 * self.unit)
             )
             return Image.blend(base, Image.new("RGB", base.size, _colour(self.hue, 0.75, 0.45)), 0.55)
-        top, bottom = _colour(self.hue, 0.70, 0.42), _colour(self.hue + 0.12, 0.80, 0.16)
+        top, bottom = _colour(self.hue, 0.62, 0.62), _colour(self.hue + 0.12, 0.75, 0.24)
         shade = Image.linear_gradient("L").resize((scene.width, scene.height))
         return Image.composite(Image.new("RGB", shade.size, bottom), Image.new("RGB", shade.size, top), shade)
 

@@ -371,6 +371,11 @@ class Store:
         rows = self._db.execute("SELECT prompt, count(*) FROM charges GROUP BY prompt ORDER BY min(number)")
         return {row[0]: row[1] for row in rows}
 
+    def sum_charges(self) -> tuple[float, int]:
+        """Return the US dollars charged so far, and how many charges there were."""
+        amount, count = self._db.execute("SELECT coalesce(sum(amount), 0), count(*) FROM charges").fetchone()
+        return round(amount, 4), count
+
     def add_asset(self, **values: Any) -> Asset:
         """Write down an upload.
 
