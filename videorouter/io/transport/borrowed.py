@@ -8,9 +8,10 @@ default of 5 s would turn each held POST into a lost answer.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
-import sys
 import time
+import weakref
 from typing import TYPE_CHECKING, Any
 
 import anyio
@@ -18,8 +19,12 @@ import httpx
 
 from videorouter.errors import Phase
 from videorouter.io.transport.causes import explain, name_httpx_failure
+from videorouter.io.transport.gate import Gate
+from videorouter.io.transport.interception import is_mocked
 from videorouter.io.transport.naming import find_host, resolve_name
+from videorouter.io.transport.ours import NOTES, VideoTransport
 from videorouter.io.transport.seam import Incoming, IncomingStream, Outgoing, Probe, Trouble, WireError
+from videorouter.io.transport.stock import StockTransport
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
@@ -29,15 +34,10 @@ if TYPE_CHECKING:
 _IDENTITY = (b"Accept-Encoding", b"identity")
 _AUTH_CHALLENGES = frozenset({401, 407})
 _REST_TIMEOUT = 30.0
+_LINGER = 1.0
+_UNSAFE = frozenset({"POST", "PUT", "PATCH", "DELETE"})
+_TRACING = (httpx.AsyncHTTPTransport, StockTransport, VideoTransport)
 _STEPS = {phase: step for step, phase in enumerate((Phase.UNKNOWN, *(p for p in Phase if p is not Phase.UNKNOWN)))}
-
-
-def is_mocked() -> bool:
-    """Whether respx intercepts requests right now."""
-    mocks = sys.modules.get("respx.mocks")
-    if mocks is None:
-        return False
-    return any(mocker._patches for mocker in mocks.Mocker.registry.values())  # noqa: SLF001 - respx has no public way
 
 
 def ask_identity(headers: tuple[Header, ...]) -> list[Header]:
@@ -47,6 +47,10 @@ def ask_identity(headers: tuple[Header, ...]) -> list[Header]:
     return kept
 
 
+class _AbandonedError(Exception):
+    """The caller went while the request stood in httpcore's queue."""
+
+
 class _Tracer:
     """Walks a probe along httpcore's trace events; those of a proxy's CONNECT belong to connecting.
 
@@ -54,16 +58,19 @@ class _Tracer:
     between was an auth challenge: what was challenged was not accepted.
     """
 
-    __slots__ = ("challenged", "fired", "probe", "tunnelling")
+    __slots__ = ("abandoned", "challenged", "fired", "probe", "tunnelling")
 
     def __init__(self, probe: Probe) -> None:
         self.probe = probe
+        self.abandoned = False
         self.fired = False
         self.tunnelling = False
         self.challenged = False
 
     async def __call__(self, event: str, info: dict[str, Any]) -> None:
         self.fired = True
+        if self.abandoned and self.probe.phase is Phase.QUEUED:
+            raise _AbandonedError
         layer, _, step = event.partition(".")
         if layer in ("connection", "proxy", "socks"):
             self._walk_to(Phase.CONNECTING)
@@ -113,29 +120,91 @@ class ClientSender:
         self._client = client
         self._rest_timeout = rest_timeout
         self._timeouts = {"connect": connect_timeout, "read": None, "write": None, "pool": None}
+        self._gates: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, Gate] = weakref.WeakKeyDictionary()
+        self._left: set[asyncio.Task[Incoming]] = set()
+
+    async def send(self, request: Outgoing, probe: Probe, *, deadline: float, max_body: int) -> Incoming:
+        """Send once and read the whole answer; see ``Sender.send``.
+
+        httpcore loses a slot of its pool for good when a caller is cancelled while it stands in the queue. So the
+        request runs in a task of its own, which is cancelled only where httpcore can bear it.
+        """
+        probe.host = find_host(request.url)
+        tracer = _Tracer(probe)
+        loop = asyncio._get_running_loop()  # noqa: SLF001 - documented for event loops, and gives None outside one
+        if loop is None:
+            return await self._send(request, tracer, deadline=deadline, max_body=max_body)
+        gate = self._find_gate(loop, httpx.URL(request.url))
+        if gate is not None:
+            await _enter(gate, deadline, probe)
+        task = loop.create_task(self._send(request, tracer, deadline=deadline, max_body=max_body))
+        if gate is not None:
+            task.add_done_callback(lambda _: gate.leave())
+        try:
+            return await asyncio.shield(task)
+        except asyncio.CancelledError:
+            await self._leave(task, tracer, unsafe=request.method in _UNSAFE)
+            raise
+
+    async def _leave(self, task: asyncio.Task[Incoming], tracer: _Tracer, *, unsafe: bool) -> None:
+        """The caller was cancelled: listen for an answer that is on its way, then end the task where that is safe."""
+        self._left.add(task)
+        task.add_done_callback(self._forget)
+        with anyio.CancelScope(shield=True):
+            if unsafe and tracer.probe.phase not in (Phase.QUEUED, Phase.CONNECTING):
+                try:
+                    await asyncio.wait((task,), timeout=_LINGER)
+                finally:
+                    self._end(task, tracer)
+            else:
+                self._end(task, tracer)
+            if not tracer.abandoned:
+                await asyncio.wait((task,), timeout=_LINGER)
+
+    def _end(self, task: asyncio.Task[Incoming], tracer: _Tracer) -> None:
+        if not task.done():
+            if tracer.probe.phase is Phase.QUEUED:
+                tracer.abandoned = True
+            else:
+                task.cancel()
+
+    def _forget(self, task: asyncio.Task[Incoming]) -> None:
+        self._left.discard(task)
+        if not task.cancelled():
+            task.exception()
+
+    def _find_gate(self, loop: asyncio.AbstractEventLoop, url: httpx.URL) -> Gate | None:
+        """Our own queue before httpcore's: as many places as its pool has connections."""
+        transport = self._find_transport(url)
+        if type(transport) is not httpx.AsyncHTTPTransport:
+            return None
+        gate = self._gates.get(loop)
+        if gate is None:
+            most = getattr(getattr(transport, "_pool", None), "_max_connections", None)
+            gate = self._gates[loop] = Gate(most if isinstance(most, int) else 1 << 30)
+        return gate
 
     def _find_transport(self, url: httpx.URL) -> object:
         find = getattr(self._client, "_transport_for_url", None)
         return None if find is None else find(url)
 
-    def _build(self, request: Outgoing, tracer: _Tracer, extensions: dict[str, Any] | None = None) -> httpx.Request:
-        return self._client.build_request(
-            request.method,
-            request.url,
-            headers=ask_identity(request.headers),
-            content=request.body,
-            extensions={"timeout": self._timeouts, "trace": tracer, **(extensions or {})},
-        )
-
-    async def send(self, request: Outgoing, probe: Probe, *, deadline: float, max_body: int) -> Incoming:
-        """Send once and read the whole answer; see ``Sender.send``."""
-        probe.host = find_host(request.url)
-        tracer = _Tracer(probe)
+    async def _send(self, request: Outgoing, tracer: _Tracer, *, deadline: float, max_body: int) -> Incoming:
+        probe = tracer.probe
         scope = anyio.CancelScope(deadline=anyio.current_time() + (deadline - time.monotonic()))
         incoming: Incoming | None = None
         rest_ends = deadline
         with scope, self._translate(probe, tracer, request.url):
-            built = self._build(request, tracer)
+            built = self._client.build_request(
+                request.method,
+                request.url,
+                headers=ask_identity(request.headers),
+                content=request.body,
+                extensions={
+                    "timeout": self._timeouts,
+                    "trace": tracer,
+                    NOTES: {"probe": probe, "deadline": deadline},
+                },
+            )
             probe.phase = self._begin(built.url)
             try:
                 response = await self._client.send(built, stream=True, follow_redirects=False)
@@ -167,7 +236,7 @@ class ClientSender:
         """
         probe.host = find_host(request.url)
         tracer = _Tracer(probe)
-        built = self._build_bare(request, tracer, stall, addresses)
+        built = self._build_bare(request, tracer, deadline, stall, addresses)
         scope = anyio.CancelScope(deadline=anyio.current_time() + (deadline - time.monotonic()))
         response: httpx.Response | None = None
         with scope, self._translate(probe, tracer, request.url):
@@ -179,12 +248,13 @@ class ClientSender:
         return _ClientStream(response, incoming, probe, deadline=deadline, stall=stall)
 
     def _build_bare(
-        self, request: Outgoing, tracer: _Tracer, stall: float, addresses: tuple[str, ...]
+        self, request: Outgoing, tracer: _Tracer, deadline: float, stall: float, addresses: tuple[str, ...]
     ) -> httpx.Request:
         url = httpx.URL(request.url)
         headers = ask_identity(request.headers)
-        extensions: dict[str, Any] = {"timeout": {**self._timeouts, "read": stall}, "trace": tracer}
-        if addresses:
+        notes = {"probe": tracer.probe, "deadline": deadline, "addresses": addresses}
+        extensions: dict[str, Any] = {"timeout": {**self._timeouts, "read": stall}, "trace": tracer, NOTES: notes}
+        if addresses and not isinstance(self._find_transport(url), VideoTransport):
             # httpcore pools by address: a kept connection could serve another name that shares it.
             headers = [*headers, (b"Host", url.netloc), (b"Connection", b"close")]
             extensions["sni_hostname"] = url.host
@@ -198,12 +268,16 @@ class ClientSender:
         return await resolve_name(url, deadline=deadline)
 
     def _is_proxied(self, url: httpx.URL) -> bool:
-        pool = getattr(self._find_transport(url), "_pool", None)
-        return type(pool).__name__ != "AsyncConnectionPool"
+        transport = self._find_transport(url)
+        if isinstance(transport, StockTransport):
+            return transport.proxy is not None
+        return not isinstance(transport, VideoTransport) and (
+            type(getattr(transport, "_pool", None)).__name__ != "AsyncConnectionPool"
+        )
 
     def _begin(self, url: httpx.URL) -> Phase:
-        stock = type(self._find_transport(url)) is httpx.AsyncHTTPTransport and not is_mocked()
-        return Phase.QUEUED if stock else Phase.UNKNOWN
+        known = type(self._find_transport(url)) in _TRACING and not is_mocked()
+        return Phase.QUEUED if known else Phase.UNKNOWN
 
     @contextlib.contextmanager
     def _translate(self, probe: Probe, tracer: _Tracer, url: str) -> Iterator[None]:
@@ -212,6 +286,8 @@ class ClientSender:
         except (WireError, AssertionError):
             raise
         except Exception as error:
+            if isinstance(error.__cause__, WireError):
+                raise error.__cause__ from error
             trouble = name_httpx_failure(error)
             connecting = isinstance(error, (httpx.ConnectError, httpx.ConnectTimeout))
             if connecting and not tracer.fired and self._is_honest(url):
@@ -223,6 +299,21 @@ class ClientSender:
 
     async def aclose(self) -> None:
         """Do nothing: the client is not ours."""
+
+    async def close_client(self) -> None:
+        """Close the client after all, for an owner that made it."""
+        await self._client.aclose()
+
+
+async def _enter(gate: Gate, deadline: float, probe: Probe) -> None:
+    if gate.free > 0:
+        await gate.enter()
+        return
+    try:
+        async with asyncio.timeout(deadline - time.monotonic()):
+            await gate.enter()
+    except TimeoutError as error:
+        raise explain(Trouble.DEADLINE, probe.host) from error
 
 
 def _open(response: httpx.Response, probe: Probe) -> Incoming:

@@ -7,12 +7,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import httpx
-
 from videorouter.io.transport.borrowed import ClientSender
+from videorouter.io.transport.direct import DirectSender
+from videorouter.io.transport.proxies import read_routes
 
 if TYPE_CHECKING:
     import ssl
+
+    import httpx
 
     from videorouter.io.transport.seam import Sender
 
@@ -23,7 +25,6 @@ def open_sender(
     proxy: str | None = None,
     trust_env: bool = True,
     ssl_context: ssl.SSLContext | None = None,
-    max_connections: int | None = None,
     connect_timeout: float = 10.0,
 ) -> Sender:
     """Give the sender for a client's settings.
@@ -33,14 +34,15 @@ def open_sender(
         proxy: A proxy's URL for every request.
         trust_env: Whether ``HTTP_PROXY``, ``HTTPS_PROXY``, ``ALL_PROXY`` and ``NO_PROXY`` count.
         ssl_context: The TLS context; ``None`` trusts the system's store, else certifi's, and honours ``SSL_CERT_FILE``.
-        max_connections: The most connections that are open at once; ``None`` leaves it to the caller's own limit.
         connect_timeout: Seconds for TCP and TLS together.
 
     Returns:
         A sender; ``aclose`` it when done.
+
+    Raises:
+        ConfigurationError: A proxy's URL cannot be used.
     """
     if http_client is not None:
         return ClientSender(http_client, connect_timeout=connect_timeout)
-    limits = httpx.Limits(max_connections=max_connections)
-    client = httpx.AsyncClient(verify=ssl_context or True, proxy=proxy, trust_env=trust_env, limits=limits)
-    return ClientSender(client, connect_timeout=connect_timeout)
+    routes = read_routes(proxy, trust_env=trust_env)
+    return DirectSender(ssl_context=ssl_context, connect_timeout=connect_timeout, routes=routes)

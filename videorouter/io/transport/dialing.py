@@ -1,0 +1,213 @@
+"""Makes connected sockets: names to addresses, addresses to TCP, the first that answers.
+
+It decides the order of addresses (families take turns, the next one starts after 250 ms or a failure) and sets
+keep-alive, since NATs and balancers drop silent connections after 60 to 350 s. It knows neither TLS nor HTTP.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import os
+import socket
+import sys
+from typing import TYPE_CHECKING, TypeAlias
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+Address: TypeAlias = tuple[int, tuple[str, int] | tuple[str, int, int, int]]
+"""A socket family and what ``socket.connect`` takes."""
+
+_HEAD_START = 0.25
+_KEEP_NAMES = 15.0
+_MOST_NAMES = 256
+_PROBE_AFTER, _PROBE_EVERY, _PROBES = 30, 10, 3
+
+_OPTIONS: list[tuple[int, int, int]] = [
+    (socket.IPPROTO_TCP, socket.TCP_NODELAY, 1),
+    (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
+]
+if sys.platform == "darwin":  # pragma: no cover
+    _OPTIONS.append((socket.IPPROTO_TCP, 0x10, _PROBE_AFTER))
+else:
+    _OPTIONS.append((socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, _PROBE_AFTER))
+_OPTIONS += [
+    (socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, _PROBE_EVERY),
+    (socket.IPPROTO_TCP, socket.TCP_KEEPCNT, _PROBES),
+]
+
+
+def parse_literal(host: str, port: int) -> Address | None:
+    """The address of an IP literal, ``None`` for a name."""
+    with contextlib.suppress(OSError, ValueError):
+        socket.inet_pton(socket.AF_INET, host)
+        return socket.AF_INET, (host, port)
+    if ":" in host:
+        name, _, zone = host.partition("%")
+        with contextlib.suppress(OSError, ValueError):
+            socket.inet_pton(socket.AF_INET6, name)
+            return socket.AF_INET6, (name, port, 0, _find_zone(zone))
+    return None
+
+
+def _find_zone(zone: str) -> int:
+    if not zone:
+        return 0
+    return int(zone) if zone.isdigit() else socket.if_nametoindex(zone)
+
+
+class Names:
+    """A loop's memory of names: one look-up at a time for a name, its answer kept for 15 s."""
+
+    __slots__ = ("_known", "_running")
+
+    def __init__(self) -> None:
+        self._known: dict[tuple[str, int], tuple[float, tuple[Address, ...]]] = {}
+        self._running: dict[tuple[str, int], asyncio.Future[tuple[Address, ...]]] = {}
+
+    async def find(self, host: str, port: int) -> tuple[Address, ...]:
+        """The addresses of a host, in the order to try them.
+
+        Raises:
+            socket.gaierror: The name does not exist, or no server answered.
+        """
+        literal = parse_literal(host, port)
+        if literal is not None:
+            return (literal,)
+        loop = asyncio.get_running_loop()
+        key = (host, port)
+        known = self._known.get(key)
+        if known is not None and known[0] > loop.time():
+            return known[1]
+        running = self._running.get(key)
+        if running is None:
+            running = loop.run_in_executor(None, _look_up, host, port)
+            self._running[key] = running
+            running.add_done_callback(lambda done: self._keep(key, done, loop.time()))
+        return await asyncio.shield(running)
+
+    def forget(self, host: str, port: int) -> None:
+        """Look the name up again next time: none of its addresses answered."""
+        self._known.pop((host, port), None)
+
+    def _keep(self, key: tuple[str, int], done: asyncio.Future[tuple[Address, ...]], now: float) -> None:
+        del self._running[key]
+        if done.cancelled() or done.exception() is not None:
+            return
+        if len(self._known) >= _MOST_NAMES:
+            self._known.clear()
+        self._known[key] = (now + _KEEP_NAMES, done.result())
+
+
+def _look_up(host: str, port: int) -> tuple[Address, ...]:
+    found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    addresses = dict.fromkeys((int(family), address) for family, _, _, _, address in found)
+    return take_turns(addresses)  # type: ignore[arg-type]  # only AF_INET and AF_INET6 come back
+
+
+def take_turns(addresses: Iterable[Address]) -> tuple[Address, ...]:
+    """Put the families in turns, beginning with the one that the system prefers (RFC 8305)."""
+    families: dict[int, list[Address]] = {}
+    for address in addresses:
+        families.setdefault(address[0], []).append(address)
+    turns: list[Address] = []
+    queues = list(families.values())
+    while any(queues):
+        turns.extend(queue.pop(0) for queue in queues if queue)
+    return tuple(turns)
+
+
+async def connect(addresses: Sequence[Address]) -> socket.socket:
+    """Connect to the first address that answers.
+
+    Raises:
+        OSError: None did; the first address's error, the others in its ``__context__``.
+    """
+    if len(addresses) == 1:
+        return await _connect_one(addresses[0])
+    return await _race(addresses)
+
+
+async def _race(addresses: Sequence[Address]) -> socket.socket:
+    waiting = list(addresses)
+    running: set[asyncio.Task[socket.socket]] = set()
+    errors: list[OSError] = []
+    winner: socket.socket | None = None
+    try:
+        while winner is None and (waiting or running):
+            if waiting:
+                running.add(asyncio.ensure_future(_connect_one(waiting.pop(0))))
+            done, running = await asyncio.wait(
+                running, timeout=_HEAD_START if waiting else None, return_when=asyncio.FIRST_COMPLETED
+            )
+            for task in done:
+                winner = _collect(task, winner, errors)
+    finally:
+        for task in running:
+            task.cancel()
+            task.add_done_callback(_close_late)
+    if winner is None:
+        raise errors[0] from (ExceptionGroup("every address failed", errors[1:]) if errors[1:] else None)
+    return winner
+
+
+def _collect(
+    task: asyncio.Task[socket.socket], winner: socket.socket | None, errors: list[OSError]
+) -> socket.socket | None:
+    try:
+        sock = task.result()
+    except OSError as error:
+        errors.append(error)
+        return winner
+    if winner is not None:
+        sock.close()
+        return winner
+    return sock
+
+
+def _close_late(task: asyncio.Task[socket.socket]) -> None:
+    if not task.cancelled() and task.exception() is None:
+        task.result().close()
+
+
+async def _connect_one(address: Address) -> socket.socket:
+    family, target = address
+    sock = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        sock.setblocking(False)
+        for option in _OPTIONS:
+            sock.setsockopt(*option)
+        code = sock.connect_ex(target)
+        if code in (errno.EINPROGRESS, errno.EWOULDBLOCK, errno.EINTR):
+            await _wait_writable(sock)
+            code = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+        if not code and sock.getsockname() == sock.getpeername():
+            # A port that nobody listens on, out of the ephemeral range, can meet itself.
+            code = errno.ECONNREFUSED
+        _check(code, target)
+    except BaseException:
+        sock.close()
+        raise
+    return sock
+
+
+def _check(code: int, target: tuple[str, int] | tuple[str, int, int, int]) -> None:
+    if code:
+        raise OSError(code, f"{os.strerror(code)} ({target[0]}:{target[1]})")
+
+
+async def _wait_writable(sock: socket.socket) -> None:
+    loop = asyncio.get_running_loop()
+    ready = loop.create_future()
+    loop.add_writer(sock, _wake, ready)
+    try:
+        await ready
+    finally:
+        loop.remove_writer(sock)
+
+
+def _wake(ready: asyncio.Future[None]) -> None:
+    if not ready.done():
+        ready.set_result(None)

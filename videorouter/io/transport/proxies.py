@@ -1,0 +1,102 @@
+"""Which requests go through which proxy: from a setting, or from the environment with its ``NO_PROXY``."""
+
+from __future__ import annotations
+
+import ipaddress
+from typing import NamedTuple
+from urllib.parse import urlsplit
+from urllib.request import getproxies
+
+from videorouter.errors import ConfigurationError
+
+
+class Route(NamedTuple):
+    """Requests of one scheme to hosts that are not excepted go through ``proxy``."""
+
+    scheme: str
+    proxy: str
+    exceptions: tuple[str, ...]
+
+
+def read_routes(proxy: str | None, *, trust_env: bool) -> tuple[Route, ...]:
+    """The routes of a client.
+
+    Args:
+        proxy: The proxy for every request; the environment is then not asked.
+        trust_env: Whether ``HTTP_PROXY``, ``HTTPS_PROXY``, ``ALL_PROXY`` and ``NO_PROXY`` count.
+
+    Returns:
+        Routes in the order to try them; none when everything goes straight.
+
+    Raises:
+        ConfigurationError: A proxy's URL cannot be used.
+    """
+    if proxy is not None:
+        return (Route("all", _check(proxy, "proxy="), ()),)
+    if not trust_env:
+        return ()
+    found = getproxies()
+    exceptions = tuple(name.strip().lower() for name in found.get("no", "").split(",") if name.strip())
+    if "*" in exceptions:
+        return ()
+    return tuple(
+        Route(scheme, _check(found[scheme], f"the environment's {scheme.upper()}_PROXY"), exceptions)
+        for scheme in ("http", "https", "all")
+        if found.get(scheme)
+    )
+
+
+def _check(proxy: str, source: str) -> str:
+    url = proxy if "://" in proxy else f"http://{proxy}"
+    try:
+        parts = urlsplit(url)
+        usable = parts.scheme in ("http", "https", "socks5", "socks5h") and parts.hostname and (parts.port or 1)
+    except ValueError:
+        usable = None
+    if not usable:
+        msg = f"{source} is no proxy URL: it must look like http://host:port"
+        raise ConfigurationError(msg)
+    if parts.scheme.startswith("socks"):
+        try:
+            import socksio  # type: ignore[import-not-found]  # noqa: F401, PLC0415 - httpx needs it for SOCKS only
+        except ImportError as error:
+            msg = f"{source} names a SOCKS proxy, which needs the package socksio: pip install 'httpx[socks]'"
+            raise ConfigurationError(msg) from error
+    return url
+
+
+def choose_proxy(routes: tuple[Route, ...], url: str) -> str | None:
+    """The proxy that a request to this URL goes through; ``None`` when it goes straight."""
+    parts = urlsplit(url)
+    host = (parts.hostname or "").lower()
+    port = parts.port or (443 if parts.scheme == "https" else 80)
+    for route in routes:
+        if route.scheme in ("all", parts.scheme):
+            excepted = any(_matches(exception, host, port) for exception in route.exceptions)
+            return None if excepted else route.proxy
+    return None
+
+
+def _matches(exception: str, host: str, port: int) -> bool:
+    """``NO_PROXY`` as curl reads it: a name with its subdomains, an address, a network, each perhaps with a port."""
+    name = exception.partition("://")[2] or exception
+    if name.startswith("["):
+        name, _, tail = name[1:].partition("]")
+        wanted = tail.lstrip(":")
+    elif name.count(":") == 1:
+        name, _, wanted = name.partition(":")
+    else:
+        wanted = ""
+    if wanted and wanted != str(port):
+        return False
+    if "/" in name:
+        return _is_within(host, name)
+    name = name.removeprefix("*").removeprefix(".")
+    return host == name or host.endswith(f".{name}")
+
+
+def _is_within(host: str, network: str) -> bool:
+    try:
+        return ipaddress.ip_address(host) in ipaddress.ip_network(network, strict=False)
+    except ValueError:
+        return False
