@@ -112,6 +112,10 @@ class Sender(Protocol):
     async def send(self, request: Outgoing, probe: Probe, *, deadline: float, max_body: int) -> Incoming:
         """Send once and read the whole answer.
 
+        A cancellation propagates at once before SENDING and for reads. On a POST in SENDING or SENT it is held back
+        for at most 1 s, in case the answer is on its way; when that comes whole, the probe says COMPLETE and has it
+        in ``incoming``. Then ``CancelledError`` is raised all the same.
+
         Args:
             request: What to send.
             probe: Written as the attempt walks its phases.

@@ -31,7 +31,7 @@ def make_context() -> ssl.SSLContext:
 def _has_directory() -> bool:
     """Whether OpenSSL looks up certificates one by one in a directory; it counts none of those beforehand."""
     folder = ssl.get_default_verify_paths().capath
-    return folder is not None and any(Path(folder).glob("*.[0-9]"))
+    return bool(folder) and any(Path(folder).glob("*.[0-9]"))
 
 
 def _start_making() -> concurrent.futures.Future[ssl.SSLContext]:
