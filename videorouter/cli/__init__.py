@@ -1,1 +1,53 @@
-"""Words on a terminal."""
+"""Words on a terminal: ``videorouter generate | edit | wait | download | models | balance | batch | sandbox | ...``.
+
+``main`` parses with argparse and nothing else, then loads the one command that was asked for. Data goes to stdout,
+words and progress go to stderr, and the exit code says what became of the money (``exits.py``). Nothing here decides
+what may be sent: that is the client's business.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+__all__ = ["main"]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line.
+
+    Args:
+        argv: The arguments without the program's name; default: those of this process.
+
+    Returns:
+        The exit code, see ``videorouter.cli.exits``.
+    """
+    from importlib import import_module  # noqa: PLC0415  each command loads what it needs
+
+    from videorouter.cli.exits import Exit  # noqa: PLC0415
+    from videorouter.cli.parser import parse  # noqa: PLC0415
+
+    for stream in (sys.stdout, sys.stderr):
+        # A terminal that cannot show a character gets an escape, not a traceback.
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
+    try:
+        args = parse(sys.argv[1:] if argv is None else argv)
+        run = import_module(args.room).run
+        code: int = run(args)
+    except KeyboardInterrupt:
+        return Exit.INTERRUPTED
+    except BrokenPipeError:
+        _abandon_stdout()
+        return Exit.BROKEN_PIPE
+    return code
+
+
+def _abandon_stdout() -> None:
+    """Whoever read our output is gone; the interpreter must not complain of it at exit."""
+    import os  # noqa: PLC0415
+
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -1,0 +1,60 @@
+"""``videorouter wait`` and ``videorouter download``: what is paid already, into files. Nothing here ever pays."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from videorouter.cli.console import Console
+from videorouter.cli.destination import Destination, name_of_url
+from videorouter.cli.driver import drive
+from videorouter.cli.jobs import Job, Jobs
+from videorouter.cli.progress import make_board
+from videorouter.cli.prompts import read_words
+from videorouter.cli.reporting import shorten
+from videorouter.cli.session import open_router
+
+if TYPE_CHECKING:
+    import argparse
+
+
+def run(args: argparse.Namespace) -> int:
+    """Collect the tasks, or save the URLs, that the arguments name.
+
+    Args:
+        args: The parsed arguments.
+
+    Returns:
+        The exit code.
+    """
+    console = Console.of(args)
+    work = _wait if args.command == "wait" else _download
+    return drive(lambda: work(args, console), args, console)
+
+
+async def _wait(args: argparse.Namespace, console: Console) -> int:
+    ids = list(dict.fromkeys(read_words(args.tasks, "task id")))
+    destination = Destination(args.output, count=len(ids))
+    listed = (
+        Job(index=index, key=task_id, label=shorten(task_id), name=task_id, task_id=task_id)
+        for index, task_id in enumerate(ids)
+    )
+    jobs = Jobs(listed, args, console, make_board(console, labelled=len(ids) > 1), destination)
+    async with open_router(args, console, on_event=jobs.follow) as router:
+
+        async def walk(job: Job) -> None:
+            job.result = await router.wait(job.key)
+            await jobs.save(router, job)
+
+        return await jobs.run(router, walk)
+
+
+async def _download(args: argparse.Namespace, console: Console) -> int:
+    urls = read_words(args.urls, "URL")
+    destination = Destination(args.output or "./", count=len(urls))
+    listed = (
+        Job(index=index, key=f"{index} {url}", label=shorten(url), name=name_of_url(url), url=url)
+        for index, url in enumerate(urls)
+    )
+    jobs = Jobs(listed, args, console, make_board(console, labelled=len(urls) > 1), destination)
+    async with open_router(args, console, on_event=jobs.follow) as router:
+        return await jobs.run(router, lambda job: jobs.fetch(router, job))

@@ -1,0 +1,344 @@
+"""What a command knows of each video that it makes or collects, from the first moment to the last line.
+
+Everything that was paid is told before the command ends, however it ends: a result by its URL, a task by the command
+that collects it, a lost answer by what is known of it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import shutil
+import sys
+import tempfile
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from videorouter import events
+from videorouter.cli.console import clean, plain, say_size
+from videorouter.cli.exits import Exit, exit_of, gravest
+from videorouter.cli.reporting import collect_command, download_command, report_error, show_error
+from videorouter.errors import VideoRouterError
+from videorouter.models import Video, VideoResult
+
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Awaitable, Callable, Iterable
+
+    from videorouter.cli.console import Console
+    from videorouter.cli.destination import Destination
+    from videorouter.cli.progress import Board
+    from videorouter.client import AsyncVideoRouter
+    from videorouter.models import Download, InDoubt, Task
+
+
+@dataclass(kw_only=True)
+class Job:
+    """One prompt, task or URL of a command.
+
+    Attributes:
+        index: Its place on the command line, from 0.
+        key: What the client's events call it: its idempotency key or task id.
+        label: What it is called in words.
+        name: What its file is called inside a folder.
+        prompt: As it is sent.
+        model: As it is sent.
+        url: Of a download.
+        task: The accepted task.
+        task_id: The id of the accepted task.
+        sent: Whether the request may have left.
+        result: What was made.
+        files: What was saved.
+        error: What ended it.
+        doubt: The client's record of a lost answer.
+        over: Whether its walk has ended.
+    """
+
+    index: int
+    key: str
+    label: str
+    name: str
+    prompt: str | None = None
+    model: str | None = None
+    url: str | None = None
+    task: Task | None = None
+    task_id: str | None = None
+    sent: bool = False
+    result: VideoResult | None = None
+    files: list[Download] = field(default_factory=list)
+    error: VideoRouterError | None = None
+    doubt: InDoubt | None = None
+    over: bool = False
+
+    @property
+    def code(self) -> Exit:
+        """The exit code that this job alone would give."""
+        return Exit.OK if self.error is None else exit_of(self.error)
+
+
+class Jobs:
+    """The jobs of one command.
+
+    Args:
+        jobs: The jobs, in the order of the command line.
+        args: The parsed arguments.
+        console: The command's console.
+        board: What shows them.
+        destination: Where their videos go.
+    """
+
+    def __init__(
+        self, jobs: Iterable[Job], args: argparse.Namespace, console: Console, board: Board, destination: Destination
+    ) -> None:
+        self.list = tuple(jobs)
+        self._args = args
+        self._console = console
+        self._board = board
+        self._destination = destination
+        self._by_key = {job.key: job for job in self.list}
+        self._by_file: dict[str, Job] = {}
+        self._told = 0
+
+    def follow(self, event: events.Event) -> None:
+        """Take in what the client tells.
+
+        Args:
+            event: Any event of the client.
+        """
+        if isinstance(event, events.DownloadProgressed):
+            job = self._by_file.get(event.name) or self._by_key.get(event.call_id)
+            if job is not None:
+                self._board.transfer(job.key, event.received, event.total)
+            return
+        job = self._by_key.get(event.call_id)
+        if job is None:
+            return
+        if isinstance(event, events.AttemptStarted):
+            job.sent = True
+        elif isinstance(event, events.TaskAccepted):
+            job.task_id = event.task_id or job.task_id
+        elif isinstance(event, events.OutcomeInDoubt):
+            job.doubt = event.record
+            job.task_id = event.record.task_id or job.task_id
+        words = say_event(event)
+        if words:
+            self._board.state(job.key, words)
+        if self._console.verbose and (detail := tell_event(event)):
+            self._console.say(self._console.style(f"  {job.label}: {detail}" if len(self.list) > 1 else detail, "dim"))
+
+    async def run(self, router: AsyncVideoRouter, walk: Callable[[Job], Awaitable[None]]) -> Exit:
+        """Walk all jobs at once, tell each as it ends, and say what the command achieved.
+
+        Args:
+            router: The client.
+            walk: Does one job; what it raises becomes the job's error.
+        """
+        with self._board:
+            for job in self.list:
+                self._board.add(job.key, job.label)
+            try:
+                async with asyncio.TaskGroup() as group:
+                    for job in self.list:
+                        group.create_task(self._walk(job, walk))
+            except asyncio.CancelledError:
+                self._tell_unfinished(router)
+                raise
+        for job in self.list:
+            if job.error is not None:
+                label = job.label if len(self.list) > 1 else None
+                report_error(self._console, job.error, self._args, label=label)
+        return gravest(job.code for job in self.list)
+
+    async def save(self, router: AsyncVideoRouter, job: Job) -> None:
+        """Save a job's videos where the command line wants them.
+
+        Args:
+            router: The client.
+            job: A job with a result.
+        """
+        if job.result is None:
+            return
+        if self._destination.stdout:
+            await self._pour(router, job)
+            return
+        for number, video in enumerate(job.result.videos, 1):
+            # Bytes that came inline have no URL to print: they must be kept somewhere.
+            if not self._destination.wanted and video.url is not None:
+                continue
+            path = self._destination.place(job.index + 1, job.name)
+            if len(job.result.videos) > 1 and not self._destination.folder:
+                path = path.with_stem(f"{path.stem}-{number}")
+            self._by_file[path.name] = job
+            job.files.append(await router.save(video, path))
+
+    async def fetch(self, router: AsyncVideoRouter, job: Job) -> None:
+        """Save the file of a job that is nothing but a URL.
+
+        Args:
+            router: The client.
+            job: A job with a URL.
+        """
+        job.result = VideoResult(videos=(Video(url=job.url),))
+        await self.save(router, job)
+
+    async def _pour(self, router: AsyncVideoRouter, job: Job) -> None:
+        assert job.result is not None  # noqa: S101  save() has looked
+        with tempfile.TemporaryDirectory(prefix="videorouter-") as folder:
+            download = await router.save(job.result.video, Path(folder) / "video.mp4")
+            job.files.append(download)
+
+            def copy() -> None:
+                with download.path.open("rb") as file:
+                    shutil.copyfileobj(file, sys.stdout.buffer)
+                sys.stdout.buffer.flush()
+
+            await asyncio.to_thread(copy)
+
+    async def _walk(self, job: Job, walk: Callable[[Job], Awaitable[None]]) -> None:
+        try:
+            await walk(job)
+        except VideoRouterError as error:
+            job.error = error
+            job.task_id = job.task_id or error.task_id
+        job.over = True
+        if job.error is None:
+            self._board.end(job.key, self._say_done(job), ok=True)
+        else:
+            self._board.end(job.key, _say_failure(job.error), ok=False)
+        self._tell_finished()
+
+    def _say_done(self, job: Job) -> str:
+        words = []
+        if job.files and not self._destination.stdout:
+            words.append(", ".join(f"{clean(saved.file)} ({say_size(saved.size)})" for saved in job.files))
+        elif job.result is None and job.task_id:
+            words.append(f"accepted, task {clean(job.task_id)}")
+        if job.result is not None and job.result.cost is not None:
+            words.append(f"${job.result.cost:.4f}")
+        return ", ".join(words) or "done"
+
+    def _tell_finished(self) -> None:
+        """Write the data of every job that is over, in order, as soon as all before it are."""
+        while self._told < len(self.list) and self.list[self._told].over:
+            job = self.list[self._told]
+            self._told += 1
+            self._write(job)
+
+    def _write(self, job: Job) -> None:
+        if self._console.json and not self._destination.stdout:
+            self._console.record(self._show(job))
+        elif self._destination.stdout:
+            return
+        elif job.files:
+            for saved in job.files:
+                self._console.data(saved.file)
+        elif job.result is not None:
+            for video in job.result.videos:
+                self._console.data(video.url or video.video_id or "")
+        elif job.error is None and job.task_id is not None:
+            self._console.data(job.task_id)
+
+    def _show(self, job: Job) -> dict[str, Any]:
+        shown: dict[str, Any] = {"index": job.index, "ok": job.error is None}
+        for name in ("prompt", "model", "url", "task_id"):
+            if getattr(job, name) is not None:
+                shown[name] = getattr(job, name)
+        if job.result is not None:
+            shown |= plain(job.result)
+        if job.files:
+            shown["files"] = [plain(saved) for saved in job.files]
+        if job.error is not None:
+            shown["error"] = show_error(job.error, self._args)
+        return shown
+
+    def _tell_unfinished(self, router: AsyncVideoRouter) -> None:
+        """The command was interrupted: say what is paid, and how to get it."""
+        doubts = {record.idempotency_key: record for record in router.in_doubt}
+        for job in self.list[self._told :]:
+            if not job.over:
+                job.doubt = doubts.get(job.key, job.doubt)
+                if job.doubt is not None:
+                    job.task_id = job.task_id or job.doubt.task_id
+                self._tell_one(job)
+            else:
+                self._write(job)
+        with contextlib.suppress(BrokenPipeError):
+            sys.stdout.flush()
+
+    def _tell_one(self, job: Job) -> None:
+        console, mark = self._console, self._console.style("interrupted:", "yellow", "bold")
+        next_ = self._console.style("next:", "cyan")
+        label = f"{job.label}: " if len(self.list) > 1 else ""
+        if job.result is not None:
+            console.tell(f"{mark} {label}the video is finished and paid; it was not saved whole.")
+            for video in job.result.videos:
+                if video.url is not None:
+                    console.data(video.url)
+                    console.tell(f"  {next_} {download_command(self._args, video.url)}")
+        elif job.url is not None:
+            console.tell(f"{mark} {label}the download was not finished; it goes on where it stopped.")
+            console.tell(f"  {next_} {download_command(self._args, job.url)}")
+        elif job.task_id:
+            self._tell_task(job, f"{mark} {label}")
+        elif job.doubt is not None:
+            console.tell(
+                f"{mark} {label}the request had left and its answer did not come: it may have been accepted and "
+                f"billed. Idempotency key {clean(job.doubt.idempotency_key)}."
+            )
+            console.tell(f"  {next_} look on the vendor's usage page before you run it again")
+        else:
+            console.tell(f"{mark} {label}nothing was sent, so nothing was bought.")
+
+    def _tell_task(self, job: Job, head: str) -> None:
+        assert job.task_id is not None  # noqa: S101  the caller has looked
+        args, console = self._args, self._console
+        if getattr(args, "sandbox", False) and not args.sandbox_state:
+            console.tell(
+                f"{head}task {clean(job.task_id)} ends with its sandbox (nothing was paid). To collect tasks later, keep "
+                "the sandbox's state with --sandbox-state FILE, or run `videorouter sandbox` and use --base-url."
+            )
+            return
+        console.tell(f"{head}task {clean(job.task_id)} is accepted and goes on; collecting it costs nothing more.")
+        console.tell(f"  {self._console.style('next:', 'cyan')} {collect_command(args, job.task_id)}")
+
+
+def say_event(event: events.Event) -> str | None:
+    """An event as the state of its job, where it is one.
+
+    Args:
+        event: Any event of the client.
+    """
+    match event:
+        case events.AttemptStarted(attempt=attempt):
+            return "sending" if attempt <= 1 else f"sending (attempt {attempt})"
+        case events.RetryScheduled(wait=wait, reason=reason):
+            return f"waits {wait:.1f} s: {clean(reason)}"
+        case events.TaskAccepted(task_id=task_id):
+            return f"accepted, task {clean(task_id)}" if task_id else "accepted"
+        case events.TaskPolled(status=status):
+            return clean(status) if status else None
+        case _:
+            return None
+
+
+def tell_event(event: events.Event) -> str | None:
+    """An event in full, for ``--verbose``.
+
+    Args:
+        event: Any event of the client.
+    """
+    values = {name: getattr(event, name) for name in event.__struct_fields__ if name not in {"call_id", "record"}}
+    known = [f"{name} {clean(value)}" for name, value in values.items() if value not in (None, 0.0)]
+    return f"{type(event).__name__}: {', '.join(known)}" if known else None
+
+
+def _say_failure(error: VideoRouterError) -> str:
+    return {
+        Exit.RUNNING: "still running",
+        Exit.IN_DOUBT: "in doubt",
+        Exit.DOWNLOAD: "made, not saved",
+        Exit.POLICY: "refused by moderation",
+        Exit.TASK_FAILED: "failed",
+        Exit.NOT_SENT: "not sent",
+    }.get(exit_of(error), "refused" if error.status else "failed")
