@@ -284,9 +284,6 @@ _COMMANDS: tuple[Callable[[Subparsers], None], ...] = (
     _add_models,
     _add_balance,
     _add_sandbox,
-    _add_demo,
-    _add_doctor,
-    _add_completion,
 )
 
 
