@@ -1,0 +1,436 @@
+"""The SQLite ledger of a batch: one writer thread, group commit, every promise on disk before it is acted on.
+
+The loop hands operations over and awaits them; all that wait while the disk is busy share the next commit. An awaited
+operation has been committed with ``synchronous=FULL``. When a commit fails, every operation of its group fails with
+``JournalError`` and none of them has happened. This file decides nothing about items: ``rules/ledger.py`` does.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import queue
+import sqlite3
+import threading
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from videorouter.errors import JournalError
+from videorouter.io.journal_schema import name_trouble, open_writable
+from videorouter.io.locking import WriterLock
+from videorouter.rules.ledger import Recorded, name_item
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from videorouter.models import ItemState
+
+COLUMNS = Recorded.__struct_fields__
+_SELECT = f"SELECT {', '.join(COLUMNS)} FROM items"  # noqa: S608  names of our own columns
+_MEET = "INSERT INTO met VALUES (?, 1, ?) ON CONFLICT (key) DO UPDATE SET times = times + 1 RETURNING times, first"
+_INTEND = """
+INSERT INTO items (id, position, state, digest, verb, model, request, idempotency_key, reserved, sends, parent,
+                   created, sent)
+VALUES (?, ?, 'sending', ?, ?, ?, ?, ?, ?, 1, ?, ?, ?)
+ON CONFLICT (id) DO UPDATE SET
+  state = 'sending', digest = excluded.digest, request = excluded.request, model = excluded.model,
+  idempotency_key = excluded.idempotency_key, reserved = excluded.reserved, sends = sends + 1, sent = excluded.sent,
+  task_id = NULL, poll_url = NULL, request_id = NULL, result = NULL, failure = NULL, accepted = NULL, finished = NULL
+"""
+_ACCEPT = """
+UPDATE items SET state = 'accepted', task_id = ?, poll_url = ?, request_id = ?, accepted = ? WHERE id = ?
+"""
+_FINISH = """
+UPDATE items SET state = ?, reserved = ?, cost = CASE WHEN ? IS NULL THEN cost ELSE coalesce(cost, 0) + ? END,
+  unknown = max(0, unknown + ?), result = coalesce(?, result), failure = ?, task_id = coalesce(?, task_id),
+  request_id = coalesce(?, request_id), finished = ? WHERE id = ?
+"""
+_REFUSE = """
+INSERT INTO items (id, position, state, digest, verb, failure, created, finished)
+VALUES (?, ?, 'refused', '', ?, ?, ?, ?)
+ON CONFLICT (id) DO UPDATE SET failure = excluded.failure, finished = excluded.finished WHERE digest = ''
+"""
+_CRASHED = """
+UPDATE items SET state = 'in_doubt', unknown = unknown + reserved, reserved = 0,
+  failure = coalesce(failure, ?) WHERE state = 'sending'
+"""
+_CRASH_NOTE = (
+    '{"type":"OutcomeUnknownError","message":"The process ended after the request may have left and before its '
+    'outcome was recorded: it may have been billed.","in_doubt":true}'
+)
+
+
+class Met(msgspec.Struct, frozen=True, kw_only=True):
+    """An entry of the input as the journal knows it: its id, and what an earlier run recorded.
+
+    ``first`` is the id that met the same key first in this run, when this one is a repetition.
+    """
+
+    id: str
+    times: int
+    recorded: Recorded | None = None
+
+
+class Intent(msgspec.Struct, frozen=True, kw_only=True):
+    """A request that is about to be sent. ``reserved`` is in US dollars."""
+
+    id: str
+    position: int
+    digest: str
+    verb: str
+    model: str
+    request: str
+    idempotency_key: str
+    reserved: float = 0.0
+    parent: str | None = None
+
+
+class Ending(msgspec.Struct, frozen=True, kw_only=True):
+    """How a sending ended, or for now: what changes in its row.
+
+    ``reserved`` is what stays held, ``cost`` and ``unknown`` are what is added, all in US dollars.
+    """
+
+    id: str
+    state: ItemState
+    reserved: float = 0.0
+    cost: float | None = None
+    unknown: float = 0.0
+    result: bytes | None = None
+    failure: bytes | None = None
+    task_id: str | None = None
+    request_id: str | None = None
+    inline: tuple[tuple[int, str | None, bytes], ...] = ()
+
+
+class Totals(msgspec.Struct, frozen=True, kw_only=True):
+    """What all runs of a journal hold, know and do not know to have spent, in US dollars."""
+
+    reserved: float = 0.0
+    cost: float = 0.0
+    unknown: float = 0.0
+    items: int = 0
+
+
+Work = "Callable[[sqlite3.Connection], Any]"
+
+
+class Journal:
+    """The one writer of a journal. Make it with ``open``; every method may be awaited from one loop at once.
+
+    Args:
+        path: The database.
+        fault: Called in the writer thread with the name of each step before it happens (and ``committed`` after a
+            commit); what it raises fails that step. For tests.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], *, fault: Callable[[str], None] | None = None) -> None:
+        self.path = Path(os.path.realpath(path))
+        self.folder = self.path.parent
+        self.commits = 0
+        self._fault = fault or _no_fault
+        self._inbox: queue.SimpleQueue[list[tuple[Any, asyncio.Future[Any]]] | None] = queue.SimpleQueue()
+        self._pending: list[tuple[Any, asyncio.Future[Any]]] = []
+        self._database: sqlite3.Connection | None = None
+        self._lock: WriterLock | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._thread: threading.Thread | None = None
+        self._closed: asyncio.Future[None] | None = None
+
+    @classmethod
+    async def open(cls, path: str | os.PathLike[str], *, fault: Callable[[str], None] | None = None) -> Journal:
+        """Open or make a journal, and say what an ended process left behind.
+
+        Raises:
+            JournalBusyError: Another process, or another batch, writes it.
+            JournalError: It cannot be written, or the file is something else.
+        """
+        journal = cls(path, fault=fault)
+        journal._loop = asyncio.get_running_loop()
+        opening = asyncio.ensure_future(asyncio.to_thread(journal._open))
+        try:
+            await asyncio.shield(opening)
+        except asyncio.CancelledError:
+            await asyncio.wait([opening])
+            journal._release()
+            raise
+        journal._thread = threading.Thread(target=journal._run, name="videorouter-journal", daemon=True)
+        journal._thread.start()
+        return journal
+
+    def _open(self) -> None:
+        self._fault("open")
+        self._lock = WriterLock(self.path)
+        try:
+            self._database = open_writable(self.path)
+            self._database.execute("BEGIN IMMEDIATE")
+            self._database.execute(_CRASHED, (_CRASH_NOTE,))
+            self._database.execute("COMMIT")
+        except BaseException as error:
+            self._release()
+            if isinstance(error, sqlite3.Error):
+                raise name_trouble("open", error, self.path) from error
+            raise
+
+    def _release(self) -> None:
+        if self._database is not None:
+            self._database.close()
+            self._database = None
+        if self._lock is not None:
+            self._lock.release()
+            self._lock = None
+
+    async def meet(self, digest: str, given: str | None, position: int, *, again: bool = True) -> Met:
+        """Find out what is known of an entry, and what its id is.
+
+        Args:
+            digest: Of its request.
+            given: The id that the caller gave it.
+            position: Its place in the input.
+            again: Whether the same request once more is another item (four takes), and not the same one.
+        """
+        return await self._do("meet", lambda database: _meet(database, digest, given, position, again=again))
+
+    async def intend(self, intent: Intent) -> None:
+        """Commit that a request is about to be sent.
+
+        Raises:
+            JournalError: It could not be committed: the request must not be sent.
+        """
+        now = time.time()
+        row = (
+            intent.id,
+            intent.position,
+            intent.digest,
+            intent.verb,
+            intent.model,
+            intent.request,
+            intent.idempotency_key,
+            intent.reserved,
+            intent.parent,
+            now,
+            now,
+        )
+        await self._do("intend", lambda database: database.execute(_INTEND, row) and None)
+
+    async def accept(self, item: str, task_id: str, poll_url: str | None = None, request_id: str | None = None) -> None:
+        """Commit that the gateway has accepted a request and what its task is called."""
+        row = (task_id, poll_url, request_id, time.time(), item)
+        await self._do("accept", lambda database: database.execute(_ACCEPT, row) and None)
+
+    async def finish(self, ending: Ending) -> None:
+        """Commit what became of a request."""
+        row = (
+            ending.state,
+            ending.reserved,
+            ending.cost,
+            ending.cost,
+            ending.unknown,
+            _text(ending.result),
+            _text(ending.failure),
+            ending.task_id,
+            ending.request_id,
+            time.time(),
+            ending.id,
+        )
+
+        def work(database: sqlite3.Connection) -> None:
+            database.execute(_FINISH, row)
+            for number, kind, data in ending.inline:
+                database.execute("INSERT OR REPLACE INTO inline VALUES (?, ?, ?, ?)", (ending.id, number, kind, data))
+
+        await self._do("finish", work)
+
+    async def refuse(self, item: str, position: int, verb: str, failure: bytes) -> None:
+        """Commit that an entry could not be read, so that nothing was ever sent for it."""
+        now = time.time()
+        row = (item, position, verb, _text(failure), now, now)
+        await self._do("refuse", lambda database: database.execute(_REFUSE, row) and None)
+
+    async def find(self, item: str) -> Recorded | None:
+        """What is recorded of an item."""
+        return await self._do("find", lambda database: _find(database, item))
+
+    async def plan_file(self, item: str, number: int, path: Path) -> Path:
+        """Reserve a file name for one video of an item: the same as before, and never another item's."""
+        return await self._do("file", lambda database: self._plan(database, item, number, path))
+
+    async def record_file(self, path: Path, *, size: int, sha256: str | None = None) -> None:
+        """Commit that a file stands whole under its name."""
+        row = (size, sha256, time.time(), self.shorten(path))
+        await self._do(
+            "file",
+            lambda database: (
+                database.execute("UPDATE files SET size = ?, sha256 = ?, saved = ? WHERE path = ?", row) and None
+            ),
+        )
+
+    async def find_files(self, item: str) -> tuple[tuple[Path, str | None], ...]:
+        """The files of an item that were saved whole, with their digests, in order."""
+        return await self._do("find", lambda database: self._files(database, item))
+
+    async def find_inline(self, item: str) -> dict[int, bytes]:
+        """The videos of an item that came inside its answer, by number."""
+        query = "SELECT number, data FROM inline WHERE item = ?"
+        return await self._do("find", lambda database: dict(database.execute(query, (item,)).fetchall()))
+
+    async def totals(self) -> Totals:
+        """What all runs so far hold, know and do not know to have spent."""
+        query = "SELECT total(reserved), total(cost), total(unknown), count(*) FROM items"
+
+        def work(database: sqlite3.Connection) -> Totals:
+            reserved, cost, unknown, items = database.execute(query).fetchone()
+            return Totals(reserved=reserved, cost=cost, unknown=unknown, items=items)
+
+        return await self._do("find", work)
+
+    async def note(self, key: str, value: str) -> None:
+        """Commit a word about the batch itself, such as where its input lies."""
+        await self._do(
+            "note", lambda database: database.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (key, value)) and None
+        )
+
+    async def change(self, statement: str, values: tuple[object, ...] = ()) -> int:
+        """Run one statement of a command (retry, settle, forget) and commit it; returns the rows it changed."""
+        return await self._do("change", lambda database: database.execute(statement, values).rowcount)
+
+    async def aclose(self) -> None:
+        """Write what waits, close the file, let others write. Idempotent."""
+        if self._thread is None or self._loop is None:
+            self._release()
+            return
+        if self._closed is None:
+            self._closed = self._loop.create_future()
+            self._flush()
+            self._inbox.put(None)
+        await asyncio.shield(self._closed)
+
+    def shorten(self, path: Path) -> str:
+        """A path as the journal keeps it: relative to its own folder where it lies below it."""
+        absolute = Path(os.path.abspath(path))  # noqa: PTH100  a symlink that the user gave stays as given
+        try:
+            return absolute.relative_to(self.folder).as_posix()
+        except ValueError:
+            return str(absolute)
+
+    def _plan(self, database: sqlite3.Connection, item: str, number: int, path: Path) -> Path:
+        known = database.execute("SELECT path FROM files WHERE item = ? AND number = ?", (item, number)).fetchone()
+        if known is not None:
+            return self.folder / known[0]
+        for extra in ("", f"-{_tail(item)}", *(f"-{_tail(item)}-{again}" for again in range(2, 100))):
+            chosen = path.with_name(f"{path.stem}{extra}{path.suffix}")
+            taken = database.execute(
+                "INSERT OR IGNORE INTO files (path, item, number) VALUES (?, ?, ?)", (self.shorten(chosen), item, number)
+            )
+            if taken.rowcount:
+                return chosen
+        raise sqlite3.IntegrityError(f"no free file name for {path.name}")
+
+    def _files(self, database: sqlite3.Connection, item: str) -> tuple[tuple[Path, str | None], ...]:
+        query = "SELECT path, sha256 FROM files WHERE item = ? AND saved IS NOT NULL ORDER BY number"
+        return tuple((self.folder / path, digest) for path, digest in database.execute(query, (item,)))
+
+    async def _do(self, name: str, work: Callable[[sqlite3.Connection], Any]) -> Any:
+        if self._closed is not None or self._loop is None:
+            raise JournalError(f"The journal {self.path} is closed.", path=str(self.path))
+        future = self._loop.create_future()
+        if not self._pending:
+            self._loop.call_soon(self._flush)
+        self._pending.append(((name, work), future))
+        return await future
+
+    def _flush(self) -> None:
+        if self._pending:
+            self._inbox.put(self._pending)
+            self._pending = []
+
+    def _run(self) -> None:
+        ended = False
+        while not ended:
+            group = self._inbox.get()
+            if group is None:
+                break
+            while not self._inbox.empty():
+                more = self._inbox.get()
+                if more is None:
+                    ended = True
+                    break
+                group += more
+            self._tell(_resolve, self._commit(group))
+        self._release()
+        self._tell(_resolve, [(self._closed, None, None)])
+
+    def _commit(self, group: list[tuple[Any, asyncio.Future[Any]]]) -> list[tuple[Any, Any, Exception | None]]:
+        database = self._database
+        fault = self._fault
+        outcomes: list[tuple[Any, Any, Exception | None]] = []
+        doing = "write"
+        try:
+            if database is None:
+                raise sqlite3.ProgrammingError("the database is closed")
+            database.execute("BEGIN")
+            for (name, work), future in group:
+                fault(name)
+                outcomes.append((future, work(database), None))
+            fault("commit")
+            database.execute("COMMIT")
+            self.commits += 1
+            fault("committed")
+        except Exception as error:  # noqa: BLE001  whatever went wrong, those who wait must hear it
+            if database is not None and database.in_transaction:
+                try:
+                    database.execute("ROLLBACK")
+                except sqlite3.Error:
+                    doing = "roll back"
+            named = error if isinstance(error, JournalError) else name_trouble(doing, error, self.path)
+            named.__cause__ = error if named is not error else None
+            return [(future, None, named) for _, future in group]
+        return outcomes
+
+    def _tell(self, callback: Callable[..., None], outcomes: list[tuple[Any, Any, Exception | None]]) -> None:
+        if self._loop is None:
+            return
+        try:
+            self._loop.call_soon_threadsafe(callback, outcomes)
+        except RuntimeError:
+            return  # the loop is gone, and with it everyone who waited
+
+
+def _no_fault(_: str) -> None:
+    return
+
+
+def _resolve(outcomes: list[tuple[Any, Any, Exception | None]]) -> None:
+    for future, value, error in outcomes:
+        if future is None or future.done():
+            continue
+        if error is None:
+            future.set_result(value)
+        else:
+            future.set_exception(error)
+
+
+def _meet(database: sqlite3.Connection, digest: str, given: str | None, position: int, *, again: bool) -> Met:
+    key = f"i{given}" if given is not None else f"d{digest}"
+    times, _ = database.execute(_MEET, (key, str(position))).fetchone()
+    if given is None:
+        given = name_item(digest, times if again else 1)
+    if times > 1 and key[0] == "i":
+        return Met(id=given, times=times)
+    return Met(id=given, times=times, recorded=_find(database, given))
+
+
+def _find(database: sqlite3.Connection, item: str) -> Recorded | None:
+    row = database.execute(f"{_SELECT} WHERE id = ?", (item,)).fetchone()
+    return None if row is None else Recorded(**dict(zip(COLUMNS, row, strict=True)))
+
+
+def _text(data: bytes | None) -> str | None:
+    return None if data is None else data.decode("utf-8", "replace")
+
+
+def _tail(item: str) -> str:
+    return "".join(char if char.isalnum() else "_" for char in item[:12])

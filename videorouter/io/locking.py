@@ -1,0 +1,109 @@
+"""One writer per journal: an operating-system lock on a file beside it, gone with its process however that ends.
+
+The lock is not on the database itself: closing any descriptor of that file would drop SQLite's own locks.
+"""
+
+from __future__ import annotations
+
+import os
+import weakref
+from typing import TYPE_CHECKING
+
+from videorouter.errors import JournalBusyError, JournalError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+_held: weakref.WeakSet[WriterLock] = weakref.WeakSet()
+
+
+class WriterLock:
+    """The right to write a journal.
+
+    Args:
+        journal: The journal's path; the lock file stands beside it with ``.lock`` added.
+
+    Raises:
+        JournalBusyError: Another process, or another batch of this one, holds it.
+        JournalError: The lock file cannot be made.
+    """
+
+    def __init__(self, journal: Path) -> None:
+        self.path = journal.with_name(journal.name + ".lock")
+        self._descriptor = -1
+        try:
+            descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), 0o600)
+        except OSError as error:
+            raise JournalError(
+                f"Could not write beside the journal {journal}: {error}. Nothing was sent. Check that its folder exists "
+                "and can be written, or pass another path.",
+                path=str(journal),
+            ) from error
+        try:
+            _lock(descriptor)
+        except OSError as error:
+            holder = _read_holder(descriptor)
+            os.close(descriptor)
+            raise JournalBusyError(
+                f"The journal {journal} is in use{holder}. Nothing was sent. Wait for that batch to end, or stop it; "
+                "one journal has one writer. `videorouter batch status` can be read meanwhile.",
+                path=str(journal),
+            ) from error
+        self._descriptor = descriptor
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
+        _held.add(self)
+
+    def release(self) -> None:
+        """Let others write. Idempotent."""
+        descriptor, self._descriptor = self._descriptor, -1
+        if descriptor >= 0:
+            os.close(descriptor)
+        _held.discard(self)
+
+
+def is_locked(journal: Path) -> bool:
+    """Whether someone is writing a journal right now."""
+    path = journal.with_name(journal.name + ".lock")
+    if not path.exists():
+        return False
+    try:
+        WriterLock(journal).release()
+    except JournalBusyError:
+        return True
+    except JournalError:
+        return False
+    return False
+
+
+def _read_holder(descriptor: int) -> str:
+    try:
+        text = os.pread(descriptor, 32, 0).decode("ascii", "replace").strip()
+    except OSError:
+        return ""
+    return f" by process {text}" if text.isdigit() else ""
+
+
+if os.name == "nt":  # pragma: no cover
+    import msvcrt
+
+    def _lock(descriptor: int) -> None:
+        # The locked byte lies far behind the holder's number, which others read.
+        os.lseek(descriptor, 1 << 20, os.SEEK_SET)
+        msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
+        os.lseek(descriptor, 0, os.SEEK_SET)
+else:
+    import fcntl
+
+    def _lock(descriptor: int) -> None:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def _leave_to_parent() -> None:
+    """A forked child must not keep the lock of a parent that has ended."""
+    for lock in list(_held):
+        lock.release()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_leave_to_parent)

@@ -1,0 +1,279 @@
+"""The life of a batch item: its states, what moves it, what each crash point means, and what stops a batch.
+
+::
+
+                 intent            task id            outputs
+    not_sent ------------> sending ----------> accepted ------> done
+       ^  ^                 |  |  |               |
+       |  |  never sent     |  |  |  refused      |  the task failed
+       |  +-----------------+  |  +---------> refused        failed
+       |                       |  no answer                    ^
+       |   settled, resent     v                               |
+       +------------------- in_doubt          accepted --------+
+
+A crash leaves the last state that was committed, and the commit order makes each one mean a single thing:
+
+* nothing, or ``not_sent``: no byte left; it runs.
+* ``sending``: the intent was committed, the outcome was not. It may have been billed: **in doubt**, never re-sent
+  silently.
+* ``accepted``: paid, and its task id is known: it is polled again, never submitted again.
+* ``done``: never sent again; a download that is missing is finished.
+* ``refused`` and ``failed``: stay as they are until ``retry`` is asked for.
+
+This file decides; it writes nothing, sends nothing and reads no clock.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from typing import TYPE_CHECKING, Literal, get_args
+
+import msgspec
+
+from videorouter.errors import (
+    APIStatusError,
+    AuthenticationError,
+    BadRequestError,
+    BudgetExceededError,
+    ConfigurationError,
+    ContentPolicyError,
+    InsufficientCreditsError,
+    InvalidRequestError,
+    JournalError,
+    NotFoundError,
+    OutcomeUnknownError,
+    PermissionDeniedError,
+    TaskFailedError,
+    TaskPollError,
+    TaskTimeoutError,
+    UnprocessableEntityError,
+    VideoRouterError,
+)
+from videorouter.models import BatchSummary, Failure, ItemState
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+STATES: tuple[ItemState, ...] = get_args(ItemState)
+FINAL: frozenset[ItemState] = frozenset({"done", "refused", "failed"})
+RETRYABLE: frozenset[ItemState] = frozenset({"refused", "failed"})
+
+Resumption = Literal["send", "poll", "collect", "doubt", "keep"]
+Verdict = Literal["report", "resend", "replay"]
+VERDICTS: tuple[Verdict, ...] = get_args(Verdict)
+
+STOP_AFTER = 20
+"""Identical 400, 404 or 422 answers in a row after which a batch stops."""
+
+_MOVES: dict[ItemState, frozenset[ItemState]] = {
+    "not_sent": frozenset({"not_sent", "sending", "refused"}),
+    "sending": frozenset({"sending", "not_sent", "accepted", "done", "refused", "failed", "in_doubt"}),
+    "accepted": frozenset({"accepted", "done", "failed"}),
+    "done": frozenset({"done"}),
+    "refused": frozenset({"refused", "not_sent"}),
+    "failed": frozenset({"failed", "not_sent"}),
+    "in_doubt": frozenset({"in_doubt", "not_sent", "accepted", "done", "refused", "failed"}),
+}
+
+
+def may_move(before: ItemState, after: ItemState) -> bool:
+    """Whether an item may go from one state to another at all."""
+    return after in _MOVES[before]
+
+
+def read_crash(state: ItemState) -> ItemState:
+    """What a state that an ended process left behind means now."""
+    return "in_doubt" if state == "sending" else state
+
+
+def decide_resumption(state: ItemState, retry: frozenset[ItemState] = frozenset()) -> Resumption:
+    """What a new run does with an item that its journal knows.
+
+    Args:
+        state: As the journal has it.
+        retry: The final states that the caller asked to send again, by name.
+
+    Returns:
+        ``send`` it, ``poll`` its task, ``collect`` what is missing of its files, ask what to do about a ``doubt``,
+        or ``keep`` it as it is.
+    """
+    state = read_crash(state)
+    if state == "not_sent" or (state in RETRYABLE and state in retry):
+        return "send"
+    if state == "accepted":
+        return "poll"
+    if state == "in_doubt":
+        return "doubt"
+    return "collect" if state == "done" else "keep"
+
+
+def judge_error(error: BaseException, *, sent: bool, task_id: str | None = None) -> ItemState:
+    """The state that an item is in after its call raised.
+
+    Args:
+        error: What was raised.
+        sent: Whether its intent had been committed, so that bytes may have left.
+        task_id: The task, when one was accepted before the error.
+    """
+    if isinstance(error, VideoRouterError):
+        task_id = task_id or error.task_id
+    if isinstance(error, TaskFailedError) or (isinstance(error, ContentPolicyError) and task_id is not None):
+        return "failed"
+    if task_id is not None:
+        return "accepted"
+    if isinstance(error, TaskPollError | TaskTimeoutError):
+        return "accepted"
+    if isinstance(error, OutcomeUnknownError) or (isinstance(error, VideoRouterError) and error.in_doubt):
+        return "in_doubt"
+    if isinstance(error, APIStatusError | InvalidRequestError):
+        return "refused"
+    if isinstance(error, VideoRouterError):
+        return "not_sent"
+    return "in_doubt" if sent else "not_sent"
+
+
+def describe_failure(error: BaseException) -> Failure:
+    """An error as plain data, for a journal or an encoder."""
+    if not isinstance(error, VideoRouterError):
+        return Failure(type=type(error).__name__, message=str(error)[:2000])
+    return Failure(
+        type=type(error).__name__,
+        message=str(error),
+        status=error.status,
+        code=error.code,
+        request_id=error.request_id,
+        in_doubt=error.in_doubt,
+    )
+
+
+class StopRule:
+    """Decides when a batch must not go on: errors that every further item would meet as well.
+
+    Args:
+        after: Identical 400, 404 or 422 answers in a row that are too many.
+    """
+
+    __slots__ = ("after", "_key", "_streak")
+
+    def __init__(self, after: int = STOP_AFTER) -> None:
+        self.after = after
+        self._key: tuple[object, ...] | None = None
+        self._streak = 0
+
+    def note_success(self) -> None:
+        """Something was accepted: whatever went wrong before was no wall."""
+        self._streak = 0
+
+    def judge(self, error: BaseException) -> str | None:
+        """Why dispatch must stop now, in words; ``None`` to go on."""
+        if isinstance(error, AuthenticationError):
+            return f"the gateway does not accept the API key (401): {error}"
+        if isinstance(error, InsufficientCreditsError):
+            return f"the account is out of credit (402): {error}"
+        if isinstance(error, PermissionDeniedError):
+            return f"the account is not let in (403): {error}"
+        if isinstance(error, BudgetExceededError | ConfigurationError | JournalError):
+            return str(error)
+        if isinstance(error, ContentPolicyError) or not isinstance(
+            error, BadRequestError | NotFoundError | UnprocessableEntityError
+        ):
+            self._streak = 0
+            return None
+        key = (type(error), error.status, error.code, error.type, error.param)
+        self._streak = self._streak + 1 if key == self._key else 1
+        self._key = key
+        if self._streak >= self.after:
+            return f"{self._streak} identical refusals in a row ({error.status}): {error}"
+        return None
+
+
+def digest_request(verb: str, body: bytes) -> str:
+    """What makes two requests the same: their verb and their body, as 32 hex digits."""
+    return hashlib.blake2b(body, digest_size=16, person=verb.encode()[:16]).hexdigest()
+
+
+def name_item(digest: str, occurrence: int) -> str:
+    """The id of an item that was given none. Four takes of one prompt are four items."""
+    return f"{digest}-{occurrence}"
+
+
+def check_retry(states: Iterable[str] | bool) -> frozenset[ItemState]:
+    """The states to send again, checked.
+
+    Raises:
+        ConfigurationError: One of them is not ``refused`` or ``failed``.
+    """
+    if isinstance(states, bool):
+        return RETRYABLE if states else frozenset()
+    chosen = {states} if isinstance(states, str) else set(states)
+    wrong = chosen - RETRYABLE
+    if wrong:
+        raise ConfigurationError(
+            f"retry takes 'refused' and 'failed', not {', '.join(sorted(map(repr, wrong)))}. What is in doubt is "
+            "decided by on_outcome_unknown; everything else resumes by itself."
+        )
+    return frozenset(state for state in RETRYABLE if state in chosen)
+
+
+class Tally:
+    """Counts what a batch has met, so that its summary is right at any moment."""
+
+    __slots__ = ("cost", "counts", "unknown")
+
+    def __init__(self) -> None:
+        self.counts: dict[ItemState, int] = dict.fromkeys(STATES, 0)
+        self.cost = 0
+        self.unknown = 0
+
+    def count(self, state: ItemState, number: int = 1) -> None:
+        """Count items in their state; what is still sending when counted is in doubt."""
+        self.counts[read_crash(state)] += number
+
+    def summarise(
+        self, *, cost: float, cost_in_doubt: float, unmet: int, stopped: str | None, elapsed: float
+    ) -> BatchSummary:
+        """The counts as a value. ``unmet`` are known items that the batch never got to."""
+        counts = self.counts
+        return BatchSummary(
+            done=counts["done"],
+            refused=counts["refused"],
+            failed=counts["failed"],
+            accepted=counts["accepted"],
+            in_doubt=counts["in_doubt"],
+            not_sent=counts["not_sent"] + unmet,
+            cost=cost,
+            cost_in_doubt=cost_in_doubt,
+            stopped=stopped,
+            elapsed=elapsed,
+        )
+
+
+class Recorded(msgspec.Struct, frozen=True, kw_only=True):
+    """What a journal knows of one item.
+
+    ``reserved``, ``cost`` and ``unknown`` are US dollars: held for a request that runs, known to be spent, and spent
+    or not, nobody knows.
+    """
+
+    id: str
+    position: int
+    state: ItemState
+    digest: str
+    verb: str = "generate"
+    model: str | None = None
+    request: str | None = None
+    idempotency_key: str | None = None
+    task_id: str | None = None
+    poll_url: str | None = None
+    request_id: str | None = None
+    reserved: float = 0.0
+    cost: float | None = None
+    unknown: float = 0.0
+    sends: int = 0
+    result: str | None = None
+    failure: str | None = None
+    parent: str | None = None
+    created: float | None = None
+    sent: float | None = None
+    accepted: float | None = None
+    finished: float | None = None

@@ -1,0 +1,152 @@
+"""A money cap: what is reserved for requests that run, what is confirmed, and what nobody knows.
+
+``reserved + confirmed + unknown`` never exceeds the cap when a request is let through. A price is reserved before a
+request is sent; the gateway's own cost replaces the reservation; what ends in doubt stays counted, for it may have been
+billed. Sums are kept in whole millionths of a dollar, so that a million items add up to the cent.
+
+This file knows no clock and no journal: it adds, and says yes or no.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any, TypeAlias
+
+from videorouter.errors import ConfigurationError, InvalidRequestError
+
+Price: TypeAlias = float | Mapping[str, float] | Callable[[Mapping[str, Any]], float]
+MICROS = 1_000_000
+
+
+def to_micros(dollars: float | None) -> int:
+    """US dollars as whole millionths; nothing known counts as nothing."""
+    return 0 if dollars is None else round(dollars * MICROS)
+
+
+def to_dollars(micros: int) -> float:
+    """Whole millionths as US dollars."""
+    return micros / MICROS
+
+
+class Purse:
+    """The money of one batch.
+
+    Args:
+        cap: US dollars that must never be exceeded; ``None`` for no cap.
+    """
+
+    __slots__ = ("cap", "confirmed", "reserved", "unknown")
+
+    def __init__(self, cap: float | None = None) -> None:
+        self.cap = None if cap is None else to_micros(cap)
+        self.reserved = 0
+        self.confirmed = 0
+        self.unknown = 0
+
+    @property
+    def committed(self) -> int:
+        """Everything that may have to be paid, in millionths of a dollar."""
+        return self.reserved + self.confirmed + self.unknown
+
+    @property
+    def left(self) -> float | None:
+        """US dollars until the cap; ``None`` without one."""
+        return None if self.cap is None else to_dollars(max(0, self.cap - self.committed))
+
+    def carry_over(self, *, reserved: float, confirmed: float, unknown: float) -> None:
+        """Take in what earlier runs of the same batch spent, in US dollars."""
+        self.reserved += to_micros(reserved)
+        self.confirmed += to_micros(confirmed)
+        self.unknown += to_micros(unknown)
+
+    def reserve(self, micros: int) -> bool:
+        """Hold money for one request; ``False`` when the cap does not allow it, and then nothing is held."""
+        if self.cap is not None and self.committed + micros > self.cap:
+            return False
+        self.reserved += micros
+        return True
+
+    def release(self, micros: int) -> None:
+        """The request was never accepted: give its money back."""
+        self.reserved -= micros
+
+    def confirm(self, reserved: int, cost: float | None) -> float | None:
+        """The request was accepted and finished: the gateway's cost, else the price, becomes what it cost.
+
+        Args:
+            reserved: What was held for it.
+            cost: US dollars as the gateway reports them.
+
+        Returns:
+            US dollars that it cost, ``None`` when neither is known.
+        """
+        self.reserved -= reserved
+        if cost is not None:
+            self.confirmed += to_micros(cost)
+            return cost
+        self.confirmed += reserved
+        return to_dollars(reserved) if reserved else None
+
+    def doubt(self, reserved: int) -> float:
+        """Nobody knows whether it was billed: it stays counted. Returns US dollars."""
+        self.reserved -= reserved
+        self.unknown += reserved
+        return to_dollars(reserved)
+
+
+def check_budget(max_cost: float | None, price: Price | None) -> None:
+    """Refuse a cap that could not be kept.
+
+    Raises:
+        ConfigurationError: The cap or the price is no usable number, or there is a cap and no price.
+    """
+    if max_cost is not None and not _is_money(max_cost):
+        raise ConfigurationError(f"max_cost must be US dollars, 0 or more, not {max_cost!r}.")
+    if max_cost is not None and price is None:
+        raise ConfigurationError(
+            "max_cost needs a price: the gateway says what a call cost only afterwards, if at all. Pass price= in US "
+            'dollars a call, a table such as {"veo3-fast": 1.2}, or a function of the request.'
+        )
+    if price is None or callable(price):
+        return
+    prices = price.values() if isinstance(price, Mapping) else [price]
+    for value in prices:
+        if not _is_money(value):
+            raise ConfigurationError(f"price must be US dollars, 0 or more, not {value!r}.")
+
+
+def find_price(price: Price | None, request: Mapping[str, Any], *, needed: bool) -> int:
+    """What to reserve for one request, in millionths of a dollar, rounded up.
+
+    Args:
+        price: As the caller gave it.
+        request: The request's fields, as they are sent.
+        needed: Whether there is a cap, so that an unknown price is an error.
+
+    Raises:
+        InvalidRequestError: A price is needed and there is none, or the caller's function gave no usable number.
+    """
+    value: object
+    if isinstance(price, Mapping):
+        model = str(request.get("model"))
+        value = price.get(model, price.get("*"))
+        if value is None and needed:
+            raise InvalidRequestError(
+                f"The price table has no entry for model {model!r}, and max_cost needs one. Add it, or a '*' entry."
+            )
+    elif callable(price):
+        value = price(request)
+        if value is None and needed:
+            raise InvalidRequestError("The price function gave no price for this request, and max_cost needs one.")
+    else:
+        value = price
+    if value is None:
+        return 0
+    if not _is_money(value):
+        raise InvalidRequestError(f"The price of a request must be US dollars, 0 or more, not {value!r}.")
+    return math.ceil(round(float(value) * MICROS, 3))
+
+
+def _is_money(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value) and value >= 0
