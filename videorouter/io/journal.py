@@ -14,23 +14,22 @@ import sqlite3
 import threading
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 
 from videorouter.errors import JournalError
 from videorouter.io.journal_schema import name_trouble, open_writable
 from videorouter.io.locking import WriterLock
+from videorouter.models import ItemState
 from videorouter.rules.ledger import Recorded, name_item
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from videorouter.models import ItemState
-
 COLUMNS = Recorded.__struct_fields__
 _SELECT = f"SELECT {', '.join(COLUMNS)} FROM items"  # noqa: S608  names of our own columns
-_MEET = "INSERT INTO met VALUES (?, 1, ?) ON CONFLICT (key) DO UPDATE SET times = times + 1 RETURNING times, first"
+_MEET = "INSERT INTO met VALUES (?, 1) ON CONFLICT (key) DO UPDATE SET times = times + 1 RETURNING times"
 _INTEND = """
 INSERT INTO items (id, position, state, digest, verb, model, request, idempotency_key, reserved, sends, parent,
                    created, sent)
@@ -64,10 +63,7 @@ _CRASH_NOTE = (
 
 
 class Met(msgspec.Struct, frozen=True, kw_only=True):
-    """An entry of the input as the journal knows it: its id, and what an earlier run recorded.
-
-    ``first`` is the id that met the same key first in this run, when this one is a repetition.
-    """
+    """An entry of the input as the journal knows it: its id, how often this run met it, and what is recorded."""
 
     id: str
     times: int
@@ -115,7 +111,7 @@ class Totals(msgspec.Struct, frozen=True, kw_only=True):
     items: int = 0
 
 
-Work = "Callable[[sqlite3.Connection], Any]"
+T = TypeVar("T")
 
 
 class Journal:
@@ -152,28 +148,31 @@ class Journal:
         journal._loop = asyncio.get_running_loop()
         opening = asyncio.ensure_future(asyncio.to_thread(journal._open))
         try:
-            await asyncio.shield(opening)
+            database = await asyncio.shield(opening)
         except asyncio.CancelledError:
             await asyncio.wait([opening])
             journal._release()
             raise
-        journal._thread = threading.Thread(target=journal._run, name="videorouter-journal", daemon=True)
+        journal._thread = threading.Thread(
+            target=journal._run, args=(database,), name="videorouter-journal", daemon=True
+        )
         journal._thread.start()
         return journal
 
-    def _open(self) -> None:
+    def _open(self) -> sqlite3.Connection:
         self._fault("open")
         self._lock = WriterLock(self.path)
         try:
-            self._database = open_writable(self.path)
-            self._database.execute("BEGIN IMMEDIATE")
-            self._database.execute(_CRASHED, (_CRASH_NOTE,))
-            self._database.execute("COMMIT")
+            self._database = database = open_writable(self.path)
+            database.execute("BEGIN IMMEDIATE")
+            database.execute(_CRASHED, (_CRASH_NOTE,))
+            database.execute("COMMIT")
         except BaseException as error:
             self._release()
             if isinstance(error, sqlite3.Error):
                 raise name_trouble("open", error, self.path) from error
             raise
+        return database
 
     def _release(self) -> None:
         if self._database is not None:
@@ -183,16 +182,15 @@ class Journal:
             self._lock.release()
             self._lock = None
 
-    async def meet(self, digest: str, given: str | None, position: int, *, again: bool = True) -> Met:
+    async def meet(self, digest: str, given: str | None, *, again: bool = True) -> Met:
         """Find out what is known of an entry, and what its id is.
 
         Args:
             digest: Of its request.
             given: The id that the caller gave it.
-            position: Its place in the input.
             again: Whether the same request once more is another item (four takes), and not the same one.
         """
-        return await self._do("meet", lambda database: _meet(database, digest, given, position, again=again))
+        return await self._do("meet", lambda database: _meet(database, digest, given, again=again))
 
     async def intend(self, intent: Intent) -> None:
         """Commit that a request is about to be sent.
@@ -214,12 +212,12 @@ class Journal:
             now,
             now,
         )
-        await self._do("intend", lambda database: database.execute(_INTEND, row) and None)
+        await self._execute("intend", _INTEND, row)
 
     async def accept(self, item: str, task_id: str, poll_url: str | None = None, request_id: str | None = None) -> None:
         """Commit that the gateway has accepted a request and what its task is called."""
         row = (task_id, poll_url, request_id, time.time(), item)
-        await self._do("accept", lambda database: database.execute(_ACCEPT, row) and None)
+        await self._execute("accept", _ACCEPT, row)
 
     async def finish(self, ending: Ending) -> None:
         """Commit what became of a request."""
@@ -248,7 +246,7 @@ class Journal:
         """Commit that an entry could not be read, so that nothing was ever sent for it."""
         now = time.time()
         row = (item, position, verb, _text(failure), now, now)
-        await self._do("refuse", lambda database: database.execute(_REFUSE, row) and None)
+        await self._execute("refuse", _REFUSE, row)
 
     async def find(self, item: str) -> Recorded | None:
         """What is recorded of an item."""
@@ -261,12 +259,7 @@ class Journal:
     async def record_file(self, path: Path, *, size: int, sha256: str | None = None) -> None:
         """Commit that a file stands whole under its name."""
         row = (size, sha256, time.time(), self.shorten(path))
-        await self._do(
-            "file",
-            lambda database: (
-                database.execute("UPDATE files SET size = ?, sha256 = ?, saved = ? WHERE path = ?", row) and None
-            ),
-        )
+        await self._execute("file", "UPDATE files SET size = ?, sha256 = ?, saved = ? WHERE path = ?", row)
 
     async def find_files(self, item: str) -> tuple[tuple[Path, str | None], ...]:
         """The files of an item that were saved whole, with their digests, in order."""
@@ -289,13 +282,11 @@ class Journal:
 
     async def note(self, key: str, value: str) -> None:
         """Commit a word about the batch itself, such as where its input lies."""
-        await self._do(
-            "note", lambda database: database.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (key, value)) and None
-        )
+        await self._execute("note", "INSERT OR REPLACE INTO meta VALUES (?, ?)", (key, value))
 
     async def change(self, statement: str, values: tuple[object, ...] = ()) -> int:
         """Run one statement of a command (retry, settle, forget) and commit it; returns the rows it changed."""
-        return await self._do("change", lambda database: database.execute(statement, values).rowcount)
+        return await self._execute("change", statement, values)
 
     async def aclose(self) -> None:
         """Write what waits, close the file, let others write. Idempotent."""
@@ -319,11 +310,12 @@ class Journal:
     def _plan(self, database: sqlite3.Connection, item: str, number: int, path: Path) -> Path:
         known = database.execute("SELECT path FROM files WHERE item = ? AND number = ?", (item, number)).fetchone()
         if known is not None:
-            return self.folder / known[0]
+            return self.folder / str(known[0])
         for extra in ("", f"-{_tail(item)}", *(f"-{_tail(item)}-{again}" for again in range(2, 100))):
             chosen = path.with_name(f"{path.stem}{extra}{path.suffix}")
             taken = database.execute(
-                "INSERT OR IGNORE INTO files (path, item, number) VALUES (?, ?, ?)", (self.shorten(chosen), item, number)
+                "INSERT OR IGNORE INTO files (path, item, number) VALUES (?, ?, ?)",
+                (self.shorten(chosen), item, number),
             )
             if taken.rowcount:
                 return chosen
@@ -333,21 +325,25 @@ class Journal:
         query = "SELECT path, sha256 FROM files WHERE item = ? AND saved IS NOT NULL ORDER BY number"
         return tuple((self.folder / path, digest) for path, digest in database.execute(query, (item,)))
 
-    async def _do(self, name: str, work: Callable[[sqlite3.Connection], Any]) -> Any:
+    async def _execute(self, name: str, statement: str, row: tuple[object, ...]) -> int:
+        return await self._do(name, lambda database: database.execute(statement, row).rowcount)
+
+    async def _do(self, name: str, work: Callable[[sqlite3.Connection], T]) -> T:
         if self._closed is not None or self._loop is None:
             raise JournalError(f"The journal {self.path} is closed.", path=str(self.path))
         future = self._loop.create_future()
         if not self._pending:
             self._loop.call_soon(self._flush)
         self._pending.append(((name, work), future))
-        return await future
+        value: T = await future
+        return value
 
     def _flush(self) -> None:
         if self._pending:
             self._inbox.put(self._pending)
             self._pending = []
 
-    def _run(self) -> None:
+    def _run(self, database: sqlite3.Connection) -> None:
         ended = False
         while not ended:
             group = self._inbox.get()
@@ -359,18 +355,17 @@ class Journal:
                     ended = True
                     break
                 group += more
-            self._tell(_resolve, self._commit(group))
+            self._tell(_resolve, self._commit(database, group))
         self._release()
         self._tell(_resolve, [(self._closed, None, None)])
 
-    def _commit(self, group: list[tuple[Any, asyncio.Future[Any]]]) -> list[tuple[Any, Any, Exception | None]]:
-        database = self._database
+    def _commit(
+        self, database: sqlite3.Connection, group: list[tuple[Any, asyncio.Future[Any]]]
+    ) -> list[tuple[Any, Any, Exception | None]]:
         fault = self._fault
         outcomes: list[tuple[Any, Any, Exception | None]] = []
         doing = "write"
         try:
-            if database is None:
-                raise sqlite3.ProgrammingError("the database is closed")
             database.execute("BEGIN")
             for (name, work), future in group:
                 fault(name)
@@ -380,7 +375,7 @@ class Journal:
             self.commits += 1
             fault("committed")
         except Exception as error:  # noqa: BLE001  whatever went wrong, those who wait must hear it
-            if database is not None and database.in_transaction:
+            if database.in_transaction:
                 try:
                     database.execute("ROLLBACK")
                 except sqlite3.Error:
@@ -413,9 +408,9 @@ def _resolve(outcomes: list[tuple[Any, Any, Exception | None]]) -> None:
             future.set_exception(error)
 
 
-def _meet(database: sqlite3.Connection, digest: str, given: str | None, position: int, *, again: bool) -> Met:
+def _meet(database: sqlite3.Connection, digest: str, given: str | None, *, again: bool) -> Met:
     key = f"i{given}" if given is not None else f"d{digest}"
-    times, _ = database.execute(_MEET, (key, str(position))).fetchone()
+    times: int = database.execute(_MEET, (key,)).fetchone()[0]
     if given is None:
         given = name_item(digest, times if again else 1)
     if times > 1 and key[0] == "i":

@@ -8,9 +8,12 @@ from __future__ import annotations
 import os
 import sqlite3
 import time
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 from videorouter.errors import JournalError
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 APPLICATION_ID = 0x56524A31
 """``VRJ1``: how the file says in its header that it is a journal of this package."""
@@ -101,9 +104,7 @@ def open_writable(path: Path) -> sqlite3.Connection:
         database.execute("BEGIN IMMEDIATE")
         database.execute("INSERT OR REPLACE INTO meta VALUES ('opened', ?)", (str(int(time.time())),))
         database.execute("COMMIT")
-        database.execute(
-            "CREATE TEMP TABLE met (key TEXT PRIMARY KEY, times INTEGER NOT NULL, first TEXT) WITHOUT ROWID"
-        )
+        database.execute("CREATE TEMP TABLE met (key TEXT PRIMARY KEY, times INTEGER NOT NULL) WITHOUT ROWID")
     except JournalError:
         database.close()
         raise
@@ -124,7 +125,9 @@ def open_readable(path: Path) -> sqlite3.Connection:
     try:
         # A reader must be able to recover the log that a killed writer left, which a read-only connection cannot.
         mode = "rw" if os.access(path, os.W_OK) else "ro"
-        database = sqlite3.connect(f"{path.resolve().as_uri()}?mode={mode}", uri=True, isolation_level=None, timeout=5.0)
+        database = sqlite3.connect(
+            f"{path.resolve().as_uri()}?mode={mode}", uri=True, isolation_level=None, timeout=5.0
+        )
         database.execute("PRAGMA query_only = ON")
         _check_identity(database, path, empty_ok=False)
     except sqlite3.Error as error:

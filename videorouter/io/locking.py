@@ -6,6 +6,7 @@ The lock is not on the database itself: closing any descriptor of that file woul
 from __future__ import annotations
 
 import os
+import sys
 import weakref
 from typing import TYPE_CHECKING
 
@@ -84,7 +85,7 @@ def _read_holder(descriptor: int) -> str:
     return f" by process {text}" if text.isdigit() else ""
 
 
-if os.name == "nt":  # pragma: no cover
+if sys.platform == "win32":  # pragma: no cover
     import msvcrt
 
     def _lock(descriptor: int) -> None:

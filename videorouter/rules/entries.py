@@ -6,6 +6,7 @@ cannot be read is an error of that entry alone. This file reads no files; it onl
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
@@ -65,8 +66,10 @@ def read_entry(raw: object, verb: Verb = "generate") -> Entry:
         return Entry(verb="edit", video=raw[0], prompt=raw[1])
     if isinstance(raw, msgspec.Struct) and not isinstance(raw, BatchItem | Task | Video | VideoResult):
         return _read_mapping(_drop_empty(msgspec.structs.asdict(raw)), verb)
-    if hasattr(type(raw), "__dataclass_fields__"):
-        return _read_mapping(_drop_empty({name: getattr(raw, name) for name in type(raw).__dataclass_fields__}), verb)
+    if dataclasses.is_dataclass(raw):
+        return _read_mapping(
+            _drop_empty({field.name: getattr(raw, field.name) for field in dataclasses.fields(raw)}), verb
+        )
     expected = "a pair (video, prompt) or a dict" if verb == "edit" else "a prompt or a dict"
     raise InvalidRequestError(f"An entry of this batch must be {expected}, not {type(raw).__name__}.")
 
@@ -89,7 +92,9 @@ def _read_mapping(raw: Mapping[Any, Any], verb: Verb) -> Entry:
         raise InvalidRequestError("An entry has either edit_of (an item of this batch) or video, not both.")
     builds_on = parent is not None or video is not None
     if verb == "edit" and not builds_on:
-        raise InvalidRequestError("An edit needs `video` (a result, a video or a video_id), or `edit_of` (an item's id).")
+        raise InvalidRequestError(
+            "An edit needs `video` (a result, a video or a video_id), or `edit_of` (an item's id)."
+        )
     return Entry(
         prompt=raw.get("prompt"),
         verb="edit" if builds_on else "generate",

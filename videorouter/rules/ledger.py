@@ -153,7 +153,7 @@ class StopRule:
         after: Identical 400, 404 or 422 answers in a row that are too many.
     """
 
-    __slots__ = ("after", "_key", "_streak")
+    __slots__ = ("_key", "_streak", "after")
 
     def __init__(self, after: int = STOP_AFTER) -> None:
         self.after = after

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeGuard
 
 from videorouter.errors import ConfigurationError, InvalidRequestError
 
@@ -101,7 +101,8 @@ def check_budget(max_cost: float | None, price: Price | None) -> None:
     Raises:
         ConfigurationError: The cap or the price is no usable number, or there is a cap and no price.
     """
-    if max_cost is not None and not _is_money(max_cost):
+    cap: object = max_cost
+    if cap is not None and not _is_money(cap):
         raise ConfigurationError(f"max_cost must be US dollars, 0 or more, not {max_cost!r}.")
     if max_cost is not None and price is None:
         raise ConfigurationError(
@@ -110,7 +111,7 @@ def check_budget(max_cost: float | None, price: Price | None) -> None:
         )
     if price is None or callable(price):
         return
-    prices = price.values() if isinstance(price, Mapping) else [price]
+    prices: list[object] = list(price.values()) if isinstance(price, Mapping) else [price]
     for value in prices:
         if not _is_money(value):
             raise ConfigurationError(f"price must be US dollars, 0 or more, not {value!r}.")
@@ -136,7 +137,8 @@ def find_price(price: Price | None, request: Mapping[str, Any], *, needed: bool)
                 f"The price table has no entry for model {model!r}, and max_cost needs one. Add it, or a '*' entry."
             )
     elif callable(price):
-        value = price(request)
+        given: object = price(request)
+        value = given
         if value is None and needed:
             raise InvalidRequestError("The price function gave no price for this request, and max_cost needs one.")
     else:
@@ -148,5 +150,7 @@ def find_price(price: Price | None, request: Mapping[str, Any], *, needed: bool)
     return math.ceil(round(float(value) * MICROS, 3))
 
 
-def _is_money(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value) and value >= 0
+def _is_money(value: object) -> TypeGuard[float]:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
+    return math.isfinite(value) and value >= 0

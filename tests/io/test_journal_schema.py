@@ -1,0 +1,125 @@
+"""Opening a journal: what is refused, what is migrated, who may read."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import sqlite3
+import subprocess
+import sys
+
+import pytest
+
+from videorouter.errors import JournalError
+from videorouter.io import journal_schema
+from videorouter.io.journal import Intent, Journal
+from videorouter.io.journal_schema import open_readable
+from videorouter.io.locking import is_locked
+
+pytestmark = pytest.mark.anyio
+
+
+def intent(item):
+    return Intent(
+        id=item, position=0, digest="d" * 32, verb="generate", model="m", request="{}", idempotency_key=f"k-{item}"
+    )
+
+
+def read(path, query):
+    database = sqlite3.connect(path)
+    try:
+        return database.execute(query).fetchall()
+    finally:
+        database.close()
+
+
+@pytest.mark.parametrize("content", [b"just some text, long enough to be no header at all", None])
+async def test_a_file_that_is_something_else_is_left_alone(tmp_path, content):
+    path = tmp_path / "run.db"
+    if content is None:
+        other = sqlite3.connect(path)
+        other.execute("CREATE TABLE mine (x)")
+        other.close()
+    else:
+        path.write_bytes(content)
+    before = path.read_bytes()
+    with pytest.raises(JournalError):
+        await Journal.open(path)
+    assert path.read_bytes() == before
+    assert not is_locked(path)
+
+
+@pytest.mark.parametrize("place", ["missing/run.db", "."])
+async def test_a_place_that_cannot_be_written_is_said_at_once(tmp_path, place):
+    with pytest.raises(JournalError, match="folder"):
+        await Journal.open(tmp_path / place)
+
+
+async def test_a_newer_journal_is_not_touched(tmp_path):
+    path = tmp_path / "run.db"
+    await (await Journal.open(path)).aclose()
+    database = sqlite3.connect(path)
+    database.execute("PRAGMA user_version = 99")
+    database.close()
+    with pytest.raises(JournalError, match="Upgrade"):
+        await Journal.open(path)
+
+
+async def test_an_older_journal_is_brought_up_to_date_and_keeps_its_rows(tmp_path, monkeypatch):
+    path = tmp_path / "run.db"
+    journal = await Journal.open(path)
+    await journal.intend(intent("a"))
+    await journal.aclose()
+    steps = (*journal_schema.MIGRATIONS, "ALTER TABLE items ADD COLUMN note TEXT")
+    monkeypatch.setattr(journal_schema, "MIGRATIONS", steps)
+    journal = await Journal.open(path)
+    assert (await journal.find("a")).state == "in_doubt"
+    await journal.aclose()
+    assert read(path, "PRAGMA user_version") == [(2,)]
+    assert read(path, "SELECT id, note FROM items") == [("a", None)]
+
+
+async def test_a_migration_that_fails_changes_nothing(tmp_path, monkeypatch):
+    path = tmp_path / "run.db"
+    await (await Journal.open(path)).aclose()
+    broken = "ALTER TABLE items ADD COLUMN note TEXT; CREATE TABLE items (x)"
+    monkeypatch.setattr(journal_schema, "MIGRATIONS", (*journal_schema.MIGRATIONS, broken))
+    with pytest.raises(JournalError):
+        await Journal.open(path)
+    monkeypatch.undo()
+    journal = await Journal.open(path)
+    await journal.intend(intent("a"))
+    await journal.aclose()
+    assert read(path, "PRAGMA user_version") == [(1,)]
+
+
+KILLED = """
+import asyncio, os, signal, sys
+from videorouter.io.journal import Intent, Journal
+async def main():
+    journal = await Journal.open(sys.argv[1])
+    await journal.intend(Intent(id="a", position=0, digest="d", verb="generate", model="m", request="{}",
+                                idempotency_key="k"))
+    await journal.accept("a", "t-1")
+    os.kill(os.getpid(), signal.SIGKILL)
+asyncio.run(main())
+"""
+
+
+async def test_a_reader_sees_the_batch_while_it_runs_and_after_a_kill(tmp_path):
+    path = tmp_path / "run.db"
+    process = await asyncio.to_thread(
+        subprocess.run,
+        [sys.executable, "-c", KILLED, str(path)],
+        capture_output=True,
+        timeout=60,
+        check=False,
+    )
+    assert process.returncode == -signal.SIGKILL
+    database = open_readable(path)
+    assert database.execute("SELECT state FROM items").fetchall() == [("accepted",)]
+    with pytest.raises(sqlite3.OperationalError, match="readonly"):
+        database.execute("DELETE FROM items")
+    database.close()
+    with pytest.raises(JournalError, match="no journal at"):
+        open_readable(tmp_path / "other.db")

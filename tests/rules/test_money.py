@@ -1,0 +1,88 @@
+"""The cap of a batch: never exceeded, whatever happens in whatever order."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given, strategies as st
+
+from videorouter.errors import ConfigurationError, InvalidRequestError
+from videorouter.rules.money import Purse, check_budget, find_price, to_dollars, to_micros
+
+
+@given(
+    cap=st.integers(0, 3_000_000),
+    steps=st.lists(
+        st.tuples(st.integers(0, 900_000), st.sampled_from(["hold", "release", "confirm", "cheaper", "doubt"]))
+    ),
+)
+def test_no_order_of_events_exceeds_the_cap(cap, steps):
+    purse = Purse(to_dollars(cap))
+    held: list[int] = []
+    for amount, step in steps:
+        if step == "hold":
+            if purse.reserve(amount):
+                held.append(amount)
+        elif held:
+            reserved = held.pop()
+            if step == "release":
+                purse.release(reserved)
+            elif step == "confirm":
+                purse.confirm(reserved, None)
+            elif step == "cheaper":
+                purse.confirm(reserved, to_dollars(reserved // 2))
+            else:
+                purse.doubt(reserved)
+        assert purse.committed <= cap
+        assert purse.reserved == sum(held)
+
+
+def test_a_million_small_prices_add_up_to_the_cent():
+    purse = Purse()
+    price = to_micros(0.1)
+    for _ in range(10_000):
+        purse.reserve(price)
+        purse.confirm(price, None)
+    assert to_dollars(purse.confirmed) == 1000.0
+
+
+def test_the_gateways_cost_replaces_the_reservation():
+    purse = Purse(1.0)
+    assert purse.reserve(to_micros(0.9))
+    assert not purse.reserve(to_micros(0.2))
+    assert purse.confirm(to_micros(0.9), 0.6111) == 0.6111
+    assert purse.reserve(to_micros(0.2))
+
+
+def test_a_cap_without_a_price_is_refused():
+    with pytest.raises(ConfigurationError, match="needs a price"):
+        check_budget(10.0, None)
+
+
+@pytest.mark.parametrize(("cap", "price"), [(-1, 1.0), (float("nan"), 1.0), (True, 1.0), (1.0, -1), (1.0, {"m": "x"})])
+def test_a_cap_or_price_that_is_no_money_is_refused(cap, price):
+    with pytest.raises(ConfigurationError):
+        check_budget(cap, price)
+
+
+@pytest.mark.parametrize(
+    ("price", "micros"),
+    [
+        (0.4, 400_000),
+        ({"m": 1.5}, 1_500_000),
+        ({"*": 2}, 2_000_000),
+        (lambda fields: len(fields["prompt"]) / 10, 300_000),
+    ],
+)
+def test_a_price_is_a_number_a_table_or_a_function(price, micros):
+    assert find_price(price, {"model": "m", "prompt": "abc"}, needed=True) == micros
+
+
+@pytest.mark.parametrize("price", [{"other": 1}, lambda _: None, lambda _: -2, lambda _: float("inf")])
+def test_a_request_without_a_price_is_not_sent_under_a_cap(price):
+    with pytest.raises(InvalidRequestError):
+        find_price(price, {"model": "m"}, needed=True)
+
+
+def test_without_a_cap_an_unknown_price_is_nothing():
+    assert find_price({"other": 1}, {"model": "m"}, needed=False) == 0
+    assert find_price(None, {"model": "m"}, needed=False) == 0
