@@ -284,6 +284,7 @@ _COMMANDS: tuple[Callable[[Subparsers], None], ...] = (
     _add_models,
     _add_balance,
     _add_sandbox,
+    _add_demo,
 )
 
 
