@@ -18,7 +18,7 @@ import videorouter
 from videorouter import errors
 
 ROOT = Path(__file__).resolve().parent.parent
-PACKAGE = ROOT / "videorouter"
+PACKAGE = Path(videorouter.__file__).resolve().parent  # of the wheel, when that is what is tested
 TESTS = ROOT / "tests"
 MODULES = sorted(PACKAGE.rglob("*.py"))
 SOURCES = [*MODULES, *sorted(TESTS.rglob("*.py")), *sorted((ROOT / "docs").rglob("*.py")), *ROOT.glob("*.py")]
@@ -34,7 +34,7 @@ NEEDS_SYNC = pytest.mark.skipif(not HAS_SYNC, reason="videorouter/sync.py has no
 
 
 def name_of(path: Path) -> str:
-    return path.relative_to(ROOT).as_posix()
+    return path.relative_to(PACKAGE.parent if path.is_relative_to(PACKAGE) else ROOT).as_posix()
 
 
 def runtime_imports(path: Path) -> set[str]:
