@@ -22,6 +22,7 @@ from videorouter.models import Asset, Balance, InDoubt, Model, Task, TaskStatus,
 from videorouter.rules.inputs import FIELDS
 from videorouter.rules.notes import FieldWarning, find_notes
 from videorouter.rules.requests import Submission, Verb, build_submission, check_model, find_task_id
+from videorouter.rules.signatures import edit_job, job, takes_what
 
 if TYPE_CHECKING:
     import ssl
@@ -133,6 +134,7 @@ class AsyncVideoRouter:
 
     async def generate(
         self,
+        /,
         prompt: str,
         *,
         model: str | None = None,
@@ -217,8 +219,11 @@ class AsyncVideoRouter:
             self._caller, prepare, check_models(names), timeout=seconds, after_failed_task=bool(allow)
         )
 
-    async def submit(self, prompt: str, *, model: str | None = None, **options: Any) -> Task:
-        """Start a video and return as soon as the gateway has accepted it. Takes what ``generate`` takes.
+    @takes_what(job)
+    async def submit(self, /, prompt: str, **options: Any) -> Task:
+        """Start a video and return as soon as the gateway has accepted it.
+
+        Takes what ``generate`` takes, for one model.
 
         Returns:
             The task. On a gateway that holds the request it is already finished, with ``id=None``.
@@ -226,20 +231,13 @@ class AsyncVideoRouter:
         Raises:
             VideoRouterError: As ``generate``, without the task errors.
         """
-        return await tasks.submit_job(
-            self._caller, await self._prepare("generate", prompt, {"model": model, **options}, {})
-        )
+        return await tasks.submit_job(self._caller, await self._prepare("generate", prompt, options, {}))
 
-    async def edit(
-        self, video: VideoResult | Video | Task | str, prompt: str, *, model: str | None = None, **options: Any
-    ) -> VideoResult:
+    @takes_what(edit_job)
+    async def edit(self, /, video: VideoResult | Video | Task | str, prompt: str, **options: Any) -> VideoResult:
         """Make a new video from an earlier one of the same model family, and wait until it is finished.
 
-        Args:
-            video: The earlier result, video, finished task, or its ``video_id``.
-            prompt: What to change.
-            model: The model id; default: the client's.
-            **options: As ``generate``.
+        Takes what ``submit`` takes, after ``video``: the earlier result, video, finished task, or its ``video_id``.
 
         Returns:
             The finished result.
@@ -247,19 +245,16 @@ class AsyncVideoRouter:
         Raises:
             VideoRouterError: As ``generate``.
         """
-        given = {"model": model, **options}
-        return await tasks.run_job(self._caller, await self._prepare("edit", prompt, given, {}, video=video))
+        return await tasks.run_job(self._caller, await self._prepare("edit", prompt, options, {}, video=video))
 
-    async def submit_edit(
-        self, video: VideoResult | Video | Task | str, prompt: str, *, model: str | None = None, **options: Any
-    ) -> Task:
+    @takes_what(edit_job)
+    async def submit_edit(self, /, video: VideoResult | Video | Task | str, prompt: str, **options: Any) -> Task:
         """Start an edit and return as soon as the gateway has accepted it. Takes what ``edit`` takes.
 
         Raises:
             VideoRouterError: As ``edit``, without the task errors.
         """
-        given = {"model": model, **options}
-        return await tasks.submit_job(self._caller, await self._prepare("edit", prompt, given, {}, video=video))
+        return await tasks.submit_job(self._caller, await self._prepare("edit", prompt, options, {}, video=video))
 
     async def task(self, task: Task | str) -> TaskStatus:
         """Look at a task once.
