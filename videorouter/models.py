@@ -355,6 +355,12 @@ class Download(Record, frozen=True, kw_only=True):
         """Where the file stands."""
         return Path(self.file)
 
+    @property
+    def all(self) -> tuple[Download, ...]:
+        """Every file of the call: more than this one when the result had several videos."""
+        found: tuple[Download, ...] | None = self.__dict__.get("all_")
+        return found if found is not None else (self,)
+
     def __fspath__(self) -> str:
         return self.file
 

@@ -1,0 +1,115 @@
+"""Decides whether bytes are a whole MP4 file, from its top-level boxes alone; what is inside a box is never judged.
+
+A box is a big-endian 32-bit size, four letters, and its content; size 1 means that a 64-bit size follows, and size 0,
+on ``mdat``, that it reaches to the end (ISO/IEC 14496-12, 4.2).
+"""
+
+from __future__ import annotations
+
+MAX_BOXES = 100_000
+"""More than any fragmented recording has; each costs a read."""
+
+
+class BoxCheck:
+    """Walks top-level boxes through bytes that come in pieces.
+
+    Attributes:
+        at: Bytes seen so far, or skipped to.
+        wanted: Where the next box begins; a caller with a file may set ``at`` to it and feed from there.
+        reason: Why this is no MP4 file, as soon as that is known.
+        open_ended: Whether the last box says that it reaches to the end.
+    """
+
+    __slots__ = ("_boxes", "_head", "at", "open_ended", "reason", "wanted")
+
+    def __init__(self) -> None:
+        self.at = 0
+        self.wanted = 0
+        self.reason: str | None = None
+        self.open_ended = False
+        self._head = b""
+        self._boxes = 0
+
+    def feed(self, data: bytes | bytearray | memoryview) -> None:
+        """Look at the next bytes, which begin at ``at``."""
+        start = self.at
+        self.at = start + len(data)
+        while self.reason is None and not self.open_ended:
+            begin = self.wanted + len(self._head) - start
+            if begin >= len(data):
+                return
+            need = 16 if len(self._head) >= 8 else 8
+            self._head += bytes(data[begin : begin + need - len(self._head)])
+            if len(self._head) == 8 and self._head[:4] == b"\0\0\0\1":
+                self._judge_first()
+                continue
+            if len(self._head) < need:
+                return
+            self._read()
+
+    def finish(self, size: int, *, framed: bool = True) -> str | None:
+        """Why a file of this size is no whole MP4; ``None`` when it is one.
+
+        Args:
+            size: Bytes in all.
+            framed: Whether the length was stated by whoever sent it. If not, an open-ended last box proves nothing.
+        """
+        if self.reason is not None:
+            return self.reason
+        if size == 0:
+            return "it is empty"
+        if self._boxes == 0:
+            return "it is too short to be a video"
+        if self.open_ended:
+            return None if framed else "neither the file host nor the file says where it ends, so it may be cut"
+        if self.wanted > size:
+            return f"its last box ends {self.wanted - size} bytes past the end: it is cut"
+        if self._head or self.wanted < size:
+            return "bytes that are no box follow its last box"
+        return None
+
+    def _judge_first(self) -> None:
+        if self._boxes == 0 and self._head[4:8] != b"ftyp":
+            self.reason = f"it is not an MP4 file: it begins with {_show(self._head)}"
+
+    def _read(self) -> None:
+        self._judge_first()
+        if self.reason is not None:
+            return
+        head, self._head = self._head, b""
+        size = int.from_bytes(head[8:16] if len(head) == 16 else head[:4], "big")
+        kind = head[4:8]
+        self._boxes += 1
+        if size == 0 and len(head) == 8 and kind == b"mdat":
+            self.open_ended = True
+        elif size < len(head):
+            self.reason = f"a box at byte {self.wanted} ({_show(kind)}) has an impossible size"
+        elif self._boxes > MAX_BOXES:
+            self.reason = f"it has more than {MAX_BOXES} top-level boxes"
+        else:
+            self.wanted += size
+
+
+def describe_content(head: bytes) -> str:
+    """What bytes that are no MP4 look like, for a message."""
+    if head[4:8] == b"ftyp":
+        return "an MP4 file"
+    text = head[:512].lstrip(b"\xef\xbb\xbf \t\r\n")
+    lowered = text[:64].lower()
+    if lowered.startswith((b"<!doctype", b"<html", b"<head", b"<body")):
+        return "an HTML page"
+    if lowered.startswith((b"<?xml", b"<error")):
+        return "an XML document"
+    if text[:1] in (b"{", b"["):
+        return "JSON"
+    if head[:2] == b"\x1f\x8b":
+        return "gzip data"
+    if head[:4] == b"\x1a\x45\xdf\xa3":
+        return "a WebM or Matroska file"
+    if text and all(byte >= 32 or byte in b"\t\r\n" for byte in text):
+        return "text"
+    return "unknown data"
+
+
+def _show(raw: bytes) -> str:
+    return repr(raw[:8])[1:]
