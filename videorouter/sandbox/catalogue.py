@@ -90,7 +90,7 @@ def read_duration(value: object, model_id: str) -> float | None:
     Raises:
         ValueError: It is no duration, or none that a gateway would sell.
     """
-    if value is None or value in {"", "auto"}:
+    if value is None or (isinstance(value, str) and value in {"", "auto"}):
         return None
     if isinstance(value, (int, float)) and not isinstance(value, bool):
         if name_family(model_id).startswith("veo"):

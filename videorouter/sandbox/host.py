@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import time
 from typing import TYPE_CHECKING, Self, Unpack, cast
 
 from aiohttp import web
@@ -215,8 +214,11 @@ class _Running:
         for door in self._doors:
             door.close()
         self.studio.close()
-        began = time.monotonic()
         for server in self._servers:
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(server.shutdown(0.2), max(0.1, _PATIENCE - (time.monotonic() - began)))
+            server.pre_shutdown()
+        # Handlers that were woken end by themselves within a few turns; shutting down cancels the others.
+        for _ in range(5):
+            await asyncio.sleep(0)
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(asyncio.gather(*(server.shutdown(0.1) for server in self._servers)), _PATIENCE)
         self.store.close()
