@@ -1,0 +1,184 @@
+"""The sync client against a running gateway: from scripts, threads, loops, forks, and under Ctrl-C."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import math
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+import trio
+
+from videorouter import AsyncVideoRouter, ClientClosedError, ConfigurationError, VideoRouter
+from videorouter.sandbox import Sandbox, ThreadedSandbox
+
+MODEL = "veo3-fast"
+
+
+@pytest.fixture
+def box():
+    with ThreadedSandbox(Sandbox(mode="mixed")) as box:
+        yield box
+
+
+@pytest.fixture
+def holding():
+    """A gateway that holds every POST until it is told to release."""
+    with ThreadedSandbox(Sandbox(latency=math.inf)) as box:
+        yield box
+
+
+@pytest.fixture
+def router(box):
+    with VideoRouter("k-1", base_url=box.base_url, model=MODEL) as router:
+        yield router
+
+
+def test_a_call_blocks_until_the_video_is_finished(router, box):
+    result = router.generate("A cute baby sea otter")
+    assert result.video.url.startswith(box.files_url)
+    assert box.charges() == {"A cute baby sea otter": 1}
+
+
+def test_submit_wait_task_and_edit_take_the_road_of_the_async_verbs(router, box):
+    task = router.submit("otter", model="google/veo3.1/text-to-video")
+    assert router.wait(task).task_id == task.id
+    assert router.task(task).state == "completed"
+    first = router.generate("otter")
+    assert router.edit(first, "snow", model=MODEL).video.video_id != first.video.video_id
+    assert router.submit_edit(first, "rain").result is not None
+
+
+def test_save_writes_the_file(router, tmp_path):
+    file = router.save(router.generate("otter"), tmp_path / "otter.mp4")
+    assert file.path.read_bytes()[4:8] == b"ftyp"
+
+
+def test_a_refused_key_is_refused_when_the_client_is_made():
+    with pytest.raises(ConfigurationError, match="No API key"):
+        VideoRouter()
+
+
+def test_an_unknown_option_is_refused_as_python_does():
+    with pytest.raises(TypeError, match="unknown"):
+        VideoRouter("k-1", unknown=1)
+
+
+def test_the_key_shows_nowhere(router):
+    shown = repr(router) + repr(vars(router)) + repr(vars(router._portal)) + str(router)
+    assert "k-1" not in shown
+
+
+def test_verbs_show_the_parameters_and_the_words_of_the_async_ones():
+    for name in ("generate", "submit", "edit", "submit_edit", "wait"):
+        verb, other = getattr(VideoRouter, name), getattr(AsyncVideoRouter, name)
+        assert inspect.signature(verb) == inspect.signature(other)
+        assert verb.__doc__ == other.__doc__.replace("await ", "")
+        assert verb.__qualname__ == f"VideoRouter.{name}"
+        assert not inspect.iscoroutinefunction(verb)
+
+
+def test_a_closed_client_says_so(router):
+    router.close()
+    router.close()
+    with pytest.raises(ClientClosedError):
+        router.generate("otter")
+
+
+def test_it_works_inside_a_running_asyncio_loop_as_notebooks_have(router):
+    async def cell():
+        return router.generate("otter").video.url
+
+    assert asyncio.run(cell()).startswith("http")
+
+
+def test_it_works_inside_a_running_trio_loop(router):
+    async def main():
+        return router.generate("otter").video.url
+
+    assert trio.run(main).startswith("http")
+
+
+def test_32_threads_share_one_client(holding):
+    with VideoRouter("k-1", base_url=holding.base_url, model=MODEL) as router, ThreadPoolExecutor(32) as threads:
+        results = [threads.submit(router.generate, f"take {number}") for number in range(32)]
+        holding.wait_until(lambda sandbox: sandbox.held == 32)
+        holding.release()
+        urls = {future.result(20).video.url for future in results}
+    assert len(urls) == 32
+    assert holding.charges() == {f"take {number}": 1 for number in range(32)}
+
+
+def test_ctrl_c_stops_the_paid_call_and_records_the_doubt(holding):
+    def interrupt():
+        holding.wait_until(lambda sandbox: sandbox.held == 1)
+        signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
+
+    with VideoRouter("k-1", base_url=holding.base_url, model=MODEL) as router:
+        threading.Thread(target=interrupt).start()
+        with pytest.raises(KeyboardInterrupt):
+            router.generate("otter", idempotency_key="mine")
+        assert [record.idempotency_key for record in router.in_doubt] == ["mine"]
+        holding.wait_until(lambda sandbox: sandbox.held == 0)
+        assert router.balance().account_name == "sandbox"
+
+
+def test_a_script_that_forgets_to_close_ends_by_itself(box):
+    program = f"""
+        from videorouter import VideoRouter
+        router = VideoRouter("k-1", base_url={box.base_url!r}, model={MODEL!r})
+        print(len(router.generate("otter").videos))
+    """
+    ended = subprocess.run(
+        [sys.executable, "-W", "error", "-c", textwrap.dedent(program)],
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+    assert (ended.returncode, ended.stdout, ended.stderr) == (0, "1\n", "")
+
+
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+@pytest.mark.parametrize("limit", [None, 1])
+def test_a_forked_child_and_its_parent_go_on_apart(holding, limit):
+    """Even where the parent's only slot is taken at the moment of the fork."""
+    client = VideoRouter("k-1", base_url=holding.base_url, model=MODEL, max_concurrency=limit)
+    with client as router, ThreadPoolExecutor(1) as threads:
+        parents = threads.submit(router.generate, "the parent's")
+        holding.wait_until(lambda sandbox: sandbox.held == 1)
+        pid = os.fork()
+        if pid == 0:
+            status = 1
+            try:
+                signal.alarm(20)
+                status = 0 if router.generate("the child's").videos else 2
+            finally:
+                os._exit(status)
+        holding.wait_until(lambda sandbox: sandbox.held == 2)
+        holding.release()
+        _, status = os.waitpid(pid, 0)
+        assert parents.result(20).videos
+    assert os.waitstatus_to_exitcode(status) == 0
+    assert holding.charges() == {"the parent's": 1, "the child's": 1}
+
+
+def test_a_hook_that_calls_the_same_client_is_told_instead_of_waiting_for_ever(box):
+    raised = []
+
+    def hook(_event):
+        try:
+            router.balance()
+        except ConfigurationError as error:
+            raised.append(error)
+
+    with VideoRouter("k-1", base_url=box.base_url, model="google/veo3.1/text-to-video", on_event=hook) as router:
+        router.generate("otter")
+    assert raised
