@@ -31,7 +31,6 @@ from sybil.parsers.markdown.lexers import RawFencedCodeBlockLexer
 from sybil.parsers.markdown.skip import SkipParser
 
 import videorouter
-import videorouter.cli as videorouter_cli
 from videorouter import errors
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -89,8 +88,6 @@ class Reader:
             for extras in re.findall(r"\[([\w,]+)\]", line):
                 assert set(extras.split(",")) <= PROJECT["project"]["optional-dependencies"].keys(), line
         source = re.sub(r"^(?:\S*/)?pip install .*$", "", source, flags=re.MULTILINE)
-        if "videorouter " in source and not hasattr(videorouter_cli, "main"):
-            return  # until the command line lands
         command = ["bash", "-euo", "pipefail", "-c", source]
         run = subprocess.run(
             command,
