@@ -2,6 +2,7 @@
 
 import base64
 import io
+import random
 
 import av
 import pytest
@@ -48,6 +49,16 @@ async def test_an_upload_is_reviewed_and_becomes_active(http):
         state = (await http.get(f"{sandbox.base_url}/status/resources/1")).json()["data"]
         assert state["upstream_status"] == "Active"
         assert (await http.get(data["gcs_url"])).content == RED
+
+
+async def test_any_bytes_arrive_as_they_were_sent(http):
+    rough = bytes(range(256)) * 64 + b"\r\n--\r\n\r\n\n\r--x--\r" + random.Random(1).randbytes(50_000)
+    async with Sandbox() as sandbox:
+        for data in (rough, b"\r\n", b"\n" * 3, b"x" * 3_000_000):
+            answer = (await send(http, sandbox, data=data)).json()["data"]
+            assert (await http.get(answer["gcs_url"])).content == data
+        url, kind = f"{sandbox.base_url}/upload/resources", {"Content-Type": "multipart/form-data"}
+        assert (await http.post(url, content=b"--x", headers=kind)).status_code == 400
 
 
 async def test_a_review_that_takes_time_is_processing_and_refuses_use(http):

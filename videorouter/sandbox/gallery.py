@@ -113,7 +113,7 @@ def _write_card(job: dict[str, Any], own: dict[str, dict[str, Any]]) -> str:
         money = "the specification's sample"
     else:
         money = f"${job['cost']:.2f}" if job["charged"] else "not charged"
-    clock = time.strftime("%H:%M:%S", time.localtime(job["created"])) if not job["sample"] else "always there"
+    clock = "" if job["sample"] else time.strftime("%H:%M:%S", time.localtime(job["created"]))
     return f"""<article id="job-{job["number"]}" data-state="{state}">
 <div class="screens{many}">{screens}</div><div class="text">
 <h2 title="{escape(job["prompt"])}">{escape(job["prompt"])}</h2>{origin}{reason}

@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from videorouter.sandbox.settings import Settings
     from videorouter.sandbox.store import Job, Store
 
-BODY_LIMIT = 64 * 1024 * 1024
+BODY_LIMIT = 600 * 1024 * 1024
 _JSON_LIMIT = 16 * 1024 * 1024
 
 

@@ -60,7 +60,7 @@ def load_font(path: Path, size: int, bold: bool = False) -> Font:
     """
     font = ImageFont.truetype(str(path), size)
     if bold and path == own_font():
-        names = [str(axis["name"]) for axis in font.get_variation_axes()]
+        names = [str(axis.get("name")) for axis in font.get_variation_axes()]
         font.set_variation_by_axes([700 if "eight" in name else 100 for name in names])
     return font
 

@@ -8,9 +8,9 @@ from __future__ import annotations
 import base64
 import binascii
 import email.parser
-import email.policy
 import time
 from dataclasses import dataclass
+from email.message import Message
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, unquote_to_bytes, urlsplit
 
@@ -18,6 +18,8 @@ from videorouter.sandbox.answers import RefusalError, write_asset
 from videorouter.sandbox.wishes import read_object
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from aiohttp import web
 
     from videorouter.sandbox.delivery import Answer
@@ -69,18 +71,13 @@ async def read_upload(request: web.BaseRequest, body: bytes, store: Store, files
 
 
 def _read_form(content_type: str, body: bytes) -> Upload:
-    head = f"Content-Type: {content_type}\r\n\r\n".encode("latin-1", "replace")
-    message = email.parser.BytesParser(policy=email.policy.HTTP).parsebytes(head + body)
     model, name, data = "", "", None
-    for part in message.iter_parts() if message.is_multipart() else ():
-        field = part.get_param("name", header="content-disposition")
-        content = part.get_payload(decode=True)
-        if not isinstance(content, bytes):
-            continue
+    for head, content in _split_form(content_type, body):
+        field = head.get_param("name", header="content-disposition")
         if field == "model":
             model = content.decode("utf-8", "replace").strip()
         elif field == "file":
-            name, data = part.get_filename() or "file", content
+            name, data = head.get_filename() or "file", content
     if not model:
         raise RefusalError(400, "model is required.", param="model")
     if data is None:
@@ -88,6 +85,21 @@ def _read_form(content_type: str, body: bytes) -> Upload:
     if not data:
         raise RefusalError(400, "The file is empty.", param="file")
     return Upload(model=model, name=name, data=data, source=None)
+
+
+def _split_form(content_type: str, body: bytes) -> Iterator[tuple[Message, bytes]]:
+    whole = Message()
+    whole["Content-Type"] = content_type
+    boundary = whole.get_boundary()
+    if not boundary:
+        raise RefusalError(400, "The multipart body has no boundary.")
+    # By hand, on bytes: the standard library's mail parser is made for lines of text, not for files.
+    mark = b"\r\n--" + boundary.encode("latin-1", "replace")
+    for piece in (b"\r\n" + body).split(mark)[1:]:
+        if piece.startswith(b"--"):
+            return
+        head, _, content = piece.partition(b"\r\n\r\n")
+        yield email.parser.BytesHeaderParser().parsebytes(head.lstrip(b"\r\n") + b"\r\n\r\n"), content
 
 
 def accept_upload(upload: Upload, store: Store, settings: Settings, fault: Fault | None, files_url: str) -> Answer:
