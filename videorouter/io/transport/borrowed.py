@@ -68,9 +68,11 @@ class _Tracer:
         self.challenged = False
 
     async def __call__(self, event: str, info: dict[str, Any]) -> None:
-        self.fired = True
-        if self.abandoned and self.probe.phase is Phase.QUEUED:
+        if self.abandoned and not self.fired:
+            # Once: httpcore tells of its cleaning up by events too.
+            self.fired = True
             raise _AbandonedError
+        self.fired = True
         layer, _, step = event.partition(".")
         if layer in ("connection", "proxy", "socks"):
             self._walk_to(Phase.CONNECTING)

@@ -18,11 +18,21 @@ if TYPE_CHECKING:
 
 def find_host(url: str) -> str:
     """``host:port`` of a URL, for messages."""
+    try:
+        host, port = split_place(url)
+    except ValueError:
+        return url[:100]
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def split_place(url: str) -> tuple[str, int]:
+    """Host and port of a URL.
+
+    Raises:
+        ValueError: It has none that can be connected to.
+    """
     parts = urlsplit(url)
-    host = parts.hostname or ""
-    if ":" in host:
-        host = f"[{host}]"
-    return f"{host}:{parts.port or (443 if parts.scheme == 'https' else 80)}"
+    return parts.hostname or "", parts.port or (443 if parts.scheme == "https" else 80)
 
 
 async def resolve_name(url: str, *, deadline: float) -> tuple[str, ...]:
@@ -38,13 +48,12 @@ async def resolve_name(url: str, *, deadline: float) -> tuple[str, ...]:
     Raises:
         WireError: The name does not exist, or the name server did not answer in time.
     """
-    parts = urlsplit(url)
-    port = parts.port or (443 if parts.scheme == "https" else 80)
     found: Sequence[tuple[object, ...]] | None = None
     try:
         with anyio.move_on_after(deadline - time.monotonic()):
-            found = await anyio.getaddrinfo(parts.hostname or "", port, type=socket.SOCK_STREAM)
-    except (OSError, UnicodeError) as error:
+            host, port = split_place(url)
+            found = await anyio.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    except (OSError, ValueError) as error:
         raise explain(name_connect_failure(error), find_host(url), error) from error
     if found is None:
         raise explain(Trouble.NAME_TEMPORARY, find_host(url))

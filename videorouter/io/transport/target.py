@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import httpx
 
-from videorouter.io.transport.naming import find_host
+from videorouter.io.transport.naming import find_host, split_place
 from videorouter.io.transport.seam import Trouble, WireError
 
 if TYPE_CHECKING:
@@ -27,16 +27,17 @@ class Target:
     def __init__(self, url: str) -> None:
         try:
             parsed = httpx.URL(url)
-        except (httpx.InvalidURL, TypeError) as error:
+            place = split_place(url)
+        except (httpx.InvalidURL, TypeError, ValueError) as error:
             raise WireError(Trouble.PROTOCOL, f"not a URL: {error}") from error
-        if parsed.scheme not in ("http", "https") or not parsed.raw_host:
+        if parsed.scheme not in ("http", "https") or not (parsed.raw_host and place[0]):
             raise WireError(Trouble.PROTOCOL, "only absolute http and https URLs can be sent to")
         self.url = parsed
         self.secure = parsed.scheme == "https"
         self.host = parsed.raw_host.decode("ascii")
         self.port = parsed.port or (443 if self.secure else 80)
-        self.key = (self.secure, self.host, self.port)
         self.label = find_host(url)
+        self.key = (self.secure, self.host, self.port)
         self.line = b" %b HTTP/1.1\r\nHost: " % parsed.raw_path
         self.netloc = parsed.netloc
 

@@ -119,10 +119,12 @@ class TlsConnection(Connection):
         try:
             while piece := self.tls.read(_RECORD):
                 pieces.append(piece)
+            self.ended = True
         except ssl.SSLWantReadError:
             if not pieces:
                 self._flush()
                 return None
-        except (ssl.SSLZeroReturnError, ssl.SSLEOFError):
+        except ssl.SSLEOFError:
+            # Closed without the farewell of TLS, as many servers do; lengths say whether anything is missing.
             self.ended = True
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
