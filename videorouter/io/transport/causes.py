@@ -63,7 +63,7 @@ def _walk(error: BaseException) -> Iterator[BaseException]:
 def _name_one(error: BaseException) -> Trouble | None:
     if isinstance(error, socket.gaierror):
         return Trouble.NAME_MISSING if error.errno in _MISSING_NAMES else Trouble.NAME_TEMPORARY
-    if isinstance(error, ValueError):
+    if isinstance(error, UnicodeError):
         return Trouble.NAME_MISSING
     if isinstance(error, (ssl.SSLCertVerificationError, ssl.CertificateError)):
         return Trouble.CERTIFICATE

@@ -53,8 +53,10 @@ async def resolve_name(url: str, *, deadline: float) -> tuple[str, ...]:
         with anyio.move_on_after(deadline - time.monotonic()):
             host, port = split_place(url)
             found = await anyio.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    except (OSError, ValueError) as error:
+    except OSError as error:
         raise explain(name_connect_failure(error), find_host(url), error) from error
+    except ValueError as error:
+        raise explain(Trouble.NAME_MISSING, find_host(url), error) from error
     if found is None:
         raise explain(Trouble.NAME_TEMPORARY, find_host(url))
     return tuple(dict.fromkeys(str(entry[4][0]).partition("%")[0] for entry in found))  # type: ignore[index]
