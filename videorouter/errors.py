@@ -151,7 +151,8 @@ class VideoRouterError(Exception):
             return NotImplemented
         return self.args == other.args and self.facts == other.facts
 
-    __hash__ = Exception.__hash__
+    def __hash__(self) -> int:
+        return Exception.__hash__(self)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _rebuild, (self.__class__, self.args[0], dict(self.__dict__))
