@@ -81,6 +81,7 @@ def _write_card(card: Card) -> str:
     ]
     if card.cost is not None:
         facts.append(f"${card.cost:.2f} (pretend)")
+    facts = [fact.replace(" ", "\N{NO-BREAK SPACE}") for fact in facts]
     badge = '<span class="badge edit">edit</span>' if card.parent else ""
     mode = "task" if card.task_id else "held"
     origin = f'<p class="origin">made from “{_safe(card.parent)}”</p>' if card.parent else ""
@@ -119,15 +120,15 @@ body { background: var(--ground); color: var(--ink); font: 15px/1.5 system-ui, -
   padding: 48px 24px 64px; }
 main, header, footer { max-width: 1120px; margin: 0 auto; }
 h1 { font-size: 30px; letter-spacing: -.02em; line-height: 1.2; }
-header p { color: var(--soft); margin-top: 6px; max-width: 60ch; }
+header p { color: var(--soft); margin-top: 6px; max-width: 76ch; }
 .figures { display: flex; flex-wrap: wrap; gap: 12px 36px; list-style: none; padding: 0; margin: 24px 0 32px; }
 .figures b { display: block; font-size: 22px; letter-spacing: -.01em; font-variant-numeric: tabular-nums; }
 .figures span { color: var(--soft); font-size: 13px; }
 main { display: grid; gap: 20px; grid-template-columns: repeat(auto-fill, minmax(min(100%, 330px), 1fr)); }
 article { background: var(--card); border: 1px solid var(--line); border-radius: 14px; overflow: hidden;
   display: flex; flex-direction: column; }
-.stage { background: #000; aspect-ratio: 16 / 9; }
-video { width: 100%; height: 100%; display: block; object-fit: contain; }
+.stage { background: #000; aspect-ratio: 16 / 9; position: relative; }
+video { position: absolute; inset: 0; width: 100%; height: 100%; object-fit: contain; }
 .words { padding: 16px 18px 18px; display: flex; flex-direction: column; gap: 8px; flex: 1; }
 h2 { font-size: 16px; line-height: 1.35; }
 .origin { color: var(--soft); font-size: 13px; margin-top: -6px; }

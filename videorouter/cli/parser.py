@@ -285,6 +285,8 @@ _COMMANDS: tuple[Callable[[Subparsers], None], ...] = (
     _add_balance,
     _add_sandbox,
     _add_demo,
+    _add_doctor,
+    _add_completion,
 )
 
 

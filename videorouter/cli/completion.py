@@ -1,0 +1,283 @@
+"""``videorouter completion SHELL``: a completion script, made from the parser itself, so that it knows every option.
+
+The scripts need nothing but the shell: pressing TAB starts no Python.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import sys
+from dataclasses import dataclass
+
+from videorouter.cli.parser import build_parser
+
+
+@dataclass(frozen=True, kw_only=True)
+class Option:
+    """One option of a command.
+
+    Attributes:
+        flags: Its spellings.
+        words: Its help.
+        takes_value: Whether a value follows.
+        takes_path: Whether that value is a path.
+        choices: What the value may be, where that is known.
+        name: What the value is called.
+        repeats: Whether it may be given more than once.
+    """
+
+    flags: tuple[str, ...]
+    words: str
+    takes_value: bool = False
+    takes_path: bool = False
+    choices: tuple[str, ...] = ()
+    name: str = "VALUE"
+    repeats: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Command:
+    """One command.
+
+    Attributes:
+        name: Its word.
+        words: Its help.
+        options: Its options.
+        choices: What its argument may be, where that is known.
+        takes_path: Whether its argument is a path.
+    """
+
+    name: str
+    words: str
+    options: tuple[Option, ...]
+    choices: tuple[str, ...] = ()
+    takes_path: bool = False
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print the script for one shell.
+
+    Args:
+        args: The parsed arguments.
+
+    Returns:
+        The exit code.
+    """
+    write = {"bash": write_bash, "zsh": write_zsh, "fish": write_fish}[args.shell]
+    sys.stdout.write(write(read_commands(build_parser())))
+    return 0
+
+
+def read_commands(parser: argparse.ArgumentParser) -> tuple[Command, ...]:
+    """The commands and options that a parser knows; the first is the program itself, with no word.
+
+    Args:
+        parser: The whole command line's parser.
+    """
+    found = [_read_command(parser, "", "")]
+    for action in parser._actions:  # noqa: SLF001  argparse has no public way to walk a parser
+        if isinstance(action, argparse._SubParsersAction):  # noqa: SLF001
+            helps = {choice.dest: choice.help or "" for choice in action._choices_actions}  # noqa: SLF001
+            found += [_read_command(sub, name, helps.get(name, "")) for name, sub in action.choices.items()]
+    return tuple(found)
+
+
+def _read_command(parser: argparse.ArgumentParser, name: str, words: str) -> Command:
+    options: list[Option] = []
+    choices: tuple[str, ...] = ()
+    takes_path = False
+    for action in parser._actions:  # noqa: SLF001
+        if action.help == argparse.SUPPRESS or isinstance(action, argparse._SubParsersAction):  # noqa: SLF001
+            continue
+        known = tuple(str(choice) for choice in action.choices or ())
+        path = bool(getattr(action, "takes_path", False))
+        if not action.option_strings:
+            choices, takes_path = known or choices, path or takes_path
+            continue
+        options.append(
+            Option(
+                flags=tuple(action.option_strings),
+                words=" ".join((action.help or "").split()),
+                takes_value=action.nargs != 0,
+                takes_path=path,
+                choices=known,
+                name=str(action.metavar or action.dest.upper()),
+                repeats=isinstance(action, argparse._AppendAction),  # noqa: SLF001
+            )
+        )
+    return Command(name=name, words=words, options=tuple(options), choices=choices, takes_path=takes_path)
+
+
+def write_bash(commands: tuple[Command, ...]) -> str:
+    """The script for bash 3.2 and later.
+
+    Args:
+        commands: What the parser knows.
+    """
+    names = [command.name for command in commands if command.name]
+    values: list[str] = []
+    words: list[str] = []
+    for command in commands:
+        for option in command.options:
+            if not option.takes_value:
+                continue
+            pattern = "|".join(f'"{command.name} {flag}"' for flag in option.flags)
+            if option.choices:
+                act = f'_videorouter_words "{" ".join(option.choices)}"'
+            else:
+                act = "_videorouter_files" if option.takes_path else ":"
+            values.append(f"        {pattern}) {act}; return ;;")
+        flags = " ".join(flag for option in command.options for flag in option.flags)
+        if command.name:
+            plain = f'_videorouter_words "{" ".join(command.choices)}"' if command.choices else ":"
+            plain = "_videorouter_files" if command.takes_path else plain
+        else:
+            plain = f'_videorouter_words "{" ".join(names)}"'
+        words.append(
+            f'        "{command.name}") if [[ $cur == -* ]]; then _videorouter_words "{flags}"; else {plain}; fi ;;'
+        )
+    return _BASH.format(names="|".join(names), values="\n".join(values), words="\n".join(words))
+
+
+_BASH = """\
+# bash completion for videorouter; made by: videorouter completion bash
+_videorouter_words() {{
+    local word
+    while IFS= read -r word; do COMPREPLY+=("$word"); done < <(compgen -W "$1" -- "$cur")
+}}
+_videorouter_files() {{
+    local word
+    compopt -o filenames 2>/dev/null
+    while IFS= read -r word; do COMPREPLY+=("$word"); done < <(compgen -f -- "$cur")
+}}
+_videorouter() {{
+    local cur prev command="" i
+    COMPREPLY=()
+    cur="${{COMP_WORDS[COMP_CWORD]}}"
+    prev="${{COMP_WORDS[COMP_CWORD-1]}}"
+    # --option=value comes as three words
+    if [[ $cur == "=" ]]; then cur=""; elif [[ $prev == "=" ]]; then prev="${{COMP_WORDS[COMP_CWORD-2]}}"; fi
+    for ((i = 1; i < COMP_CWORD; i++)); do
+        case "${{COMP_WORDS[i]}}" in
+            {names}) command="${{COMP_WORDS[i]}}"; break ;;
+        esac
+    done
+    case "$command $prev" in
+{values}
+    esac
+    case "$command" in
+{words}
+    esac
+}}
+complete -F _videorouter videorouter
+"""
+
+
+def write_zsh(commands: tuple[Command, ...]) -> str:
+    """The script for zsh: a function file, or to be sourced.
+
+    Args:
+        commands: What the parser knows.
+    """
+    program, *others = commands
+    listed = "\n".join(f"        {_quote_zsh(f'{command.name}:{command.words}')}" for command in others)
+    cases = []
+    for command in others:
+        lines = [_zsh_option(option) for option in command.options]
+        if command.choices:
+            lines.append(_quote_zsh(f"1:{command.name}:({' '.join(command.choices)})"))
+        else:
+            lines.append(_quote_zsh("*:argument:_default"))
+        body = " \\\n                ".join(lines)
+        cases.append(f"            {command.name})\n            _arguments \\\n                {body} ;;")
+    options = " \\\n        ".join(_zsh_option(option) for option in program.options)
+    return _ZSH.format(commands=listed, options=options, cases="\n".join(cases))
+
+
+def _zsh_option(option: Option) -> str:
+    value = ""
+    if option.takes_value:
+        act = f"({' '.join(option.choices)})" if option.choices else "_files" if option.takes_path else " "
+        value = f":{option.name.replace(':', '')}:{act}"
+    words = re.sub(r"([\[\]:\\])", r"\\\1", option.words)
+    if option.repeats:
+        heads = "{" + ",".join(f"\\*{flag}" for flag in option.flags) + "}" if len(option.flags) > 1 else ""
+        return f"{heads or _quote_zsh('*' + option.flags[0])}{_quote_zsh(f'[{words}]{value}')}"
+    if len(option.flags) == 1:
+        return _quote_zsh(f"{option.flags[0]}[{words}]{value}")
+    return f"'({' '.join(option.flags)})'{{{','.join(option.flags)}}}{_quote_zsh(f'[{words}]{value}')}"
+
+
+def _quote_zsh(text: str) -> str:
+    return "'" + text.replace("'", "'\\''") + "'"
+
+
+_ZSH = """\
+#compdef videorouter
+# zsh completion for videorouter; made by: videorouter completion zsh
+_videorouter() {{
+    local context state state_descr line
+    typeset -A opt_args
+    local -a commands
+    commands=(
+{commands}
+    )
+    _arguments -C \\
+        {options} \\
+        '1:command:->command' \\
+        '*::argument:->argument'
+    case $state in
+        command) _describe -t commands 'videorouter command' commands ;;
+        argument)
+        case $words[1] in
+{cases}
+        esac ;;
+    esac
+}}
+if [ "$funcstack[1]" = "_videorouter" ]; then
+    _videorouter "$@"
+else
+    compdef _videorouter videorouter
+fi
+"""
+
+
+def write_fish(commands: tuple[Command, ...]) -> str:
+    """The script for fish.
+
+    Args:
+        commands: What the parser knows.
+    """
+    program, *others = commands
+    names = " ".join(command.name for command in others)
+    lines = [
+        "# fish completion for videorouter; made by: videorouter completion fish",
+        "complete -c videorouter -f",
+        f"set -l commands {names}",
+    ]
+    free = '-n "not __fish_seen_subcommand_from $commands"'
+    lines += [_fish_option(option, free) for option in program.options]
+    for command in others:
+        lines.append(f"complete -c videorouter {free} -a {command.name} -d {_quote_fish(command.words)}")
+        here = f'-n "__fish_seen_subcommand_from {command.name}"'
+        lines += [_fish_option(option, here) for option in command.options]
+        if command.choices:
+            lines.append(f"complete -c videorouter {here} -a {_quote_fish(' '.join(command.choices))}")
+        if command.takes_path:
+            lines.append(f"complete -c videorouter {here} -F")
+    return "\n".join(lines) + "\n"
+
+
+def _fish_option(option: Option, condition: str) -> str:
+    parts = [f"complete -c videorouter {condition}"]
+    parts += [f"-l {flag[2:]}" if flag.startswith("--") else f"-s {flag[1:]}" for flag in option.flags]
+    if option.takes_value:
+        parts.append("-r -F" if option.takes_path else "-x")
+        if option.choices:
+            parts.append(f"-a {_quote_fish(' '.join(option.choices))}")
+    return " ".join([*parts, "-d", _quote_fish(option.words)])
+
+
+def _quote_fish(text: str) -> str:
+    return "'" + text.replace("\\", "\\\\").replace("'", "\\'") + "'"
