@@ -373,7 +373,7 @@ class Gateway:
     async def _balance(self, call: Call) -> Answer:
         left = float(self.store.get("balance"))
         if self.settings.balance is None:
-            left %= 1000.0
+            left = left % 1000.0 or 1000.0
         return await self._read(call, write_json({"account_name": "sandbox", "credit_balance": round(left, 4)}))
 
     async def _upload(self, call: Call) -> Answer:
