@@ -136,6 +136,14 @@ async def test_faults_strike_files_too(http, made):
     assert len((await http.get(url)).content) == len(data) - 20
 
 
+async def test_a_request_for_a_file_can_bring_its_own_fault(http, made):
+    _, url, _ = made
+    assert (await http.get(url, headers={"X-Sandbox-Fault": "status=503; retry-after=1"})).status_code == 503
+    assert (await http.get(url, headers={"X-Sandbox-Fault": "banana"})).status_code == 400
+    with pytest.raises(httpx.ReadError):
+        await http.get(url, headers={"X-Sandbox-Fault": "reset; at=head"})
+
+
 async def test_a_cut_file_can_be_finished_by_a_range(http, made):
     sandbox, url, data = made
     sandbox.faults.add("cut=100", path="/video/*", times=1)

@@ -313,3 +313,13 @@ async def test_the_quick_profile_takes_fractions_of_a_second(http):
         assert (await generate(http, sandbox)).status_code == 200
         job = sandbox._running.store.job_of_number(1)
         assert 0.15 <= (job.ready - job.created) * 10 <= 0.6
+
+
+async def test_the_log_shows_that_a_connection_was_used_again(http):
+    async with Sandbox() as sandbox:
+        await generate(http, sandbox)
+        await generate(http, sandbox)
+        async with httpx.AsyncClient(trust_env=False, headers={"Authorization": "k"}) as other:
+            await generate(other, sandbox)
+        one, two, three = [record.connection for record in sandbox.requests]
+        assert one == two != three

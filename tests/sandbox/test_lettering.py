@@ -1,5 +1,6 @@
 """Words on frames: wrapped, sized, and escaped where no font covers them."""
 
+from videorouter.sandbox import lettering
 from videorouter.sandbox.lettering import measure, own_font, read_coverage, split_runs, wrap
 
 
@@ -42,3 +43,21 @@ def test_a_word_without_end_is_broken():
 
 def test_an_empty_text_is_an_empty_line():
     assert wrap("", 100, 2, range(12, 11, -1)) == ([""], 12)
+
+
+def test_a_font_of_the_system_helps_out(tmp_path, monkeypatch):
+    (tmp_path / "deep").mkdir()
+    helper = tmp_path / "deep" / "NotoSansOther.ttf"
+    for name in ("NotoSansOther.ttf", "NotoSans-Bold.ttf", "Comic.ttf", "noto.txt"):
+        (tmp_path / "deep" / name).write_bytes(b"")
+    monkeypatch.setattr(lettering, "_FOLDERS", (str(tmp_path), str(tmp_path / "missing")))
+    covered = {own_font(): frozenset(map(ord, "ab\\u{}0123456789cdef")), helper: frozenset({ord("海")})}
+    monkeypatch.setattr(lettering, "read_coverage", covered.__getitem__)
+    lettering.system_fonts.cache_clear()
+    lettering._font_for.cache_clear()
+    try:
+        assert lettering.system_fonts() == (helper,)
+        assert split_runs("a海b獭") == [("a", own_font()), ("海", helper), ("b\\u{736d}", own_font())]
+    finally:
+        lettering.system_fonts.cache_clear()
+        lettering._font_for.cache_clear()

@@ -82,7 +82,7 @@ class Fault:
         type: The error's type.
         code: The error's code; of ``error_200`` the code in the body.
         at: Where a stall, reset or close happens: ``connect`` (accepted, nothing read), ``request`` (after ``byte``
-            bytes were read), ``head`` (the body is not read), ``body`` (all is read, nothing answered) or ``answer``
+            bytes of a connection's first request were read), ``head`` (the body is not read), ``body`` (all is read, nothing answered) or ``answer``
             (after ``byte`` bytes of the answer, its head included).
         byte: Where in the request or the answer; of ``cut`` the bytes of the body that are sent.
         seconds: How long a stall lasts; ``None``: for ever.

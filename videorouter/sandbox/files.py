@@ -12,9 +12,9 @@ from email.utils import formatdate
 from typing import TYPE_CHECKING
 from urllib.parse import unquote
 
-from videorouter.sandbox.answers import write_fault
+from videorouter.sandbox.answers import RefusalError, write_fault, write_refusal
 from videorouter.sandbox.delivery import Answer, StoppedError, deliver, drop
-from videorouter.sandbox.gateway import say_fault
+from videorouter.sandbox.gateway import name_connection, read_header_fault, say_fault
 from videorouter.sandbox.studio import Reel, bind
 
 if TYPE_CHECKING:
@@ -56,11 +56,15 @@ class Files:
             method=request.method,
             path=request.raw_path,
             headers=request.headers.items(),
-            connection=id(request.transport),
+            connection=name_connection(request),
         )
         try:
-            fault = await self._strike_head(request, record)
-            answer = await self._find(request, fault)
+            fault = None
+            try:
+                fault = await self._strike_head(request, record)
+                answer = await self._find(request, fault)
+            except RefusalError as error:
+                answer = write_refusal(error, "files")
             response = await deliver(request, answer, fault, gateway.holds)
             record.status = answer.status
             return response
@@ -70,8 +74,10 @@ class Files:
     async def _strike_head(self, request: web.BaseRequest, record: RequestRecord) -> Fault | None:
         gateway = self._gateway
         method, path = request.method, request.raw_path.partition("?")[0]
-        fault = gateway.faults.pick("head", method=method, path=path) or gateway.faults.pick(
-            "call", method=method, path=path
+        fault = (
+            read_header_fault(request)
+            or gateway.faults.pick("head", method=method, path=path)
+            or gateway.faults.pick("call", method=method, path=path)
         )
         if fault is None:
             return None

@@ -129,7 +129,7 @@ class Gateway:
             method=request.method,
             path=request.raw_path,
             headers=request.headers.items(),
-            connection=id(request.transport),
+            connection=name_connection(request),
             request_id=request_id,
         )
         call = Call(request=request, record=record, headers={"x-infron-request-id": request_id})
@@ -169,15 +169,8 @@ class Gateway:
 
     async def _strike_head(self, call: Call) -> None:
         request = call.request
-        words = request.headers.get("X-Sandbox-Fault")
-        fault = None
-        if words is not None:
-            try:
-                fault = parse_fault(words)
-            except (ValueError, TypeError) as error:
-                raise RefusalError(400, f"X-Sandbox-Fault: {error}") from error
-            if fault.place in {"connect", "request"}:
-                raise RefusalError(400, f"X-Sandbox-Fault cannot strike at {fault.place!r}: add a rule for that.")
+        fault = read_header_fault(request)
+        if fault is not None:
             call.fault = fault
             call.record.fault = say_fault(fault)
             if fault.place != "head":
@@ -416,6 +409,37 @@ def say_fault(fault: Fault) -> str:
     """
     values = describe_fault(fault)
     return "; ".join([values.pop("kind"), *(f"{name}={value}" for name, value in values.items())])
+
+
+def read_header_fault(request: web.BaseRequest) -> Fault | None:
+    """Return the fault that a request brings along in its ``X-Sandbox-Fault`` header.
+
+    Args:
+        request: The request.
+
+    Raises:
+        RefusalError: The header makes no sense.
+    """
+    words = request.headers.get("X-Sandbox-Fault")
+    if words is None:
+        return None
+    try:
+        fault = parse_fault(words)
+    except (ValueError, TypeError) as error:
+        raise RefusalError(400, f"X-Sandbox-Fault: {error}") from error
+    if fault.place in {"connect", "request"}:
+        raise RefusalError(400, f"X-Sandbox-Fault cannot strike at {fault.place!r}: add a rule for that.")
+    return fault
+
+
+def name_connection(request: web.BaseRequest) -> int:
+    """Return the client's port, which tells one connection from another.
+
+    Args:
+        request: The request.
+    """
+    peer = None if request.transport is None else request.transport.get_extra_info("peername")
+    return int(peer[1]) if peer else 0
 
 
 async def read_body(request: web.BaseRequest, limit: int) -> bytes:

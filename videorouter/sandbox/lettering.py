@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import os
 import struct
+import threading
 from pathlib import Path
 
 from PIL import ImageDraw, ImageFont
@@ -35,6 +36,7 @@ _HELPFUL = (
     "msyh",
     "symbola",
 )
+_ODD = ("bold", "italic", "oblique", "mono", "emoji", "light", "condensed", "serif", "math")
 _MOST_FONTS = 40
 
 Font = ImageFont.FreeTypeFont
@@ -49,7 +51,6 @@ def own_font() -> Path:
     return min(folder.glob("NotoSans*.ttf"), key=lambda path: ("Italic" in path.name, path.name))
 
 
-@functools.cache
 def load_font(path: Path, size: int, bold: bool = False) -> Font:
     """Return a font in a size.
 
@@ -58,6 +59,12 @@ def load_font(path: Path, size: int, bold: bool = False) -> Font:
         size: Pixels.
         bold: Whether a variable font is set to bold.
     """
+    return _load_font(path, size, bold, threading.get_ident())
+
+
+@functools.lru_cache(maxsize=256)
+def _load_font(path: Path, size: int, bold: bool, _thread: int) -> Font:
+    # FreeType's faces must not be shared by threads.
     font = ImageFont.truetype(str(path), size)
     if bold and path == own_font():
         names = [str(axis.get("name")) for axis in font.get_variation_axes()]
@@ -110,10 +117,9 @@ def system_fonts() -> tuple[Path, ...]:
             folders.sort()
             for name in sorted(names):
                 low = name.lower()
-                if low.endswith((".ttf", ".otf", ".ttc")) and any(word in low for word in _HELPFUL):
-                    plain = not any(word in low for word in ("bold", "italic", "oblique", "mono", "emoji"))
-                    if plain:
-                        found.append(Path(root) / name)
+                helpful = low.endswith((".ttf", ".otf", ".ttc")) and any(word in low for word in _HELPFUL)
+                if helpful and not any(word in low for word in _ODD):
+                    found.append(Path(root) / name)
     return tuple(found[:_MOST_FONTS])
 
 

@@ -27,7 +27,7 @@ class RequestRecord:
     Attributes:
         number: Counted from 1.
         side: ``api`` or ``files``.
-        connection: Number of the connection it came on, so that reuse can be seen.
+        connection: The client's port, so that the reuse of a connection can be seen.
         method: HTTP method, empty when the connection was struck before one was read.
         path: Path and query as sent.
         headers: Headers, names in lower case, secrets removed.
@@ -96,7 +96,7 @@ class RequestLog:
             method: HTTP method.
             path: Path and query.
             headers: Its headers.
-            connection: Number of its connection.
+            connection: The client's port.
             request_id: Id of its answer.
         """
         form, key, kept, idempotency = None, "", {}, None
