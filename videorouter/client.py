@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self, Unpack, overload
 
 from msgspec import UNSET, UnsetType
 
-from videorouter.config import Settings, check_count, check_timeout, resolve
+from videorouter.config import Settings, check_count, check_timeout, read_environment, resolve, seal
 from videorouter.errors import InvalidRequestError
 from videorouter.flows import downloads, tasks
 from videorouter.flows.catalogue import Catalogue, read_account
@@ -102,8 +102,9 @@ class AsyncVideoRouter:
         on_event: EventHook | None = None,
         on_in_doubt: InDoubtHook | None = None,
     ) -> None:
+        api_key = seal(api_key)  # type: ignore[assignment]  # no local of a frame that may raise holds the text
         settings = resolve(
-            environ=os.environ,
+            environ=read_environment(os.environ),
             api_key=api_key,
             base_url=base_url,
             auth_scheme=auth_scheme,

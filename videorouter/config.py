@@ -34,29 +34,28 @@ Origin = tuple[str, str, int]
 
 _HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _PORTS = {"http": 80, "https": 443}
+_KEYS_KEPT = 15
 
 
 class Secret:
     """An API key that does not show: repr, str, format and pickle give ``<redacted>``."""
 
-    __slots__ = ("_reveal",)
+    __slots__ = ("_redact", "_reveal")
 
     def __init__(self, value: str) -> None:
-        # A closure, not an attribute: vars(), dataclass dumps and debuggers' attribute views find no text here.
+        # Closures, not attributes: vars(), dataclass dumps and debuggers' attribute views find no text here.
         self._reveal: Callable[[], str] = lambda: value
+        self._redact: Callable[[str], str] | None = None
 
     def reveal(self) -> str:
-        """The key itself. Call it only where the header is built."""
+        """The key itself. Call it only where the header is built, in a frame that cannot raise."""
         return self._reveal()
 
     def redact(self, text: str) -> str:
-        """``text`` without the key, in whatever spelling a server may have echoed it."""
-        key = self._reveal()
-        bare = key.removeprefix("Bearer ").strip()
-        for form in {key, bare, quote(bare, safe=""), bare.replace("/", "\\/")}:
-            if form:
-                text = text.replace(form, REDACTED)
-        return text
+        """``text`` without the key, in whatever spelling a server may have echoed it, or cut it at the end."""
+        if self._redact is None:
+            self._redact = _build_redactor(self._reveal())
+        return self._redact(text)
 
     def __repr__(self) -> str:
         return REDACTED
@@ -74,6 +73,73 @@ class Secret:
 
     def __hash__(self) -> int:
         return hash(self.reveal())
+
+
+class Sealed(bytes):
+    """A header's value that does not show: bytes on the wire, ``<redacted>`` in every repr, text and pickle."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return REDACTED
+
+    __str__ = __repr__
+
+    def __format__(self, spec: str) -> str:
+        return format(REDACTED, spec)
+
+    def __reduce__(self) -> tuple[type[Sealed], tuple[bytes]]:
+        return Sealed, (REDACTED.encode(),)
+
+
+_SHORT = 4
+_TELLING = 6
+
+
+def _build_redactor(key: str) -> Callable[[str], str]:
+    """A function that takes the key out of a text: bare, escaped for JSON or HTML, percent-encoded, or cut off."""
+    bare = key.partition(" ")[2].strip() if key.lower().startswith("bearer ") else key.strip()
+    spelling = "".join(_spell(char) for char in bare)
+    if len(bare) < _SHORT:
+        # A key of three letters is somebody's test; whole words only, or every message would be holes.
+        spelling = rf"(?<![\w]){spelling}(?![\w])"
+    find = re.compile(spelling)
+    forms = {bare, quote(bare, safe=""), quote(bare), bare.replace("/", "\\/")}
+    starts = sorted({form[:size] for form in forms for size in range(_TELLING, len(form))}, key=len, reverse=True)
+
+    def redact(text: str) -> str:
+        text = find.sub(REDACTED, text)
+        for start in starts:
+            if text.endswith(start):
+                return text[: -len(start)] + REDACTED
+        return text
+
+    return redact
+
+
+def _spell(char: str) -> str:
+    """All the ways in which servers write one character of a key, as a pattern."""
+    number = ord(char)
+    return (
+        rf"(?:\\?{re.escape(char)}|%(?:25)*(?i:{number:02x})|\\+u00(?i:{number:02x})|\\+x(?i:{number:02x})"
+        rf"|&#0*{number};|&#[xX]0*(?i:{number:x});)"
+    )
+
+
+def seal(value: object) -> object:
+    """Text as a :class:`Secret`, before anything can raise with it in a local; anything else as it is."""
+    return Secret(value) if isinstance(value, str) else value
+
+
+def read_environment(environ: Mapping[str, str]) -> dict[str, str | Secret]:
+    """The variables that this package reads, and no others; keys are sealed."""
+    found: dict[str, str | Secret] = {}
+    for name in KEY_VARIABLES:
+        if environ.get(name):
+            found[name] = Secret(environ[name])
+    if environ.get(BASE_URL_VARIABLE):
+        found[BASE_URL_VARIABLE] = environ[BASE_URL_VARIABLE]
+    return found
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
@@ -102,6 +168,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     default_headers: tuple[tuple[str, str], ...]
     proxy: str | None
     trust_env: bool
+    seen_keys: list[Secret] = msgspec.field(default_factory=list)
+    """Keys that a callable has given, so that what a server echoes of them can be taken out."""
 
     @property
     def loopback(self) -> bool:
@@ -110,7 +178,17 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
     def redact(self, text: str) -> str:
         """``text`` without the key."""
-        return self.api_key.redact(text) if self.api_key is not None else text
+        if self.api_key is not None:
+            return self.api_key.redact(text)
+        for key in self.seen_keys:
+            text = key.redact(text)
+        return text
+
+    def remember(self, key: Secret) -> None:
+        """Keep a key that a callable gave, among the last few."""
+        if key not in self.seen_keys:
+            self.seen_keys[:-_KEYS_KEPT] = ()
+            self.seen_keys.append(key)
 
 
 def default_user_agent() -> str:
@@ -122,8 +200,8 @@ def default_user_agent() -> str:
 
 def resolve(
     *,
-    environ: Mapping[str, str],
-    api_key: str | Callable[[], str | Awaitable[str]] | None = None,
+    environ: Mapping[str, str | Secret],
+    api_key: object = None,
     base_url: str | None = None,
     auth_scheme: str | None = None,
     model: str | None = None,
@@ -150,10 +228,11 @@ def resolve(
     Raises:
         ConfigurationError: Something cannot be used; the message says what and how to mend it.
     """
+    environ = {name: environ[name] for name in (*KEY_VARIABLES, BASE_URL_VARIABLE) if environ.get(name)}
+    api_key = seal(api_key)
+    named = environ.get(BASE_URL_VARIABLE)
     base = check_url(
-        base_url if base_url is not None else environ.get(BASE_URL_VARIABLE) or VENDOR_BASE_URL,
-        name="base_url",
-        allow_insecure=allow_insecure,
+        base_url if base_url is not None else named or VENDOR_BASE_URL, name="base_url", allow_insecure=allow_insecure
     )
     vendor = urlsplit(base).hostname in VENDOR_HOSTS
     media = _follow(media_base_url, VENDOR_MEDIA_BASE_URL, base, vendor=vendor)
@@ -197,26 +276,39 @@ def fail(message: str) -> NoReturn:
 
 
 def check_key(value: object) -> Secret:
-    """The key as a secret.
+    """The key as a secret, trimmed.
 
     Raises:
         ConfigurationError: It is empty or has characters that no header can carry. The key itself is not quoted.
     """
-    if not isinstance(value, str):
+    value = seal(value)
+    if not isinstance(value, Secret):
         fail("The API key must be text. Pass api_key=... or set INFRON_API_KEY.")
-    trimmed = value.strip()
-    if not trimmed:
-        fail("The API key is empty. Pass api_key=... or set INFRON_API_KEY to a key from the vendor's API page.")
-    if not all(" " <= char <= "~" for char in trimmed):
-        fail(
+    trimmed = _trim(value)
+    problem = _find_problem(trimmed)
+    if problem is not None:
+        fail(problem)
+    return trimmed
+
+
+def _trim(key: Secret) -> Secret:
+    return Secret(key.reveal().strip())
+
+
+def _find_problem(key: Secret) -> str | None:
+    text = key.reveal()
+    if not text:
+        return "The API key is empty. Pass api_key=... or set INFRON_API_KEY to a key from the vendor's API page."
+    if not all(" " <= char <= "~" for char in text):
+        return (
             "The API key has characters that cannot stand in a header (it must be printable ASCII). It was probably "
             "copied with a line break or a typographic character: copy it again from the vendor's API page."
         )
-    return Secret(trimmed)
+    return None
 
 
 def _key(
-    given: str | Callable[[], str | Awaitable[str]] | None, environ: Mapping[str, str]
+    given: object, environ: Mapping[str, object]
 ) -> tuple[Secret | None, Callable[[], str | Awaitable[str]] | None]:
     if callable(given):
         return None, given
@@ -228,6 +320,11 @@ def _key(
             "vendor's API page. To try without one, run `videorouter demo` or start `videorouter sandbox`."
         )
     return check_key(given), None
+
+
+def authorize(key: Secret, scheme: str | None) -> Sealed:
+    """The ``Authorization`` header's value as bytes that do not show."""
+    return Sealed(authorization(key, scheme).encode("ascii"))
 
 
 def authorization(key: Secret, scheme: str | None) -> str:
@@ -332,6 +429,8 @@ def check_header(name: object, value: object, *, argument: str = "default_header
     lowered = name.lower()
     if lowered == "authorization":
         fail(f"{argument}: pass the key as api_key=, where it is kept secret and bound to the gateway's hosts.")
+    if lowered == "idempotency-key":
+        fail(f"{argument}: pass the key as idempotency_key=, so that results, errors and the journal carry it too.")
     if lowered in {"host", "content-length", "transfer-encoding", "connection", "content-type", "accept-encoding"}:
         fail(f"{argument}: {name} is set by the client itself.")
     return name, value.strip()

@@ -232,6 +232,12 @@ class InDoubt(Record, frozen=True, kw_only=True):
     at: float | None = None
     reason: str | None = None
 
+    @property
+    def result(self) -> VideoResult | None:
+        """The finished result, when the answer came in after the call had been cancelled."""
+        result: VideoResult | None = self.__dict__.get("result_")
+        return result
+
 
 class Failure(Record, frozen=True, kw_only=True):
     """An error as plain data, for encoders and the journal."""

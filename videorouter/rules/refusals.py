@@ -29,6 +29,9 @@ if TYPE_CHECKING:
 MAX_EVIDENCE = 4096
 """Bytes of an answer that an error keeps."""
 
+_WINDOW = 64 * MAX_EVIDENCE
+"""Bytes that are searched for the key: what is taken out must not pull an unsearched piece into sight."""
+
 _CLASSES: dict[int, type[APIStatusError]] = {
     400: BadRequestError,
     401: AuthenticationError,
@@ -68,8 +71,8 @@ def find_request_id(headers: Headers, message: str = "") -> str | None:
 
 
 def show_body(body: bytes, redact: Callable[[str], str]) -> str:
-    """The first 4 KiB of an answer as text, without the key."""
-    text = redact(body[: 2 * MAX_EVIDENCE].decode("utf-8", "replace"))
+    """The first 4 KiB of an answer as text, without the key; a piece of it at the cut goes too."""
+    text = redact(body[:_WINDOW].decode("utf-8", "replace"))
     return text[:MAX_EVIDENCE]
 
 
@@ -94,14 +97,16 @@ def build_refusal(
     auth_scheme: str | None,
     model: str | None = None,
     what: str = "request",
+    cls: type[APIStatusError] | None = None,
 ) -> APIStatusError:
-    """The exception for an answer that says no, with everything known about it and no secret."""
+    """The exception for an answer that says no, with everything known about it and no secret; ``cls`` overrides."""
     status = answer.effective or answer.status
     message = redact(answer.message)[:1000]
     body = show_body(answer.body, redact)
-    cls = _CLASSES.get(status, InternalServerError if status >= 500 else APIStatusError)
-    if status in {400, 403, 422} and is_moderation(answer.type, answer.code, message):
-        cls = ContentPolicyError
+    if cls is None:
+        cls = _CLASSES.get(status, InternalServerError if status >= 500 else APIStatusError)
+        if status in {400, 403, 422} and is_moderation(answer.type, answer.code, message):
+            cls = ContentPolicyError
     said = f": {message}" if message else "."
     under = f" under HTTP {answer.status}" if answer.effective != answer.status else ""
     return cls(
@@ -125,6 +130,8 @@ def _clean(text: str | None, redact: Callable[[str], str]) -> str | None:
 def _advise(cls: type[APIStatusError], status: int, auth_scheme: str | None, model: str | None, body: str) -> str:
     if cls is ContentPolicyError:
         return "Moderation refused it: nothing was bought. Change the prompt or the input."
+    if cls is RateLimitError:
+        return "Nothing was bought. Wait retry_after seconds, lower max_concurrency, or allow a longer timeout."
     if status == 401:
         if auth_scheme is None:
             return (
@@ -147,5 +154,4 @@ def _advise(cls: type[APIStatusError], status: int, auth_scheme: str | None, mod
         405: "Nothing was bought. Check base_url: this path does not take such a request.",
         413: "Nothing was bought. The request is too large: pass inputs as URLs.",
         422: "Nothing was bought. A field has a value that this model does not take; param names it when known.",
-        429: "Nothing was bought. Wait retry_after seconds, lower max_concurrency, or allow a longer timeout.",
     }.get(status, "")
