@@ -16,7 +16,8 @@ from videorouter.flows import downloads, tasks
 from videorouter.flows.catalogue import Catalogue, read_account
 from videorouter.flows.fallback import check_models, run_with_fallback
 from videorouter.flows.inputs import Uploads, needs_upload, resolve_fields
-from videorouter.io.call import Caller, Shared
+from videorouter.io.call import Caller
+from videorouter.io.shared import Shared
 from videorouter.io.transport.opening import open_sender
 from videorouter.models import Asset, Balance, InDoubt, Model, Task, TaskStatus, Video, VideoResult
 from videorouter.rules.inputs import FIELDS
@@ -130,7 +131,7 @@ class AsyncVideoRouter:
         sender = open_sender(http_client=http_client, proxy=proxy, trust_env=trust_env, ssl_context=ssl_context)
         self._catalogue = Catalogue()
         self._uploads = Uploads()
-        self._caller = Caller(settings, Shared(sender), on_event=on_event, on_in_doubt=on_in_doubt)
+        self._caller = Caller(settings, Shared(sender, settings), on_event=on_event, on_in_doubt=on_in_doubt)
 
     @property
     def _settings(self) -> Settings:
@@ -462,8 +463,7 @@ class AsyncVideoRouter:
 
     async def aclose(self) -> None:
         """Close what is open. Idempotent; a client that you brought stays open."""
-        self._caller.shared.closed = True
-        await self._caller.shared.sender.aclose()
+        await self._caller.shared.aclose()
 
     async def __aenter__(self) -> Self:
         return self

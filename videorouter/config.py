@@ -51,6 +51,10 @@ class Secret:
         """The key itself. Call it only where the header is built, in a frame that cannot raise."""
         return self._reveal()
 
+    def is_in(self, data: bytes) -> bool:
+        """Whether bytes hold the key, bare."""
+        return self._reveal().encode("latin-1", "replace") in data
+
     def redact(self, text: str) -> str:
         """``text`` without the key, in whatever spelling a server may have echoed it, or cut it at the end."""
         if self._redact is None:
@@ -183,6 +187,12 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         for key in self.seen_keys:
             text = key.redact(text)
         return text
+
+    def quotes_key(self, data: bytes) -> bool:
+        """Whether bytes hold the key as it was sent; the quick look before ``redact``."""
+        if self.api_key is not None:
+            return self.api_key.is_in(data)
+        return any(key.is_in(data) for key in self.seen_keys)
 
     def remember(self, key: Secret) -> None:
         """Keep a key that a callable gave, among the last few."""

@@ -19,7 +19,7 @@ from videorouter.models import InDoubt, Task, VideoResult
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    from videorouter.io.transport.seam import Probe
+    from videorouter.errors import Phase
     from videorouter.rules.requests import Submission
 
 log = logging.getLogger("videorouter")
@@ -51,7 +51,7 @@ def describe_doubt(
     submission: Submission,
     reason: str,
     *,
-    probe: Probe | None = None,
+    phase: Phase | None = None,
     caught: VideoResult | Task | None = None,
     request_id: str | None = None,
     task_id: str | None = None,
@@ -61,7 +61,7 @@ def describe_doubt(
     Args:
         submission: The request.
         reason: In words.
-        probe: Of its last attempt.
+        phase: How far its last attempt got.
         caught: An answer that came after the call had been given up: its result or task stays reachable.
         request_id: The gateway's id, when an answer's head came in.
         task_id: The task, when it is known.
@@ -73,7 +73,7 @@ def describe_doubt(
         idempotency_key=submission.idempotency_key,
         model=submission.model,
         verb=submission.verb,
-        phase=probe.phase if probe is not None else None,
+        phase=phase,
         request_id=request_id,
         task_id=task_id,
         at=time.time(),

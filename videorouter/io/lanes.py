@@ -416,6 +416,10 @@ class Slot:
         self.started = 0.0
         self.probe: Probe | None = None
 
+    def move(self, bay: Bay) -> None:
+        """Queue elsewhere from now on: the next attempt goes to another host."""
+        self.bay = bay
+
     def try_take(self) -> bool:
         """Take it when it is free and nobody waits."""
         bay = self.bay

@@ -62,6 +62,13 @@ class Outcome(msgspec.Struct, kw_only=True):
     retry_after: float | None = None
 
     @property
+    def status(self) -> int | None:
+        """The status that counts: the error's own under HTTP 200."""
+        if isinstance(self.answer, ErrorAnswer):
+            return self.answer.effective or self.answer.status
+        return None
+
+    @property
     def left(self) -> bool:
         """Whether the request may have reached the gateway."""
         return self.row not in {Row.UNREACHED, Row.HOPELESS, Row.EXPIRED, Row.CLOSED, Row.UNSENT}

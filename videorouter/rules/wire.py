@@ -129,8 +129,24 @@ def _check_value(name: str, value: object, depth: int = 0) -> None:
             _check_value(name, item, depth + 1)
 
 
-def read_post(status: int, body: bytes, *, model: str | None = None) -> Answer:
-    """What the answer to a generation or an edit means, by the ordered rules above."""
+def read_post(
+    status: int,
+    body: bytes,
+    *,
+    model: str | None = None,
+    request_id: str | bytes | None = None,
+    idempotency_key: str | None = None,
+) -> Answer:
+    """What the answer to a generation or an edit means, by the ordered rules above.
+
+    Args:
+        status: The HTTP status.
+        body: The whole body.
+        model: That was asked for.
+        request_id: The gateway's id of the request, from its header.
+        idempotency_key: That was sent.
+    """
+    named = request_id.decode("latin-1")[:200] if isinstance(request_id, bytes) else request_id
     if 200 <= status < 300:
         try:
             quick = _decode_finished(body)
@@ -143,8 +159,27 @@ def read_post(status: int, body: bytes, *, model: str | None = None) -> Answer:
                 if usable_url(item.url)
             )
             if videos:
-                return _result(videos, model, body, created=quick.created, cost=_cost(quick.cost))
-    return _read_slowly(status, body, model)
+                return _result(
+                    videos,
+                    model,
+                    body,
+                    created=quick.created,
+                    cost=None if quick.cost is None else _cost(quick.cost),
+                    request_id=named,
+                    idempotency_key=idempotency_key,
+                )
+    return _name(_read_slowly(status, body, model), named, idempotency_key)
+
+
+def _name(answer: Answer, request_id: str | None, idempotency_key: str | None) -> Answer:
+    """The same result or task with the names that its request had."""
+    if not isinstance(answer, VideoResult | Task):
+        return answer
+    named = msgspec.structs.replace(answer, request_id=request_id, idempotency_key=idempotency_key)
+    if isinstance(named, Task) and named.result is not None:
+        result = _name(named.result, request_id, idempotency_key)
+        named = msgspec.structs.replace(named, result=result)
+    return named.beside(**answer.__dict__)
 
 
 def _read_slowly(status: int, body: bytes, model: str | None) -> Answer:
@@ -407,11 +442,21 @@ def _result(
     created: int | None = None,
     cost: float | None = None,
     task_id: str | None = None,
+    request_id: str | None = None,
+    idempotency_key: str | None = None,
 ) -> VideoResult:
     if model is not None:
         for video in videos:
             video.__dict__["model_"] = model
-    result = VideoResult(videos=videos, created=created, cost=cost, task_id=task_id, model=model)
+    result = VideoResult(
+        videos=videos,
+        created=created,
+        request_id=request_id,
+        task_id=task_id,
+        cost=cost,
+        model=model,
+        idempotency_key=idempotency_key,
+    )
     result.__dict__["raw_"] = body
     return result
 
