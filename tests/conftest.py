@@ -95,7 +95,8 @@ def loopback_only(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
         def resolve(host: object, *rest: object, _real=real_look_up, _name=look_up, **named: object) -> object:
             if not (is_local(host) or is_literal(host)):
-                if str(host).lower().rstrip(".").endswith(".invalid"):
+                name = host.decode("ascii", "replace") if isinstance(host, bytes | bytearray) else str(host)
+                if name.lower().rstrip(".").endswith(".invalid"):
                     raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
                 raise refuse(f"{_name}({host!r})")
             return _real(host, *rest, **named)

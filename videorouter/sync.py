@@ -8,15 +8,21 @@ from __future__ import annotations
 
 import functools
 import inspect
-from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, Self, TypeVar
+from contextlib import contextmanager
+from functools import partial
+from typing import TYPE_CHECKING, Any, Concatenate, Literal, ParamSpec, Self, TypeVar, Unpack, overload
 
 from videorouter.client import AsyncVideoRouter
 from videorouter.io.portal import Portal
 from videorouter.rules.signatures import dress
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine
+    from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Iterator
+    from contextlib import AbstractAsyncContextManager, AbstractContextManager
 
+    from videorouter.errors import VideoRouterError
+    from videorouter.flows.downloads import ManyOptions, Place, SaveOptions, Source
+    from videorouter.io.portal import Session
     from videorouter.models import Asset, Balance, Download, InDoubt, Model, Task, TaskStatus, VideoResult
 
 P = ParamSpec("P")
@@ -35,6 +41,44 @@ def _waits_for(
         return _dress(call, stub, verb)
 
     return lend
+
+
+def _opens(
+    verb: Callable[Concatenate[AsyncVideoRouter, P], AbstractAsyncContextManager[AsyncIterator[R]]],
+) -> Callable[
+    [Callable[[VideoRouter], AbstractContextManager[Iterator[R]]]],
+    Callable[Concatenate[VideoRouter, P], AbstractContextManager[Iterator[R]]],
+]:
+    """Make a stub enter, iterate and leave what ``verb`` gives, all in one task of the portal's loop."""
+
+    def lend(
+        stub: Callable[[VideoRouter], AbstractContextManager[Iterator[R]]],
+    ) -> Callable[Concatenate[VideoRouter, P], AbstractContextManager[Iterator[R]]]:
+        @contextmanager
+        def call(self: VideoRouter, /, *args: P.args, **kwargs: P.kwargs) -> Iterator[Iterator[R]]:
+            session = self._portal.open_session()
+            entered = verb(self._portal.client, *args, **kwargs)
+            leave: Callable[[], Awaitable[object]] | None = None
+            try:
+                items = session.call(entered.__aenter__)
+                leave = partial(entered.__aexit__, None, None, None)
+                yield _walk(session, items)
+            finally:
+                session.close(leave)
+
+        return _dress(call, stub, verb)
+
+    return lend
+
+
+def _walk(session: Session, items: AsyncIterator[R]) -> Iterator[R]:
+    async def step() -> tuple[R] | None:
+        async for item in items:
+            return (item,)
+        return None
+
+    while (item := session.call(step)) is not None:
+        yield item[0]
 
 
 def _dress(call: Callable[P, R], stub: Callable[..., Any], verb: Callable[..., Any]) -> Callable[P, R]:
@@ -126,6 +170,40 @@ class VideoRouter:
     @_waits_for(AsyncVideoRouter.save)
     def save(self) -> Download:
         """As ``AsyncVideoRouter.save``."""
+        raise NotImplementedError
+
+    @overload
+    def download(
+        self, source: Iterable[Source], dest: Place, *, return_exceptions: Literal[True], **options: Unpack[ManyOptions]
+    ) -> list[Download | VideoRouterError]: ...
+
+    @overload
+    def download(  # type: ignore[overload-overlap]  # a str is an iterable of str, and means one URL
+        self, source: Source, dest: Place, **options: Unpack[ManyOptions]
+    ) -> Download: ...
+
+    @overload
+    def download(self, source: Iterable[Source], dest: Place, **options: Unpack[ManyOptions]) -> list[Download]: ...
+
+    def download(
+        self,
+        source: Source | Iterable[Source],
+        dest: Place,
+        *,
+        concurrency: int = 16,
+        return_exceptions: bool = False,
+        **options: Unpack[SaveOptions],
+    ) -> Download | list[Download] | list[Download | VideoRouterError]:
+        """As ``AsyncVideoRouter.download``."""
+        named: dict[str, Any] = {"concurrency": concurrency, "return_exceptions": return_exceptions, **options}
+        found: Download | list[Download] = self._portal.call(lambda client: client.download(source, dest, **named))
+        return found
+
+    download.__doc__ = (AsyncVideoRouter.download.__doc__ or "").replace("await ", "")
+
+    @_opens(AsyncVideoRouter.stream)
+    def stream(self) -> AbstractContextManager[Iterator[bytes]]:
+        """As ``AsyncVideoRouter.stream``."""
         raise NotImplementedError
 
     @property

@@ -48,7 +48,7 @@ _MEMORY_ROOTS = ("/dev/shm",)  # noqa: S108  an ordinary folder that lives under
 
 def is_folder(path: Path) -> bool:
     """Whether a folder stands there."""
-    return path.is_dir()
+    return os.path.isdir(path)  # noqa: PTH112  Path.is_dir raises for a name that is too long
 
 
 class Busy(Exception):  # noqa: N818  it is a state, and never reaches a user
