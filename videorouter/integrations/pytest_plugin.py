@@ -1,1 +1,132 @@
-"""Fixtures for the test suites of people who use this client."""
+"""Fixtures for the test suites of people who use this client, and the guard over their money.
+
+pytest loads this file in every run where the package is installed: so it imports nothing but pytest, and each fixture
+loads what it needs. The guard stands from the start of a run to its end; ``videorouter_guard = false`` in the ini file
+takes it away, the marker ``video_gateway`` for one test. It never starts a sandbox that no test asked for.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from videorouter.io.transport import blockade
+
+if TYPE_CHECKING:
+    from collections.abc import Generator, Iterator
+
+    from videorouter.client import AsyncVideoRouter
+    from videorouter.sandbox import Faults, ThreadedSandbox
+    from videorouter.sync import VideoRouter
+    from videorouter.testing import EventRecorder
+
+REASON = (
+    "this is a test run. Take the video_sandbox fixture, respx or httpx.MockTransport; a test that is meant to pay is "
+    "marked with @pytest.mark.video_gateway, and videorouter_guard = false in the ini file permits all."
+)
+_BEFORE = pytest.StashKey[str | None]()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Declare the setting that takes the guard away."""
+    parser.addini("videorouter_guard", "keep videorouter off the real gateway during tests", type="bool", default=True)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Declare the markers, and put the guard up."""
+    config.addinivalue_line("markers", "video_gateway: this test may reach the real gateway and cost money")
+    config.addinivalue_line("markers", "video_sandbox(**options): options of this test's sandbox, such as mode='task'")
+    config.stash[_BEFORE] = blockade.find_reason()
+    if config.getini("videorouter_guard"):
+        blockade.block(REASON)
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    """Take the guard down."""
+    blockade.block(config.stash.get(_BEFORE, None))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
+    """Let one marked test through."""
+    if item.get_closest_marker("video_gateway") is None:
+        return (yield)
+    before = blockade.find_reason()
+    blockade.block(None)
+    try:
+        return (yield)
+    finally:
+        blockade.block(before)
+
+
+@pytest.fixture(scope="session")
+def _shared_video_sandbox() -> Iterator[ThreadedSandbox]:
+    from videorouter.testing import run_sandbox  # noqa: PLC0415  the plugin stays light
+
+    with run_sandbox(mode="mixed") as sandbox:
+        yield sandbox
+
+
+@pytest.fixture
+def video_sandbox(request: pytest.FixtureRequest) -> Iterator[ThreadedSandbox]:
+    """A pretend gateway on loopback: one for all tests, empty at the start of each.
+
+    ``@pytest.mark.video_sandbox(mode="task", latency=2)`` gives a test one of its own, with these options.
+    """
+    marker = request.node.get_closest_marker("video_sandbox")
+    if marker is None:
+        sandbox: ThreadedSandbox = request.getfixturevalue("_shared_video_sandbox")
+        sandbox.reset()
+        yield sandbox
+        sandbox.reset()
+        return
+    from videorouter.testing import run_sandbox  # noqa: PLC0415  the plugin stays light
+
+    options: dict[str, Any] = {"mode": "mixed", **marker.kwargs}
+    with run_sandbox(**options) as sandbox:
+        yield sandbox
+
+
+@pytest.fixture
+def video_faults(video_sandbox: ThreadedSandbox) -> Faults:
+    """What goes wrong in ``video_sandbox``: ``video_faults.add("status=503; retry-after=2", times=1)``."""
+    return video_sandbox.faults
+
+
+@pytest.fixture
+def video_events() -> EventRecorder:
+    """What happened in ``video_router`` and ``video_router_sync``: ``video_events.of(TaskAccepted)``."""
+    from videorouter.testing import EventRecorder  # noqa: PLC0415  the plugin stays light
+
+    return EventRecorder()
+
+
+@pytest.fixture
+def video_router(video_sandbox: ThreadedSandbox, video_events: EventRecorder) -> Iterator[AsyncVideoRouter]:
+    """An ``AsyncVideoRouter`` wired to ``video_sandbox``, for tests of any async plugin; closed afterwards."""
+    from videorouter.testing import close_from_outside, open_router  # noqa: PLC0415  the plugin stays light
+
+    router = open_router(video_sandbox, on_event=video_events)
+    yield router
+    close_from_outside(router.aclose)
+
+
+@pytest.fixture
+def video_router_sync(video_sandbox: ThreadedSandbox, video_events: EventRecorder) -> Iterator[VideoRouter]:
+    """A ``VideoRouter`` wired to ``video_sandbox``; closed afterwards."""
+    from videorouter.testing import open_sync_router  # noqa: PLC0415  the plugin stays light
+
+    with open_sync_router(video_sandbox, on_event=video_events) as router:
+        yield router
+
+
+@pytest.fixture
+def video_environment(video_sandbox: ThreadedSandbox, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
+    """The environment wired to ``video_sandbox``, for an application that makes its own client."""
+    from videorouter.testing import environment  # noqa: PLC0415  the plugin stays light
+
+    variables = environment(video_sandbox)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    return variables

@@ -18,6 +18,7 @@ import anyio
 import httpx
 
 from videorouter.errors import Phase
+from videorouter.io.transport.blockade import check_host
 from videorouter.io.transport.causes import explain, name_httpx_failure
 from videorouter.io.transport.gate import Gate
 from videorouter.io.transport.interception import is_mocked
@@ -68,11 +69,12 @@ class _Tracer:
         self.challenged = False
 
     async def __call__(self, event: str, info: dict[str, Any]) -> None:
-        if self.abandoned and not self.fired:
+        if not self.fired:
             # Once: httpcore tells of its cleaning up by events too.
             self.fired = True
-            raise _AbandonedError
-        self.fired = True
+            if self.abandoned:
+                raise _AbandonedError
+            check_host(self.probe.host or "")
         layer, _, step = event.partition(".")
         if layer in ("connection", "proxy", "socks"):
             self._walk_to(Phase.CONNECTING)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import anyio
 
 from videorouter.errors import Phase
+from videorouter.io.transport.blockade import check_host
 from videorouter.io.transport.body import BodyStream
 from videorouter.io.transport.causes import explain, name_connect_failure
 from videorouter.io.transport.connection import Connection
@@ -141,6 +142,7 @@ class Exchanger:
         addresses: tuple[str, ...] = (),
     ) -> Connection:
         """Make a connection; at most a few dozen at once, since thousands would time each other out."""
+        check_host(target.host)
         loop = asyncio.get_running_loop()
         gate = pool.connects
         await _enter(gate, deadline, target)

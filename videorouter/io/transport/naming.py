@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 
 import anyio
 
+from videorouter.io.transport.blockade import check_host
 from videorouter.io.transport.causes import explain, name_connect_failure
 from videorouter.io.transport.seam import Trouble
 
@@ -48,6 +49,7 @@ async def resolve_name(url: str, *, deadline: float) -> tuple[str, ...]:
     Raises:
         WireError: The name does not exist, or the name server did not answer in time.
     """
+    check_host(find_host(url))
     found: Sequence[tuple[object, ...]] | None = None
     try:
         with anyio.move_on_after(deadline - time.monotonic()):
