@@ -61,6 +61,29 @@ def test_save_writes_the_file(router, tmp_path):
     assert file.path.read_bytes()[4:8] == b"ftyp"
 
 
+def test_download_takes_one_or_many(router, tmp_path):
+    first, second = router.generate("otter"), router.generate("snow")
+    assert router.download(first.video.url, tmp_path / "one.mp4").path.exists()
+    files = router.download([first.video, second.video], tmp_path / "many")
+    assert [file.size > 0 for file in files] == [True, True]
+
+
+def test_stream_is_a_plain_context_manager_over_a_plain_iterator(router, tmp_path):
+    result = router.generate("otter")
+    with router.stream(result) as chunks:
+        whole = b"".join(chunks)
+    assert whole == router.save(result, tmp_path / "otter.mp4").path.read_bytes()
+
+
+def test_a_stream_that_is_left_early_closes_its_connection(router, box):
+    result = router.generate("otter")
+    with router.stream(result) as chunks:
+        next(chunks)
+    with pytest.raises(LookupError, match="mine"), router.stream(result) as chunks:
+        raise LookupError("mine")
+    assert router.balance()
+
+
 def test_a_refused_key_is_refused_when_the_client_is_made():
     with pytest.raises(ConfigurationError, match="No API key"):
         VideoRouter()
@@ -80,7 +103,7 @@ def test_verbs_show_the_parameters_and_the_words_of_the_async_ones():
     for name in ("generate", "submit", "edit", "submit_edit", "wait"):
         verb, other = getattr(VideoRouter, name), getattr(AsyncVideoRouter, name)
         assert inspect.signature(verb) == inspect.signature(other)
-        assert verb.__doc__ == other.__doc__.replace("await ", "")
+        assert verb.__doc__ == other.__doc__.replace("await ", "").replace("async ", "")
         assert verb.__qualname__ == f"VideoRouter.{name}"
         assert not inspect.iscoroutinefunction(verb)
 

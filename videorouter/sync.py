@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import functools
 import inspect
-from contextlib import contextmanager
-from functools import partial
 from typing import TYPE_CHECKING, Any, Concatenate, Literal, ParamSpec, Self, TypeVar, Unpack, overload
 
 from videorouter.client import AsyncVideoRouter
@@ -17,12 +15,11 @@ from videorouter.io.portal import Portal
 from videorouter.rules.signatures import dress
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Iterator
+    from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator
     from contextlib import AbstractAsyncContextManager, AbstractContextManager
 
     from videorouter.errors import VideoRouterError
-    from videorouter.flows.downloads import ManyOptions, Place, SaveOptions, Source
-    from videorouter.io.portal import Session
+    from videorouter.flows.downloads import ManyOptions, Place, Source
     from videorouter.models import Asset, Balance, Download, InDoubt, Model, Task, TaskStatus, VideoResult
 
 P = ParamSpec("P")
@@ -43,48 +40,42 @@ def _waits_for(
     return lend
 
 
-def _opens(
-    verb: Callable[Concatenate[AsyncVideoRouter, P], AbstractAsyncContextManager[AsyncIterator[R]]],
-) -> Callable[
-    [Callable[[VideoRouter], AbstractContextManager[Iterator[R]]]],
-    Callable[Concatenate[VideoRouter, P], AbstractContextManager[Iterator[R]]],
-]:
-    """Make a stub enter, iterate and leave what ``verb`` gives, all in one task of the portal's loop."""
+def _waits(verb: Callable[..., Coroutine[Any, Any, Any]]) -> Callable[[Callable[..., R]], Callable[..., R]]:
+    """As ``_waits_for``, for a verb whose overloads stand above the stub."""
 
-    def lend(
-        stub: Callable[[VideoRouter], AbstractContextManager[Iterator[R]]],
-    ) -> Callable[Concatenate[VideoRouter, P], AbstractContextManager[Iterator[R]]]:
-        @contextmanager
-        def call(self: VideoRouter, /, *args: P.args, **kwargs: P.kwargs) -> Iterator[Iterator[R]]:
-            session = self._portal.open_session()
-            entered = verb(self._portal.client, *args, **kwargs)
-            leave: Callable[[], Awaitable[object]] | None = None
-            try:
-                items = session.call(entered.__aenter__)
-                leave = partial(entered.__aexit__, None, None, None)
-                yield _walk(session, items)
-            finally:
-                session.close(leave)
+    def lend(stub: Callable[..., R]) -> Callable[..., R]:
+        def call(self: VideoRouter, /, *args: object, **kwargs: object) -> R:
+            value: R = self._portal.call(lambda client: verb(client, *args, **kwargs))
+            return value
 
         return _dress(call, stub, verb)
 
     return lend
 
 
-def _walk(session: Session, items: AsyncIterator[R]) -> Iterator[R]:
-    async def step() -> tuple[R] | None:
-        async for item in items:
-            return (item,)
-        return None
+def _holds(
+    verb: Callable[Concatenate[AsyncVideoRouter, P], AbstractAsyncContextManager[AsyncIterator[R]]],
+) -> Callable[
+    [Callable[[VideoRouter], AbstractContextManager[Iterator[R]]]],
+    Callable[Concatenate[VideoRouter, P], AbstractContextManager[Iterator[R]]],
+]:
+    """Make a stub give ``verb``'s context manager and its iterator without ``async``."""
 
-    while (item := session.call(step)) is not None:
-        yield item[0]
+    def lend(
+        stub: Callable[[VideoRouter], AbstractContextManager[Iterator[R]]],
+    ) -> Callable[Concatenate[VideoRouter, P], AbstractContextManager[Iterator[R]]]:
+        def call(self: VideoRouter, /, *args: P.args, **kwargs: P.kwargs) -> AbstractContextManager[Iterator[R]]:
+            return self._portal.hold(lambda client: verb(client, *args, **kwargs))
+
+        return _dress(call, stub, verb)
+
+    return lend
 
 
 def _dress(call: Callable[P, R], stub: Callable[..., Any], verb: Callable[..., Any]) -> Callable[P, R]:
     functools.update_wrapper(call, stub)
     dress(call, verb, returns=inspect.signature(stub).return_annotation)
-    call.__doc__ = (verb.__doc__ or "").replace("await ", "") or stub.__doc__
+    call.__doc__ = (verb.__doc__ or "").replace("await ", "").replace("async ", "") or stub.__doc__
     return call
 
 
@@ -185,25 +176,16 @@ class VideoRouter:
     @overload
     def download(self, source: Iterable[Source], dest: Place, **options: Unpack[ManyOptions]) -> list[Download]: ...
 
+    @_waits(AsyncVideoRouter.download)
     def download(
         self,
-        source: Source | Iterable[Source],
-        dest: Place,
-        *,
-        concurrency: int = 16,
-        return_exceptions: bool = False,
-        **options: Unpack[SaveOptions],
     ) -> Download | list[Download] | list[Download | VideoRouterError]:
         """As ``AsyncVideoRouter.download``."""
-        named: dict[str, Any] = {"concurrency": concurrency, "return_exceptions": return_exceptions, **options}
-        found: Download | list[Download] = self._portal.call(lambda client: client.download(source, dest, **named))
-        return found
+        raise NotImplementedError
 
-    download.__doc__ = (AsyncVideoRouter.download.__doc__ or "").replace("await ", "")
-
-    @_opens(AsyncVideoRouter.stream)
+    @_holds(AsyncVideoRouter.stream)
     def stream(self) -> AbstractContextManager[Iterator[bytes]]:
-        """As ``AsyncVideoRouter.stream``."""
+        """As ``AsyncVideoRouter.stream``: ``with router.stream(video) as chunks: for chunk in chunks``."""
         raise NotImplementedError
 
     @property

@@ -13,10 +13,11 @@ import asyncio
 import os
 import threading
 import weakref
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from concurrent.futures import CancelledError, Future, wait
-from contextlib import suppress
+from contextlib import AbstractAsyncContextManager, contextmanager, suppress
 from contextvars import copy_context
+from functools import partial
 from typing import Any, Generic, Protocol, TypeVar
 
 from videorouter.errors import ClientClosedError, ConfigurationError
@@ -202,9 +203,34 @@ class Portal(Generic[C]):
         """Start a task that does several errands one after another."""
         return Session(self._bridge.run(self.client.aclose))
 
+    @contextmanager
+    def hold(self, make: Callable[[C], AbstractAsyncContextManager[AsyncIterator[T]]]) -> Iterator[Iterator[T]]:
+        """A plain context manager around an async one that gives an iterator; a plain iterator over its items."""
+        manager = make(self.client)
+        session = self.open_session()
+        try:
+            items = session.call(manager.__aenter__)
+            try:
+                yield _step(session, items)
+            except BaseException as error:
+                if not session.call(partial(manager.__aexit__, type(error), error, error.__traceback__)):
+                    raise
+            else:
+                session.call(partial(manager.__aexit__, None, None, None))
+        finally:
+            session.close()
+
     def close(self) -> None:
         """Close the client, end the loop, and wait for its thread. Idempotent."""
         self._bridge.close(self.client.aclose)
+
+
+def _step(session: Session, items: AsyncIterator[T]) -> Iterator[T]:
+    while True:
+        try:
+            yield session.call(items.__anext__)
+        except StopAsyncIteration:
+            return
 
 
 class _Running:
