@@ -39,6 +39,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         run = import_module(args.room).run
         code: int = run(args)
     except KeyboardInterrupt:
+        sys.stderr.write("interrupted before anything was sent\n")
         return Exit.INTERRUPTED
     except BrokenPipeError:
         _abandon_stdout()

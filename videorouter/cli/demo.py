@@ -9,6 +9,7 @@ import asyncio
 import time
 import uuid
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -85,7 +86,6 @@ class _Demo:
         self._console = console
         self._board: Board = make_board(console)
         self._rows: set[str] = set()
-        self._saving: dict[str, str] = {}
 
     async def run(self) -> int:
         sandbox_class = find_sandbox()
@@ -158,9 +158,8 @@ class _Demo:
         from videorouter.cli.inspection import NotPlayableError, inspect_video  # noqa: PLC0415  needs the extra
 
         path = self._folder / clean_name(f"{parent} {wish.prompt}" if parent else wish.prompt)
-        self._saving[path.name] = key
         self._board.state(key, "downloading")
-        saved = await router.save(result, path)
+        saved = await router.save(result, path, on_progress=partial(self._progress, key))
         elapsed = time.monotonic() - began
         self._board.state(key, "checking every frame")
         try:
@@ -191,14 +190,13 @@ class _Demo:
         return key
 
     def _follow(self, event: Event) -> None:
-        if isinstance(event, DownloadProgressed):
-            key = self._saving.get(event.name)
-            if key is not None:
-                self._board.transfer(key, event.received, event.total)
-            return
         words = say_event(event)
         if words and event.call_id in self._rows:
             self._board.state(event.call_id, words)
+
+    def _progress(self, key: str, event: Event) -> None:
+        if isinstance(event, DownloadProgressed):
+            self._board.transfer(key, event.received, event.total)
 
     def _write_page(self, page: Path, cards: list[Card], elapsed: float) -> None:
         from videorouter.cli.gallery import write_page  # noqa: PLC0415

@@ -26,6 +26,7 @@ class Destination:
     """
 
     def __init__(self, output: str | None, *, count: int = 1) -> None:
+        self._output = output
         self.stdout = output == "-"
         self.path = Path(output) if output and not self.stdout else None
         self.folder = self.path is not None and (str(output).endswith(("/", os.sep)) or self.path.is_dir())
@@ -56,6 +57,16 @@ class Destination:
         if self._count == 1:
             return self.path
         return self.path.with_stem(f"{self.path.stem}-{number}")
+
+    def spell(self, number: int) -> str | None:
+        """What ``-o`` must say to save one of the command's videos where it belongs.
+
+        Args:
+            number: Which of the command's videos, from 1.
+        """
+        if self.path is None or self.folder or self._count == 1:
+            return self._output
+        return str(self.place(number, ""))
 
     def _free(self, path: Path) -> Path:
         """The path, or one with a number behind it, that no file and no other video of this command has."""

@@ -57,6 +57,8 @@ def drive(work: Callable[[], Awaitable[int]], args: argparse.Namespace, console:
         if terminated:
             return Exit.TERMINATED
         raise
+    except KeyboardInterrupt:
+        return Exit.INTERRUPTED
 
 
 class MissingPartError(Exception):

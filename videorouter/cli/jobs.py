@@ -12,13 +12,14 @@ import shutil
 import sys
 import tempfile
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from videorouter import events
 from videorouter.cli.console import clean, plain, say_size
 from videorouter.cli.exits import Exit, exit_of, gravest
-from videorouter.cli.reporting import collect_command, download_command, report_error, show_error
+from videorouter.cli.reporting import collect_command, download_command, next_steps, report_error, show_error
 from videorouter.errors import VideoRouterError
 from videorouter.models import Video, VideoResult
 
@@ -97,7 +98,6 @@ class Jobs:
         self._board = board
         self._destination = destination
         self._by_key = {job.key: job for job in self.list}
-        self._by_file: dict[str, Job] = {}
         self._told = 0
 
     def follow(self, event: events.Event) -> None:
@@ -106,11 +106,6 @@ class Jobs:
         Args:
             event: Any event of the client.
         """
-        if isinstance(event, events.DownloadProgressed):
-            job = self._by_file.get(event.name) or self._by_key.get(event.call_id)
-            if job is not None:
-                self._board.transfer(job.key, event.received, event.total)
-            return
         job = self._by_key.get(event.call_id)
         if job is None:
             return
@@ -147,7 +142,7 @@ class Jobs:
         for job in self.list:
             if job.error is not None:
                 label = job.label if len(self.list) > 1 else None
-                report_error(self._console, job.error, self._args, label=label)
+                report_error(self._console, job.error, self._args, label=label, steps=self._steps(job))
         return gravest(job.code for job in self.list)
 
     async def save(self, router: AsyncVideoRouter, job: Job) -> None:
@@ -162,15 +157,26 @@ class Jobs:
         if self._destination.stdout:
             await self._pour(router, job)
             return
-        for number, video in enumerate(job.result.videos, 1):
-            # Bytes that came inline have no URL to print: they must be kept somewhere.
-            if not self._destination.wanted and video.url is not None:
-                continue
-            path = self._destination.place(job.index + 1, job.name)
-            if len(job.result.videos) > 1 and not self._destination.folder:
-                path = path.with_stem(f"{path.stem}-{number}")
-            self._by_file[path.name] = job
-            job.files.append(await router.save(video, path))
+        # Bytes that came inline have no URL to print: they must be kept somewhere.
+        videos = [video for video in job.result.videos if self._destination.wanted or video.url is None]
+        places = [self._destination.place(job.index + 1, job.name) for _ in videos]
+        if len(places) > 1 and not self._destination.folder:
+            places = [place.with_stem(f"{place.stem}-{number}") for number, place in enumerate(places, 1)]
+        found = await router.download(
+            videos,
+            places,
+            return_exceptions=True,
+            check=not getattr(self._args, "no_check", False),
+            on_progress=partial(self._progress, job),
+        )
+        job.files += [saved for saved in found if not isinstance(saved, VideoRouterError)]
+        for error in found:
+            if isinstance(error, VideoRouterError):
+                raise error
+
+    def _progress(self, job: Job, event: events.Event) -> None:
+        if isinstance(event, events.DownloadProgressed):
+            self._board.transfer(job.key, event.received, event.total)
 
     async def fetch(self, router: AsyncVideoRouter, job: Job) -> None:
         """Save the file of a job that is nothing but a URL.
@@ -185,7 +191,12 @@ class Jobs:
     async def _pour(self, router: AsyncVideoRouter, job: Job) -> None:
         assert job.result is not None  # noqa: S101  save() has looked
         with tempfile.TemporaryDirectory(prefix="videorouter-") as folder:
-            download = await router.save(job.result.video, Path(folder) / "video.mp4")
+            download = await router.save(
+                job.result.video,
+                Path(folder) / "video.mp4",
+                check=not getattr(self._args, "no_check", False),
+                on_progress=partial(self._progress, job),
+            )
             job.files.append(download)
 
             def copy() -> None:
@@ -194,6 +205,16 @@ class Jobs:
                 sys.stdout.buffer.flush()
 
             await asyncio.to_thread(copy)
+
+    def _steps(self, job: Job) -> list[str]:
+        """What to do about a job's error; a video that was not saved is downloaded by its whole URL."""
+        assert job.error is not None  # noqa: S101  the callers have looked
+        output = self._destination.spell(job.index + 1)
+        if job.result is not None and job.code is Exit.DOWNLOAD:
+            saved = {download.url for download in job.files}
+            urls = [video.url for video in job.result.videos if video.url is not None and video.url not in saved]
+            return [download_command(self._args, url, output) for url in urls]
+        return next_steps(job.error, self._args, output)
 
     async def _walk(self, job: Job, walk: Callable[[Job], Awaitable[None]]) -> None:
         try:
@@ -249,7 +270,7 @@ class Jobs:
         if job.files:
             shown["files"] = [plain(saved) for saved in job.files]
         if job.error is not None:
-            shown["error"] = show_error(job.error, self._args)
+            shown["error"] = show_error(job.error, self._steps(job))
         return shown
 
     def _tell_unfinished(self, router: AsyncVideoRouter) -> None:
@@ -275,10 +296,12 @@ class Jobs:
             for video in job.result.videos:
                 if video.url is not None:
                     console.data(video.url)
-                    console.tell(f"  {next_} {download_command(self._args, video.url)}")
+                    console.tell(
+                        f"  {next_} {download_command(self._args, video.url, self._destination.spell(job.index + 1))}"
+                    )
         elif job.url is not None:
             console.tell(f"{mark} {label}the download was not finished; it goes on where it stopped.")
-            console.tell(f"  {next_} {download_command(self._args, job.url)}")
+            console.tell(f"  {next_} {download_command(self._args, job.url, self._destination.spell(job.index + 1))}")
         elif job.task_id:
             self._tell_task(job, f"{mark} {label}")
         elif job.doubt is not None:
@@ -292,7 +315,7 @@ class Jobs:
 
     def _tell_task(self, job: Job, head: str) -> None:
         assert job.task_id is not None  # noqa: S101  the caller has looked
-        args, console = self._args, self._console
+        args, console, output = self._args, self._console, self._destination.spell(job.index + 1)
         if getattr(args, "sandbox", False) and not args.sandbox_state:
             console.tell(
                 f"{head}task {clean(job.task_id)} ends with its sandbox (nothing was paid). To collect tasks later, keep "
@@ -300,7 +323,7 @@ class Jobs:
             )
             return
         console.tell(f"{head}task {clean(job.task_id)} is accepted and goes on; collecting it costs nothing more.")
-        console.tell(f"  {self._console.style('next:', 'cyan')} {collect_command(args, job.task_id)}")
+        console.tell(f"  {self._console.style('next:', 'cyan')} {collect_command(args, job.task_id, output)}")
 
 
 def say_event(event: events.Event) -> str | None:

@@ -26,7 +26,12 @@ _KEPT = (
 
 
 def report_error(
-    console: Console, error: VideoRouterError, args: argparse.Namespace, *, label: str | None = None
+    console: Console,
+    error: VideoRouterError,
+    args: argparse.Namespace,
+    *,
+    label: str | None = None,
+    steps: list[str] | None = None,
 ) -> None:
     """Tell an error and what to do next, on stderr.
 
@@ -35,31 +40,31 @@ def report_error(
         error: What went wrong.
         args: The parsed arguments, for commands to repeat.
         label: Which of several prompts it is about.
+        steps: What to do next, where the caller knows it better.
     """
     about = f"{clean(label)}: " if label else ""
     console.tell(f"{console.style('error:', 'red', 'bold')} {about}{clean(error.message)}")
     facts = [f"{name.replace('_', ' ')} {clean(value)}" for name, value in _facts(error).items()]
     if facts:
         console.tell(console.style(f"  ({', '.join(facts)})", "dim"))
-    for step in next_steps(error, args):
+    for step in next_steps(error, args) if steps is None else steps:
         console.tell(f"  {console.style('next:', 'cyan')} {step}")
 
 
-def next_steps(error: VideoRouterError, args: argparse.Namespace) -> list[str]:
+def next_steps(error: VideoRouterError, args: argparse.Namespace, output: str | None = None) -> list[str]:
     """What its user can do after an error, each a command or a short sentence.
 
     Args:
         error: What went wrong.
         args: The parsed arguments, for commands to repeat.
+        output: Where the video was to go.
     """
     code = exit_of(error)
-    if code is Exit.RUNNING and error.task_id:
-        return [collect_command(args, error.task_id)]
+    if code in {Exit.RUNNING, Exit.IN_DOUBT} and error.task_id:
+        return [collect_command(args, error.task_id, output)]
     if code is Exit.DOWNLOAD and error.result_url:
-        return [download_command(args, error.result_url)]
+        return [download_command(args, error.result_url, output)]
     if code is Exit.IN_DOUBT:
-        if error.task_id:
-            return [collect_command(args, error.task_id)]
         return ["look on the vendor's usage page before you run it again: a second run may be a second charge"]
     return list(_STEPS.get(code, ()))
 
@@ -77,32 +82,34 @@ _STEPS: dict[Exit, tuple[str, ...]] = {
 }
 
 
-def collect_command(args: argparse.Namespace, task_id: str) -> str:
+def collect_command(args: argparse.Namespace, task_id: str, output: str | None = None) -> str:
     """The command line that collects a task.
 
     Args:
         args: The parsed arguments of the command that started it.
         task_id: The task.
+        output: Where its video goes.
     """
-    return _command(args, "wait", task_id)
+    return _command(args, "wait", task_id, output)
 
 
-def download_command(args: argparse.Namespace, url: str) -> str:
+def download_command(args: argparse.Namespace, url: str, output: str | None = None) -> str:
     """The command line that saves a finished video.
 
     Args:
         args: The parsed arguments of the command that made it.
         url: Where it lies.
+        output: Where it goes.
     """
-    return _command(args, "download", url)
+    return _command(args, "download", url, output)
 
 
-def show_error(error: VideoRouterError, args: argparse.Namespace) -> dict[str, Any]:
+def show_error(error: VideoRouterError, steps: list[str]) -> dict[str, Any]:
     """An error as plain values for ``--json``.
 
     Args:
         error: What went wrong.
-        args: The parsed arguments.
+        steps: What to do next.
     """
     code = exit_of(error)
     return {
@@ -111,7 +118,7 @@ def show_error(error: VideoRouterError, args: argparse.Namespace) -> dict[str, A
         "exit": int(code),
         "in_doubt": error.in_doubt,
         **_facts(error),
-        "next": next_steps(error, args),
+        "next": steps,
     }
 
 
@@ -129,12 +136,11 @@ def _facts(error: VideoRouterError) -> dict[str, Any]:
     return {name: value for name in _SHOWN if (value := getattr(error, name, None)) not in (None, "", 0)}
 
 
-def _command(args: argparse.Namespace, verb: str, subject: str) -> str:
+def _command(args: argparse.Namespace, verb: str, subject: str, output: str | None) -> str:
     subject = clean(subject)
     words = ["videorouter", verb, *(["--", subject] if subject.startswith("-") else [subject])]
     options: list[str] = []
-    output = getattr(args, "output", None)
-    if output and args.command in {"generate", "edit", "wait", "download"}:
+    if output:
         options += ["-o", output]
     for name, flag in _KEPT:
         value = getattr(args, name, None)
