@@ -2,24 +2,36 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import time
-import uuid
 import warnings
 from typing import TYPE_CHECKING, Any, Literal, Self, Unpack, overload
 
 from msgspec import UNSET, UnsetType
 
 from videorouter.config import Settings, check_count, check_timeout, read_environment, resolve, seal
-from videorouter.errors import InvalidRequestError
-from videorouter.flows import downloads, tasks
+from videorouter.errors import ConfigurationError, InvalidRequestError
+from videorouter.flows import downloads, draining, tasks
 from videorouter.flows.catalogue import Catalogue, read_account
 from videorouter.flows.fallback import check_models, run_with_fallback
 from videorouter.flows.inputs import Uploads, needs_upload, resolve_fields
 from videorouter.io.call import Caller
+from videorouter.io.minting import mint_key
 from videorouter.io.shared import Shared
 from videorouter.io.transport.opening import open_sender
-from videorouter.models import Asset, Balance, InDoubt, Model, Task, TaskStatus, Video, VideoResult
+from videorouter.models import (
+    Asset,
+    Balance,
+    DrainReport,
+    InDoubt,
+    Model,
+    Stats,
+    Task,
+    TaskStatus,
+    Video,
+    VideoResult,
+)
 from videorouter.rules.inputs import FIELDS
 from videorouter.rules.notes import FieldWarning, find_notes
 from videorouter.rules.requests import Submission, Verb, build_submission, check_model, find_task_id
@@ -37,6 +49,9 @@ if TYPE_CHECKING:
     from videorouter.events import EventHook, InDoubtHook
     from videorouter.flows.downloads import ManyOptions, Place, SaveOptions, Source
     from videorouter.models import Download, Input
+
+
+OPTIONS = frozenset(inspect.signature(resolve).parameters) - {"environ"}
 
 
 class AsyncVideoRouter:
@@ -104,31 +119,12 @@ class AsyncVideoRouter:
         on_in_doubt: InDoubtHook | None = None,
     ) -> None:
         api_key = seal(api_key)  # type: ignore[assignment]  # no local of a frame that may raise holds the text
-        settings = resolve(
-            environ=read_environment(os.environ),
-            api_key=api_key,
-            base_url=base_url,
-            auth_scheme=auth_scheme,
-            model=model,
-            timeout=timeout,
-            max_retries=max_retries,
-            max_concurrency=max_concurrency,
-            adaptive=adaptive,
-            idempotency=idempotency,
-            refused_statuses=refused_statuses,
-            failover_urls=failover_urls,
-            media_base_url=media_base_url,
-            models_base_url=models_base_url,
-            allow_insecure=allow_insecure,
-            allow_private_hosts=allow_private_hosts,
-            allowed_hosts=allowed_hosts,
-            max_download_bytes=max_download_bytes,
-            user_agent=user_agent,
-            default_headers=default_headers,
-            proxy=proxy,
-            trust_env=trust_env,
-        )
+        options = {name: value for name, value in locals().items() if name in OPTIONS}
+        options["environ"] = read_environment(os.environ)
+        settings = resolve(**options)
         sender = open_sender(http_client=http_client, proxy=proxy, trust_env=trust_env, ssl_context=ssl_context)
+        self._options = options
+        self._is_view = False
         self._catalogue = Catalogue()
         self._uploads = Uploads()
         self._caller = Caller(settings, Shared(sender, settings), on_event=on_event, on_in_doubt=on_in_doubt)
@@ -461,8 +457,64 @@ class AsyncVideoRouter:
         """Requests of this client that may have been billed and whose answer nobody has."""
         return tuple(self._caller.shared.in_doubt)
 
+    def with_options(self, **overrides: Any) -> Self:
+        """A view of this client with other options. It shares connections, lanes, counters and ``in_doubt``.
+
+        Making one costs next to nothing. Closing a view closes nothing; the client that it was made from does.
+
+        Args:
+            **overrides: Any option of the constructor but ``proxy``, ``trust_env``, ``ssl_context`` and
+                ``http_client``, which belong to the shared connections.
+
+        Returns:
+            The view.
+
+        Raises:
+            ConfigurationError: An option cannot be used.
+        """
+        caller = self._caller
+        hooks = {name: overrides.pop(name, getattr(caller, name)) for name in ("on_event", "on_in_doubt")}
+        unknown = overrides.keys() - (OPTIONS - {"proxy", "trust_env"})
+        if unknown:
+            msg = f"with_options cannot change {', '.join(sorted(unknown))}. Make a client of its own for that."
+            raise ConfigurationError(msg)
+        if "api_key" in overrides:
+            overrides["api_key"] = seal(overrides["api_key"])
+        view = object.__new__(type(self))
+        view._options = {**self._options, **overrides}
+        view._is_view = True
+        view._catalogue = self._catalogue
+        view._uploads = self._uploads
+        settings = resolve(**view._options)
+        gate = caller.gate
+        if "max_concurrency" in overrides:
+            gate = caller.shared.open_gate(settings)
+        view._caller = Caller(settings, caller.shared, **hooks, gate=gate)
+        return view
+
+    def stats(self) -> Stats:
+        """The counters of this client at this moment."""
+        return draining.count(self._caller.shared, self._caller.gate)
+
+    async def drain(self, timeout: float | None = 60.0) -> DrainReport:
+        """Take no new job, and wait for those that run. What is left is named, so that it can be collected later.
+
+        Args:
+            timeout: Seconds to wait at most; ``None`` means thirty days.
+
+        Returns:
+            Whether everything ended, the ids of tasks that run on, and what is in doubt. The client stays open for
+            downloads and looks at tasks; close it when done.
+
+        Raises:
+            ConfigurationError: ``timeout`` is no positive number.
+        """
+        return await draining.drain(self._caller.shared, seconds=check_timeout(timeout))
+
     async def aclose(self) -> None:
-        """Close what is open. Idempotent; a client that you brought stays open."""
+        """Close what is open. Idempotent; a client that you brought stays open, and so does what a view shares."""
+        if self._is_view:
+            return
         await self._caller.shared.aclose()
 
     async def __aenter__(self) -> Self:
@@ -502,7 +554,7 @@ class AsyncVideoRouter:
             max_retries=self._settings.max_retries if retries is None else retries,
             extra_headers=given.pop("extra_headers", None),
             extra_body=given.pop("extra_body", None),
-            idempotency_key=given.pop("idempotency_key", None) or str(uuid.uuid4()),
+            idempotency_key=given.pop("idempotency_key", None) or mint_key(),
             output_format=given.pop("output_format", "url"),
             fields={**given, **fields},
         )

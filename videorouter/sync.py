@@ -20,7 +20,18 @@ if TYPE_CHECKING:
 
     from videorouter.errors import VideoRouterError
     from videorouter.flows.downloads import ManyOptions, Place, Source
-    from videorouter.models import Asset, Balance, Download, InDoubt, Model, Task, TaskStatus, VideoResult
+    from videorouter.models import (
+        Asset,
+        Balance,
+        Download,
+        DrainReport,
+        InDoubt,
+        Model,
+        Stats,
+        Task,
+        TaskStatus,
+        VideoResult,
+    )
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -108,6 +119,7 @@ class VideoRouter:
     """
 
     _portal: Portal[AsyncVideoRouter]
+    _is_view: bool = False
 
     @_makes(AsyncVideoRouter)
     def __init__(self, make: Callable[[], AsyncVideoRouter]) -> None:
@@ -188,14 +200,31 @@ class VideoRouter:
         """As ``AsyncVideoRouter.stream``: ``with router.stream(video) as chunks: for chunk in chunks``."""
         raise NotImplementedError
 
+    def with_options(self, **overrides: Any) -> VideoRouter:
+        """As ``AsyncVideoRouter.with_options``."""
+        view = object.__new__(type(self))
+        view._portal = self._portal.derive(lambda client: client.with_options(**overrides))
+        view._is_view = True
+        return view
+
+    def stats(self) -> Stats:
+        """As ``AsyncVideoRouter.stats``."""
+        return self._portal.client.stats()
+
+    @_waits(AsyncVideoRouter.drain)
+    def drain(self) -> DrainReport:
+        """As ``AsyncVideoRouter.drain``."""
+        raise NotImplementedError
+
     @property
     def in_doubt(self) -> tuple[InDoubt, ...]:
         """Requests of this client that may have been billed and whose answer nobody has."""
         return self._portal.client.in_doubt
 
     def close(self) -> None:
-        """Close what is open. Idempotent; a client that you brought stays open."""
-        self._portal.close()
+        """Close what is open. Idempotent; a client that you brought stays open, and so does what a view shares."""
+        if not self._is_view:
+            self._portal.close()
 
     def __enter__(self) -> Self:
         return self

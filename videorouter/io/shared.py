@@ -32,8 +32,8 @@ class Shared:
 
     def __init__(self, sender: Sender, settings: Settings) -> None:
         self.sender = sender
-        self.gate = Gate(settings.max_concurrency or default_concurrency())
-        self.gates: WeakSet[Gate] = WeakSet((self.gate,))
+        self.gates: WeakSet[Gate] = WeakSet()
+        self.gate = self.open_gate(settings)
         self.budget = Budget()
         self.doubts = Doubts()
         self.schedules = Schedules()
@@ -45,6 +45,12 @@ class Shared:
         self.retries = 0
         self.succeeded = 0
         self.failed = 0
+
+    def open_gate(self, settings: Settings) -> Gate:
+        """A limit of jobs at once, for the client or for a view with a limit of its own."""
+        gate = Gate(settings.max_concurrency or default_concurrency())
+        self.gates.add(gate)
+        return gate
 
     @property
     def in_doubt(self) -> tuple[InDoubt, ...]:
