@@ -92,7 +92,7 @@ class Jobs:
     def __init__(
         self, jobs: Iterable[Job], args: argparse.Namespace, console: Console, board: Board, destination: Destination
     ) -> None:
-        self.list = tuple(jobs)
+        self.list: tuple[Job, ...] = tuple(jobs)
         self._args = args
         self._console = console
         self._board = board

@@ -48,7 +48,7 @@ LANES = 64
 
 _DISK_THREADS = 8
 _LINGER = 0.05
-log = logging.getLogger("videorouter")
+log: logging.Logger = logging.getLogger("videorouter")
 _lanes: anyio.lowlevel.RunVar[tuple[anyio.Semaphore, anyio.CapacityLimiter]] = anyio.lowlevel.RunVar("download lanes")
 
 

@@ -86,10 +86,10 @@ class Fetch:
         name: str,
         tell: Callable[[Event], Awaitable[None]] | None = None,
     ) -> None:
-        self.known = Known()
-        self.framed = True
-        self.transferred = 0
-        self.attempts = 0
+        self.known: Known = Known()
+        self.framed: bool = True
+        self.transferred: int = 0
+        self.attempts: int = 0
         self._caller = caller
         self._url = url
         self._policy = read_policy(caller.settings)

@@ -69,8 +69,8 @@ class Landing:
     def __init__(
         self, path: Path, *, key: str = "", hashed: bool = False, replace: bool = True, fresh_name: bool = False
     ) -> None:
-        self.path = path
-        self.size = 0
+        self.path: Path = path
+        self.size: int = 0
         self._wish = path
         self._key = key
         self._digest: _Hash | None = sha256() if hashed else None

@@ -124,9 +124,9 @@ class Journal:
     """
 
     def __init__(self, path: str | os.PathLike[str], *, fault: Callable[[str], None] | None = None) -> None:
-        self.path = Path(os.path.realpath(path))
-        self.folder = self.path.parent
-        self.commits = 0
+        self.path: Path = Path(os.path.realpath(path))
+        self.folder: Path = self.path.parent
+        self.commits: int = 0
         self._fault = fault or _no_fault
         self._inbox: queue.SimpleQueue[list[tuple[Any, asyncio.Future[Any]]] | None] = queue.SimpleQueue()
         self._pending: list[tuple[Any, asyncio.Future[Any]]] = []

@@ -30,7 +30,7 @@ class WriterLock:
     """
 
     def __init__(self, journal: Path) -> None:
-        self.path = journal.with_name(journal.name + ".lock")
+        self.path: Path = journal.with_name(journal.name + ".lock")
         self._descriptor = -1
         try:
             descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), 0o600)

@@ -23,10 +23,10 @@ class BoxCheck:
     __slots__ = ("_boxes", "_head", "at", "open_ended", "reason", "wanted")
 
     def __init__(self) -> None:
-        self.at = 0
-        self.wanted = 0
+        self.at: int = 0
+        self.wanted: int = 0
         self.reason: str | None = None
-        self.open_ended = False
+        self.open_ended: bool = False
         self._head = b""
         self._boxes = 0
 

@@ -156,7 +156,7 @@ class StopRule:
     __slots__ = ("_key", "_streak", "after")
 
     def __init__(self, after: int = STOP_AFTER) -> None:
-        self.after = after
+        self.after: int = after
         self._key: tuple[object, ...] | None = None
         self._streak = 0
 
@@ -222,8 +222,8 @@ class Tally:
 
     def __init__(self) -> None:
         self.counts: dict[ItemState, int] = dict.fromkeys(STATES, 0)
-        self.cost = 0
-        self.unknown = 0
+        self.cost: int = 0
+        self.unknown: int = 0
 
     def count(self, state: ItemState, number: int = 1) -> None:
         """Count items in their state; what is still sending when counted is in doubt."""

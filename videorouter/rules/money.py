@@ -39,10 +39,10 @@ class Purse:
     __slots__ = ("cap", "confirmed", "reserved", "unknown")
 
     def __init__(self, cap: float | None = None) -> None:
-        self.cap = None if cap is None else to_micros(cap)
-        self.reserved = 0
-        self.confirmed = 0
-        self.unknown = 0
+        self.cap: int | None = None if cap is None else to_micros(cap)
+        self.reserved: int = 0
+        self.confirmed: int = 0
+        self.unknown: int = 0
 
     @property
     def committed(self) -> int:

@@ -54,7 +54,7 @@ class RefusalError(Exception):
         self.status = status
         self.message = message
         self.param = param
-        self.kind = kind or TYPES.get(status, "server_error")
+        self.kind: str = kind or TYPES.get(status, "server_error")
         self.retry_after = retry_after
 
 

@@ -54,7 +54,7 @@ class Holds:
     def __init__(self, on_wait: Callable[[], object] | None = None) -> None:
         self._on_wait = on_wait
         self._futures: set[asyncio.Future[bool]] = set()
-        self.stopping = False
+        self.stopping: bool = False
 
     def __len__(self) -> int:
         return len(self._futures)

@@ -251,8 +251,8 @@ class Faults:
         self._rules: list[_Rule] = []
         self._numbers = 0
         self._dice = random.Random(seed)  # noqa: S311 - no secret
-        self.at_connection = False
-        self.at_head = False
+        self.at_connection: bool = False
+        self.at_head: bool = False
 
     def add(self, fault: Fault | str, **more: Any) -> int:
         """Add a rule and return its number.

@@ -80,8 +80,8 @@ class Gateway:
         self.faults = faults
         self.log = log
         self.holds = holds
-        self.jobs = Holds(log.look)
-        self.limits = Limits(settings)
+        self.jobs: Holds = Holds(log.look)
+        self.limits: Limits = Limits(settings)
         self.limits.restart(store.pending(time.time()))
         self.base_url = ""
         self.files_url = ""

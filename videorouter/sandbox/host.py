@@ -54,8 +54,8 @@ class Sandbox:
     """
 
     def __init__(self, **options: Unpack[Options]) -> None:
-        self.settings = Settings(**options)
-        self.faults = Faults(self.settings.seed)
+        self.settings: Settings = Settings(**options)
+        self.faults: Faults = Faults(self.settings.seed)
         self._log = RequestLog(self.settings.log_limit)
         self._running: _Running | None = None
 

@@ -34,9 +34,9 @@ class Painter:
 
     def __init__(self, scene: Scene, *, live: bool = True) -> None:
         self.scene = scene
-        self.unit = min(scene.width, scene.height) / 360
+        self.unit: float = min(scene.width, scene.height) / 360
         mark = hashlib.blake2b(f"{scene.prompt}|{scene.seed}|{scene.take}".encode("utf-8", "replace")).digest()
-        self.hue = mark[0] / 256
+        self.hue: float = mark[0] / 256
         self._drift = mark[1] / 256
         self._parent = None if scene.parent is None else Painter(scene.parent, live=False)
         self._still = None if self._parent is None else self._parent.paint(self._parent.scene.frames // 2)

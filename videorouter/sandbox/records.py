@@ -76,8 +76,8 @@ class RequestLog:
         self._records: deque[RequestRecord] = deque(maxlen=limit)
         self._numbers = itertools.count(1)
         self._watchers: list[tuple[Callable[[], bool], asyncio.Future[None]]] = []
-        self.total = 0
-        self.open = 0
+        self.total: int = 0
+        self.open: int = 0
 
     def start(
         self,

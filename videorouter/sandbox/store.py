@@ -150,7 +150,7 @@ class Store:
 
     def __init__(self, path: str | Path | None, balance: float) -> None:
         self._balance = balance
-        self.path = None if path is None else Path(path)
+        self.path: Path | None = None if path is None else Path(path)
         if self.path is not None:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self.path.touch(mode=0o600)

@@ -28,7 +28,7 @@ class BodyStream:
     """
 
     def __init__(self, connection: Connection, head: Incoming, *, deadline: float, stall: float) -> None:
-        self.status = head.status
+        self.status: int = head.status
         self.headers: tuple[Header, ...] = head.headers
         self._connection = connection
         self._deadline = deadline

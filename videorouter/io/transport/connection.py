@@ -74,30 +74,30 @@ class Connection:
 
     def __init__(self, sock: socket.socket, origin: Origin, peer: str) -> None:
         self.sock: socket.socket | None = sock
-        self.origin = origin
-        self.peer = peer
-        self.parser = httptools.HttpResponseParser(self)
+        self.origin: Origin = origin
+        self.peer: str = peer
+        self.parser: httptools.HttpResponseParser = httptools.HttpResponseParser(self)
         self.poller: select.poll | None = None
         self.future: asyncio.Future[Incoming] | None = None
         self.timer: asyncio.TimerHandle | None = None
         self.waiter: asyncio.Future[bool] | None = None
         self.outbox: bytes | memoryview = b""
-        self.idle_since = 0.0
-        self.reused = False
-        self.ended = False
-        self.streaming = False
+        self.idle_since: float = 0.0
+        self.reused: bool = False
+        self.ended: bool = False
+        self.streaming: bool = False
         self._clear()
 
     def _clear(self) -> None:
-        self.status = 0
+        self.status: int = 0
         self.headers: list[Header] = []
         self.body: list[bytes] = []
-        self.body_size = 0
-        self.wire_size = 0
-        self.remaining = -1
-        self.resting = False
-        self.done = False
-        self.spent = False
+        self.body_size: int = 0
+        self.wire_size: int = 0
+        self.remaining: int = -1
+        self.resting: bool = False
+        self.done: bool = False
+        self.spent: bool = False
 
     # The request goes out.
 
@@ -126,11 +126,11 @@ class Connection:
         """
         loop = asyncio.get_running_loop()
         self._clear()
-        self.probe = probe
-        self.max_body = max_body
-        self.head_only = head_only
+        self.probe: Probe = probe
+        self.max_body: int = max_body
+        self.head_only: bool = head_only
         self.streaming = streaming
-        self.deadline = deadline
+        self.deadline: float = deadline
         self.future = future = loop.create_future()
         self.timer = loop.call_at(deadline, self.fail, Trouble.DEADLINE)
         probe.phase = Phase.SENDING
@@ -144,11 +144,15 @@ class Connection:
             self._fail_writing(error)
             return future
         if sent < len(data):
-            self.outbox = memoryview(data)[sent:]
-            loop.add_writer(self.sock, self.on_writable)  # type: ignore[arg-type]
+            self._keep(memoryview(data)[sent:])
         else:
             probe.phase = Phase.SENT
         return future
+
+    def _keep(self, rest: memoryview) -> None:
+        """Send the rest when the socket takes more."""
+        self.outbox = rest
+        asyncio.get_running_loop().add_writer(self.sock, self.on_writable)  # type: ignore[arg-type]
 
     def _encode(self, payload: bytes) -> bytes:
         """What goes over the socket."""

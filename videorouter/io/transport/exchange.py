@@ -46,7 +46,7 @@ class Exchanger:
     """
 
     def __init__(self, *, ssl_context: ssl.SSLContext | None = None, connect_timeout: float = 10.0) -> None:
-        self.pools = Pools()
+        self.pools: Pools = Pools()
         self._ssl_context = ssl_context
         self._connect_timeout = connect_timeout
 

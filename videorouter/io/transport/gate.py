@@ -20,7 +20,7 @@ class Gate:
     __slots__ = ("_waiting", "free")
 
     def __init__(self, places: int) -> None:
-        self.free = places
+        self.free: int = places
         self._waiting: deque[asyncio.Future[None]] = deque()
 
     @property

@@ -53,7 +53,7 @@ class VideoTransport(httpx.AsyncBaseTransport):
         connect_timeout: float = 10.0,
         exchanger: Exchanger | None = None,
     ) -> None:
-        self.exchanger = exchanger or Exchanger(ssl_context=ssl_context, connect_timeout=connect_timeout)
+        self.exchanger: Exchanger = exchanger or Exchanger(ssl_context=ssl_context, connect_timeout=connect_timeout)
         self._stock: StockTransport | None = None
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:

@@ -37,7 +37,7 @@ class Origin:
     def __init__(self) -> None:
         self.idle: deque[Connection] = deque()
         self.busy: set[Connection] = set()
-        self.closes_silently = False
+        self.closes_silently: bool = False
 
     def take(self, now: float, longest_idle: float) -> Connection | None:
         """The idle connection used last, if it is young enough, open and silent; it counts as busy from here on."""
@@ -73,8 +73,8 @@ class Pool:
     """What one event loop keeps: origins, names and the gate for connects."""
 
     def __init__(self) -> None:
-        self.connects = Gate(CONNECTS_AT_ONCE)
-        self.names = Names()
+        self.connects: Gate = Gate(CONNECTS_AT_ONCE)
+        self.names: Names = Names()
         self._origins: dict[object, Origin] = {}
         self._sweeping = False
         self._sweeper: weakref.ref[asyncio.TimerHandle] | None = None
@@ -147,7 +147,7 @@ class Pools:
     """One ``Pool`` for each running event loop of this process."""
 
     def __init__(self) -> None:
-        self.closed = False
+        self.closed: bool = False
         self._lock = threading.Lock()
         self._pid = os.getpid()
         self._by_loop: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, Pool] = weakref.WeakKeyDictionary()

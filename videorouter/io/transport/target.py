@@ -32,14 +32,14 @@ class Target:
             raise WireError(Trouble.PROTOCOL, f"not a URL: {error}") from error
         if parsed.scheme not in ("http", "https") or not (parsed.raw_host and place[0]):
             raise WireError(Trouble.PROTOCOL, "only absolute http and https URLs can be sent to")
-        self.url = parsed
-        self.secure = parsed.scheme == "https"
-        self.host = parsed.raw_host.decode("ascii")
-        self.port = parsed.port or (443 if self.secure else 80)
-        self.label = find_host(url)
-        self.key = (self.secure, self.host, self.port)
-        self.line = b" %b HTTP/1.1\r\nHost: " % parsed.raw_path
-        self.netloc = parsed.netloc
+        self.url: httpx.URL = parsed
+        self.secure: bool = parsed.scheme == "https"
+        self.host: str = parsed.raw_host.decode("ascii")
+        self.port: int = parsed.port or (443 if self.secure else 80)
+        self.label: str = find_host(url)
+        self.key: tuple[bool, str, int] = (self.secure, self.host, self.port)
+        self.line: bytes = b" %b HTTP/1.1\r\nHost: " % parsed.raw_path
+        self.netloc: bytes = parsed.netloc
 
 
 def find_target(url: str) -> Target:

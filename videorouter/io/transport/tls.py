@@ -37,9 +37,9 @@ class TlsConnection(Connection):
         self, sock: socket.socket, origin: Origin, peer: str, *, context: ssl.SSLContext, hostname: str
     ) -> None:
         super().__init__(sock, origin, peer)
-        self.incoming = ssl.MemoryBIO()
-        self.outgoing = ssl.MemoryBIO()
-        self.tls = context.wrap_bio(self.incoming, self.outgoing, server_hostname=hostname)
+        self.incoming: ssl.MemoryBIO = ssl.MemoryBIO()
+        self.outgoing: ssl.MemoryBIO = ssl.MemoryBIO()
+        self.tls: ssl.SSLObject = context.wrap_bio(self.incoming, self.outgoing, server_hostname=hostname)
 
     async def shake_hands(self) -> None:
         """Agree on keys and check the certificate.
@@ -103,8 +103,7 @@ class TlsConnection(Connection):
             except (BlockingIOError, InterruptedError):
                 sent = 0
             if sent < len(data):
-                self.outbox = memoryview(data)[sent:]
-                asyncio.get_running_loop().add_writer(self.sock, self.on_writable)  # type: ignore[arg-type]
+                self._keep(memoryview(data)[sent:])
 
     def _encode(self, payload: bytes) -> bytes:
         self.tls.write(payload)
@@ -119,7 +118,7 @@ class TlsConnection(Connection):
         try:
             while piece := self.tls.read(_RECORD):
                 pieces.append(piece)
-            self.ended = True
+            self.ended: bool = True
         except ssl.SSLWantReadError:
             if not pieces:
                 self._flush()
