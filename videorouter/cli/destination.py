@@ -27,9 +27,9 @@ class Destination:
 
     def __init__(self, output: str | None, *, count: int = 1) -> None:
         self._output = output
-        self.stdout = output == "-"
-        self.path = Path(output) if output and not self.stdout else None
-        self.folder = self.path is not None and (str(output).endswith(("/", os.sep)) or self.path.is_dir())
+        self.stdout: bool = output == "-"
+        self.path: Path | None = Path(output) if output and not self.stdout else None
+        self.folder: bool = self.path is not None and (str(output).endswith(("/", os.sep)) or self.path.is_dir())
         self._count = count
         self._taken: set[Path] = set()
         if self.stdout:

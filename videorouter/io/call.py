@@ -100,7 +100,7 @@ class Caller(Reader):
         gate: Gate | None = None,
     ) -> None:
         super().__init__(settings, shared, on_event=on_event, on_in_doubt=on_in_doubt)
-        self.gate = gate if gate is not None else shared.gate
+        self.gate: Gate = gate if gate is not None else shared.gate
         self._bases = (settings.base_url, *settings.failover_urls)
         self._origins = tuple(origin_of(base) for base in self._bases)
         self._column = Column.HONOURED if settings.idempotency == "honoured" else Column.ONCE

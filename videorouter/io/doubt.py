@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from videorouter.errors import Phase
     from videorouter.rules.requests import Submission
 
-log = logging.getLogger("videorouter")
+log: logging.Logger = logging.getLogger("videorouter")
 
 MOST_KEPT = 10_000
 GRACE = 1.0
@@ -34,7 +34,7 @@ class Doubts:
 
     def __init__(self) -> None:
         self._records: deque[InDoubt] = deque(maxlen=MOST_KEPT)
-        self.count = 0
+        self.count: int = 0
 
     def add(self, record: InDoubt) -> None:
         """Keep one more."""

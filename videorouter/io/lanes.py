@@ -35,12 +35,13 @@ class _World:
     """What is one per process. A forked child starts afresh: its parent's jobs are not its own."""
 
     def __init__(self) -> None:
-        self.generation = 0
+        self.generation: int = 0
         self.start_afresh()
 
     def start_afresh(self) -> None:
+        """Forget every lane, as a forked child must."""
         self.generation += 1
-        self.lock = threading.Lock()
+        self.lock: threading.Lock = threading.Lock()
         self.lanes: dict[tuple[Origin, str], Lane] = {}
 
 
@@ -54,9 +55,9 @@ class Lane:
     __slots__ = ("_flying", "_prober", "_ring", "_timer", "pace", "probing", "used")
 
     def __init__(self, pace: Pace | None) -> None:
-        self.pace = pace
-        self.used = 0
-        self.probing = Probing()
+        self.pace: Pace | None = pace
+        self.used: int = 0
+        self.probing: Probing = Probing()
         self._prober: Slot | None = None
         self._ring: deque[Bay] = deque()
         self._flying: deque[Slot] = deque()
@@ -247,14 +248,14 @@ class Gate:
     __slots__ = ("__weakref__", "_bays", "generation", "limit", "parked", "used", "waiting")
 
     def __init__(self, limit: int) -> None:
-        self.limit = limit
+        self.limit: int = limit
         self._bays: dict[tuple[Origin, str], Bay] = {}
         self._clear()
 
     def _clear(self) -> None:
-        self.generation = WORLD.generation
-        self.used = 0
-        self.waiting = 0
+        self.generation: int = WORLD.generation
+        self.used: int = 0
+        self.waiting: int = 0
         self.parked: list[Bay] = []
         self._bays.clear()
 
@@ -316,10 +317,10 @@ class Bay:
     __slots__ = ("gate", "lane", "listed", "waiters")
 
     def __init__(self, gate: Gate, lane: Lane) -> None:
-        self.gate = gate
-        self.lane = lane
+        self.gate: Gate = gate
+        self.lane: Lane = lane
         self.waiters: OrderedDict[_Waiter, None] = OrderedDict()
-        self.listed = False
+        self.listed: bool = False
 
     @property
     def first(self) -> Slot:
@@ -408,12 +409,12 @@ class Slot:
     __slots__ = ("bay", "counted", "held", "probe", "sends", "started", "starved")
 
     def __init__(self, bay: Bay, *, sends: bool = True) -> None:
-        self.bay = bay
-        self.sends = sends
-        self.starved = False
-        self.held = False
-        self.counted = True
-        self.started = 0.0
+        self.bay: Bay = bay
+        self.sends: bool = sends
+        self.starved: bool = False
+        self.held: bool = False
+        self.counted: bool = True
+        self.started: float = 0.0
         self.probe: Probe | None = None
 
     def move(self, bay: Bay) -> None:

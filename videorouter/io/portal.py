@@ -242,7 +242,9 @@ class _Running:
         self._waited_for: set[Errand[Any]] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         ready: Future[tuple[asyncio.AbstractEventLoop, asyncio.Event]] = Future()
-        self.thread: threading.Thread = threading.Thread(target=self._live, args=(ready,), name="videorouter-portal", daemon=True)
+        self.thread: threading.Thread = threading.Thread(
+            target=self._live, args=(ready,), name="videorouter-portal", daemon=True
+        )
         try:
             self.thread.start()
         except RuntimeError as error:

@@ -72,7 +72,7 @@ class Reader:
         self.shared = shared
         self.on_event = on_event
         self.on_in_doubt = on_in_doubt
-        self.letterhead = Letterhead(settings)
+        self.letterhead: Letterhead = Letterhead(settings)
 
     async def get(self, url: str, *, deadline: float, check: Check = check_json) -> Incoming:
         """Read one JSON document of the gateway; a read that fails is repeated, as the law has it.

@@ -78,10 +78,10 @@ class Pace:
     )
 
     def __init__(self) -> None:
-        self.limit = START
+        self.limit: float = START
         self.rate: float | None = None
-        self.paused_until = 0.0
-        self.learning = True
+        self.paused_until: float = 0.0
+        self.learning: bool = True
         self._anchor = 0.0
         self._shrunk_at = float("-inf")
         self._slowed_at = float("-inf")
@@ -151,8 +151,8 @@ class Probing:
     __slots__ = ("_gap", "next_at", "troubled")
 
     def __init__(self) -> None:
-        self.troubled = False
-        self.next_at = 0.0
+        self.troubled: bool = False
+        self.next_at: float = 0.0
         self._gap = _PROBE_GAP
 
     def count_success(self) -> None:

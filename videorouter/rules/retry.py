@@ -170,7 +170,7 @@ class Budget:
     __slots__ = ("tokens",)
 
     def __init__(self) -> None:
-        self.tokens = BUDGET
+        self.tokens: int = BUDGET
 
     def spend(self, cost: int, *, keep: int = 0) -> bool:
         """Take ``cost`` tokens and leave at least ``keep``; ``False``, and nothing is taken, when they are not there."""
