@@ -25,7 +25,7 @@ SOURCES = [*MODULES, *sorted(TESTS.rglob("*.py")), *sorted((ROOT / "docs").rglob
 GROUND = {"errors.py", "models.py", "events.py", "config.py"}
 WITHOUT_IO = {"httpx", "anyio", "asyncio", "socket", "time", "random", "threading", "ssl", "sqlite3", "subprocess"}
 HEAVY = {"httpx", "ssl", "aiohttp", "av", "rich", "ray", "opentelemetry", "pytest", "asyncio", "anyio", "msgspec"}
-SESSIONS_OF_THEIR_OWN = {"benchmarks", "fuzz", "kill", "ray", "servers"}
+SESSIONS_OF_THEIR_OWN = {"benchmarks", "fuzz", "kill", "ray", "servers", "web"}
 """Folders of ``tests/`` that mirror no floor of the package: sessions of their own, and the servers tests talk to."""
 
 

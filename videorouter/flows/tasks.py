@@ -10,6 +10,7 @@ import random
 import time
 from typing import TYPE_CHECKING
 
+import anyio
 import msgspec
 
 from videorouter.errors import (
@@ -22,7 +23,7 @@ from videorouter.errors import (
     VideoRouterError,
 )
 from videorouter.events import CallFinished, CallStarted, TaskAccepted, TaskPolled
-from videorouter.io.doubt import describe_doubt
+from videorouter.io.doubt import describe_doubt, tell_while_cancelled
 from videorouter.io.outcomes import Outcome
 from videorouter.models import Task, TaskStatus, VideoResult
 from videorouter.rules.pacing import LONGEST_HOLD
@@ -82,7 +83,7 @@ async def run_job(
         shared.succeeded += 1
     except BaseException as error:
         shared.failed += 1
-        if caller.on_event is not None and isinstance(error, Exception):
+        if caller.on_event is not None:
             await _tell_finished(caller, submission, deadline, error=error)
         raise
     finally:
@@ -172,7 +173,7 @@ async def submit_job(
         shared.succeeded += 1
     except BaseException as error:
         shared.failed += 1
-        if caller.on_event is not None and isinstance(error, Exception):
+        if caller.on_event is not None:
             await _tell_finished(caller, submission, deadline, error=error)
         raise
     finally:
@@ -438,10 +439,13 @@ async def _tell_finished(
     submission: Submission,
     deadline: float,
     *,
-    error: Exception | None = None,
+    error: BaseException | None = None,
     result: VideoResult | None = None,
     task_id: str | None = None,
 ) -> None:
+    cancelled = isinstance(error, anyio.get_cancelled_exc_class())
+    if error is not None and not cancelled and not isinstance(error, Exception):
+        return  # the interpreter or the loop is ending: nothing may be awaited
     known = error if isinstance(error, VideoRouterError) else None
     event = CallFinished(
         call_id=submission.idempotency_key,
@@ -455,4 +459,7 @@ async def _tell_finished(
         task_id=known.task_id if known is not None else (result.task_id if result is not None else task_id),
         cost=result.cost if result is not None else None,
     )
-    await caller.emit(event)
+    if cancelled:
+        await tell_while_cancelled(((caller.on_event, event),))
+    else:
+        await caller.emit(event)
