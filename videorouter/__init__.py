@@ -21,6 +21,7 @@ if TYPE_CHECKING:
         ContentPolicyError as ContentPolicyError,
         DeadlineExceededError as DeadlineExceededError,
         DownloadError as DownloadError,
+        FieldWarning as FieldWarning,
         InsufficientCreditsError as InsufficientCreditsError,
         InternalServerError as InternalServerError,
         InvalidRequestError as InvalidRequestError,
@@ -55,7 +56,6 @@ if TYPE_CHECKING:
         Video as Video,
         VideoResult as VideoResult,
     )
-    from videorouter.rules.notes import FieldWarning as FieldWarning
     from videorouter.sync import VideoRouter as VideoRouter
 
 __version__ = "0.1.0"
@@ -63,7 +63,6 @@ __version__ = "0.1.0"
 _ROOMS = {
     "client": ("AsyncVideoRouter",),
     "sync": ("VideoRouter",),
-    "rules.notes": ("FieldWarning",),
     "errors": (
         "APIConnectionError",
         "APIStatusError",
@@ -75,6 +74,7 @@ _ROOMS = {
         "ContentPolicyError",
         "DeadlineExceededError",
         "DownloadError",
+        "FieldWarning",
         "InsufficientCreditsError",
         "InternalServerError",
         "InvalidRequestError",

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self, Unpack, overload
 from msgspec import UNSET, UnsetType
 
 from videorouter.config import Settings, check_count, check_timeout, read_environment, resolve, seal
-from videorouter.errors import ConfigurationError, InvalidRequestError
+from videorouter.errors import ConfigurationError, FieldWarning, InvalidRequestError
 from videorouter.flows import downloads, draining, tasks
 from videorouter.flows.catalogue import Catalogue, read_account
 from videorouter.flows.fallback import check_models, run_with_fallback
@@ -33,7 +33,7 @@ from videorouter.models import (
     VideoResult,
 )
 from videorouter.rules.inputs import FIELDS
-from videorouter.rules.notes import FieldWarning, find_notes
+from videorouter.rules.notes import find_notes
 from videorouter.rules.requests import Submission, Verb, build_submission, check_model, find_task_id
 from videorouter.rules.signatures import edit_job, job, takes_what
 

@@ -268,3 +268,7 @@ class JournalBusyError(JournalError):
 
 class JournalMismatchError(JournalError):
     """The journal holds an item of the same id with another request."""
+
+
+class FieldWarning(UserWarning):
+    """A field or a model was seen not to do what this request asks of it. It blocks nothing."""

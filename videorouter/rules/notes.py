@@ -64,10 +64,6 @@ def find_family(model: str | None) -> str | None:
     return match.group(0).lower() if match else None
 
 
-class FieldWarning(UserWarning):
-    """A field or a model was seen not to do what this request asks of it. It blocks nothing."""
-
-
 def differ_in_family(one: str | None, other: str | None) -> bool:
     """Whether two model ids are known to be of different families: the gateway edits within one family only."""
     first, second = find_family(one), find_family(other)
