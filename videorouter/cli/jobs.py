@@ -75,7 +75,11 @@ class Job:
     @property
     def code(self) -> Exit:
         """The exit code that this job alone would give."""
-        return Exit.OK if self.error is None else exit_of(self.error)
+        if self.error is None:
+            return Exit.OK
+        code = exit_of(self.error)
+        # A file host's 404 is no refusal of the gateway: the video is made, and paid.
+        return Exit.DOWNLOAD if self.result is not None and code is not Exit.USAGE else code
 
 
 class Jobs:
@@ -226,7 +230,7 @@ class Jobs:
         if job.error is None:
             self._board.end(job.key, self._say_done(job), ok=True)
         else:
-            self._board.end(job.key, _say_failure(job.error), ok=False)
+            self._board.end(job.key, _say_failure(job), ok=False)
         self._tell_finished()
 
     def _say_done(self, job: Job) -> str:
@@ -270,7 +274,7 @@ class Jobs:
         if job.files:
             shown["files"] = [plain(saved) for saved in job.files]
         if job.error is not None:
-            shown["error"] = show_error(job.error, self._steps(job))
+            shown["error"] = show_error(job.error, job.code, self._steps(job))
         return shown
 
     def _tell_unfinished(self, router: AsyncVideoRouter) -> None:
@@ -356,7 +360,7 @@ def tell_event(event: events.Event) -> str | None:
     return f"{type(event).__name__}: {', '.join(known)}" if known else None
 
 
-def _say_failure(error: VideoRouterError) -> str:
+def _say_failure(job: Job) -> str:
     return {
         Exit.RUNNING: "still running",
         Exit.IN_DOUBT: "in doubt",
@@ -364,4 +368,4 @@ def _say_failure(error: VideoRouterError) -> str:
         Exit.POLICY: "refused by moderation",
         Exit.TASK_FAILED: "failed",
         Exit.NOT_SENT: "not sent",
-    }.get(exit_of(error), "refused" if error.status else "failed")
+    }.get(job.code, "refused" if job.error is not None and job.error.status else "failed")

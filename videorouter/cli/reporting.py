@@ -104,14 +104,14 @@ def download_command(args: argparse.Namespace, url: str, output: str | None = No
     return _command(args, "download", url, output)
 
 
-def show_error(error: VideoRouterError, steps: list[str]) -> dict[str, Any]:
+def show_error(error: VideoRouterError, code: Exit, steps: list[str]) -> dict[str, Any]:
     """An error as plain values for ``--json``.
 
     Args:
         error: What went wrong.
+        code: The exit code that it gives.
         steps: What to do next.
     """
-    code = exit_of(error)
     return {
         "type": type(error).__name__,
         "message": error.message,

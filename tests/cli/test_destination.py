@@ -1,0 +1,68 @@
+import pytest
+
+from videorouter.cli.destination import Destination, clean_name, name_of_url
+from videorouter.errors import InvalidRequestError
+
+
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [
+        ("A cute baby sea otter", "A-cute-baby-sea-otter.mp4"),
+        ("../../etc/passwd", "etc-passwd.mp4"),
+        (".hidden", "hidden.mp4"),
+        ("a/b\\c\0d", "a-b-c-d.mp4"),
+        ("カワウソ", "カワウソ.mp4"),
+        ("clip.mp4", "clip.mp4"),
+        ("...", "video.mp4"),
+        ("", "video.mp4"),
+        ("x" * 500, "x" * 60 + ".mp4"),
+    ],
+)
+def test_a_name_is_plain_whatever_it_is_made_from(text, name):
+    assert clean_name(name_of_url(text) if "://" in text else text) == name
+
+
+@pytest.mark.parametrize(
+    ("url", "name"),
+    [
+        ("https://h/video/generated%2Fonerouter_1.mp4?sig=x", "onerouter_1.mp4"),
+        ("https://h/", ""),
+        ("https://[bad", "video"),
+    ],
+)
+def test_the_last_part_of_a_url_names_its_file(url, name):
+    assert name_of_url(url) == name
+
+
+def test_a_folder_never_gives_a_name_twice(tmp_path):
+    (tmp_path / "otter.mp4").touch()
+    place = Destination(str(tmp_path), count=3)
+    assert [place.place(number, "otter").name for number in (1, 2)] == ["otter-2.mp4", "otter-3.mp4"]
+
+
+def test_a_file_for_several_videos_gets_numbers(tmp_path):
+    place = Destination(str(tmp_path / "clip.mp4"), count=2)
+    assert place.place(2, "x").name == "clip-2.mp4"
+    assert place.spell(2) == str(tmp_path / "clip-2.mp4")
+
+
+def test_one_file_keeps_its_name_also_when_it_exists(tmp_path):
+    (tmp_path / "clip.mp4").touch()
+    place = Destination(str(tmp_path / "clip.mp4"))
+    assert place.place(1, "x") == tmp_path / "clip.mp4"
+
+
+def test_a_new_folder_is_made_when_the_first_video_comes(tmp_path):
+    place = Destination(f"{tmp_path}/a/b/")
+    assert not (tmp_path / "a").exists()
+    assert place.place(1, "otter") == tmp_path / "a" / "b" / "otter.mp4"
+    assert (tmp_path / "a" / "b").is_dir()
+
+
+def test_what_cannot_be_written_is_refused_at_once(tmp_path):
+    (tmp_path / "file").touch()
+    for output in (f"{tmp_path}/none/x.mp4", f"{tmp_path}/file/x.mp4", f"{tmp_path}/file/sub/"):
+        with pytest.raises(InvalidRequestError):
+            Destination(output)
+    with pytest.raises(InvalidRequestError):
+        Destination("-", count=2)
