@@ -21,7 +21,8 @@ _SHRINK = 0.7
 _SHRINK_EVERY = 1.0
 _SLOW = 0.8
 _SLOW_EVERY = 0.5
-_LEAST_RATE = 0.2
+_FIRST_RATE = 1.0
+_LEAST_RATE = 0.5
 _BURST = 0.05
 _PROBE_GAP = 1.0
 _LONGEST_PROBE_GAP = 30.0
@@ -119,9 +120,9 @@ class Pace:
         """The gateway refused for load."""
         self.count_overload(now)
         if self.rate is None:
-            self.rate = self._anchor = max(_LEAST_RATE, float(self._successes.total(now)))
+            self.rate = self._anchor = max(_FIRST_RATE, float(self._successes.total(now)))
             self._slowed_at = now
-            self._next_start = now + 1.0 / self.rate
+            self._next_start = now
         elif now - self._slowed_at >= _SLOW_EVERY:
             # A rate that was allowed but never used says nothing about what the gateway takes.
             self._anchor = min(self.rate, max(_LEAST_RATE, 2.0 * self._successes.total(now)))
