@@ -204,7 +204,7 @@ class AsyncVideoRouter:
         """
         given = _gather(locals())
         allow = given.pop("fallback_on_failure")
-        names = given.pop("models")
+        names = given.pop("models", None)
         if names is None:
             return await tasks.run_job(self._caller, await self._prepare("generate", prompt, given, fields))
         if model is not None:
@@ -560,8 +560,16 @@ class AsyncVideoRouter:
         )
 
 
+_POSITIONAL = frozenset({"self", "prompt", "fields"})
+
+
 def _gather(arguments: dict[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in arguments.items() if name not in {"self", "prompt", "fields"}}
+    """What a call was given, without what it was not: ``timeout=None`` is something, any other ``None`` is nothing."""
+    return {
+        name: value
+        for name, value in arguments.items()
+        if (value is not None or name == "timeout") and value is not UNSET and name not in _POSITIONAL
+    }
 
 
 def _as_task(task: Task | str) -> Task:

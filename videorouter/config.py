@@ -32,6 +32,7 @@ REDACTED = "<redacted>"
 Idempotency = Literal["unknown", "honoured"]
 Origin = tuple[str, str, int]
 
+_UNPRINTABLE = re.compile(r"[\x00-\x20\x7f]")
 _HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _PORTS = {"http": 80, "https": 443}
 _KEYS_KEPT = 15
@@ -371,7 +372,7 @@ def check_url(url: object, *, name: str, allow_insecure: bool = False) -> str:
 
 def split_url(text: str) -> SplitResult | None:
     """The parts of a URL, or ``None`` where it has none that a client could use."""
-    if any(char <= " " or char == "\x7f" for char in text):
+    if _UNPRINTABLE.search(text):
         return None
     try:
         parts = urlsplit(text)

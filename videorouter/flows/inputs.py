@@ -115,9 +115,8 @@ class Uploads:
 def needs_upload(fields: Mapping[str, Any]) -> bool:
     """Whether any URL field holds something that is not plain text."""
     return any(
-        value is not None and not isinstance(value, str) and not _all_text(value)
-        for name in FIELDS
-        if (value := fields.get(name)) is not None
+        name in FIELDS and value is not None and not isinstance(value, str) and not _all_text(value)
+        for name, value in fields.items()
     )
 
 

@@ -6,6 +6,7 @@ model id is compared with any list. This file never mints keys and reads no cloc
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
 Verb = Literal["generate", "edit"]
 PATHS: dict[Verb, str] = {"generate": "/videos/generations", "edit": "/videos/edits"}
+_KEY = re.compile(r"[!-~]{1,255}")
 OWN_FIELDS = frozenset({"model", "prompt", "video_id", "output_format"})
 
 
@@ -121,7 +123,7 @@ def check_idempotency_key(key: object) -> str:
     Raises:
         InvalidRequestError: It cannot.
     """
-    if not isinstance(key, str) or not 0 < len(key) <= 255 or not all("!" <= char <= "~" for char in key):
+    if not isinstance(key, str) or not _KEY.fullmatch(key):
         msg = "idempotency_key must be 1 to 255 printable ASCII characters without spaces."
         raise InvalidRequestError(msg)
     return key

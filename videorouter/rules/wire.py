@@ -20,6 +20,7 @@ from __future__ import annotations
 import base64
 import binascii
 import math
+import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -40,6 +41,7 @@ FAILED = frozenset({"failed", "error", "cancelled", "canceled", "expired"})
 
 Headers = tuple[tuple[bytes, bytes], ...]
 
+_PLAIN_URL = re.compile(r"https?://[A-Za-z0-9](?:[A-Za-z0-9.-]*[A-Za-z0-9])?(?::[0-9]{1,4})?(?:[/?#][!-~]*)?")
 _encode = msgspec.json.Encoder().encode
 
 
@@ -341,6 +343,8 @@ def usable_url(url: object) -> bool:
     """Whether an address in an answer can be taken: http(s), with a host, at most 4,096 characters."""
     if not isinstance(url, str) or len(url) > MAX_URL_CHARS or not url.startswith(("https://", "http://")):
         return False
+    if _PLAIN_URL.fullmatch(url):
+        return True
     if not url.isascii() and any("\ud800" <= char <= "\udfff" for char in url):
         return False
     parts = split_url(url)
