@@ -211,7 +211,7 @@ class VideoRouter:
         """As ``AsyncVideoRouter.stats``."""
         return self._portal.client.stats()
 
-    @_waits(AsyncVideoRouter.drain)
+    @_waits_for(AsyncVideoRouter.drain)
     def drain(self) -> DrainReport:
         """As ``AsyncVideoRouter.drain``."""
         raise NotImplementedError
