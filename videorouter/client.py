@@ -13,6 +13,7 @@ from msgspec import UNSET, UnsetType
 from videorouter.config import Settings, check_count, check_timeout, read_environment, resolve, seal
 from videorouter.errors import ConfigurationError, FieldWarning, InvalidRequestError
 from videorouter.flows import downloads, draining, tasks
+from videorouter.flows.batch_verbs import BatchVerbs
 from videorouter.flows.catalogue import Catalogue, read_account
 from videorouter.flows.fallback import check_models, run_with_fallback
 from videorouter.flows.inputs import Uploads, needs_upload, resolve_fields
@@ -47,6 +48,7 @@ if TYPE_CHECKING:
     from videorouter.config import Idempotency
     from videorouter.errors import VideoRouterError
     from videorouter.events import EventHook, InDoubtHook
+    from videorouter.flows.batch import Batch
     from videorouter.flows.downloads import ManyOptions, Place, SaveOptions, Source
     from videorouter.models import Download, Input
 
@@ -54,7 +56,7 @@ if TYPE_CHECKING:
 OPTIONS = frozenset(inspect.signature(resolve).parameters) - {"environ"}
 
 
-class AsyncVideoRouter:
+class AsyncVideoRouter(BatchVerbs):
     """The asyncio client of the Infron video gateway.
 
     Args:
@@ -522,6 +524,13 @@ class AsyncVideoRouter:
 
     async def __aexit__(self, *exc: object) -> None:
         await self.aclose()
+
+    def _batch(self, verb: Verb, source: Any, given: dict[str, Any]) -> Batch:
+        from videorouter.flows.batch import Batch  # noqa: PLC0415  a database is loaded by whoever runs a batch
+        from videorouter.flows.batch_options import check_options  # noqa: PLC0415  as above
+
+        options = check_options(self._settings, verb, given)
+        return Batch(self._caller, source, options, prepare=self._prepare, build=self._build, save=self.save)
 
     async def _prepare(
         self, verb: Verb, prompt: object, given: dict[str, Any], fields: Mapping[str, Any], *, video: object = None

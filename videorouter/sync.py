@@ -19,10 +19,13 @@ if TYPE_CHECKING:
     from contextlib import AbstractAsyncContextManager, AbstractContextManager
 
     from videorouter.errors import VideoRouterError
+    from videorouter.flows.batch import Batch
     from videorouter.flows.downloads import ManyOptions, Place, Source
     from videorouter.models import (
         Asset,
         Balance,
+        BatchItem,
+        BatchSummary,
         Download,
         DrainReport,
         InDoubt,
@@ -83,6 +86,20 @@ def _holds(
     return lend
 
 
+def _streams(
+    verb: Callable[Concatenate[AsyncVideoRouter, P], Batch],
+) -> Callable[[Callable[[VideoRouter], SyncBatch]], Callable[Concatenate[VideoRouter, P], SyncBatch]]:
+    """Make a stub give ``verb``'s batch without ``async``."""
+
+    def lend(stub: Callable[[VideoRouter], SyncBatch]) -> Callable[Concatenate[VideoRouter, P], SyncBatch]:
+        def call(self: VideoRouter, /, *args: P.args, **kwargs: P.kwargs) -> SyncBatch:
+            return SyncBatch(self._portal, verb(self._portal.client, *args, **kwargs))
+
+        return _dress(call, stub, verb)
+
+    return lend
+
+
 def _dress(call: Callable[P, R], stub: Callable[..., Any], verb: Callable[..., Any]) -> Callable[P, R]:
     functools.update_wrapper(call, stub)
     dress(call, verb, returns=inspect.signature(stub).return_annotation)
@@ -106,6 +123,60 @@ def _makes(
         return _dress(call, stub, AsyncVideoRouter.__init__)
 
     return lend
+
+
+class SyncBatch:
+    """A batch that runs while it is iterated: ``for item in batch``.
+
+    Leaving the loop early closes it. Inside ``with batch`` it lives until the block's end.
+    """
+
+    def __init__(self, portal: Portal[AsyncVideoRouter], batch: Batch) -> None:
+        self._portal = portal
+        self._batch = batch
+        self._kept_open = False
+
+    @property
+    def summary(self) -> BatchSummary:
+        """How the batch stands: one count per state of what this run has met, and what that cost."""
+        return self._batch.summary
+
+    @property
+    def in_flight(self) -> int:
+        """Requests that run now."""
+        return self._batch.in_flight
+
+    def stop(self, reason: str = "stopped by the caller") -> None:
+        """Send nothing more; what runs comes to its end, and the loop ends after the last of it."""
+
+        async def stop() -> None:
+            self._batch.stop(reason)
+
+        self._portal.call(lambda _: stop())
+
+    def close(self) -> None:
+        """Stop at once: cancel what runs, write down what is known of it, close the journal. Idempotent."""
+        self._portal.call(lambda _: self._batch.aclose())
+
+    def __iter__(self) -> Iterator[BatchItem]:
+        try:
+            while True:
+                try:
+                    item = self._portal.call(lambda _: self._batch.__anext__())
+                except StopAsyncIteration:
+                    return
+                yield item
+        finally:
+            if not self._kept_open:
+                self.close()
+
+    def __enter__(self) -> Self:
+        self._kept_open = True
+        self._portal.call(lambda _: self._batch.__aenter__())
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
 
 
 class VideoRouter:
@@ -153,6 +224,16 @@ class VideoRouter:
     @_waits_for(AsyncVideoRouter.wait)
     def wait(self) -> VideoResult:
         """As ``AsyncVideoRouter.wait``."""
+        raise NotImplementedError
+
+    @_streams(AsyncVideoRouter.generate_many)
+    def generate_many(self) -> SyncBatch:
+        """As ``AsyncVideoRouter.generate_many``."""
+        raise NotImplementedError
+
+    @_streams(AsyncVideoRouter.edit_many)
+    def edit_many(self) -> SyncBatch:
+        """As ``AsyncVideoRouter.edit_many``."""
         raise NotImplementedError
 
     @_waits_for(AsyncVideoRouter.models)

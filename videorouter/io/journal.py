@@ -253,7 +253,7 @@ class Journal:
         return await self._do("find", lambda database: _find(database, item))
 
     async def plan_file(self, item: str, number: int, path: Path) -> Path:
-        """Reserve a file name for one video of an item: the same as before, and never another item's."""
+        """Reserve a file name for one video of an item: the same as before, and never one that something else has."""
         return await self._do("file", lambda database: self._plan(database, item, number, path))
 
     async def record_file(self, path: Path, *, size: int, sha256: str | None = None) -> None:
@@ -313,6 +313,8 @@ class Journal:
             return self.folder / str(known[0])
         for extra in ("", f"-{_tail(item)}", *(f"-{_tail(item)}-{again}" for again in range(2, 100))):
             chosen = path.with_name(f"{path.stem}{extra}{path.suffix}")
+            if os.path.lexists(chosen):
+                continue
             taken = database.execute(
                 "INSERT OR IGNORE INTO files (path, item, number) VALUES (?, ?, ?)",
                 (self.shorten(chosen), item, number),

@@ -30,7 +30,7 @@ class Entry(msgspec.Struct):
     """One entry of a batch's input.
 
     ``video`` is what an edit builds on; ``parent`` is the id of the item whose video it builds on; ``then`` are edits
-    of this entry's own video, one after the other.
+    of this entry's own video, one after the other; ``broken`` says why it could not be read.
     """
 
     prompt: object
@@ -40,6 +40,7 @@ class Entry(msgspec.Struct):
     video: object = None
     parent: str | None = None
     then: tuple[Entry, ...] = ()
+    broken: InvalidRequestError | None = None
 
 
 def read_entry(raw: object, verb: Verb = "generate") -> Entry:
@@ -86,6 +87,8 @@ def _read_mapping(raw: Mapping[Any, Any], verb: Verb) -> Entry:
     then = raw.get("then") or ()
     if isinstance(then, str | Mapping):
         then = (then,)
+    if not isinstance(then, list | tuple):
+        raise InvalidRequestError(f"`then` must be a list of edits, not {type(then).__name__}.")
     parent = raw.get("edit_of")
     video = raw.get("video", raw.get("video_id"))
     if parent is not None and video is not None:
@@ -102,18 +105,21 @@ def _read_mapping(raw: Mapping[Any, Any], verb: Verb) -> Entry:
         id=_check_id(raw.get("id"), "id"),
         video=video,
         parent=_check_id(parent, "edit_of"),
-        then=tuple(_read_step(step) for step in then),
+        then=tuple(_read_step(step, raw.get("model")) for step in then),
     )
 
 
-def _read_step(raw: object) -> Entry:
+def _read_step(raw: object, model: object) -> Entry:
+    """A step without a model of its own takes the model of the video that it edits."""
     if isinstance(raw, str):
-        return Entry(verb="edit", prompt=raw)
+        raw = {"prompt": raw}
     if not isinstance(raw, Mapping):
         raise InvalidRequestError(f"A step of `then` must be a prompt or a dict, not {type(raw).__name__}.")
     if any(raw.get(name) is not None for name in ("edit_of", "video", "video_id", "then")):
         raise InvalidRequestError("A step of `then` edits the video before it: it takes no video, edit_of or then.")
     options = {str(name): value for name, value in raw.items() if name not in _OWN}
+    if model is not None:
+        options.setdefault("model", model)
     return Entry(verb="edit", prompt=raw.get("prompt"), options=options or None, id=_check_id(raw.get("id"), "id"))
 
 

@@ -88,6 +88,10 @@ class Purse:
         self.confirmed += reserved
         return to_dollars(reserved) if reserved else None
 
+    def forget(self, dollars: float) -> None:
+        """A replayed key has shown that what was unknown is the very request that is now confirmed."""
+        self.unknown = max(0, self.unknown - to_micros(dollars))
+
     def doubt(self, reserved: int) -> float:
         """Nobody knows whether it was billed: it stays counted. Returns US dollars."""
         self.reserved -= reserved

@@ -1,0 +1,382 @@
+"""A batch with a journal: resumed by the same call, never paid twice, never over its budget."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import sqlite3
+
+import pytest
+
+from videorouter import (
+    AsyncVideoRouter,
+    BudgetExceededError,
+    JournalBusyError,
+    JournalError,
+    JournalMismatchError,
+    OutcomeUnknownError,
+    VideoRouter,
+)
+from videorouter.io import journal as journal_module
+from videorouter.sandbox import Sandbox
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture
+async def sandbox(anyio_backend):
+    async with Sandbox() as running:
+        yield running
+
+
+@pytest.fixture
+async def router(sandbox):
+    async with AsyncVideoRouter("key", base_url=sandbox.base_url, model="veo3-fast") as client:
+        yield client
+
+
+def prompts(count: int) -> list[str]:
+    return [f"otter {number}" for number in range(count)]
+
+
+def read(path, query):
+    database = sqlite3.connect(path)
+    try:
+        return database.execute(query).fetchall()
+    finally:
+        database.close()
+
+
+async def gather(batch, items):
+    async for item in batch:
+        items.append(item)
+
+
+async def collect(batch):
+    return {item.index: item async for item in batch}
+
+
+async def test_the_same_call_again_sends_nothing_and_gives_the_same_items(sandbox, router, tmp_path):
+    path = tmp_path / "run.db"
+    first = await collect(router.generate_many(prompts(10), journal=path))
+    batch = router.generate_many(prompts(10), journal=path)
+    second = await collect(batch)
+    assert await sandbox.charges() == dict.fromkeys(prompts(10), 1)
+    assert [item.result.url for item in second.values()] == [first[index].result.url for index in second]
+    assert all(item.resumed for item in second.values())
+    assert batch.summary.done == 10
+
+
+async def test_the_intent_is_on_disk_before_the_first_byte_and_the_result_before_it_is_seen(sandbox, router, tmp_path):
+    path = tmp_path / "run.db"
+    async with (
+        Sandbox(latency=float("inf")) as holding,
+        AsyncVideoRouter("test-key", base_url=holding.base_url, model="m") as client,
+        client.generate_many(["otter"], journal=path) as batch,
+    ):
+        await holding.wait_until(lambda running: running.held == 1)
+        assert read(path, "SELECT state, sends FROM items") == [("sending", 1)]
+        await holding.release()
+        item = await anext(batch)
+        assert item.ok
+        assert read(path, "SELECT state FROM items") == [("done",)]
+
+
+async def test_the_task_is_on_disk_before_it_is_looked_at(tmp_path):
+    path = tmp_path / "run.db"
+    async with Sandbox(mode="task", latency=float("inf")) as sandbox:
+        async with AsyncVideoRouter("test-key", base_url=sandbox.base_url, model="m") as router:
+            async with router.generate_many(["otter"], journal=path):
+                await sandbox.wait_until(lambda running: any("/tasks/" in record.path for record in running.requests))
+                ((state, task),) = read(path, "SELECT state, task_id FROM items")
+                assert state == "accepted"
+                assert task
+            assert read(path, "SELECT state FROM items") == [("accepted",)]
+            await sandbox.release()
+            items = await collect(router.generate_many(["otter"], journal=path))
+        assert items[0].ok
+        assert items[0].task_id == task
+        assert await sandbox.charges() == {"otter": 1}
+
+
+async def test_a_closed_batch_leaves_what_ran_in_doubt_and_the_next_run_reports_it(tmp_path):
+    path = tmp_path / "run.db"
+    async with Sandbox(latency=float("inf")) as sandbox:
+        async with AsyncVideoRouter("test-key", base_url=sandbox.base_url, model="m", adaptive=False) as router:
+            async with router.generate_many(prompts(6), journal=path, concurrency=4, price=0.5) as batch:
+                await sandbox.wait_until(lambda running: running.held == 4)
+            assert (batch.summary.in_doubt, batch.summary.cost_in_doubt) == (4, 2.0)
+            again = router.generate_many(prompts(6), journal=path, price=0.5)
+            held = asyncio.ensure_future(collect(again))
+            await sandbox.wait_until(lambda running: running.held >= 2)
+            await asyncio.sleep(0.05)
+            await sandbox.release()
+            items = await held
+        assert sorted(item.state for item in items.values()) == ["done"] * 2 + ["in_doubt"] * 4
+        assert all(isinstance(item.error, OutcomeUnknownError) for item in items.values() if not item.ok)
+        assert max((await sandbox.charges()).values(), default=0) <= 1
+
+
+@pytest.mark.parametrize(("policy", "charges"), [("report", 1), ("resend", 2), (lambda _: "resend", 2), (None, 1)])
+async def test_what_is_in_doubt_is_sent_again_only_by_name(sandbox, router, tmp_path, policy, charges):
+    async def ask(item):
+        assert item.state == "in_doubt"
+        return "report"
+
+    sandbox.faults.add("status=500", times=1, charged=True)
+    path = tmp_path / "run.db"
+    batch = router.generate_many(["otter"], journal=path, on_outcome_unknown=policy or ask, price=0.4)
+    item = (await collect(batch))[0]
+    assert item.state == ("done" if charges == 2 else "in_doubt")
+    assert await sandbox.charges() == {"otter": charges}
+    assert batch.summary.cost_in_doubt == 0.4
+    assert read(path, "SELECT state, unknown, sends FROM items") == [(item.state, 0.4, charges)]
+
+
+async def test_a_later_run_may_decide_to_send_again(sandbox, router, tmp_path):
+    path = tmp_path / "run.db"
+    sandbox.faults.add("reset; at=body", times=1, charged=True)
+    assert (await collect(router.generate_many(["otter"], journal=path)))[0].state == "in_doubt"
+    assert (await collect(router.generate_many(["otter"], journal=path)))[0].state == "in_doubt"
+    assert (await collect(router.generate_many(["otter"], journal=path, on_outcome_unknown="resend")))[0].ok
+    assert await sandbox.charges() == {"otter": 2}
+
+
+async def test_a_replay_on_a_gateway_that_honours_keys_pays_once(tmp_path):
+    path = tmp_path / "run.db"
+    async with Sandbox(honour_idempotency=True, latency=0.2) as sandbox:
+        async with (
+            AsyncVideoRouter("test-key", base_url=sandbox.base_url, model="m") as router,
+            router.generate_many(["otter"], journal=path, price=0.4),
+        ):
+            await sandbox.wait_until(lambda running: running.held == 1)
+        assert read(path, "SELECT state, unknown FROM items") == [("in_doubt", 0.4)]
+        async with AsyncVideoRouter("test-key", base_url=sandbox.base_url, model="m", idempotency="honoured") as router:
+            batch = router.generate_many(["otter"], journal=path, price=0.4, on_outcome_unknown="replay")
+            assert (await collect(batch))[0].ok
+        assert batch.summary.cost_in_doubt == 0.0
+        assert await sandbox.charges() == {"otter": 1}
+
+
+async def test_refused_items_stay_until_retry_is_asked_for(sandbox, router, tmp_path):
+    path = tmp_path / "run.db"
+    sandbox.faults.add("moderation", times=1)
+    assert (await collect(router.generate_many(["otter"], journal=path)))[0].state == "refused"
+    kept = (await collect(router.generate_many(["otter"], journal=path)))[0]
+    assert (kept.state, kept.resumed, type(kept.error).__name__) == ("refused", True, "ContentPolicyError")
+    assert (await collect(router.generate_many(["otter"], journal=path, retry=["refused"])))[0].ok
+    assert await sandbox.charges() == {"otter": 1}
+
+
+async def test_a_failed_task_stays_until_retry_is_asked_for(tmp_path):
+    path = tmp_path / "run.db"
+    async with Sandbox(mode="task") as sandbox:
+        sandbox.faults.add("failed_task", times=1)
+        async with AsyncVideoRouter("test-key", base_url=sandbox.base_url, model="m") as router:
+            batch = router.generate_many(["otter"], journal=path, price=0.4)
+            assert (await collect(batch))[0].state == "failed"
+            assert batch.summary.cost_in_doubt == 0.4
+            assert (await collect(router.generate_many(["otter"], journal=path)))[0].state == "failed"
+            assert (await collect(router.generate_many(["otter"], journal=path, retry=["failed"])))[0].ok
+
+
+async def test_what_was_never_sent_runs_again(tmp_path):
+    path = tmp_path / "run.db"
+    async with AsyncVideoRouter("test-key", base_url="http://127.0.0.1:9/v1", model="m", max_retries=0) as router:
+        batch = router.generate_many(["otter"], journal=path, price=0.4, max_cost=0.4)
+        assert (await collect(batch))[0].state == "not_sent"
+        assert batch.summary.not_sent == 1
+    async with Sandbox() as sandbox, AsyncVideoRouter("test-key", base_url=sandbox.base_url, model="m") as router:
+        assert (await collect(router.generate_many(["otter"], journal=path, price=0.4, max_cost=0.4)))[0].ok
+        assert await sandbox.charges() == {"otter": 1}
+
+
+async def test_another_body_under_the_same_id_is_a_mismatch_and_what_runs_is_kept(sandbox, router, tmp_path):
+    path = tmp_path / "run.db"
+    await collect(router.generate_many([{"id": "a", "prompt": "one"}], journal=path))
+    items = []
+    batch = router.generate_many(["new", {"id": "a", "prompt": "two"}, "last"], journal=path)
+    with pytest.raises(JournalMismatchError, match="'a'"):
+        await gather(batch, items)
+    charges = await sandbox.charges()
+    assert "two" not in charges
+    assert {item.prompt for item in items if item.ok} == charges.keys() - {"one"}
+
+
+async def test_a_second_batch_on_the_same_journal_is_refused_and_sends_nothing(sandbox, router, tmp_path):
+    path = tmp_path / "run.db"
+    async with router.generate_many(["otter"], journal=path):
+        with pytest.raises(JournalBusyError):
+            await collect(router.generate_many(["heron"], journal=path))
+    assert "heron" not in await sandbox.charges()
+
+
+async def test_a_journal_that_cannot_be_written_is_said_before_anything_is_sent(sandbox, router, tmp_path):
+    with pytest.raises(JournalError):
+        await collect(router.generate_many(["otter"], journal=tmp_path / "missing" / "run.db"))
+    assert await sandbox.charges() == {}
+
+
+async def test_the_cap_is_never_exceeded(sandbox, router, tmp_path):
+    path = tmp_path / "run.db"
+    batch = router.generate_many(prompts(50), journal=path, max_cost=2.0, price=0.4, concurrency=8)
+    items = await collect(batch)
+    assert len(await sandbox.charge_list()) == 5
+    assert batch.summary.cost == 2.0
+    assert "max_cost" in batch.summary.stopped
+    assert any(isinstance(item.error, BudgetExceededError) for item in items.values())
+    assert {item.state for item in items.values()} == {"done", "not_sent"}
+    again = router.generate_many(prompts(50), journal=path, max_cost=3.0, price=0.4, concurrency=8)
+    await collect(again)
+    assert len(await sandbox.charge_list()) == 7
+
+
+async def test_the_gateways_own_cost_makes_room_for_more(tmp_path):
+    async with Sandbox(mode="task", seconds=1.0) as sandbox:
+        async with AsyncVideoRouter("test-key", base_url=sandbox.base_url, model="veo3-fast") as router:
+            batch = router.generate_many(prompts(40), max_cost=10.0, price=5.0, concurrency=4)
+            items = await collect(batch)
+        spent = sum(charge.amount for charge in await sandbox.charge_list())
+        done = [item for item in items.values() if item.ok]
+        assert len(done) > 2
+        assert spent <= 10.0
+        assert batch.summary.cost == pytest.approx(spent)
+
+
+async def test_refused_requests_give_their_money_back(sandbox, router):
+    sandbox.faults.add("moderation", times=3)
+    batch = router.generate_many(prompts(10), max_cost=0.4, price=0.4, concurrency=5)
+    items = await collect(batch)
+    assert sum(item.ok for item in items.values()) == 1
+    assert batch.summary.refused == 3
+
+
+async def test_missing_files_are_fetched_by_the_next_run(sandbox, router, tmp_path):
+    path, clips = tmp_path / "run.db", tmp_path / "clips"
+    sandbox.faults.add("status=403", path="/video/*", times=2)
+    first = await collect(router.generate_many(prompts(4), journal=path, save_to=clips))
+    assert len(list(clips.glob("*.mp4"))) < 4
+    assert all(item.state == "done" for item in first.values())
+    second = await collect(router.generate_many(prompts(4), journal=path, save_to=clips))
+    assert all(item.path.is_file() for item in second.values())
+    (clips / "000001-otter-1.mp4").unlink()
+    third = await collect(router.generate_many(prompts(4), journal=path, save_to=clips))
+    assert third[1].path.is_file()
+    assert len(list(clips.glob("*.mp4"))) == 4
+    assert len(await sandbox.charge_list()) == 4
+
+
+async def test_a_link_that_has_expired_is_asked_for_again_where_there_is_a_task(tmp_path):
+    path, clips = tmp_path / "run.db", tmp_path / "clips"
+    async with Sandbox(mode="task") as sandbox:
+        async with AsyncVideoRouter("test-key", base_url=sandbox.base_url, model="m") as router:
+            await collect(router.generate_many(["otter"], journal=path))
+            database = sqlite3.connect(path)
+            database.execute("UPDATE items SET result = replace(result, '/video/', '/gone/')")
+            database.commit()
+            database.close()
+            items = await collect(router.generate_many(["otter"], journal=path, save_to=clips))
+        assert items[0].path.is_file()
+        assert await sandbox.charges() == {"otter": 1}
+
+
+async def test_chains_resume_where_they_were_broken_off(sandbox, router, tmp_path):
+    path = tmp_path / "run.db"
+    entries = [
+        {"id": "a", "prompt": "An otter", "model": "sora-2"},
+        {"id": "b", "edit_of": "a", "prompt": "Snow", "model": "sora-2"},
+        {"prompt": "A heron", "model": "sora-2", "then": ["Rain", "Fog"]},
+    ]
+    sandbox.faults.add("moderation", prompt="Snow", times=1)
+    sandbox.faults.add("status=500", prompt="Rain", times=1, charged=False)
+    first = [item async for item in router.generate_many(entries, journal=path)]
+    assert {item.prompt: item.state for item in first} == {
+        "An otter": "done",
+        "Snow": "refused",
+        "A heron": "done",
+        "Rain": "in_doubt",
+        "Fog": "not_sent",
+    }
+    options = {"retry": True, "on_outcome_unknown": "resend"}
+    second = [item async for item in router.generate_many(entries, journal=path, **options)]
+    assert {item.state for item in second} == {"done"}
+    assert max((await sandbox.charges()).values()) == 1
+
+
+def fail_at(monkeypatch, step: str, number: int = 1):
+    """Make the journal fail once, at one step, as a full disk would."""
+    seen = [0]
+    real = journal_module.Journal.__init__
+
+    def fault(at: str) -> None:
+        if at == step:
+            seen[0] += 1
+            if seen[0] == number:
+                raise sqlite3.OperationalError("database or disk is full")
+
+    monkeypatch.setattr(journal_module.Journal, "__init__", lambda self, path, **_: real(self, path, fault=fault))
+
+
+async def test_a_disk_that_is_full_at_an_intent_sends_nothing(sandbox, router, tmp_path, monkeypatch):
+    fail_at(monkeypatch, "intend")
+    batch = router.generate_many(prompts(20), journal=tmp_path / "run.db", concurrency=1)
+    items = await collect(batch)
+    assert items[0].state == "not_sent"
+    assert isinstance(items[0].error, JournalError)
+    assert "full" in batch.summary.stopped
+    assert batch.summary.not_sent == 20
+    assert await sandbox.charges() == {}
+
+
+@pytest.mark.parametrize("step", ["finish", "accept"])
+async def test_a_disk_that_is_full_at_a_result_still_returns_it_and_stops(tmp_path, monkeypatch, step):
+    path = tmp_path / "run.db"
+    async with (
+        Sandbox(mode="task") as sandbox,
+        AsyncVideoRouter("test-key", base_url=sandbox.base_url, model="m") as router,
+    ):
+        with monkeypatch.context() as patch:
+            fail_at(patch, step)
+            batch = router.generate_many(prompts(20), journal=path, concurrency=1)
+            items = await collect(batch)
+        assert [item.state for item in items.values()] == ["done"]
+        assert "full" in batch.summary.stopped
+        assert (batch.summary.done, batch.summary.not_sent) == (1, 19)
+        again = await collect(router.generate_many(prompts(20), journal=path))
+        assert {item.state for item in again.values()} == {"done"}
+        assert await sandbox.charges() == dict.fromkeys(prompts(20), 1)
+
+
+@pytest.mark.parametrize("model", ["held", "with/task"])
+@pytest.mark.parametrize("step", ["meet", "intend", "accept", "finish", "commit"])
+async def test_any_journal_write_may_fail_and_nothing_is_bought_twice(tmp_path, monkeypatch, step, model):
+    async with (
+        Sandbox(mode="mixed") as sandbox,
+        AsyncVideoRouter("test-key", base_url=sandbox.base_url, model=model) as router,
+    ):
+        for number in range(1, 6):
+            path = tmp_path / f"{number}.db"
+            wanted = [f"{number}: {prompt}" for prompt in prompts(4)]
+            with monkeypatch.context() as patch:
+                fail_at(patch, step, number)
+                with contextlib.suppress(JournalError):
+                    await collect(router.generate_many(wanted, journal=path, concurrency=2))
+            again = await collect(router.generate_many(wanted, journal=path))
+            doubtful = {item.prompt for item in again.values() if item.state == "in_doubt"}
+            charges = await sandbox.charges()
+            assert len(doubtful) <= 2
+            assert {item.state for item in again.values()} <= {"done", "in_doubt"}
+            assert {charges.get(prompt, 0) for prompt in wanted} <= ({0, 1} if doubtful else {1})
+
+
+def test_the_sync_client_runs_batches_too(tmp_path):
+    with Sandbox().in_thread() as sandbox, VideoRouter("test-key", base_url=sandbox.base_url, model="m") as router:
+        batch = router.generate_many(prompts(6), journal=tmp_path / "run.db")
+        assert {item.state for item in batch} == {"done"}
+        assert batch.summary.done == 6
+        for _ in router.generate_many(prompts(6), journal=tmp_path / "run.db"):
+            break
+        with router.generate_many(prompts(6), journal=tmp_path / "run.db") as again:
+            assert next(iter(again)).ok
+        assert batch.in_flight == 0
+        assert sandbox.charges() == dict.fromkeys(prompts(6), 1)

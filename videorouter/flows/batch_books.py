@@ -1,0 +1,227 @@
+"""What the items of one batch share: its journal, its money, its counts, its ids, and who waits for whom.
+
+Nothing is sent here, and nothing grows with the input: what must be known of a million items is in the journal.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+from collections import OrderedDict
+from typing import TYPE_CHECKING
+
+from videorouter.errors import BudgetExceededError, ClientClosedError, InvalidRequestError, JournalError
+from videorouter.flows.batch_options import check_replay
+from videorouter.flows.batch_records import show_recorded
+from videorouter.rules.ledger import VERDICTS, Recorded, StopRule, Tally, name_item
+from videorouter.rules.money import Purse, to_dollars, to_micros
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from videorouter.flows.batch_options import BatchOptions
+    from videorouter.io.call import Caller
+    from videorouter.io.journal import Ending, Journal
+    from videorouter.models import BatchItem, Task
+
+REMEMBERED = 16_384
+"""Distinct requests, and finished parents, that a batch without a journal remembers."""
+
+
+class Books:
+    """The books of one batch.
+
+    Args:
+        caller: The client's way to the wire.
+        options: The batch's options.
+        stop: Called with the reason when dispatch must stop.
+    """
+
+    def __init__(self, caller: Caller, options: BatchOptions, stop: Callable[[str], None]) -> None:
+        self.caller = caller
+        self.options = options
+        self.stop = stop
+        self.journal: Journal | None = None
+        self.purse = Purse(options.max_cost)
+        self.tally = Tally()
+        self.in_flight = 0
+        self.stopped: str | None = None
+        self._rule = StopRule(options.stop_after)
+        self._paid = asyncio.Event()
+        self._takes: dict[str, int] = {}
+        self._ids: set[int] = set()
+        self._living: dict[str, asyncio.Future[BatchItem]] = {}
+        self._finished: OrderedDict[str, BatchItem] = OrderedDict()
+        self._unwritten: list[Ending] = []
+
+    async def open(self, journal: Journal) -> None:
+        """Go on from what earlier runs wrote down and spent."""
+        self.journal = journal
+        totals = await journal.totals()
+        self.purse.carry_over(reserved=totals.reserved, confirmed=totals.cost, unknown=totals.unknown)
+
+    async def close(self) -> None:
+        """Write once more what could not be written, and close the journal."""
+        if self.journal is None:
+            return
+        try:
+            for ending in self._unwritten:
+                await self.journal.finish(ending)
+            self._unwritten.clear()
+        except JournalError as error:
+            self.stop(str(error))
+        finally:
+            await self.journal.aclose()
+
+    def note(self, item: BatchItem, unknown: float = 0.0) -> None:
+        """Count an item in the state in which this run leaves it; ``unknown`` are US dollars that it may have cost."""
+        self.tally.count(item.state)
+        self.tally.cost += to_micros(item.cost)
+        self.tally.unknown += to_micros(unknown)
+
+    def note_success(self) -> None:
+        """Something was accepted: no wall stands before the batch."""
+        self._rule.note_success()
+
+    def note_error(self, error: BaseException) -> None:
+        """Stop dispatch when an error is one that every further item would meet."""
+        reason = self._rule.judge(error)
+        if reason is not None:
+            self.stop(reason)
+
+    async def reserve(self, micros: int) -> None:
+        """Hold money for one request; waits while requests that run may give some back.
+
+        Raises:
+            BudgetExceededError: The cap does not allow it.
+        """
+        while not self.purse.reserve(micros):
+            if self.in_flight == 0:
+                left = to_dollars(max(0, (self.purse.cap or 0) - self.purse.committed))
+                raise BudgetExceededError(
+                    f"max_cost is reached: the next item may cost ${to_dollars(micros):.6g}, and ${left:.6g} of "
+                    f"${to_dollars(self.purse.cap or 0):.6g} are left. It was not sent. Raise max_cost and run the same "
+                    "batch with its journal again: it goes on from here."
+                )
+            await self._paid.wait()
+            self.check_running()
+
+    def check_running(self) -> None:
+        """Let nothing be sent once dispatch has stopped.
+
+        Raises:
+            ClientClosedError: It has.
+        """
+        if self.stopped is not None:
+            raise ClientClosedError(f"The batch had stopped before this entry was sent: {self.stopped}")
+
+    def wake(self) -> None:
+        """Let those who wait for money look again."""
+        waiting, self._paid = self._paid, asyncio.Event()
+        waiting.set()
+
+    def leave_flight(self) -> None:
+        """A request has ended: whoever waits for money may look again."""
+        self.in_flight -= 1
+        if self.options.max_cost is not None:
+            self.wake()
+
+    async def name(self, digest: str, given: str | None, index: int) -> tuple[str, int, Recorded | None]:
+        """The id of an entry, how often this run has met it, and what the journal knows of it.
+
+        Raises:
+            InvalidRequestError: This run has met the given id before.
+        """
+        again = not self.options.deduplicate
+        if self.journal is not None:
+            met = await self.journal.meet(digest, given, again=again)
+            if given is not None and met.times > 1:
+                raise _name_duplicate(given)
+            return met.id, met.times, met.recorded
+        if given is not None:
+            key = hash(given)
+            if key in self._ids:
+                raise _name_duplicate(given)
+            self._ids.add(key)
+            return given, 1, None
+        times = self._takes.get(digest, 0) + 1
+        if times == 1 and again and len(self._takes) >= REMEMBERED:
+            return f"{digest}-at{index}", 1, None
+        self._takes[digest] = times
+        return name_item(digest, times if again else 1), times, None
+
+    async def find(self, item: str) -> BatchItem | None:
+        """How another item of this batch stands; waits for one that runs."""
+        living = self._living.get(item)
+        if living is not None:
+            return await asyncio.shield(living)
+        if self.journal is not None:
+            recorded = await self.journal.find(item)
+            return None if recorded is None else show_recorded(recorded)
+        return self._finished.get(item)
+
+    def enter(self, item: str) -> asyncio.Future[BatchItem] | None:
+        """Let others wait for an item, unless one of that id already runs."""
+        if item in self._living:
+            return None
+        future = self._living[item] = asyncio.get_running_loop().create_future()
+        return future
+
+    def leave(self, item: str, future: asyncio.Future[BatchItem], outcome: BatchItem | None) -> None:
+        """Tell those who wait for an item, and remember it for those who come later."""
+        self._living.pop(item, None)
+        if outcome is None:
+            future.cancel()
+            return
+        future.set_result(outcome)
+        if self.journal is None:
+            self._finished[item] = outcome
+            if len(self._finished) > REMEMBERED and not self.options.deduplicate:
+                self._finished.popitem(last=False)
+
+    async def write(self, ending: Ending) -> None:
+        """Commit an ending. When that fails, the item is returned all the same, and dispatch stops."""
+        if self.journal is None:
+            return
+        try:
+            await self.journal.finish(ending)
+        except JournalError as error:
+            self._unwritten.append(ending)
+            self.stop(str(error))
+
+    async def accept(self, item: str, task: Task) -> None:
+        """Commit a task id. When that fails, the paid task is still collected, and dispatch stops."""
+        if self.journal is None or not task.id:
+            return
+        try:
+            await self.journal.accept(item, task.id, task.poll_url, task.request_id)
+        except JournalError as error:
+            self.stop(str(error))
+
+    async def judge_doubt(self, item: BatchItem) -> str:
+        """What the caller wants done about an item that may have been billed.
+
+        Raises:
+            ConfigurationError: The caller wants a replay, and nobody said that the gateway honours keys.
+            InvalidRequestError: The caller's function gave something else.
+        """
+        verdict = self.options.doubt
+        if callable(verdict):
+            verdict = verdict(item)
+            if inspect.isawaitable(verdict):
+                verdict = await verdict
+        if verdict is None:
+            verdict = "report"
+        if verdict not in VERDICTS:
+            raise InvalidRequestError(
+                f"on_outcome_unknown gave {verdict!r}; it must give one of {', '.join(VERDICTS)}."
+            )
+        if verdict == "replay":
+            check_replay(self.caller.settings)
+        return str(verdict)
+
+
+def _name_duplicate(given: str) -> InvalidRequestError:
+    return InvalidRequestError(
+        f"The id {given!r} came twice in this batch. The second one was not sent. Give each entry an id of its own."
+    )

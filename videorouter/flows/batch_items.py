@@ -1,0 +1,514 @@
+"""The walk of one batch item: what the journal knows, what it may cost, the call, and what is written down of it.
+
+The order of the writes is the promise: intent before the first byte, task id before the first look, result before the
+caller sees it. What a state means is decided in ``rules/ledger.py``, what may be spent in ``rules/money.py``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from videorouter.errors import (
+    ConfigurationError,
+    InvalidRequestError,
+    JournalError,
+    JournalMismatchError,
+    OutcomeUnknownError,
+    Phase,
+    VideoRouterError,
+)
+from videorouter.flows.batch_records import encode, find_inline, restore_inline, show_recorded, spell_inputs
+from videorouter.flows.inputs import needs_upload
+from videorouter.flows.tasks import resume_job, run_job
+from videorouter.io.journal import Ending, Intent
+from videorouter.models import BatchItem, Task
+from videorouter.rules.ledger import decide_resumption, describe_failure, digest_request, judge_error
+from videorouter.rules.money import find_price, to_micros
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from videorouter.flows.batch_books import Books
+    from videorouter.models import ItemState, VideoResult
+    from videorouter.rules.entries import Entry
+    from videorouter.rules.ledger import Recorded
+    from videorouter.rules.requests import Submission
+
+    Prepare = Callable[..., Awaitable[Submission]]
+    Build = Callable[..., Submission]
+
+_decode = msgspec.json.Decoder(dict[str, Any]).decode
+
+
+class FatalError(Exception):
+    """Carries the error that ends a whole batch, and not only one item of it."""
+
+    def __init__(self, error: VideoRouterError) -> None:
+        super().__init__(str(error))
+        self.error = error
+
+
+class _OrphanError(Exception):
+    """An edit whose parent has no video. It was not sent."""
+
+
+class Maker:
+    """Makes the requests of a batch.
+
+    Args:
+        prepare: Makes a submission, uploads included.
+        build: Makes a submission from fields that need no upload.
+    """
+
+    __slots__ = ("build", "prepare")
+
+    def __init__(self, prepare: Prepare, build: Build) -> None:
+        self.prepare = prepare
+        self.build = build
+
+
+class Walk:
+    """One item on its way.
+
+    Args:
+        books: What the batch shares.
+        maker: Makes the requests.
+        index: Its place in the input.
+        entry: What is asked for.
+        given: The id that it was given.
+        before: For a step of a chain, the item whose video it edits.
+    """
+
+    __slots__ = (
+        "_before",
+        "_future",
+        "_given",
+        "_intended",
+        "_maker",
+        "_options",
+        "_outcome",
+        "_parent",
+        "_reserved",
+        "_submission",
+        "_task",
+        "_unknown",
+        "books",
+        "digest",
+        "entry",
+        "id",
+        "index",
+    )
+
+    def __init__(
+        self,
+        books: Books,
+        maker: Maker,
+        index: int,
+        entry: Entry,
+        *,
+        given: str | None = None,
+        before: BatchItem | None = None,
+    ) -> None:
+        self.books = books
+        self.entry = entry
+        self.index = index
+        self.id = given or ""
+        self.digest = ""
+        self._maker = maker
+        self._given = given
+        self._before = before
+        self._parent = before.id if before is not None else entry.parent
+        common = books.options.common
+        self._options: dict[str, Any] = {**common, **entry.options} if entry.options else common
+        self._submission: Submission | None = None
+        self._future: asyncio.Future[BatchItem] | None = None
+        self._outcome: BatchItem | None = None
+        self._task: Task | None = None
+        self._intended = False
+        self._reserved = 0
+        self._unknown = 0.0
+
+    async def take(self) -> BatchItem:
+        """Walk to the end of this run.
+
+        Returns:
+            The item; ``error`` on it is the exception.
+
+        Raises:
+            FatalError: The batch cannot go on.
+        """
+        if self._given is not None:
+            self._future = self.books.enter(self._given)
+        try:
+            self._outcome = await self._take()
+            return self._outcome
+        finally:
+            if self._future is not None:
+                self.books.leave(self.id, self._future, self._outcome)
+
+    async def _take(self) -> BatchItem:
+        books = self.books
+        try:
+            known = await self._describe()
+        except Exception as error:  # noqa: BLE001  one broken entry never loses the others
+            return await self._refuse(error)
+        self.digest = digest_request(known.verb, known.body)
+        try:
+            self.id, times, recorded = await books.name(self.digest, self._given, self.index)
+        except InvalidRequestError as error:
+            return self._end("refused", known, error=error)
+        except JournalError as error:
+            books.note_error(error)
+            return self._end("not_sent", known, error=error)
+        if books.options.deduplicate and self._given is None:
+            if times > 1:
+                return await self._copy_twin(known)
+            self._future = books.enter(self.id)
+        if recorded is None or not recorded.digest:
+            return await self._send(known)
+        if recorded.digest != self.digest:
+            raise FatalError(self._name_mismatch(recorded))
+        self._unknown = recorded.unknown
+        return await self._resume(recorded, known)
+
+    async def _describe(self) -> Submission:
+        """The request, as far as it is known before anything is uploaded and before a parent has a video."""
+        entry = self.entry
+        if entry.broken is not None:
+            raise entry.broken
+        if needs_upload(self._options):
+            fields = await spell_inputs(self._options)
+            video = entry.video if self._parent is None else f"item:{self._parent}"
+            return self._maker.build(entry.verb, entry.prompt, fields, {}, video=video)
+        if self._parent is not None:
+            return self._maker.build(entry.verb, entry.prompt, self._options, {}, video=f"item:{self._parent}")
+        self._submission = await self._maker.prepare(entry.verb, entry.prompt, self._options, {}, video=entry.video)
+        return self._submission
+
+    async def _complete(self) -> Submission:
+        """The request as it goes on the wire.
+
+        Raises:
+            _OrphanError: The item that it builds on has no video.
+            VideoRouterError: An input cannot be used or uploaded.
+        """
+        if self._submission is None:
+            video = self.entry.video if self._parent is None else await self._find_parent(self._parent)
+            self._submission = await self._maker.prepare(
+                self.entry.verb, self.entry.prompt, self._options, {}, video=video
+            )
+        return self._submission
+
+    async def _find_parent(self, parent: str) -> VideoResult:
+        item = self._before if self._before is not None else await self.books.find(parent)
+        if item is None:
+            raise InvalidRequestError(
+                f"There is no item {parent!r} before this one, so its video cannot be edited. edit_of names the id of "
+                "an earlier entry (without a journal: one of the last 16,384)."
+            )
+        if item.result is None:
+            raise _OrphanError(
+                f"Item {parent!r}, whose video this one edits, is {item.state}. This one was not sent; it is when the "
+                "batch runs again and the other one is done."
+            )
+        return item.result
+
+    async def _resume(self, recorded: Recorded, known: Submission) -> BatchItem:
+        books = self.books
+        action = decide_resumption(recorded.state, books.options.retry)
+        if action == "send":
+            return await self._send(known)
+        if action == "poll":
+            return await self._poll(recorded, known)
+        item = msgspec.structs.replace(show_recorded(recorded), index=self.index, prompt=known.prompt)
+        if item.failure is not None:
+            item.beside(**show_recorded(recorded).__dict__)
+        if action == "doubt":
+            verdict = await self._ask(item)
+            if verdict != "report":
+                return await self._send(
+                    known, asked=True, key=recorded.idempotency_key if verdict == "replay" else None
+                )
+        elif action == "collect" and books.journal is not None:
+            if item.result is not None and any(video.url is None for video in item.result.videos):
+                restore_inline(item.result, await books.journal.find_inline(item.id))
+            saved = await books.journal.find_files(item.id)
+            item = msgspec.structs.replace(item, files=tuple(str(path) for path, _ in saved))
+            if saved:
+                item = msgspec.structs.replace(item, sha256=saved[0][1])
+        books.note(item, recorded.unknown)
+        return item
+
+    async def _send(self, known: Submission, *, asked: bool = False, key: str | None = None) -> BatchItem:
+        """Send, and once more where the caller wants that done about an unknown outcome."""
+        while True:
+            item = await self._send_once(known, key)
+            if item.state == "in_doubt" and not asked:
+                asked = True
+                sent = self._submission
+                verdict = await self._ask(item)
+                if verdict != "report":
+                    key = sent.idempotency_key if sent is not None and verdict == "replay" else None
+                    continue
+            self.books.note(item, self._unknown)
+            return item
+
+    async def _ask(self, item: BatchItem) -> str:
+        try:
+            return await self.books.judge_doubt(item)
+        except ConfigurationError as error:
+            raise FatalError(error) from error
+        except Exception as error:  # noqa: BLE001  a function of the caller's must not lose an item
+            self.books.stop(f"on_outcome_unknown failed: {error}")
+            return "report"
+
+    async def _send_once(self, known: Submission, key: str | None) -> BatchItem:
+        books = self.books
+        try:
+            submission = await self._complete()
+            if key is not None:
+                submission = msgspec.structs.replace(submission, idempotency_key=key)
+            micros = self._find_price(submission)
+            books.check_running()
+            await books.reserve(micros)
+        except _OrphanError as error:
+            return self._show("not_sent", known, error=InvalidRequestError(str(error)))
+        except VideoRouterError as error:
+            books.note_error(error)
+            return self._show(judge_error(error, sent=False), known, error=error)
+        except Exception as error:  # noqa: BLE001  a function of the caller's must not lose the other items
+            named = InvalidRequestError(f"This entry could not be prepared: {type(error).__name__}: {error}")
+            named.__cause__ = error
+            return self._show("refused", known, error=named)
+        self._submission = submission
+        self._reserved = micros
+        self._intended = False
+        self._task = None
+        books.in_flight += 1
+        try:
+            result = await run_job(
+                books.caller,
+                submission,
+                intent=self._intend,
+                accepted=self._accept,
+            )
+            return await self._finish(result, submission, replayed=key is not None)
+        except asyncio.CancelledError:
+            await self._give_up(submission)
+            raise
+        except Exception as error:  # noqa: BLE001  one failure never loses the others
+            return await self._fail(error, submission)
+        finally:
+            books.leave_flight()
+
+    async def _poll(self, recorded: Recorded, known: Submission) -> BatchItem:
+        """Collect what an earlier run has paid for."""
+        books = self.books
+        self._reserved = to_micros(recorded.reserved)
+        self._intended = True
+        self._task = task = Task(
+            id=recorded.task_id,
+            model=recorded.model,
+            request_id=recorded.request_id,
+            idempotency_key=recorded.idempotency_key,
+            poll_url=recorded.poll_url,
+        )
+        books.in_flight += 1
+        try:
+            result = await resume_job(books.caller, task, timeout=known.timeout)
+            item = await self._finish(result, known, replayed=False)
+        except asyncio.CancelledError:
+            books.note(self._show("accepted", known), self._unknown)
+            raise
+        except Exception as error:  # noqa: BLE001  one failure never loses the others
+            item = await self._fail(error, known)
+        finally:
+            books.leave_flight()
+        books.note(item, self._unknown)
+        return item
+
+    async def _intend(self) -> None:
+        """Write down that the request is about to be sent. What this raises keeps it from being sent."""
+        submission, journal = self._submission, self.books.journal
+        self.books.check_running()
+        if submission is None or journal is None:
+            self._intended = True
+            return
+        await journal.intend(
+            Intent(
+                id=self.id,
+                position=self.index,
+                digest=self.digest,
+                verb=submission.verb,
+                model=submission.model,
+                request=submission.body.decode("utf-8", "replace"),
+                idempotency_key=submission.idempotency_key,
+                reserved=self._reserved / 1_000_000,
+                parent=self._parent,
+            )
+        )
+        self._intended = True
+
+    async def _accept(self, task: Task) -> None:
+        """Write down what the accepted task is called, before the first look at it."""
+        self._task = task
+        self.books.note_success()
+        if self.books.journal is not None:
+            await self.books.accept(self.id, task)
+
+    async def _finish(self, result: VideoResult, submission: Submission, *, replayed: bool) -> BatchItem:
+        books = self.books
+        cost = books.purse.confirm(self._reserved, result.cost)
+        books.note_success()
+        cleared = self._unknown if replayed else 0.0
+        if cleared:
+            books.purse.forget(cleared)
+            self._unknown = 0.0
+        task_id = result.task_id or (self._task.id if self._task is not None else None)
+        if books.journal is not None:
+            await books.write(
+                Ending(
+                    id=self.id,
+                    state="done",
+                    cost=cost,
+                    unknown=-cleared,
+                    result=encode(result),
+                    task_id=task_id,
+                    request_id=result.request_id,
+                    inline=find_inline(result),
+                )
+            )
+        return self._show("done", submission, result=result, cost=cost, task_id=task_id)
+
+    async def _fail(self, error: Exception, submission: Submission) -> BatchItem:
+        books = self.books
+        known_task = self._task.id if self._task is not None else None
+        state = judge_error(error, sent=self._intended, task_id=known_task)
+        if isinstance(error, VideoRouterError):
+            known_task = known_task or error.task_id
+        await self._settle(state, describe=error, task_id=known_task)
+        books.note_error(error)
+        return self._show(state, submission, error=error, task_id=known_task)
+
+    async def _give_up(self, submission: Submission) -> None:
+        """The call was cancelled: write down what is known of it, and let the cancellation go on."""
+        books = self.books
+        doubt = next(
+            (
+                record
+                for record in reversed(books.caller.shared.in_doubt)
+                if record.idempotency_key == submission.idempotency_key
+            ),
+            None,
+        )
+        task_id = self._task.id if self._task is not None else doubt.task_id if doubt is not None else None
+        state: ItemState = "accepted" if task_id else "in_doubt" if doubt is not None else "not_sent"
+        if state == "accepted" and self._task is None:
+            await books.accept(self.id, Task(id=task_id))
+        reason = None
+        if state == "in_doubt":
+            reason = OutcomeUnknownError(
+                "The batch was closed while this request ran: it may have been accepted and billed. It is not sent again "
+                "unless you say so: on_outcome_unknown='resend', or `videorouter batch settle`.",
+                idempotency_key=submission.idempotency_key,
+                model=submission.model,
+                phase=Phase(doubt.phase) if doubt is not None and doubt.phase else None,
+            )
+        await self._settle(state, describe=reason, task_id=task_id)
+        books.note(self._show(state, submission, error=reason, task_id=task_id), self._unknown)
+
+    async def _settle(self, state: ItemState, *, describe: Exception | None, task_id: str | None) -> None:
+        """Move the money of a call that brought no video, and write it down."""
+        books = self.books
+        added = 0.0
+        if state in {"in_doubt", "failed"}:
+            added = books.purse.doubt(self._reserved)
+            self._unknown += added
+        elif state != "accepted":
+            books.purse.release(self._reserved)
+        if books.journal is None or not self._intended:
+            return
+        await books.write(
+            Ending(
+                id=self.id,
+                state=state,
+                reserved=self._reserved / 1_000_000 if state == "accepted" else 0.0,
+                unknown=added,
+                failure=None if describe is None else encode(describe_failure(describe)),
+                task_id=task_id,
+                request_id=getattr(describe, "request_id", None),
+            )
+        )
+
+    async def _refuse(self, error: Exception) -> BatchItem:
+        """The entry itself cannot be used: nothing was sent for it."""
+        books = self.books
+        self.id = self.id or f"entry-{self.index}"
+        named = error
+        if not isinstance(error, VideoRouterError):
+            named = InvalidRequestError(f"This entry could not be read: {type(error).__name__}: {error}")
+            named.__cause__ = error
+        if books.journal is not None:
+            try:
+                await books.journal.refuse(self.id, self.index, self.entry.verb, encode(describe_failure(named)))
+            except JournalError as trouble:
+                books.note_error(trouble)
+        return self._end("refused", None, error=named)
+
+    async def _copy_twin(self, known: Submission) -> BatchItem:
+        """The same request ran, or runs, in this batch: its outcome is this one's too, and is paid once."""
+        twin = await self.books.find(self.id)
+        if twin is None:
+            return self._end("not_sent", known, error=InvalidRequestError("Its twin in this batch was not sent."))
+        copy = msgspec.structs.replace(twin, index=self.index, cost=None)
+        copy.beside(**twin.__dict__)
+        self.books.note(copy)
+        return copy
+
+    def _find_price(self, submission: Submission) -> int:
+        options = self.books.options
+        price = options.price
+        if price is None:
+            return 0
+        fields: dict[str, Any] = _decode(submission.body) if callable(price) else {"model": submission.model}
+        return find_price(price, fields, needed=options.max_cost is not None)
+
+    def _end(self, state: ItemState, known: Submission | None, *, error: Exception) -> BatchItem:
+        item = self._show(state, known, error=error)
+        self.books.note(item)
+        return item
+
+    def _show(
+        self,
+        state: ItemState,
+        known: Submission | None,
+        *,
+        result: VideoResult | None = None,
+        error: Exception | None = None,
+        cost: float | None = None,
+        task_id: str | None = None,
+    ) -> BatchItem:
+        prompt = self.entry.prompt if isinstance(self.entry.prompt, str) else None
+        item = BatchItem(
+            index=self.index,
+            id=self.id,
+            state=state,
+            prompt=prompt,
+            model=known.model if known is not None else None,
+            result=result,
+            failure=None if error is None else describe_failure(error),
+            cost=cost,
+            task_id=task_id,
+        )
+        return item if error is None else item.beside(error_=error)
+
+    def _name_mismatch(self, recorded: Recorded) -> JournalMismatchError:
+        journal = self.books.journal
+        return JournalMismatchError(
+            f"The journal has item {self.id!r} with another request (position {recorded.position} then, {self.index} "
+            "now). It was not sent. Give the changed entry another id, put the input back, or start another journal.",
+            path=str(journal.path) if journal is not None else None,
+        )
