@@ -149,8 +149,9 @@ async def test_an_answer_in_doubt_keeps_its_evidence():
 
 async def test_a_cut_answer_that_names_its_task_can_still_be_collected():
     piece = b'{"code":200,"data":{"task_id":"cgt-77","object":"vid'
-    steps = raw(b"HTTP/1.1 200 OK\r\nContent-Length: 500\r\n\r\n" + piece, then="reset"), answer(
-        200, {"data": {"status": "completed", "urls": {"video": "https://cdn.example/v.mp4"}}}
+    steps = (
+        raw(b"HTTP/1.1 200 OK\r\nContent-Length: 500\r\n\r\n" + piece, then="reset"),
+        answer(200, {"data": {"status": "completed", "urls": {"video": "https://cdn.example/v.mp4"}}}),
     )
     async with calling(*steps) as (_, router):
         error = await fail(router)
