@@ -28,6 +28,7 @@ from videorouter.events import DownloadFinished
 from videorouter.flows.fetching import Fetch, steady_pieces
 from videorouter.io.files import Busy, Landing, is_folder
 from videorouter.io.sinks import Sink, is_sink, name_sink
+from videorouter.io.transport.limits import read_file_limit
 from videorouter.models import BatchItem, Download, Task, TaskStatus, Video, VideoResult
 from videorouter.rules.boxes import BoxCheck, describe_content
 from videorouter.rules.filenames import name_video, number_name
@@ -43,8 +44,8 @@ Source: TypeAlias = Video | VideoResult | Task | TaskStatus | BatchItem | str
 Place: TypeAlias = "str | os.PathLike[str] | Any"
 SOURCES = (Video, VideoResult, Task, TaskStatus, BatchItem, str)
 
-LANES = 64
-"""Transfers at once in one event loop; more wait their turn."""
+MOST_LANES = 64
+"""Transfers at once in one event loop, where file descriptors allow; more wait their turn."""
 
 _DISK_THREADS = 8
 _LINGER = 0.05
@@ -182,11 +183,9 @@ async def stream(caller: Caller, source: Source, options: Options) -> AsyncGener
             _check_inline(video.data)
         yield _give_inline(video.data)
         return
-    lane, _ = _find_lanes()
-    async with lane:
-        fetch = _open_fetch(caller, video, name_video(video.url, video.video_id), options)
-        async with aclosing(steady_pieces(fetch, check=options.check)) as pieces:
-            yield pieces
+    fetch = _open_fetch(caller, video, name_video(video.url, video.video_id), options)
+    async with aclosing(steady_pieces(fetch, check=options.check)) as pieces:
+        yield pieces
 
 
 def find_videos(source: object) -> tuple[Video, ...]:
@@ -524,7 +523,9 @@ def _find_lanes() -> tuple[anyio.Semaphore, anyio.CapacityLimiter]:
     try:
         return _lanes.get()
     except LookupError:
-        lanes = anyio.Semaphore(LANES), anyio.CapacityLimiter(_DISK_THREADS)
+        # A transfer holds three descriptors, and downloads may hold an eighth of all of them.
+        count = min(MOST_LANES, max(4, (read_file_limit() or 2048) // 32))
+        lanes = anyio.Semaphore(count), anyio.CapacityLimiter(_DISK_THREADS)
         _lanes.set(lanes)
         return lanes
 

@@ -22,6 +22,7 @@ from videorouter.io.transport.seam import Outgoing, Probe, Trouble, WireError
 from videorouter.rules.boxes import BoxCheck, describe_content
 from videorouter.rules.guard import MAX_HOPS, check_target, next_target, read_policy, show_url
 from videorouter.rules.refusals import show_body
+from videorouter.rules.retry import THROTTLED_COST, TRANSIENT_COST
 from videorouter.rules.transfer import (
     LEAST_PROGRESS,
     Again,
@@ -103,6 +104,9 @@ class Fetch:
         self._host = ""
         self._phase: Phase | None = None
         self._turn = 0
+        self._last_cost = 1
+        self._failures = 0
+        self._refusals = 0
 
     async def pieces(self) -> AsyncGenerator[Start | bytes, None]:
         """The bytes after ``known.offset``, as they arrive; a ``Start`` says that they begin anew from the first.
@@ -112,7 +116,6 @@ class Fetch:
         Raises:
             VideoRouterError: It did not come whole.
         """
-        failures = refusals = 0
         if self.known.offset and self.known.offset == self.known.total:
             return
         while True:
@@ -146,6 +149,7 @@ class Fetch:
                         if shortfall is None:
                             if self._tell is not None:
                                 await self._report(last=True)
+                            self._caller.shared.budget.repay(self._last_cost)
                             return
                         again = Again(error=self._fail(shortfall))
                 finally:
@@ -153,22 +157,26 @@ class Fetch:
                         await stream.aclose()
             except WireError as error:
                 again = self._judge(error)
-            if again.afresh:
-                self.known = Known()
-            if self.known.etag is not None and self.transferred - before >= LEAST_PROGRESS:
-                failures = 0
-            elif not again.refused:
-                failures += 1
-            refusals = refusals + 1 if again.refused else 0
-            await self._pause(again, failures, refusals)
-            if self.known.etag is None:
-                self.known = Known()
+            await self._pause(again, brought=self.transferred - before)
 
-    async def _pause(self, again: Again, failures: int, refusals: int) -> None:
-        if self._max_retries == 0 or (not again.refused and failures > self._max_retries):
+    async def _pause(self, again: Again, *, brought: int) -> None:
+        """Wait for the next attempt, or raise where there is none."""
+        if again.afresh or self.known.etag is None:
+            self.known = Known()
+        if self.known.etag is not None and brought >= LEAST_PROGRESS:
+            self._failures = 0
+        elif not again.refused:
+            self._failures += 1
+        self._refusals = self._refusals + 1 if again.refused else 0
+        if self._max_retries == 0 or (not again.refused and self._failures > self._max_retries):
             self._raise(again)
-        attempt = refusals if again.refused else failures
-        pause = pause_before(attempt, random.random(), refused=again.refused, wait=again.wait)  # noqa: S311  jitter
+        if self._failures or again.refused:
+            cost = THROTTLED_COST if again.refused else TRANSIENT_COST
+            if not self._caller.shared.budget.spend(cost) and not again.refused:
+                again.error.add(budget_exhausted=True)
+                self._raise(again)
+            self._last_cost = cost
+        pause = pause_before(again, self._refusals or self._failures, random.random())  # noqa: S311  jitter
         if time.monotonic() + pause >= self._deadline:
             self._raise(again)
         event = RetryScheduled(
@@ -199,6 +207,7 @@ class Fetch:
                     url=target.url,
                     host=self._host,
                     limit=settings.max_download_bytes,
+                    wall=time.time(),
                 )
                 if not isinstance(step, Hop):
                     if isinstance(step, Again):

@@ -15,6 +15,7 @@ import msgspec
 from videorouter.errors import DownloadError
 from videorouter.rules.file_refusals import build_file_refusal
 from videorouter.rules.guard import REDIRECTS, show_url
+from videorouter.rules.retry import find_pause, read_retry_after
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -27,7 +28,6 @@ LEAST_PROGRESS = 4096
 _STRONG = re.compile(rb'"[\x21\x23-\x7e\x80-\xff]{0,200}"')
 _RANGE = re.compile(r"bytes\s+(\d{1,18})-(\d{1,18})/(\d{1,18}|\*)", re.IGNORECASE)
 _DIGITS = re.compile(r"\d{1,18}")
-_SECONDS = re.compile(r"\d{1,9}(\.\d{1,9})?")
 _TRANSIENT = frozenset({408, 500, 502, 503, 504})
 
 
@@ -82,7 +82,7 @@ class Again(msgspec.Struct, frozen=True, kw_only=True):
         refused: Whether the host asked to wait: then the deadline alone limits the attempts.
         wait: Seconds that it asked for.
         afresh: Whether what is here must be thrown away first.
-        status: Of the answer.
+        status: Of an answer that says that the host is in trouble.
     """
 
     error: DownloadError
@@ -105,7 +105,7 @@ def plan_headers(known: Known) -> tuple[tuple[bytes, bytes], ...]:
     )
 
 
-def read_answer(status: int, headers: Headers, known: Known, *, url: str, host: str, limit: int) -> Step:
+def read_answer(status: int, headers: Headers, known: Known, *, url: str, host: str, limit: int, wall: float) -> Step:
     """What a head means for a transfer.
 
     Args:
@@ -115,6 +115,7 @@ def read_answer(status: int, headers: Headers, known: Known, *, url: str, host: 
         url: Where it came from.
         host: Whose answer it is, for messages.
         limit: The most bytes to accept.
+        wall: Unix time in seconds, for a ``Retry-After`` that is a date.
 
     Raises:
         DownloadError: No other attempt would bring the file.
@@ -128,7 +129,7 @@ def read_answer(status: int, headers: Headers, known: Known, *, url: str, host: 
         return Hop(location=_text(headers, b"location"))
     if status == 416 and known.offset > 0:
         return _start_over(host, shown, "has no bytes where the transfer stopped", status)
-    wait = read_wait(_text(headers, b"retry-after"))
+    wait = read_retry_after(headers, wall=wall)
     error = build_file_refusal(status, host, shown, retry_after=wait)
     if status in {425, 429} or (status == 503 and wait is not None):
         return Again(error=error, refused=True, wait=wait, status=status)
@@ -137,26 +138,16 @@ def read_answer(status: int, headers: Headers, known: Known, *, url: str, host: 
     raise error
 
 
-def read_wait(text: str | None) -> float | None:
-    """Seconds of a ``Retry-After`` in digits; anything else is as if absent."""
-    if text is None or not _SECONDS.fullmatch(text.strip()):
-        return None
-    return float(text)
-
-
-def pause_before(attempt: int, dice: float, *, refused: bool = False, wait: float | None = None) -> float:
+def pause_before(again: Again, attempt: int, dice: float) -> float:
     """Seconds before the next attempt.
 
     Args:
-        attempt: How many failed in a row, from 1; 0 when the last one brought bytes.
+        again: Why there is one.
+        attempt: How many failed in a row; 0 when the last one brought bytes.
         dice: Between 0 and 1.
-        refused: Whether the host asked to wait.
-        wait: Seconds that it named.
     """
-    if wait is not None:
-        return wait + dice * max(0.5, 0.2 * wait)
-    base, cap = (1.0, 30.0) if refused else (0.1, 5.0)
-    return max(0.05, dice * min(cap, base * 2.0 ** min(max(attempt, 1) - 1, 10)))
+    base, cap = (1.0, 30.0) if again.refused or again.status is not None else (0.1, 5.0)
+    return find_pause(max(attempt, 1), base=base, cap=cap, dice=dice, retry_after=again.wait)
 
 
 def name_shortfall(known: Known) -> str | None:
@@ -182,7 +173,7 @@ def _read_whole(headers: Headers, shown: str, host: str, limit: int) -> Step:
         text = lengths.pop().decode("latin-1")
         if lengths or not _DIGITS.fullmatch(text):
             msg = f"{host} states a length that makes no sense ({text[:40]!r})."
-            return Again(error=DownloadError(msg, status=200, result_url=shown), afresh=True, status=200)
+            return Again(error=DownloadError(msg, status=200, result_url=shown), afresh=True)
         total = int(text)
     if total is not None and total > limit:
         raise _too_large(total, limit, shown)
@@ -221,7 +212,7 @@ def _read_part(headers: Headers, known: Known, shown: str, host: str, limit: int
 
 def _start_over(host: str, shown: str, reason: str, status: int) -> Again:
     msg = f"The file could not be fetched whole: {host} {reason}. Run it again; it starts from the first byte."
-    return Again(error=DownloadError(msg, status=status, result_url=shown), afresh=True, status=status)
+    return Again(error=DownloadError(msg, status=status, result_url=shown), afresh=True)
 
 
 def _too_large(total: int, limit: int, shown: str) -> DownloadError:
