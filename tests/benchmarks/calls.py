@@ -26,9 +26,7 @@ def measure(crew, names, rounds, **order):
             cpu[name].append(answer["cpu"] * 1e6)
             wall[name].append(answer["wall"])
             errors[name] += sum(answer["errors"].values())
-    return {
-        name: (statistics.median(cpu[name]), statistics.median(wall[name]), errors[name]) for name in names
-    }
+    return {name: (statistics.median(cpu[name]), statistics.median(wall[name]), errors[name]) for name in names}
 
 
 def show(title, found):
@@ -50,7 +48,7 @@ def main():
     quick = options.quick
     names = options.only or list(CONTENDERS)
     fast = [name for name in names if name not in SLOW]
-    rounds = 1 if quick else 5
+    rounds = 1 if quick else 3
     calls = 200 if quick else 2000
     began = time.monotonic()
     tell_conditions()
@@ -70,8 +68,8 @@ def growth(crew, names, *, quick):
     sizes = (100, 1000) if quick else (100, 1000, 5000, 10_000)
     table = {name: [] for name in names}
     for size in sizes:
-        hold = 0.1 if size <= 100 else 1.0 if size <= 1000 else 3.0
-        found = measure(crew, names, 1 if quick else 3, calls=3 * size, in_flight=size, hold=hold, warm=False)
+        hold = 0.1 if size <= 100 else 0.5 if size <= 1000 else 2.0
+        found = measure(crew, names, 1 if quick else 2, calls=3 * size, in_flight=size, hold=hold, warm=False)
         for name, (cpu, _, errors) in found.items():
             table[name].append((cpu, errors))
     print("### CPU per call as calls in flight grow, plain, us\n")

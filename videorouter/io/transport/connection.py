@@ -49,6 +49,7 @@ class Connection:
         "deadline",
         "done",
         "ended",
+        "fd",
         "future",
         "head_only",
         "headers",
@@ -74,6 +75,8 @@ class Connection:
 
     def __init__(self, sock: socket.socket, origin: Origin, peer: str) -> None:
         self.sock: socket.socket | None = sock
+        # Selectors look a number up; a socket's own repr, which they build on the way, costs two system calls.
+        self.fd = sock.fileno()
         self.origin: Origin = origin
         self.peer: str = peer
         self.parser: httptools.HttpResponseParser = httptools.HttpResponseParser(self)
@@ -152,7 +155,7 @@ class Connection:
     def _keep(self, rest: memoryview) -> None:
         """Send the rest when the socket takes more."""
         self.outbox = rest
-        asyncio.get_running_loop().add_writer(self.sock, self.on_writable)  # type: ignore[arg-type]
+        asyncio.get_running_loop().add_writer(self.fd, self.on_writable)
 
     def _encode(self, payload: bytes) -> bytes:
         """What goes over the socket."""
@@ -177,7 +180,7 @@ class Connection:
 
     def _stop_writing(self) -> None:
         self.outbox = b""
-        asyncio.get_running_loop().remove_writer(self.sock)  # type: ignore[arg-type]
+        asyncio.get_running_loop().remove_writer(self.fd)
 
     def _fail_writing(self, error: OSError) -> None:
         # A server may answer, say 413, and close before it has read everything: look for that first.
@@ -387,10 +390,10 @@ class Connection:
             return False
         if self.poller is None:
             self.poller = select.poll()
-            self.poller.register(self.sock, select.POLLIN)
+            self.poller.register(self.fd, select.POLLIN)
         if self.poller.poll(0):
             self.on_readable()
-        return self.sock is not None
+        return self.sock is not None and not self.outbox
 
     def close(self) -> None:
         """Close the socket at once. Idempotent, and safe without a running loop."""
@@ -404,9 +407,9 @@ class Connection:
             self.timer = None
         loop = asyncio._get_running_loop()  # noqa: SLF001 - documented for event loops, and gives None outside one
         if loop is not None:
-            loop.remove_reader(sock)
+            loop.remove_reader(self.fd)
             if self.outbox:
-                loop.remove_writer(sock)
+                loop.remove_writer(self.fd)
         sock.close()
         self.origin.lose(self)
         if self.waiter is not None:
@@ -426,7 +429,7 @@ class Connection:
 
     def _open_stream(self) -> None:
         """The head is in: stop reading until somebody asks for the body."""
-        asyncio.get_running_loop().remove_reader(self.sock)  # type: ignore[arg-type]
+        asyncio.get_running_loop().remove_reader(self.fd)
         if self.timer is not None:
             self.timer.cancel()
             self.timer = None
@@ -495,7 +498,7 @@ class Connection:
         loop = asyncio.get_running_loop()
         ready: asyncio.Future[bool] = loop.create_future()
         self.waiter = ready
-        loop.add_reader(self.sock, _settle, ready, True)
+        loop.add_reader(self.fd, _settle, ready, True)
         timer = loop.call_later(seconds, _settle, ready, False)
         try:
             return await ready
@@ -503,7 +506,7 @@ class Connection:
             timer.cancel()
             self.waiter = None
             if self.sock is not None:
-                loop.remove_reader(self.sock)
+                loop.remove_reader(self.fd)
 
     def finish_stream(self) -> None:
         """Go back to the pool after the last piece, else close."""
@@ -514,7 +517,7 @@ class Connection:
             return
         self.probe.phase = Phase.COMPLETE
         if not self.spent:
-            asyncio.get_running_loop().add_reader(self.sock, self.on_readable)
+            asyncio.get_running_loop().add_reader(self.fd, self.on_readable)
         self._release()
 
 

@@ -201,11 +201,12 @@ def _check(code: int, target: tuple[str, int] | tuple[str, int, int, int]) -> No
 async def _wait_writable(sock: socket.socket) -> None:
     loop = asyncio.get_running_loop()
     ready = loop.create_future()
-    loop.add_writer(sock, _wake, ready)
+    number = sock.fileno()
+    loop.add_writer(number, _wake, ready)
     try:
         await ready
     finally:
-        loop.remove_writer(sock)
+        loop.remove_writer(number)
 
 
 def _wake(ready: asyncio.Future[None]) -> None:

@@ -178,7 +178,7 @@ class Exchanger:
             connection.close()
             raise explain(Trouble.CLOSED, target.label)
         origin.busy.add(connection)
-        asyncio.get_running_loop().add_reader(sock, connection.on_readable)
+        asyncio.get_running_loop().add_reader(connection.fd, connection.on_readable)
         return connection
 
     async def _find_context(self) -> ssl.SSLContext:

@@ -50,13 +50,13 @@ class TlsConnection(Connection):
         """
         loop = asyncio.get_running_loop()
         finished: asyncio.Future[None] = loop.create_future()
-        loop.add_reader(self.sock, self._step, finished)  # type: ignore[arg-type]  # open until the end of this
+        loop.add_reader(self.fd, self._step, finished)
         try:
             self._step(finished)
             await finished
         finally:
             if self.sock is not None:
-                loop.remove_reader(self.sock)
+                loop.remove_reader(self.fd)
 
     def _step(self, finished: asyncio.Future[None]) -> None:
         if finished.done():
