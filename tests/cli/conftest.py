@@ -49,6 +49,7 @@ def run(tmp_path):
         done = subprocess.run(
             [*COMMAND, *map(str, args)],
             input=stdin.encode(),
+            check=False,
             capture_output=True,
             cwd=cwd,
             env=make_environment(**(env or {})),

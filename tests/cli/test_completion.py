@@ -23,7 +23,7 @@ def complete_in_bash(script, cwd, *words):
         f"source '{script}'; COMP_WORDS=({quoted}); COMP_CWORD=$((${{#COMP_WORDS[@]}} - 1)); COMPREPLY=(); _videorouter;"
         ' printf "%s\\n" "${COMPREPLY[@]}"'
     )
-    done = subprocess.run(["bash", "-c", code], capture_output=True, text=True, cwd=cwd, timeout=30)
+    done = subprocess.run(["bash", "-c", code], check=False, capture_output=True, text=True, cwd=cwd, timeout=30)
     assert done.returncode == 0, done.stderr
     return done.stdout.split("\n")[:-1]
 
@@ -45,14 +45,14 @@ def test_bash_completes_commands_options_values_and_files(scripts, tmp_path):
 def test_each_shell_can_read_its_script(scripts, shell):
     if shutil.which(shell) is None:
         pytest.skip(f"{shell} is not installed here")
-    done = subprocess.run([shell, "-n", scripts[shell]], capture_output=True, text=True, timeout=30)
+    done = subprocess.run([shell, "-n", scripts[shell]], check=False, capture_output=True, text=True, timeout=30)
     assert (done.returncode, done.stderr) == (0, "")
 
 
 @pytest.mark.skipif(shutil.which("fish") is None, reason="fish is not installed here")
 def test_fish_completes_commands_and_values(scripts):
     code = f"source {scripts['fish']}; complete -C 'videorouter gen'; complete -C 'videorouter edit --sandbox-mode t'"
-    done = subprocess.run(["fish", "-c", code], capture_output=True, text=True, timeout=30)
+    done = subprocess.run(["fish", "-c", code], check=False, capture_output=True, text=True, timeout=30)
     assert [line.split("\t")[0] for line in done.stdout.splitlines()] == ["generate", "task"]
 
 

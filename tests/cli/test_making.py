@@ -263,3 +263,23 @@ def test_the_key_comes_from_a_file_or_a_command(run, tmp_path):
         ended = run("generate", "x", "--key-command", "false", env=env)
     assert ended.code == 2
     assert "--key-command" in ended.err
+
+
+def test_a_reader_that_goes_away_loses_nothing_that_is_paid(start, sandbox):
+    process = start("generate", "an otter", "a heron", env=point_at(sandbox))
+    process.stdout.close()
+    err = process.stderr.read().decode()
+    assert process.wait(30) == 141
+    assert err.count("videorouter download http://127.0.0.1:") == 2
+    assert "Traceback" not in err
+    process.stdout = None
+
+
+def test_a_reader_that_goes_away_in_the_middle_of_a_video_is_no_traceback(start, sandbox):
+    process = start("generate", "an otter", "-o", "-", env=point_at(sandbox))
+    process.stdout.close()
+    err = process.stderr.read().decode()
+    assert process.wait(30) == 141
+    assert "videorouter download http://127.0.0.1:" in err
+    assert "Traceback" not in err
+    process.stdout = None

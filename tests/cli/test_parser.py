@@ -1,5 +1,7 @@
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -17,7 +19,7 @@ def test_the_grammar_loads_nothing_that_takes_time(arguments):
         f"try: main({list(arguments)!r})\nexcept SystemExit: pass\n"
         f"print('LOADED', [name for name in {HEAVY!r} if name in sys.modules])"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=30)
+    done = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, text=True, timeout=30)
     assert done.stdout.rstrip().endswith("LOADED []"), done.stdout + done.stderr
 
 
@@ -63,3 +65,17 @@ def test_the_help_lists_every_exit_code():
     words = build_parser().format_help()
     for code in set(Exit) - {Exit.BROKEN_PIPE}:
         assert f"{code.value:>3}  " in words
+
+
+def test_the_reference_names_every_command_option_and_exit_code():
+    from videorouter.cli.completion import read_commands
+    from videorouter.cli.exits import MEANINGS
+
+    page = (Path(__file__).parents[2] / "docs" / "reference" / "cli.md").read_text()
+    for command in read_commands(build_parser()):
+        if command.name:
+            assert f"## `videorouter {command.name}`" in page
+            for option in command.options:
+                assert all(re.search(rf"`{flag}[ `]", page) for flag in option.flags if flag not in {"-h", "--help"})
+    for code, words in MEANINGS.items():
+        assert f"| {code.value} | {words} |" in page

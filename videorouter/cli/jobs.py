@@ -53,6 +53,7 @@ class Job:
         files: What was saved.
         error: What ended it.
         doubt: The client's record of a lost answer.
+        crash: What ended it and is no error of the client: a closed pipe, a full disk, a defect.
         over: Whether its walk has ended.
     """
 
@@ -70,6 +71,7 @@ class Job:
     files: list[Download] = field(default_factory=list)
     error: VideoRouterError | None = None
     doubt: InDoubt | None = None
+    crash: Exception | None = None
     over: bool = False
 
     @property
@@ -147,6 +149,9 @@ class Jobs:
             if job.error is not None:
                 label = job.label if len(self.list) > 1 else None
                 report_error(self._console, job.error, self._args, label=label, steps=self._steps(job))
+        for job in self.list:
+            if job.crash is not None:
+                raise job.crash
         return gravest(job.code for job in self.list)
 
     async def save(self, router: AsyncVideoRouter, job: Job) -> None:
@@ -226,8 +231,13 @@ class Jobs:
         except VideoRouterError as error:
             job.error = error
             job.task_id = job.task_id or error.task_id
+        except Exception as error:  # noqa: BLE001  it is raised when the other jobs, which are paid too, are done
+            job.crash = error
         job.over = True
-        if job.error is None:
+        if job.crash is not None:
+            self._board.end(job.key, type(job.crash).__name__, ok=False)
+            self._tell_lost(job)
+        elif job.error is None:
             self._board.end(job.key, self._say_done(job), ok=True)
         else:
             self._board.end(job.key, _say_failure(job), ok=False)
@@ -248,7 +258,20 @@ class Jobs:
         while self._told < len(self.list) and self.list[self._told].over:
             job = self.list[self._told]
             self._told += 1
-            self._write(job)
+            try:
+                self._write(job)
+            except BrokenPipeError as error:
+                job.crash = job.crash or error
+                self._tell_lost(job)
+
+    def _tell_lost(self, job: Job) -> None:
+        """Nobody reads stdout any more, or worse: what is paid is told on stderr instead."""
+        for video in job.result.videos if job.result is not None else ():
+            if video.url is not None:
+                command = download_command(self._args, video.url)
+                self._console.tell(
+                    f"{clean(job.label)}: made and paid; {self._console.style('next:', 'cyan')} {command}"
+                )
 
     def _write(self, job: Job) -> None:
         if self._console.json and not self._destination.stdout:
@@ -287,7 +310,8 @@ class Jobs:
                     job.task_id = job.task_id or job.doubt.task_id
                 self._tell_one(job)
             else:
-                self._write(job)
+                with contextlib.suppress(BrokenPipeError):
+                    self._write(job)
         with contextlib.suppress(BrokenPipeError):
             sys.stdout.flush()
 

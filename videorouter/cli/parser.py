@@ -206,8 +206,10 @@ def _add_sandbox(subparsers: Subparsers) -> None:
         help='a fault to order, such as "status=503; retry-after=2; every=3"; may be repeated',
     )
     place = parser.add_argument_group("place")
-    place.add_argument("--host", default="127.0.0.1", help="a loopback address")
-    place.add_argument("--port", type=int, default=0, help="of the API and the gallery (default: a free one)")
+    place.add_argument("--host", default="127.0.0.1", metavar="ADDRESS", help="a loopback address")
+    place.add_argument(
+        "--port", type=int, default=0, metavar="PORT", help="of the API and the gallery (default: a free one)"
+    )
     place.add_argument("--files-port", type=int, default=0, metavar="PORT", help="of the videos (default: a free one)")
     options.add_path(place, "--state", "keep everything in this file (default: in memory)")
     parser.add_argument("--sandbox", action="store_true", help=argparse.SUPPRESS)
@@ -260,7 +262,7 @@ def _add_completion(subparsers: Subparsers) -> None:
   fish:  videorouter completion fish > ~/.config/fish/completions/videorouter.fish
 """,
     )
-    parser.add_argument("shell", choices=("bash", "zsh", "fish"), help="the shell")
+    parser.add_argument("shell", choices=("bash", "zsh", "fish"), metavar="SHELL", help="bash, zsh or fish")
     parser.add_argument("--sandbox", action="store_true", help=argparse.SUPPRESS)
 
 
