@@ -144,17 +144,33 @@ async def test_a_later_run_may_decide_to_send_again(sandbox, router, tmp_path):
 
 async def test_a_replay_on_a_gateway_that_honours_keys_pays_once(tmp_path):
     path = tmp_path / "run.db"
-    async with Sandbox(honour_idempotency=True, latency=0.2) as sandbox:
+    async with Sandbox(honour_idempotency=True, latency=float("inf")) as sandbox:
         async with (
             AsyncVideoRouter("test-key", base_url=sandbox.base_url, model="m") as router,
             router.generate_many(["otter"], journal=path, price=0.4),
         ):
             await sandbox.wait_until(lambda running: running.held == 1)
         assert read(path, "SELECT state, unknown FROM items") == [("in_doubt", 0.4)]
+        await sandbox.release()
         async with AsyncVideoRouter("test-key", base_url=sandbox.base_url, model="m", idempotency="honoured") as router:
             batch = router.generate_many(["otter"], journal=path, price=0.4, on_outcome_unknown="replay")
             assert (await collect(batch))[0].ok
         assert batch.summary.cost_in_doubt == 0.0
+        assert await sandbox.charges() == {"otter": 1}
+
+
+async def test_an_answer_that_comes_while_the_batch_is_closed_is_kept(tmp_path):
+    path = tmp_path / "run.db"
+    async with (
+        Sandbox(latency=0.3) as sandbox,
+        AsyncVideoRouter("test-key", base_url=sandbox.base_url, model="m") as router,
+    ):
+        async with router.generate_many(["otter"], journal=path) as batch:
+            await sandbox.wait_until(lambda running: running.held == 1)
+        assert batch.summary.done == 1
+        item = (await collect(router.generate_many(["otter"], journal=path)))[0]
+        assert item.ok
+        assert item.result.url
         assert await sandbox.charges() == {"otter": 1}
 
 

@@ -118,6 +118,12 @@ def test_identical_refusals_in_a_row_stop_a_batch():
     assert [bool(rule.judge(wrong)) for _ in range(3)] == [False, False, True]
 
 
+def test_a_gateway_that_cannot_be_reached_stops_a_batch_in_the_end():
+    rule = StopRule(2)
+    assert not rule.judge(errors.APIConnectionError("refused", host="x:1"))
+    assert rule.judge(errors.APIConnectionError("refused", host="x:1"))
+
+
 def test_a_success_or_another_refusal_starts_the_count_again():
     rule = StopRule(2)
     wrong = errors.NotFoundError("model not found", status=404)

@@ -65,6 +65,7 @@ class Batch:
             )
         self._caller = caller
         self._options = options
+        self._limit = min(options.limit, caller.gate.limit)
         self._source = source
         self._known = len(source) if isinstance(source, Sized) else None
         self._maker = Maker(prepare, build)
@@ -222,7 +223,7 @@ class Batch:
 
     def _grow(self) -> None:
         """Start one more lane, unless there are enough or nothing is left to do."""
-        if len(self._lanes) < self._options.limit and self._stopped is None and not self._exhausted:
+        if len(self._lanes) < self._limit and self._stopped is None and not self._exhausted:
             lane = asyncio.ensure_future(self._run_lane())
             self._lanes.add(lane)
             lane.add_done_callback(self._end_lane)
@@ -252,7 +253,7 @@ class Batch:
 
     async def _wait_for_room(self) -> None:
         """Back-pressure: a slow reader, a slow disk or, in order, one slow item holds up the input."""
-        limit = self._options.limit
+        limit = self._limit
         while self._stopped is None and (
             len(self._ready) >= limit
             or len(self._savers) >= 2 * limit

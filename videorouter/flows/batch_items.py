@@ -24,7 +24,7 @@ from videorouter.flows.batch_records import encode, find_inline, restore_inline,
 from videorouter.flows.inputs import needs_upload
 from videorouter.flows.tasks import resume_job, run_job
 from videorouter.io.journal import Ending, Intent
-from videorouter.models import BatchItem, Task
+from videorouter.models import BatchItem, Task, VideoResult
 from videorouter.rules.ledger import decide_resumption, describe_failure, digest_request, judge_error
 from videorouter.rules.money import find_price, to_micros
 
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from videorouter.flows.batch_books import Books
-    from videorouter.models import ItemState, VideoResult
+    from videorouter.models import ItemState
     from videorouter.rules.entries import Entry
     from videorouter.rules.ledger import Recorded
     from videorouter.rules.requests import Submission
@@ -294,6 +294,7 @@ class Walk:
                 submission,
                 intent=self._intend,
                 accepted=self._accept,
+                patient=True,
             )
             return await self._finish(result, submission, replayed=key is not None)
         except asyncio.CancelledError:
@@ -396,26 +397,26 @@ class Walk:
     async def _give_up(self, submission: Submission) -> None:
         """The call was cancelled: write down what is known of it, and let the cancellation go on."""
         books = self.books
+        key = submission.idempotency_key
         doubt = next(
-            (
-                record
-                for record in reversed(books.caller.shared.in_doubt)
-                if record.idempotency_key == submission.idempotency_key
-            ),
-            None,
+            (record for record in reversed(books.caller.shared.in_doubt) if record.idempotency_key == key), None
         )
+        caught = doubt.__dict__.get("result_") if doubt is not None else None
+        if isinstance(caught, VideoResult):
+            books.note(await self._finish(caught, submission, replayed=False), self._unknown)
+            return
         task_id = self._task.id if self._task is not None else doubt.task_id if doubt is not None else None
         state: ItemState = "accepted" if task_id else "in_doubt" if doubt is not None else "not_sent"
         if state == "accepted" and self._task is None:
             await books.accept(self.id, Task(id=task_id))
         reason = None
-        if state == "in_doubt":
+        if doubt is not None and state == "in_doubt":
             reason = OutcomeUnknownError(
                 "The batch was closed while this request ran: it may have been accepted and billed. It is not sent again "
                 "unless you say so: on_outcome_unknown='resend', or `videorouter batch settle`.",
-                idempotency_key=submission.idempotency_key,
+                idempotency_key=key,
                 model=submission.model,
-                phase=Phase(doubt.phase) if doubt is not None and doubt.phase else None,
+                phase=Phase(doubt.phase) if doubt.phase else None,
             )
         await self._settle(state, describe=reason, task_id=task_id)
         books.note(self._show(state, submission, error=reason, task_id=task_id), self._unknown)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import anyio
 import msgspec
 
+from videorouter.config import NO_DEADLINE
 from videorouter.errors import (
     ClientClosedError,
     ConfigurationError,
@@ -50,7 +51,12 @@ _LOOK_LIMIT = 30.0
 
 
 async def run_job(
-    caller: Caller, submission: Submission, *, intent: Intent | None = None, accepted: Accepted | None = None
+    caller: Caller,
+    submission: Submission,
+    *,
+    intent: Intent | None = None,
+    accepted: Accepted | None = None,
+    patient: bool = False,
 ) -> VideoResult:
     """Submit and, in task mode, poll to the end, within the submission's one deadline. One slot from start to end.
 
@@ -61,6 +67,7 @@ async def run_job(
             job with nothing sent.
         accepted: Awaited with the accepted task before the first look at it; also when the call has been cancelled and
             the gateway's answer came all the same.
+        patient: Whether the deadline starts when the job has its slot, as in a batch, and not before its queue.
 
     Returns:
         The finished result.
@@ -74,6 +81,9 @@ async def run_job(
     shared.calls += 1
     shared.running[slot] = None
     try:
+        if patient and not slot.try_take():
+            await caller.queue(slot, deadline=time.monotonic() + NO_DEADLINE)
+            deadline = time.monotonic() + submission.timeout
         if caller.on_event is not None:
             await _tell_started(caller, submission)
         answer = await caller.post(submission, slot, deadline=deadline, intent=intent, accepted=accepted)

@@ -218,6 +218,14 @@ class Caller(Reader):
         probe.incoming = incoming
         return answer
 
+    async def queue(self, slot: Slot, *, deadline: float) -> None:
+        """Wait for a slot before anything is sent.
+
+        Raises:
+            VideoRouterError: The client was closed, or the deadline passed.
+        """
+        await self._queue(slot, deadline, None)
+
     async def _queue(self, slot: Slot, deadline: float, trail: _Trail | None) -> None:
         """Wait for the slot, where waiting can help."""
         pace = slot.bay.lane.pace

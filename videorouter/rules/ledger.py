@@ -31,10 +31,12 @@ from typing import TYPE_CHECKING, Literal, get_args
 import msgspec
 
 from videorouter.errors import (
+    APIConnectionError,
     APIStatusError,
     AuthenticationError,
     BadRequestError,
     BudgetExceededError,
+    ClientClosedError,
     ConfigurationError,
     ContentPolicyError,
     InsufficientCreditsError,
@@ -63,7 +65,7 @@ Verdict = Literal["report", "resend", "replay"]
 VERDICTS: tuple[Verdict, ...] = get_args(Verdict)
 
 STOP_AFTER = 20
-"""Identical 400, 404 or 422 answers in a row after which a batch stops."""
+"""Identical 400, 404 or 422 answers, or failures to connect, in a row after which a batch stops."""
 
 _MOVES: dict[ItemState, frozenset[ItemState]] = {
     "not_sent": frozenset({"not_sent", "sending", "refused"}),
@@ -172,18 +174,19 @@ class StopRule:
             return f"the account is out of credit (402): {error}"
         if isinstance(error, PermissionDeniedError):
             return f"the account is not let in (403): {error}"
-        if isinstance(error, BudgetExceededError | ConfigurationError | JournalError):
+        if isinstance(error, BudgetExceededError | ClientClosedError | ConfigurationError | JournalError):
             return str(error)
         if isinstance(error, ContentPolicyError) or not isinstance(
-            error, BadRequestError | NotFoundError | UnprocessableEntityError
+            error, APIConnectionError | BadRequestError | NotFoundError | UnprocessableEntityError
         ):
             self._streak = 0
             return None
-        key = (type(error), error.status, error.code, error.type, error.param)
+        key = (type(error), error.status, error.code, error.type, error.param, error.host)
         self._streak = self._streak + 1 if key == self._key else 1
         self._key = key
         if self._streak >= self.after:
-            return f"{self._streak} identical refusals in a row ({error.status}): {error}"
+            what = "refusals" if error.status is not None else "failures to connect"
+            return f"{self._streak} identical {what} in a row: {error}"
         return None
 
 
