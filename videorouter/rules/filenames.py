@@ -49,8 +49,9 @@ def clean_name(text: str) -> str:
     text = _SEPARATORS.split(text.rstrip("/\\"))[-1]
     text = "".join(char for char in text if unicodedata.category(char)[0] != "C" and char != "\ufffd")
     text = _RESERVED.sub("_", text)
-    text = " ".join(text.split()).lstrip(". -~").rstrip(". ")
-    stem = text[:-4].rstrip(". ") if text.lower().endswith(".mp4") else text
+    text = " ".join(text.split()).rstrip(". ")
+    stem = text[:-4] if text.lower().endswith(".mp4") else text
+    stem = stem.lstrip(". -~").rstrip(". ")
     if not stem:
         return ""
     if _DEVICE.fullmatch(stem.partition(".")[0].rstrip(" ")):
