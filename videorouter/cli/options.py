@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import json
-from typing import TYPE_CHECKING, Any, NoReturn
+
+TYPE_CHECKING = False  # what `typing` would say; it takes a tenth of the time that --help may take
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+    from typing import Any, NoReturn
 
 _UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0}
 SANDBOX_MODES = ("held", "task", "mixed", "final")
@@ -167,6 +168,8 @@ def read_value(text: str) -> Any:
     Args:
         text: As it was typed.
     """
+    import json  # noqa: PLC0415  --help reads no values
+
     try:
         return json.loads(text, parse_constant=_refuse)
     except (ValueError, argparse.ArgumentTypeError, RecursionError):

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import argparse
 import os
-from typing import TYPE_CHECKING, Any, NoReturn
+from collections import namedtuple
 
 from videorouter.cli import options
 from videorouter.cli.exits import MEANINGS, Exit
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+    from typing import Any, NoReturn
 
     Subparsers = argparse._SubParsersAction[Any]  # noqa: SLF001  argparse gives it no public name
 
@@ -35,7 +37,8 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     Returns:
         The arguments; ``room`` names the module whose ``run`` does the work.
     """
-    parser = build_parser()
+    # Nine commands' options that nobody asked for would take longer to build than all the rest.
+    parser = build_parser(only=next((word for word in argv if not word.startswith("-")), ""))
     args, rest = parser.parse_known_args(argv)
     # argparse takes one run of positional arguments only: `generate A -o x B` leaves B over.
     taker: str | None = getattr(args, "rest", None)
@@ -47,8 +50,12 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     return args
 
 
-def build_parser() -> argparse.ArgumentParser:
-    """The parser of the whole command line; ``completion`` and the docs are made from it too."""
+def build_parser(only: str | None = None) -> argparse.ArgumentParser:
+    """The parser of the whole command line; ``completion`` and the docs are made from it too.
+
+    Args:
+        only: The one command whose options are needed; default: all.
+    """
     parser = _Parser(
         prog="videorouter",
         description=_DESCRIPTION,
@@ -59,49 +66,63 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action=_Version, nargs=0, help="print the version and exit")
     parser.set_defaults(parser=parser)
     subparsers = parser.add_subparsers(title="commands", metavar="COMMAND", required=True, parser_class=_Parser)
-    for add in _COMMANDS:
-        add(subparsers)
+    for name, command in _COMMANDS.items():
+        added = subparsers.add_parser(
+            name,
+            help=command.words,
+            description=f"{command.words[0].upper()}{command.words[1:]}.",
+            epilog=f"examples:\n{command.examples}" if command.examples else None,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            allow_abbrev=False,
+        )
+        added.set_defaults(room=f"videorouter.cli.{command.room}", command=name, parser=added)
+        if only is None or only == name:
+            command.fill(added)
+    _add_batch(subparsers, only)
     return parser
 
 
-def add_command(subparsers: Subparsers, name: str, words: str, *, room: str, examples: str = "") -> Any:
-    """Add one command.
+def _add_batch(subparsers: Subparsers, only: str | None) -> None:
+    """``batch`` has a grammar of its own, in a room of its own, read only when it is asked for."""
+    if not os.path.exists(os.path.join(os.path.dirname(__file__), "batch.py")):  # noqa: PTH110,PTH118,PTH120  pathlib takes 5 ms to import
+        return
+    if only is None or only == "batch":
+        from importlib import import_module  # noqa: PLC0415  see above
 
-    Args:
-        subparsers: What ``add_subparsers`` gave.
-        name: The command.
-        words: One line of help.
-        room: The module whose ``run(args) -> int`` does the work.
-        examples: Command lines to show below the options.
-
-    Returns:
-        Its parser.
-    """
-    epilog = f"examples:\n{examples}" if examples else None
-    parser = subparsers.add_parser(
-        name,
-        help=words,
-        description=f"{words[0].upper()}{words[1:]}.",
-        epilog=epilog,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
-    parser.set_defaults(room=f"videorouter.cli.{room}", command=name, parser=parser)
-    return parser
+        import_module("videorouter.cli.batch").add_parser(subparsers)
+        added = subparsers.choices["batch"]
+        added.set_defaults(room="videorouter.cli.batch", command="batch", parser=added)
+    else:
+        subparsers.add_parser("batch", help="make a video of each prompt in a file, resumable, within a budget")
 
 
-def _add_generate(subparsers: Subparsers) -> None:
-    parser = add_command(
-        subparsers,
-        "generate",
-        "make videos and wait until they are finished",
-        room="making",
-        examples="""\
+Command = namedtuple("Command", "words room examples fill")  # noqa: PYI024  a dataclass takes 15 ms to import
+"""A command's line of help, the module whose ``run(args) -> int`` does the work, its examples, what adds its options."""
+
+_COMMANDS: dict[str, Command] = {}
+
+
+def _command(
+    name: str, words: str, *, room: str, examples: str = ""
+) -> Callable[[Callable[[argparse.ArgumentParser], None]], Callable[[argparse.ArgumentParser], None]]:
+    def note(fill: Callable[[argparse.ArgumentParser], None]) -> Callable[[argparse.ArgumentParser], None]:
+        _COMMANDS[name] = Command(words=words, room=room, examples=examples, fill=fill)
+        return fill
+
+    return note
+
+
+@_command(
+    "generate",
+    "make videos and wait until they are finished",
+    room="making",
+    examples="""\
   videorouter generate "A cute baby sea otter" -o otter.mp4
   videorouter generate "An otter" "A heron" --model google/veo3.1/text-to-video --duration 8s -o clips/
   echo "A cute baby sea otter" | videorouter generate - --sandbox -o otter.mp4
 """,
-    )
+)
+def _fill_generate(parser: argparse.ArgumentParser) -> None:
     options.add_prompt_options(parser)
     _add_destination(parser)
     parser.add_argument("--no-wait", action="store_true", help="print the task id as soon as the job is accepted")
@@ -110,16 +131,15 @@ def _add_generate(subparsers: Subparsers) -> None:
     options.add_output_options(parser)
 
 
-def _add_edit(subparsers: Subparsers) -> None:
-    parser = add_command(
-        subparsers,
-        "edit",
-        "make a new video from an earlier one of the same model family",
-        room="making",
-        examples="""\
+@_command(
+    "edit",
+    "make a new video from an earlier one of the same model family",
+    room="making",
+    examples="""\
   videorouter edit video_68fc872dba248190875ba0c177c7b0cf0974c02d85a9c020 "Make it snow" -o snow.mp4
 """,
-    )
+)
+def _fill_edit(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("video", metavar="VIDEO_ID", help="the id that the earlier generation gave")
     options.add_prompt_options(parser)
     _add_destination(parser)
@@ -129,14 +149,13 @@ def _add_edit(subparsers: Subparsers) -> None:
     options.add_output_options(parser)
 
 
-def _add_wait(subparsers: Subparsers) -> None:
-    parser = add_command(
-        subparsers,
-        "wait",
-        "wait for accepted tasks and collect their videos; it never pays",
-        room="collecting",
-        examples="  videorouter wait cgt-20260312231129-7db6s -o otter.mp4\n",
-    )
+@_command(
+    "wait",
+    "wait for accepted tasks and collect their videos; it never pays",
+    room="collecting",
+    examples="  videorouter wait cgt-20260312231129-7db6s -o otter.mp4\n",
+)
+def _fill_wait(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("tasks", nargs="*", metavar="TASK_ID", help="the id that the gateway gave; - reads stdin")
     parser.set_defaults(rest="tasks")
     _add_destination(parser)
@@ -144,14 +163,13 @@ def _add_wait(subparsers: Subparsers) -> None:
     options.add_output_options(parser)
 
 
-def _add_download(subparsers: Subparsers) -> None:
-    parser = add_command(
-        subparsers,
-        "download",
-        "save finished videos by their URLs: whole, checked, resumed where they stopped",
-        room="collecting",
-        examples="  videorouter download https://resource.onerouter.pro/video/otter.mp4 -o otter.mp4\n",
-    )
+@_command(
+    "download",
+    "save finished videos by their URLs: whole, checked, resumed where they stopped",
+    room="collecting",
+    examples="  videorouter download https://resource.onerouter.pro/video/otter.mp4 -o otter.mp4\n",
+)
+def _fill_download(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("urls", nargs="*", metavar="URL", help="where the video lies; - reads stdin")
     parser.set_defaults(rest="urls")
     _add_destination(parser)
@@ -160,31 +178,30 @@ def _add_download(subparsers: Subparsers) -> None:
     options.add_output_options(parser)
 
 
-def _add_models(subparsers: Subparsers) -> None:
-    parser = add_command(subparsers, "models", "list the gateway's video models", room="account")
+@_command("models", "list the gateway's video models", room="account")
+def _fill_models(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--all", action="store_true", help="every model, not only those for video")
     options.add_client_options(parser)
     options.add_output_options(parser)
 
 
-def _add_balance(subparsers: Subparsers) -> None:
-    parser = add_command(subparsers, "balance", "print what is left on the account, in US dollars", room="account")
+@_command("balance", "print what is left on the account, in US dollars", room="account")
+def _fill_balance(parser: argparse.ArgumentParser) -> None:
     options.add_client_options(parser)
     options.add_output_options(parser)
 
 
-def _add_sandbox(subparsers: Subparsers) -> None:
-    parser = add_command(
-        subparsers,
-        "sandbox",
-        "run a pretend gateway on this machine until Ctrl-C: real HTTP, real MP4 files, no key, no money",
-        room="gateway",
-        examples="""\
+@_command(
+    "sandbox",
+    "run a pretend gateway on this machine until Ctrl-C: real HTTP, real MP4 files, no key, no money",
+    room="gateway",
+    examples="""\
   videorouter sandbox --port 8700
   videorouter sandbox --mode task --profile realistic --speed 10
   videorouter sandbox --fault "status=503; retry-after=2; probability=0.2" --fault "stall; every=5; seconds=3"
 """,
-    )
+)
+def _fill_sandbox(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("behaviour")
     group.add_argument("--mode", choices=options.SANDBOX_MODES, default="mixed", help="how a POST is answered")
     group.add_argument("--profile", choices=options.SANDBOX_PROFILES, default="quick", help="how long a video takes")
@@ -216,14 +233,13 @@ def _add_sandbox(subparsers: Subparsers) -> None:
     options.add_output_options(parser)
 
 
-def _add_demo(subparsers: Subparsers) -> None:
-    parser = add_command(
-        subparsers,
-        "demo",
-        "make several videos against a sandbox and a gallery page that shows them; no key, no money",
-        room="demo",
-        examples="  videorouter demo -o my-demo\n",
-    )
+@_command(
+    "demo",
+    "make several videos against a sandbox and a gallery page that shows them; no key, no money",
+    room="demo",
+    examples="  videorouter demo -o my-demo\n",
+)
+def _fill_demo(parser: argparse.ArgumentParser) -> None:
     folder = options.add_path(parser, "--output", "the folder to write to (default: videorouter-demo)", "-o")
     folder.metavar, folder.default = "FOLDER", "videorouter-demo"
     parser.add_argument("--open", action="store_true", help="open the gallery in a browser at the end")
@@ -231,18 +247,17 @@ def _add_demo(subparsers: Subparsers) -> None:
     options.add_output_options(parser)
 
 
-def _add_doctor(subparsers: Subparsers) -> None:
-    parser = add_command(
-        subparsers,
-        "doctor",
-        "say what is wrong with key, network, proxy, certificates and limits, and how to mend it",
-        room="doctor",
-        examples="""\
+@_command(
+    "doctor",
+    "say what is wrong with key, network, proxy, certificates and limits, and how to mend it",
+    room="doctor",
+    examples="""\
   videorouter doctor
   videorouter doctor --online
   videorouter doctor --sandbox
 """,
-    )
+)
+def _fill_doctor(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--online", action="store_true", help="contact the gateway too (it reads the balance: nothing is made or paid)"
     )
@@ -250,18 +265,17 @@ def _add_doctor(subparsers: Subparsers) -> None:
     options.add_output_options(parser)
 
 
-def _add_completion(subparsers: Subparsers) -> None:
-    parser = add_command(
-        subparsers,
-        "completion",
-        "print a completion script for a shell",
-        room="completion",
-        examples="""\
+@_command(
+    "completion",
+    "print a completion script for a shell",
+    room="completion",
+    examples="""\
   bash:  videorouter completion bash > ~/.local/share/bash-completion/completions/videorouter
   zsh:   videorouter completion zsh > "${fpath[1]}/_videorouter"
   fish:  videorouter completion fish > ~/.config/fish/completions/videorouter.fish
 """,
-    )
+)
+def _fill_completion(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("shell", choices=("bash", "zsh", "fish"), metavar="SHELL", help="bash, zsh or fish")
     parser.add_argument("--sandbox", action="store_true", help=argparse.SUPPRESS)
 
@@ -276,20 +290,6 @@ def _add_destination(parser: argparse.ArgumentParser) -> None:
 def _list_codes() -> str:
     lines = [f"  {code.value:>3}  {words}" for code, words in MEANINGS.items() if code is not Exit.BROKEN_PIPE]
     return "\n" + "\n".join(lines) + "\n"
-
-
-_COMMANDS: tuple[Callable[[Subparsers], None], ...] = (
-    _add_generate,
-    _add_edit,
-    _add_wait,
-    _add_download,
-    _add_models,
-    _add_balance,
-    _add_sandbox,
-    _add_demo,
-    _add_doctor,
-    _add_completion,
-)
 
 
 class _Parser(argparse.ArgumentParser):
