@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from videorouter.errors import BudgetExceededError, ClientClosedError, InvalidRequestError, JournalError
 from videorouter.flows.batch_options import check_replay
 from videorouter.flows.batch_records import show_recorded
-from videorouter.rules.ledger import VERDICTS, Recorded, StopRule, Tally, name_item
+from videorouter.rules.ledger import VERDICTS, Recorded, StopRule, Tally, decide_resumption, name_item
 from videorouter.rules.money import Purse, to_dollars, to_micros
 
 if TYPE_CHECKING:
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from videorouter.io.call import Caller
     from videorouter.io.journal import Ending, Journal
     from videorouter.models import BatchItem, Task
+    from videorouter.rules.ledger import Resumption
 
 REMEMBERED = 16_384
 """Distinct requests, and finished parents, that a batch without a journal remembers."""
@@ -149,6 +150,10 @@ class Books:
             return f"{digest}-at{index}", 1, None
         self._takes[digest] = times
         return name_item(digest, times if again else 1), times, None
+
+    def decide(self, recorded: Recorded) -> Resumption:
+        """What this run does with an item that the journal knows."""
+        return decide_resumption(recorded.state, self.options.retry)
 
     async def find(self, item: str) -> BatchItem | None:
         """How another item of this batch stands; waits for one that runs."""

@@ -25,7 +25,7 @@ from videorouter.flows.inputs import needs_upload
 from videorouter.flows.tasks import resume_job, run_job
 from videorouter.io.journal import Ending, Intent
 from videorouter.models import BatchItem, Task, VideoResult
-from videorouter.rules.ledger import decide_resumption, describe_failure, digest_request, judge_error
+from videorouter.rules.ledger import describe_failure, digest_request, judge_error
 from videorouter.rules.money import find_price, to_micros
 
 if TYPE_CHECKING:
@@ -218,7 +218,7 @@ class Walk:
 
     async def _resume(self, recorded: Recorded, known: Submission) -> BatchItem:
         books = self.books
-        action = decide_resumption(recorded.state, books.options.retry)
+        action = books.decide(recorded)
         if action == "send":
             return await self._send(known)
         if action == "poll":

@@ -39,7 +39,7 @@ ON CONFLICT (id) DO UPDATE SET
   idempotency_key = excluded.idempotency_key, reserved = excluded.reserved, sends = sends + 1, sent = excluded.sent,
   task_id = NULL, poll_url = NULL, request_id = NULL, result = NULL, failure = NULL, accepted = NULL, finished = NULL
 """
-_ACCEPT = """
+ACCEPT = """
 UPDATE items SET state = 'accepted', task_id = ?, poll_url = ?, request_id = ?, accepted = ? WHERE id = ?
 """
 _FINISH = """
@@ -47,7 +47,7 @@ UPDATE items SET state = ?, reserved = ?, cost = CASE WHEN ? IS NULL THEN cost E
   unknown = max(0, unknown + ?), result = coalesce(?, result), failure = ?, task_id = coalesce(?, task_id),
   request_id = coalesce(?, request_id), finished = ? WHERE id = ?
 """
-_REFUSE = """
+REFUSE = """
 INSERT INTO items (id, position, state, digest, verb, failure, created, finished)
 VALUES (?, ?, 'refused', '', ?, ?, ?, ?)
 ON CONFLICT (id) DO UPDATE SET failure = excluded.failure, finished = excluded.finished WHERE digest = ''
@@ -199,58 +199,27 @@ class Journal:
             JournalError: It could not be committed: the request must not be sent.
         """
         now = time.time()
-        row = (
-            intent.id,
-            intent.position,
-            intent.digest,
-            intent.verb,
-            intent.model,
-            intent.request,
-            intent.idempotency_key,
-            intent.reserved,
-            intent.parent,
-            now,
-            now,
-        )
-        await self._execute("intend", _INTEND, row)
+        await self._do("intend", lambda database: write_intent(database, intent, now))
 
     async def accept(self, item: str, task_id: str, poll_url: str | None = None, request_id: str | None = None) -> None:
         """Commit that the gateway has accepted a request and what its task is called."""
         row = (task_id, poll_url, request_id, time.time(), item)
-        await self._execute("accept", _ACCEPT, row)
+        await self._execute("accept", ACCEPT, row)
 
     async def finish(self, ending: Ending) -> None:
         """Commit what became of a request."""
-        row = (
-            ending.state,
-            ending.reserved,
-            ending.cost,
-            ending.cost,
-            ending.unknown,
-            _text(ending.result),
-            _text(ending.failure),
-            ending.task_id,
-            ending.request_id,
-            time.time(),
-            ending.id,
-        )
-
-        def work(database: sqlite3.Connection) -> None:
-            database.execute(_FINISH, row)
-            for number, kind, data in ending.inline:
-                database.execute("INSERT OR REPLACE INTO inline VALUES (?, ?, ?, ?)", (ending.id, number, kind, data))
-
-        await self._do("finish", work)
+        now = time.time()
+        await self._do("finish", lambda database: write_ending(database, ending, now))
 
     async def refuse(self, item: str, position: int, verb: str, failure: bytes) -> None:
         """Commit that an entry could not be read, so that nothing was ever sent for it."""
         now = time.time()
         row = (item, position, verb, _text(failure), now, now)
-        await self._execute("refuse", _REFUSE, row)
+        await self._execute("refuse", REFUSE, row)
 
     async def find(self, item: str) -> Recorded | None:
         """What is recorded of an item."""
-        return await self._do("find", lambda database: _find(database, item))
+        return await self._do("find", lambda database: find_item(database, item))
 
     async def plan_file(self, item: str, number: int, path: Path) -> Path:
         """Reserve a file name for one video of an item: the same as before, and never one that something else has."""
@@ -283,6 +252,17 @@ class Journal:
     async def note(self, key: str, value: str) -> None:
         """Commit a word about the batch itself, such as where its input lies."""
         await self._execute("note", "INSERT OR REPLACE INTO meta VALUES (?, ?)", (key, value))
+
+    async def transact(self, work: Callable[[sqlite3.Connection], T]) -> T:
+        """Do several things as one operation of the next commit: for a ledger that writes for many processes.
+
+        Args:
+            work: Is called with the database in the writer's thread, inside the transaction.
+
+        Returns:
+            What ``work`` gave, once it is committed.
+        """
+        return await self._do("transact", work)
 
     async def change(self, statement: str, values: tuple[object, ...] = ()) -> int:
         """Run one statement of a command (retry, settle, forget) and commit it; returns the rows it changed."""
@@ -417,12 +397,51 @@ def _meet(database: sqlite3.Connection, digest: str, given: str | None, *, again
         given = name_item(digest, times if again else 1)
     if times > 1 and key[0] == "i":
         return Met(id=given, times=times)
-    return Met(id=given, times=times, recorded=_find(database, given))
+    return Met(id=given, times=times, recorded=find_item(database, given))
 
 
-def _find(database: sqlite3.Connection, item: str) -> Recorded | None:
+def find_item(database: sqlite3.Connection, item: str) -> Recorded | None:
+    """What is recorded of an item."""
     row = database.execute(f"{_SELECT} WHERE id = ?", (item,)).fetchone()
     return None if row is None else Recorded(**dict(zip(COLUMNS, row, strict=True)))
+
+
+def write_intent(database: sqlite3.Connection, intent: Intent, now: float) -> None:
+    """Write down that a request is about to be sent; the caller commits."""
+    row = (
+        intent.id,
+        intent.position,
+        intent.digest,
+        intent.verb,
+        intent.model,
+        intent.request,
+        intent.idempotency_key,
+        intent.reserved,
+        intent.parent,
+        now,
+        now,
+    )
+    database.execute(_INTEND, row)
+
+
+def write_ending(database: sqlite3.Connection, ending: Ending, now: float) -> None:
+    """Write down what became of a request; the caller commits."""
+    row = (
+        ending.state,
+        ending.reserved,
+        ending.cost,
+        ending.cost,
+        ending.unknown,
+        _text(ending.result),
+        _text(ending.failure),
+        ending.task_id,
+        ending.request_id,
+        now,
+        ending.id,
+    )
+    database.execute(_FINISH, row)
+    for number, kind, data in ending.inline:
+        database.execute("INSERT OR REPLACE INTO inline VALUES (?, ?, ?, ?)", (ending.id, number, kind, data))
 
 
 def _text(data: bytes | None) -> str | None:

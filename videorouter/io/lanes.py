@@ -23,6 +23,8 @@ from videorouter.errors import Phase
 from videorouter.rules.pacing import HELD, Pace, Probing
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from videorouter.config import Origin
     from videorouter.io.transport.seam import Probe
 
@@ -36,6 +38,7 @@ class _World:
 
     def __init__(self) -> None:
         self.generation: int = 0
+        self.make_pace: Callable[[tuple[Origin, str]], Pace] = lambda _: Pace()
         self.start_afresh()
 
     def start_afresh(self) -> None:
@@ -296,13 +299,18 @@ class Gate:
                     waiter.wake()
 
 
+def govern(make_pace: Callable[[tuple[Origin, str]], Pace]) -> None:
+    """Give lanes that open from now on a pace that is made elsewhere: one that follows a whole cluster's."""
+    WORLD.make_pace = make_pace
+
+
 def _find_lane(key: tuple[Origin, str]) -> Lane:
     lanes = WORLD.lanes
     lane = lanes.get(key)
     if lane is None:
         if len(lanes) >= _MOST_LANES:
             WORLD.lanes = lanes = {name: kept for name, kept in lanes.items() if not kept.idle}
-        lane = lanes[key] = Lane(Pace())
+        lane = lanes[key] = Lane(WORLD.make_pace(key))
     return lane
 
 
