@@ -97,7 +97,7 @@ async def test_a_result_encodes_pickles_and_keeps_its_raw_answer_beside(router):
 
 
 async def test_an_unknown_video_id_says_so(router):
-    with pytest.raises(VideoRouterError, match="video_id|no video") as caught:
+    with pytest.raises(VideoRouterError, match=r"video_id|no video") as caught:
         await router.edit("video_nowhere", "snow", model="sora-2-video-to-video")
     assert not caught.value.in_doubt
     assert isinstance(caught.value, NotFoundError) or caught.value.status in {400, 404, 422}
