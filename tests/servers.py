@@ -11,6 +11,7 @@ import contextlib
 import json
 import socket
 import struct
+from typing import Self
 
 VIDEO = {"data": [{"url": "https://resource.example/v.mp4", "video_id": "video_1"}], "created": 1}
 BODY = json.dumps(VIDEO).encode()
@@ -90,7 +91,7 @@ class Gateway:
     def gets(self) -> list[Request]:
         return [request for request in self.requests if request.method == "GET"]
 
-    async def __aenter__(self) -> Gateway:
+    async def __aenter__(self) -> Self:
         self._server = await asyncio.start_server(self._visit, "127.0.0.1", 0, limit=2**20)
         self.port = self._server.sockets[0].getsockname()[1]
         self.url = f"http://127.0.0.1:{self.port}/v1"
@@ -198,6 +199,13 @@ def stop_reading():
 
 def task_accepted(task_id: str = "t-1", **more: object):
     return answer(200, {"code": 200, "data": {"task_id": task_id, "status": "created", **more}})
+
+
+async def until(condition) -> None:
+    """Let the loop run until something has happened."""
+    async with asyncio.timeout(20):
+        while not condition():  # noqa: ASYNC110  what is waited for has no event of its own
+            await asyncio.sleep(0.001)
 
 
 def find_dead_port() -> int:

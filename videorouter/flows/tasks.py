@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     Intent = Callable[[], Awaitable[None]]
     Accepted = Callable[[Task], Awaitable[None]]
 
-_LAST_LOOK = 0.9
+_LAST_LOOK = 0.7
 """Seconds that the last look may take after the deadline."""
 _OVERSLEPT = 5.0
 _LOOK_AFTER_SLEEP = 10.0
@@ -309,7 +309,7 @@ class _Watch:
             result = await self._look(url, started + grace if last else self.deadline)
             if result is not None:
                 return result
-            if last:
+            if last or time.monotonic() >= self.deadline:
                 if self.trouble is not None and self.trouble.status == 404:
                     raise _stop(self.task, self.trouble)
                 raise _describe_timeout(self.task, self.trouble)

@@ -167,6 +167,7 @@ class Caller(Reader):
                     await intent()
                     intent = None
                 shared.attempts += 1
+                shared.retries += trail is not None
                 if self.on_event is not None:
                     await self._tell_start(submission, trail, url)
                 began = time.monotonic()
@@ -271,7 +272,6 @@ class Caller(Reader):
         if not self._pay(decision, slot):
             error.add(budget_exhausted=True)
             raise error
-        self.shared.retries += 1
         if self.on_event is not None:
             event = RetryScheduled(
                 call_id=submission.idempotency_key,

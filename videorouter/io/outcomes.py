@@ -27,7 +27,7 @@ from videorouter.errors import (
 from videorouter.io.transport.seam import Incoming, Probe, Trouble, WireError
 from videorouter.rules.refusals import build_refusal, find_header, find_request_id, show_body, show_headers
 from videorouter.rules.retry import Column, Ending, Row, find_row, read_retry_after
-from videorouter.rules.wire import ErrorAnswer, Unusable, find_error
+from videorouter.rules.wire import ErrorAnswer, Unusable, decode_json, find_error
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -108,7 +108,7 @@ def name_failure(error: WireError, probe: Probe, *, column: Column, refused: fro
 
 def _decode_error(incoming: Incoming) -> ErrorAnswer:
     try:
-        root: object = msgspec.json.decode(incoming.body)
+        root: object = decode_json(incoming.body)
     except (msgspec.MsgspecError, ValueError, RecursionError):
         root = None
     found = find_error(incoming.status, root, incoming.body)

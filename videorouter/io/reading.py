@@ -20,7 +20,7 @@ from videorouter.io.outcomes import Outcome, build_error, keep_evidence, name_an
 from videorouter.io.transport.seam import Incoming, Outgoing, Probe, Trouble, WireError
 from videorouter.models import Record, VideoResult
 from videorouter.rules.retry import TABLE, Column, History, Stop, decide
-from videorouter.rules.wire import MAX_ANSWER_BYTES, ErrorAnswer, Unusable, find_error, read_post
+from videorouter.rules.wire import MAX_ANSWER_BYTES, ErrorAnswer, Unusable, decode_json, find_error, read_post
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -42,7 +42,7 @@ READ_LIMIT = 60.0
 def check_json(incoming: Incoming) -> ErrorAnswer | Unusable | None:
     """What is wrong with an answer that should be JSON and no error."""
     try:
-        root: object = msgspec.json.decode(incoming.body)
+        root: object = decode_json(incoming.body)
     except (msgspec.MsgspecError, ValueError, RecursionError) as error:
         if 200 <= incoming.status < 300:
             return Unusable(status=incoming.status, reason=f"not JSON ({type(error).__name__})", body=incoming.body)

@@ -113,7 +113,7 @@ class Pace:
             if rate < 0.95 * self._anchor:
                 step = 0.1 * (self._anchor - rate)
             else:
-                step = (0.5 + 0.25 * (now - self._slowed_at)) / rate
+                step = (1.0 + 0.5 * (now - self._slowed_at)) / rate
             self.rate = rate + min(rate, step)
 
     def count_refusal(self, now: float, retry_after: float | None = None) -> None:

@@ -24,7 +24,8 @@ EMPTY_LOOKS = 2
 """Looks at a task that is completed without an address, before that counts as its end."""
 
 _ERROR_FIRST = 0.5
-_ERROR_CAP = 30.0
+_ERROR_GROWTH = 1.6
+_ERROR_CAP = 10.0
 
 
 def next_interval(polls: int, elapsed: float, dice: float) -> float:
@@ -50,7 +51,7 @@ def pause_after_error(errors: int, dice: float, retry_after: float | None = None
     """
     if retry_after is not None:
         return retry_after + dice * max(0.5, 0.2 * retry_after)
-    return min(_ERROR_CAP, _ERROR_FIRST * 2.0 ** min(errors - 1, 20)) * (0.5 + 0.5 * dice)
+    return min(_ERROR_CAP, _ERROR_FIRST * _ERROR_GROWTH ** min(errors - 1, 20)) * (0.5 + 0.5 * dice)
 
 
 def must_stop(status: int | None, since: float) -> bool:

@@ -86,9 +86,30 @@ class _Finished(msgspec.Struct):
     cost: Any = None
 
 
+_BIG = 256 * 1024
+_MOST_PARTS = 100_000
+
 _decode_finished = msgspec.json.Decoder(_Finished).decode
 _decode_any = msgspec.json.Decoder().decode
 _BROKEN = (msgspec.MsgspecError, ValueError, RecursionError)
+
+
+def decode_json(body: bytes) -> object:
+    """Any JSON document, in bounded memory.
+
+    Raises:
+        ValueError: It is no JSON, or it has so many parts that they would fill the memory.
+        RecursionError: It is nested too deeply.
+    """
+    if is_swollen(body):
+        msg = "more parts than any answer has"
+        raise ValueError(msg)
+    return _decode_any(body)
+
+
+def is_swollen(body: bytes) -> bool:
+    """Whether a document would take many times its own size when decoded: hundreds of thousands of tiny parts."""
+    return len(body) > _BIG and body.count(b",") + body.count(b"[") + body.count(b"{") > _MOST_PARTS
 
 
 def encode_request(fields: Mapping[str, Any], extra: Mapping[str, Any] | None = None) -> bytes:
@@ -149,7 +170,7 @@ def read_post(
         idempotency_key: That was sent.
     """
     named = request_id.decode("latin-1")[:200] if isinstance(request_id, bytes) else request_id
-    if 200 <= status < 300:
+    if 200 <= status < 300 and not is_swollen(body):
         try:
             quick = _decode_finished(body)
         except _BROKEN:
@@ -186,7 +207,7 @@ def _name(answer: Answer, request_id: str | None, idempotency_key: str | None) -
 
 def _read_slowly(status: int, body: bytes, model: str | None) -> Answer:
     try:
-        root: object = _decode_any(body)
+        root: object = decode_json(body)
     except _BROKEN as error:
         if not 200 <= status < 300:
             return ErrorAnswer(status=status, effective=status, body=body)
@@ -238,7 +259,7 @@ def read_task(
 ) -> TaskStatus | ErrorAnswer | Unusable:
     """What a look at a task means. ``completed`` without any usable URL is :class:`Unusable`, not an endless poll."""
     try:
-        root: object = _decode_any(body)
+        root: object = decode_json(body)
     except _BROKEN as error:
         if not 200 <= status < 300:
             return ErrorAnswer(status=status, effective=status, body=body)

@@ -32,6 +32,8 @@ PIECE_SIZE = 262_144
 HEAD_LIMIT = 65_536
 REST_TIMEOUT = 30.0
 _CHUNK_OVERHEAD = 8
+_MOST_PIECES = 256
+"""Pieces that are kept as they come: a million chunks of one byte would weigh forty times as much as objects."""
 
 
 class Connection:
@@ -94,7 +96,7 @@ class Connection:
     def _clear(self) -> None:
         self.status: int = 0
         self.headers: list[Header] = []
-        self.body: list[bytes] = []
+        self.body: list[bytes | bytearray] = []
         self.body_size: int = 0
         self.wire_size: int = 0
         self.remaining: int = -1
@@ -290,9 +292,16 @@ class Connection:
 
     def on_body(self, piece: bytes) -> None:
         """Collect a piece of the body."""
-        if not self.done:
-            self.body.append(piece)
-            self.body_size += len(piece)
+        if self.done:
+            return
+        body = self.body
+        self.body_size += len(piece)
+        if len(body) < _MOST_PIECES:
+            body.append(piece)
+        elif isinstance(body[-1], bytearray):
+            body[-1] += piece
+        else:
+            body.append(bytearray(piece))
 
     def on_message_complete(self) -> None:
         """The answer is whole."""
@@ -316,7 +325,7 @@ class Connection:
         incoming = Incoming(
             status=self.status,
             headers=tuple(self.headers),
-            body=body[0] if len(body) == 1 else b"".join(body),
+            body=bytes(body[0]) if len(body) == 1 else b"".join(body),
         )
         probe.incoming = incoming
         probe.phase = Phase.COMPLETE
@@ -466,7 +475,7 @@ class Connection:
             else:
                 self._parse_piece(data)
         if len(self.body) == 1:
-            return self.body.pop()
+            return bytes(self.body.pop())
         piece = b"".join(self.body)
         self.body.clear()
         return piece
