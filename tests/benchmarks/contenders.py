@@ -56,6 +56,7 @@ async def videorouter_fixed(url, ca):
 async def videorouter_stock(url, ca):
     """Ours on a user's own stock ``httpx.AsyncClient``."""
     import httpx
+
     from videorouter import AsyncVideoRouter
 
     limits = httpx.Limits(max_connections=None)
@@ -193,7 +194,7 @@ class _Floor(asyncio.Protocol):
 @contextlib.asynccontextmanager
 async def floor(url, ca):
     """The least that asyncio can do: no checks, no deadline, no parser. Nobody should use this."""
-    scheme, _, rest = url.partition("://")
+    _, _, rest = url.partition("://")
     place, _, path = rest.partition("/")
     host, _, port = place.partition(":")
     loop = asyncio.get_running_loop()
