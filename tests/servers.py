@@ -204,7 +204,7 @@ def task_accepted(task_id: str = "t-1", **more: object):
 async def until(condition) -> None:
     """Let the loop run until something has happened."""
     async with asyncio.timeout(20):
-        while not condition():  # noqa: ASYNC110  what is waited for has no event of its own
+        while not condition():
             await asyncio.sleep(0.001)
 
 
