@@ -61,6 +61,12 @@ class Outcome(msgspec.Struct, kw_only=True):
     answer: ErrorAnswer | Unusable | None = None
     retry_after: float | None = None
 
+    def __repr__(self) -> str:
+        return f"<Outcome {self.row.name}>"
+
+    def __rich_repr__(self) -> list[tuple[str, Any]]:
+        return [("row", self.row)]
+
     @property
     def status(self) -> int | None:
         """The status that counts: the error's own under HTTP 200."""

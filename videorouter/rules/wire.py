@@ -59,6 +59,13 @@ class ErrorAnswer(msgspec.Struct, frozen=True, kw_only=True):
     param: str | None = None
     body: bytes = b""
 
+    def __repr__(self) -> str:
+        # A server may echo the key: what it sent shows in no traceback.
+        return f"<ErrorAnswer {self.status}>"
+
+    def __rich_repr__(self) -> list[tuple[str, Any]]:
+        return [("status", self.status)]
+
 
 class Unusable(msgspec.Struct, frozen=True, kw_only=True):
     """A 2xx that brings nothing usable. ``url`` is an address in it that could not be taken."""
@@ -67,6 +74,13 @@ class Unusable(msgspec.Struct, frozen=True, kw_only=True):
     reason: str
     body: bytes = b""
     url: str | None = None
+
+    def __repr__(self) -> str:
+        # A server may echo the key: what it sent shows in no traceback.
+        return f"<Unusable {self.status}>"
+
+    def __rich_repr__(self) -> list[tuple[str, Any]]:
+        return [("status", self.status)]
 
 
 Answer = VideoResult | Task | ErrorAnswer | Unusable

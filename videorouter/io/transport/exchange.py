@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from videorouter.io.transport.gate import Gate
     from videorouter.io.transport.pool import Origin, Pool
-    from videorouter.io.transport.seam import Incoming, Outgoing, Probe
+    from videorouter.io.transport.seam import Header, Incoming, Outgoing, Probe
     from videorouter.io.transport.target import Target
 
 LINGER = 1.0
@@ -60,9 +60,6 @@ class Exchanger:
         unsafe = method in _UNSAFE
         if body is None and unsafe:
             body = b""
-        payload = write_head(method, target, request.headers, body)
-        if body:
-            payload += body
         now = loop.time()
         ends = now + (deadline - time.monotonic())
         pool = self._find_pool(loop, target)
@@ -72,7 +69,14 @@ class Exchanger:
             connection = origin.take(now, POST_IDLE if unsafe else READ_IDLE)
         if connection is None:
             connection = await self._dial(pool, origin, target, probe, deadline=ends)
-        future = connection.start(payload, probe, deadline=ends, max_body=max_body, head_only=method == "HEAD")
+        # Head and body stay out of this frame's locals: a traceback that shows them would show the key.
+        future = connection.start(
+            _write(method, target, request.headers, body),
+            probe,
+            deadline=ends,
+            max_body=max_body,
+            head_only=method == "HEAD",
+        )
         try:
             return await future
         except asyncio.CancelledError:
@@ -100,7 +104,6 @@ class Exchanger:
         loop = asyncio.get_running_loop()
         target = find_target(request.url)
         probe.host = target.label
-        payload = write_head(request.method, target, request.headers, request.body) + (request.body or b"")
         now = loop.time()
         ends = now + (deadline - time.monotonic())
         pool = self._find_pool(loop, target)
@@ -112,7 +115,7 @@ class Exchanger:
         if connection is None:
             connection = await self._dial(pool, origin, target, probe, deadline=ends, addresses=addresses)
         future = connection.start(
-            payload,
+            _write(request.method, target, request.headers, request.body),
             probe,
             deadline=min(ends, now + head_within),
             max_body=_MOST_BYTES,
@@ -187,6 +190,12 @@ class Exchanger:
         from videorouter.io.transport.trust import share_context  # noqa: PLC0415 - plain http needs no ssl
 
         return await share_context()
+
+
+def _write(method: str, target: Target, headers: tuple[Header, ...], body: bytes | None) -> bytes:
+    """Head and body in one piece."""
+    head = write_head(method, target, headers, body)
+    return head + body if body else head
 
 
 async def _enter(gate: Gate, deadline: float, target: Target) -> None:

@@ -7,7 +7,7 @@ user's ``httpx.AsyncClient``, a mock, a proxy) answers in them.
 from __future__ import annotations
 
 import enum
-from typing import TYPE_CHECKING, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 import msgspec
 
@@ -28,6 +28,12 @@ class Outgoing(msgspec.Struct, frozen=True, kw_only=True):
     headers: tuple[Header, ...]
     body: bytes | None = None
 
+    def __repr__(self) -> str:
+        return f"<Outgoing {self.method} {self.url}>"
+
+    def __rich_repr__(self) -> list[tuple[str, Any]]:
+        return [("method", self.method), ("url", self.url)]
+
 
 class Incoming(msgspec.Struct, kw_only=True):
     """One answer. Header names are in lower case."""
@@ -35,6 +41,13 @@ class Incoming(msgspec.Struct, kw_only=True):
     status: int
     headers: tuple[Header, ...]
     body: bytes = b""
+
+    def __repr__(self) -> str:
+        # A server may echo the key: what it sent shows in no traceback.
+        return f"<Incoming {self.status}, {len(self.body)} bytes>"
+
+    def __rich_repr__(self) -> list[tuple[str, Any]]:
+        return [("status", self.status)]
 
     def header(self, name: bytes) -> bytes | None:
         """The first header field of that lower-case name."""
