@@ -19,8 +19,9 @@ import httpx
 
 from videorouter.errors import Phase
 from videorouter.io.transport.blockade import check_host
-from videorouter.io.transport.causes import explain, name_httpx_failure
+from videorouter.io.transport.causes import explain
 from videorouter.io.transport.gate import Gate
+from videorouter.io.transport.httpx_causes import name_httpx_failure
 from videorouter.io.transport.interception import is_mocked
 from videorouter.io.transport.naming import find_host, resolve_name
 from videorouter.io.transport.ours import NOTES, VideoTransport

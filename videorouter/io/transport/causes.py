@@ -10,8 +10,6 @@ import socket
 import ssl
 from typing import TYPE_CHECKING
 
-import httpx
-
 from videorouter.io.transport.seam import Trouble, WireError
 
 if TYPE_CHECKING:
@@ -88,17 +86,7 @@ def name_connect_failure(error: BaseException) -> Trouble:
     for trouble in _CONNECTING:
         if trouble in found:
             return trouble
-    if any(isinstance(part, httpx.ConnectTimeout) for part in _walk(error)):
-        return Trouble.CONNECT_TIMEOUT
     return Trouble.UNREACHABLE
-
-
-def _name_proxy_failure(error: httpx.ProxyError) -> Trouble:
-    """``ProxyError`` says no more than ``"407 Proxy Authentication Required"``: its first word is the status."""
-    status = str(error).partition(" ")[0]
-    if status.isdigit() and 400 <= int(status) < 500:
-        return Trouble.PROXY_REFUSED
-    return Trouble.PROXY_UNAVAILABLE
 
 
 _HINTS = {
@@ -138,25 +126,3 @@ def explain(trouble: Trouble, host: str | None, error: BaseException | None = No
 def _innermost(error: BaseException) -> str:
     words = [str(part) for part in _walk(error) if isinstance(part, OSError) and str(part)]
     return (words[-1] if words else str(error) or type(error).__name__)[:400]
-
-
-def name_httpx_failure(error: Exception) -> Trouble:
-    """The trouble behind an exception of httpx; of anything else, ``RESET``."""
-    if isinstance(error, httpx.ProxyError):
-        return _name_proxy_failure(error)
-    if isinstance(error, (httpx.ConnectError, httpx.ConnectTimeout)):
-        return name_connect_failure(error)
-    if isinstance(error, httpx.PoolTimeout):
-        return Trouble.DEADLINE
-    if isinstance(error, (httpx.WriteError, httpx.WriteTimeout)):
-        return Trouble.WRITE_FAILED
-    if isinstance(error, httpx.ReadTimeout):
-        return Trouble.STALLED
-    if isinstance(error, (httpx.UnsupportedProtocol, httpx.InvalidURL, httpx.LocalProtocolError)):
-        return Trouble.PROTOCOL
-    if isinstance(error, httpx.RemoteProtocolError):
-        text = str(error)
-        if "disconnected" in text:
-            return Trouble.RESET
-        return Trouble.BODY_CUT if "closed connection" in text else Trouble.PROTOCOL
-    return Trouble.RESET

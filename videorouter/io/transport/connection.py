@@ -402,7 +402,11 @@ class Connection:
             self.poller.register(self.fd, select.POLLIN)
         if self.poller.poll(0):
             self.on_readable()
-        return self.sock is not None and not self.outbox
+        return self.is_open() and not self.outbox
+
+    def is_open(self) -> bool:
+        """Whether the socket is there."""
+        return self.sock is not None
 
     def close(self) -> None:
         """Close the socket at once. Idempotent, and safe without a running loop."""

@@ -7,10 +7,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from videorouter.io.transport.borrowed import ClientSender
-from videorouter.io.transport.direct import DirectSender
-from videorouter.io.transport.proxies import read_routes
-
 if TYPE_CHECKING:
     import ssl
 
@@ -42,7 +38,13 @@ def open_sender(
     Raises:
         ConfigurationError: A proxy's URL cannot be used.
     """
+    # Only a client that is made needs httpx: importing this package's names must not cost that.
     if http_client is not None:
+        from videorouter.io.transport.borrowed import ClientSender  # noqa: PLC0415
+
         return ClientSender(http_client, connect_timeout=connect_timeout)
+    from videorouter.io.transport.direct import DirectSender  # noqa: PLC0415
+    from videorouter.io.transport.proxies import read_routes  # noqa: PLC0415
+
     routes = read_routes(proxy, trust_env=trust_env)
     return DirectSender(ssl_context=ssl_context, connect_timeout=connect_timeout, routes=routes)
