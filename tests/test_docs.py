@@ -220,3 +220,9 @@ def test_ci_runs_the_second_command_of_the_readme():
     first, second = re.findall(r"^```sh\n(python3 -m venv .*)\n```$", (ROOT / "README.md").read_text(), re.MULTILINE)
     assert first.endswith("videorouter demo")
     assert second in (ROOT / ".ci" / "run").read_text()
+
+
+def test_the_sync_page_names_every_verb():
+    cells = re.findall(r"^\| (`.*?) \|", (DOCS / "reference" / "sync.md").read_text(), re.MULTILINE)
+    named = {verb for cell in cells for verb in re.findall(r"`(\w+)`", cell)}
+    assert named == {name for name in dir(videorouter.VideoRouter) if not name.startswith("_")}
