@@ -1,0 +1,119 @@
+"""The FastAPI page in a real browser: a video is asked for, its progress is told live, and it plays."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import contextlib
+import math
+import shutil
+import subprocess
+
+import aiohttp
+import pytest
+
+from videorouter.testing import run_sandbox
+
+OPTIONS = (
+    "--headless=new",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--autoplay-policy=no-user-gesture-required",
+    "--remote-debugging-port=0",
+    "--window-size=900,900",
+)
+
+
+def find_browser():
+    """Where Chromium is, or ``None``."""
+    return next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+
+
+class Page:
+    """One page of the browser."""
+
+    def __init__(self, socket):
+        self._socket = socket
+        self._number = 0
+
+    async def command(self, method, **parameters):
+        self._number += 1
+        await self._socket.send_json({"id": self._number, "method": method, "params": parameters})
+        while True:
+            answer = await self._socket.receive_json()
+            if answer.get("id") == self._number:
+                return answer["result"]
+
+    async def ask(self, expression):
+        answer = await self.command("Runtime.evaluate", expression=expression, returnByValue=True, awaitPromise=True)
+        return answer["result"].get("value")
+
+    async def wait_for(self, expression, *, seconds=20):
+        """Wait until an expression is true."""
+        async with asyncio.timeout(seconds):
+            while not await self.ask(expression):  # noqa: ASYNC110  a page has no event of ours
+                await asyncio.sleep(0.05)
+
+    async def shoot(self, file):
+        answer = await self.command("Page.captureScreenshot", format="png")
+        file.write_bytes(base64.b64decode(answer["data"]))
+
+
+@contextlib.asynccontextmanager
+async def open_page(url, profile):
+    """Open a URL in a fresh browser."""
+    command = [find_browser(), *OPTIONS, f"--user-data-dir={profile}", "about:blank"]
+    process = await asyncio.create_subprocess_exec(*command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        port_file = profile / "DevToolsActivePort"
+        async with asyncio.timeout(30):
+            while not (port_file.exists() and port_file.read_text().strip()):  # noqa: ASYNC110  nor has a file
+                await asyncio.sleep(0.05)
+        port = port_file.read_text().split()[0]
+        async with aiohttp.ClientSession() as session:
+            async with session.get(f"http://127.0.0.1:{port}/json") as answer:
+                tabs = await answer.json()
+            place = next(tab["webSocketDebuggerUrl"] for tab in tabs if tab["type"] == "page")
+            async with session.ws_connect(place, max_msg_size=0) as socket:
+                page = Page(socket)
+                await page.command("Page.enable")
+                await page.command("Page.navigate", url=url)
+                await page.wait_for("document.readyState === 'complete' && location.protocol === 'http:'")
+                yield page
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            process.terminate()
+        await process.wait()
+
+
+pytestmark = [
+    pytest.mark.anyio,
+    pytest.mark.slow,
+    pytest.mark.skipif(find_browser() is None, reason="needs Chromium, which this machine does not have"),
+]
+STEPS = "[...document.querySelectorAll('li')].map(line => line.textContent)"
+
+
+async def test_the_page_tells_live_progress_and_plays_the_video(serve, tmp_path):
+    with run_sandbox(mode="task", latency=math.inf) as sandbox:
+        app = serve("how-to/fastapi.md", "uvicorn", sandbox)
+        async with open_page(app.url, tmp_path / "profile") as page:
+            await page.ask("document.forms[0].requestSubmit()")
+            await page.wait_for("document.querySelectorAll('li').length === 3")
+            steps = await page.ask(STEPS)
+            assert steps[0] == "Sent to the gateway"
+            assert steps[1].startswith("Accepted as cgt-")
+            assert steps[2].startswith("In the making for ")
+            await page.shoot(tmp_path / "progress.png")
+            sandbox.release()
+            await page.wait_for("document.querySelector('video').currentTime > 0.2")
+            assert (await page.ask(STEPS))[-1] == "Finished"
+            assert await page.ask("document.querySelector('video').videoWidth") == 640
+            assert await page.ask("document.querySelector('progress').hidden")
+            await page.shoot(tmp_path / "playing.png")
+        assert (tmp_path / "playing.png").read_bytes() != (tmp_path / "progress.png").read_bytes()
