@@ -84,6 +84,47 @@ def test_a_stream_that_is_left_early_closes_its_connection(router, box):
     assert router.balance()
 
 
+def test_generate_many_is_a_plain_iterator(router, box, tmp_path):
+    batch = router.generate_many(["otter", "snow"], save_to=tmp_path, ordered=True)
+    assert [item.state for item in batch] == ["done", "done"]
+    assert batch.summary.done == 2
+    assert box.charges() == {"otter": 1, "snow": 1}
+
+
+def test_a_loop_that_is_left_early_ends_its_batch(holding):
+    with VideoRouter("k-1", base_url=holding.base_url, model=MODEL) as router:
+
+        def interrupt():
+            holding.wait_until(lambda sandbox: sandbox.held == 2)
+            holding.release()
+
+        threading.Thread(target=interrupt).start()
+        for _ in router.generate_many((f"otter {number}" for number in range(1000)), concurrency=2):
+            break
+        holding.wait_until(lambda sandbox: sandbox.held == 0)
+        assert router.stats().in_flight == 0
+
+
+def test_ctrl_c_ends_a_batch_and_records_what_is_in_doubt(holding):
+    with VideoRouter("k-1", base_url=holding.base_url, model=MODEL) as router:
+
+        def interrupt():
+            holding.wait_until(lambda sandbox: sandbox.held == 3)
+            signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
+
+        threading.Thread(target=interrupt).start()
+        with pytest.raises(KeyboardInterrupt):
+            list(router.generate_many(["a", "b", "c"]))
+        assert len(router.in_doubt) == 3
+
+
+def test_a_batch_that_outlives_its_client_ends_quietly(router):
+    items = iter(router.generate_many(["otter", "snow"], ordered=True))
+    next(items)
+    router.close()
+    items.close()
+
+
 def test_a_refused_key_is_refused_when_the_client_is_made():
     with pytest.raises(ConfigurationError, match="No API key"):
         VideoRouter()

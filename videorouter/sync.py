@@ -156,7 +156,7 @@ class SyncBatch:
 
     def close(self) -> None:
         """Stop at once: cancel what runs, write down what is known of it, close the journal. Idempotent."""
-        self._portal.call(lambda _: self._batch.aclose())
+        self._portal.finish(lambda _: self._batch.aclose())
 
     def __iter__(self) -> Iterator[BatchItem]:
         try:

@@ -149,6 +149,16 @@ class Bridge:
             raise ConfigurationError(msg)
         return running
 
+    def finish(self, last: Work[object]) -> None:
+        """Do ``last`` on a loop that runs, waiting for it except on the loop's own thread."""
+        running = self._running
+        if running is None or not running.mine:
+            return
+        if running.thread is threading.current_thread():
+            running.schedule(running.spawn_errand, Errand(last))
+        else:
+            running.wait_for(Errand(last), running.spawn_errand)
+
     def close(self, closing: Work[None]) -> None:
         """Await ``closing``, end the loop, and wait for its thread. Idempotent."""
         if not self._closed:
@@ -198,6 +208,15 @@ class Portal(Generic[C]):
         client = self.client
         running = self._bridge.run(client.aclose)
         return running.wait_for(Errand(lambda: work(client)), running.spawn_errand)
+
+    def finish(self, work: Callable[[C], Awaitable[object]]) -> None:
+        """Do the last ``work`` of something; nothing where the client is closed already.
+
+        Where the loop's own thread collects garbage it is begun and not waited for.
+        """
+        with suppress(ClientClosedError):
+            client = self.client
+            self._bridge.finish(lambda: work(client))
 
     def open_session(self) -> Session:
         """Start a task that does several errands one after another."""
