@@ -81,7 +81,7 @@ class Gateway:
         self.requests: list[Request] = []
         self.connections = 0
         self.tasks: set[asyncio.Task[None]] = set()
-        self.refusing = 0
+        self.transports: set[asyncio.BaseTransport] = set()
 
     @property
     def posts(self) -> list[Request]:
@@ -102,9 +102,15 @@ class Gateway:
         for task in tuple(self.tasks):
             task.cancel()
         await asyncio.gather(*self.tasks, return_exceptions=True)
+        for transport in self.transports:
+            transport.abort()
+        # An aborted transport closes its socket in the loop's next turns.
+        for _ in range(3):
+            await asyncio.sleep(0)
 
     def _visit(self, reader, writer) -> None:
         self.connections += 1
+        self.transports.add(writer.transport)
         task = asyncio.create_task(self._serve(Visit(self, reader, writer)))
         self.tasks.add(task)
         task.add_done_callback(self.tasks.discard)

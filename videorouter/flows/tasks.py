@@ -43,8 +43,8 @@ if TYPE_CHECKING:
     Intent = Callable[[], Awaitable[None]]
     Accepted = Callable[[Task], Awaitable[None]]
 
-_LAST_LOOK = 0.7
-"""Seconds that the last look may take after the deadline."""
+_LAST_LOOK = 0.4
+"""Seconds after the deadline in which the last look may begin, and that it may take."""
 _OVERSLEPT = 5.0
 _LOOK_AFTER_SLEEP = 10.0
 _LOOK_LIMIT = 30.0
@@ -302,7 +302,9 @@ class _Watch:
         if fresh:
             await self._rest(next_interval(0, 0.0, _throw()))
         while True:
-            await self.turns.wait_turn(self.deadline)
+            if not await self.turns.wait_turn(max(self.deadline, time.monotonic()) + _LAST_LOOK):
+                await self._rest(self.deadline - time.monotonic())
+                raise _describe_timeout(self.task, self.trouble)
             started = time.monotonic()
             last = started >= self.deadline
             grace = _LOOK_AFTER_SLEEP if started - self.deadline > _OVERSLEPT else _LAST_LOOK

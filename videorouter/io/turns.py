@@ -38,13 +38,23 @@ class Turns:
         self._ticking = False
         self._suspension = 0.0
 
-    async def wait_turn(self, until: float) -> None:
-        """Wait until a look may start, or ``until`` has come (``time.monotonic()``)."""
+    async def wait_turn(self, until: float) -> bool:
+        """Wait until a look may start.
+
+        Args:
+            until: ``time.monotonic()`` value after which it is of no use.
+
+        Returns:
+            Whether it may; ``False`` at once when too many others come first.
+        """
         now = time.monotonic()
         start = max(now, self._next)
+        if start > until:
+            return False
         self._next = start + 1.0 / LOOKS_A_SECOND
         if start > now:
-            await self.rest(min(start, until) - now)
+            await self.rest(start - now)
+        return True
 
     def hold(self, seconds: float) -> None:
         """Start no look for a while: the gateway has asked for it."""
