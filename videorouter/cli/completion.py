@@ -88,6 +88,16 @@ def _read_command(parser: argparse.ArgumentParser, name: str, words: str) -> Com
     choices: tuple[str, ...] = ()
     takes_path = False
     for action in parser._actions:  # noqa: SLF001
+        if isinstance(action, argparse._SubParsersAction) and name:  # noqa: SLF001
+            # A command of commands offers their words, and what any of them takes.
+            inner = [_read_command(sub, word, "") for word, sub in action.choices.items()]
+            choices, takes_path = tuple(action.choices), True
+            known_flags = {option.flags for option in options}
+            for option in (option for command in inner for option in command.options):
+                if option.flags not in known_flags:
+                    known_flags.add(option.flags)
+                    options.append(option)
+            continue
         if action.help == argparse.SUPPRESS or isinstance(action, argparse._SubParsersAction):  # noqa: SLF001
             continue
         known = tuple(str(choice) for choice in action.choices or ())

@@ -56,7 +56,7 @@ async def _make(args: argparse.Namespace, console: Console) -> int:
     async with open_router(args, console, on_event=jobs.follow) as router:
         if args.model is None:
             console.say(console.style(f"model {model}; --model names another", "dim"))
-        fields = _read_fields(args)
+        fields = read_fields(args)
 
         async def walk(job: Job) -> None:
             await _walk(router, job, args, fields)
@@ -83,7 +83,12 @@ async def _walk(router: AsyncVideoRouter, job: Job, args: argparse.Namespace, fi
         job.result = await router.generate(prompt, **options)
 
 
-def _read_fields(args: argparse.Namespace) -> dict[str, Any]:
+def read_fields(args: argparse.Namespace) -> dict[str, Any]:
+    """The fields of a request that the arguments name.
+
+    Args:
+        args: The parsed arguments.
+    """
     fields = {name: value for name in _NAMED if (value := getattr(args, name)) is not None}
     if args.image is not None:
         fields["image_url"] = args.image if "://" in args.image else Path(args.image)

@@ -9,6 +9,8 @@ from collections import namedtuple
 from videorouter.cli import options
 from videorouter.cli.exits import MEANINGS, Exit
 
+BATCH_WORDS = "make many videos from a file: journalled, resumable, within a budget"
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -84,16 +86,12 @@ def build_parser(only: str | None = None) -> argparse.ArgumentParser:
 
 def _add_batch(subparsers: Subparsers, only: str | None) -> None:
     """``batch`` has a grammar of its own, in a room of its own, read only when it is asked for."""
-    if not os.path.exists(os.path.join(os.path.dirname(__file__), "batch.py")):  # noqa: PTH110,PTH118,PTH120  pathlib takes 5 ms to import
-        return
     if only is None or only == "batch":
-        from importlib import import_module  # noqa: PLC0415  see above
+        from videorouter.cli.batch_options import add_batch  # noqa: PLC0415  see above
 
-        import_module("videorouter.cli.batch").add_parser(subparsers)
-        added = subparsers.choices["batch"]
-        added.set_defaults(room="videorouter.cli.batch", command="batch", parser=added)
+        add_batch(subparsers)
     else:
-        subparsers.add_parser("batch", help="make a video of each prompt in a file, resumable, within a budget")
+        subparsers.add_parser("batch", help=BATCH_WORDS)
 
 
 Command = namedtuple("Command", "words room examples fill")  # noqa: PYI024  a dataclass takes 15 ms to import

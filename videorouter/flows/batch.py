@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator, Sized
+from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator, Mapping, Sized
 from typing import TYPE_CHECKING, Any, Self
 
 from videorouter.errors import ConfigurationError, InvalidRequestError
@@ -180,6 +180,13 @@ class Batch:
         if self._room is not None:
             self._make_room()
         return item
+
+    async def note(self, words: Mapping[str, str]) -> None:
+        """Write words about the batch itself into its journal, such as the command that resumes it."""
+        journal = self._books.journal
+        if journal is not None:
+            for key, value in words.items():
+                await journal.note(key, value)
 
     async def aclose(self) -> None:
         """Stop at once: cancel what runs, write down what is known of it, close the journal. Idempotent."""

@@ -8,6 +8,7 @@ operation has been committed with ``synchronous=FULL``. When a commit fails, eve
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import queue
 import sqlite3
@@ -135,6 +136,7 @@ class Journal:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
         self._closed: asyncio.Future[None] | None = None
+        self._vacuum = False
 
     @classmethod
     async def open(cls, path: str | os.PathLike[str], *, fault: Callable[[str], None] | None = None) -> Journal:
@@ -264,6 +266,21 @@ class Journal:
         """
         return await self._do("transact", work)
 
+    async def forget(self) -> int:
+        """Erase every prompt, and the prompts that the gateway rewrote, also from free pages; returns the rows."""
+
+        def work(database: sqlite3.Connection) -> int:
+            database.execute("PRAGMA secure_delete = ON")
+            database.execute(
+                "UPDATE items SET result = json_set(result, '$.videos', (SELECT json_group_array(json_remove(value, "
+                "'$.revised_prompt')) FROM json_each(result, '$.videos'))) WHERE json_valid(result)"
+            )
+            return database.execute("UPDATE items SET request = NULL WHERE request IS NOT NULL").rowcount
+
+        changed = await self._do("forget", work)
+        self._vacuum = True
+        return changed
+
     async def change(self, statement: str, values: tuple[object, ...] = ()) -> int:
         """Run one statement of a command (retry, settle, forget) and commit it; returns the rows it changed."""
         return await self._execute("change", statement, values)
@@ -338,6 +355,10 @@ class Journal:
                     break
                 group += more
             self._tell(_resolve, self._commit(database, group))
+        if self._vacuum:
+            with contextlib.suppress(sqlite3.Error):
+                database.execute("VACUUM")
+                database.execute("PRAGMA wal_checkpoint(TRUNCATE)")
         self._release()
         self._tell(_resolve, [(self._closed, None, None)])
 

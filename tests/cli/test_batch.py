@@ -1,0 +1,184 @@
+"""``videorouter batch run`` and ``retry`` as a user runs them: processes, signals, kills, real files."""
+
+import json
+import signal
+import sqlite3
+import sys
+
+import pytest
+
+from tests.cli.conftest import finish, point_at
+from videorouter.sandbox import Sandbox
+
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="signals are POSIX")
+
+
+@pytest.fixture
+def prompts(tmp_path):
+    path = tmp_path / "prompts.csv"
+    path.write_text("id,prompt,model,seed\n" + "".join(f"n{n},otter {n},m,{n}\n" for n in range(6)))
+    return path
+
+
+def states(folder):
+    database = sqlite3.connect(folder / "run.db")
+    try:
+        return dict(database.execute("SELECT state, count(*) FROM items GROUP BY state").fetchall())
+    finally:
+        database.close()
+
+
+def test_a_csv_becomes_videos_a_journal_and_an_exit_code_of_zero(run, sandbox, prompts, tmp_path):
+    ended = run("batch", "run", "prompts.csv", "--out", "clips", "--price", "0.5", env=point_at(sandbox))
+    assert ended.code == 0, ended.err
+    assert sorted(ended.lines) == [f"clips/{n:06d}-otter-{n}.mp4" for n in range(6)]
+    assert all((tmp_path / line).read_bytes()[4:8] == b"ftyp" for line in ended.lines)
+    assert states(tmp_path / "clips") == {"done": 6}
+    assert "spent $3.00" in ended.err
+    assert "batch gallery clips" in ended.err
+
+
+def test_the_same_command_again_sends_nothing(run, sandbox, prompts):
+    for _ in range(2):
+        ended = run("batch", "run", "prompts.csv", env=point_at(sandbox))
+        assert ended.code == 0, ended.err
+    assert ended.out == ""
+    assert set(sandbox.charges().values()) == {1}
+
+
+def test_a_killed_batch_is_resumed_by_the_same_command(start, run, prompts, tmp_path):
+    with Sandbox(latency=float("inf")).in_thread() as sandbox:
+        process = start("batch", "run", "prompts.csv", "-c", "3", "--out", "clips", env=point_at(sandbox))
+        sandbox.wait_until(lambda running: running.held == 3)
+        process.kill()
+        process.wait(30)
+        assert states(tmp_path / "clips") == {"sending": 3}
+        ended = run("batch", "status", "clips", "--json")
+        assert ended.records[0]["in_doubt"] == 3
+        assert ended.records[0]["not_met"] == 3
+    with Sandbox().in_thread() as sandbox:
+        ended = run("batch", "run", "prompts.csv", "--out", "clips", env=point_at(sandbox))
+        assert ended.code == 8
+        assert "batch settle clips" in ended.err
+        assert len(sandbox.charges()) == 3
+        assert states(tmp_path / "clips") == {"done": 3, "in_doubt": 3}
+
+
+def test_ctrl_c_once_lets_what_runs_come_to_its_end(start, prompts, tmp_path):
+    with Sandbox(latency=float("inf")).in_thread() as sandbox:
+        process = start("batch", "run", "prompts.csv", "-c", "2", "--out", "clips", env=point_at(sandbox))
+        sandbox.wait_until(lambda running: running.held == 2)
+        process.send_signal(signal.SIGINT)
+        assert any(b"Stopping" in line for line in process.stderr)
+        sandbox.release()
+        out, err = process.communicate(timeout=30)
+        assert process.returncode == 130
+        assert len(out.splitlines()) == 2
+        assert "videorouter batch run prompts.csv -c 2 --out clips" in err.decode()
+        assert states(tmp_path / "clips") == {"done": 2}
+        assert len(sandbox.charges()) == 2
+
+
+def test_ctrl_c_twice_stops_now_and_writes_down_what_is_in_doubt(start, prompts, tmp_path):
+    with Sandbox(latency=float("inf")).in_thread() as sandbox:
+        process = start("batch", "run", "prompts.csv", "-c", "2", "--out", "clips", env=point_at(sandbox))
+        sandbox.wait_until(lambda running: running.held == 2)
+        process.send_signal(signal.SIGINT)
+        assert any(b"Stopping" in line for line in process.stderr)
+        ended = finish(process, signal.SIGINT)
+        assert ended.code == 130
+        assert "(resumes)" in ended.err
+        assert states(tmp_path / "clips") == {"in_doubt": 2}
+
+
+def test_sigterm_writes_down_what_is_in_doubt_too(start, prompts, tmp_path):
+    with Sandbox(latency=float("inf")).in_thread() as sandbox:
+        process = start("batch", "run", "prompts.csv", "-c", "2", "--out", "clips", env=point_at(sandbox))
+        sandbox.wait_until(lambda running: running.held == 2)
+        ended = finish(process, signal.SIGTERM)
+        assert ended.code == 143
+        assert states(tmp_path / "clips") == {"in_doubt": 2}
+
+
+def test_a_dry_run_says_what_it_would_cost_and_sends_nothing(run, sandbox, prompts):
+    ended = run("batch", "run", "prompts.csv", "--dry-run", "--price", "0.4", env=point_at(sandbox))
+    assert ended.code == 0, ended.err
+    assert "6  calls, cost $2.40" in ended.out
+    assert sandbox.charges() == {}
+
+
+def test_a_dry_run_names_the_lines_that_cannot_be_read(run, tmp_path):
+    (tmp_path / "x.jsonl").write_text('{"prompt": "a", "then": ["b"]}\n{"prompt": \n["x"]\n{"model": "m"}\n')
+    ended = run("batch", "run", "x.jsonl", "--dry-run", "--json")
+    assert ended.code == 2
+    assert ended.records[0]["calls"] == 2
+    assert "line 2" in ended.err
+    assert "line 3" in ended.err
+
+
+def test_the_budget_is_kept_and_has_an_exit_code_of_its_own(run, sandbox, prompts):
+    command = ("batch", "run", "prompts.csv", "--price", "0.4", "--out", "clips")
+    ended = run(*command, "--max-cost", "1", env=point_at(sandbox))
+    assert ended.code == 15
+    assert len(sandbox.charge_list()) == 2
+    assert run(*command, "--max-cost", "80", env=point_at(sandbox)).code == 0
+    assert set(sandbox.charges().values()) == {1}
+
+
+def test_a_cap_without_a_price_is_refused(run, sandbox, prompts):
+    ended = run("batch", "run", "prompts.csv", "--max-cost", "1", env=point_at(sandbox))
+    assert ended.code == 2
+    assert "--price" in ended.err
+
+
+def test_stdin_is_read_as_json_lines_or_prompts(run, sandbox, tmp_path):
+    ended = run(
+        *("batch", "run", "-", "--no-save", "--json"),
+        stdin='plain words\n"quoted words"\n{"prompt": "fields", "model": "m"}\n\n{broken\n',
+        env=point_at(sandbox),
+    )
+    assert ended.code == 2
+    items = [record for record in ended.records if "index" in record]
+    assert {item.get("prompt") for item in items} == {"plain words", "quoted words", "fields", None}
+    assert ended.records[-1]["summary"]["done"] == 3
+    assert (tmp_path / "batch-videos" / "run.db").is_file()
+
+
+def test_refused_entries_are_sent_again_by_retry(run, sandbox, prompts, tmp_path):
+    sandbox.faults.add("moderation", times=2)
+    ended = run("batch", "run", "prompts.csv", "--out", "clips", env=point_at(sandbox))
+    assert ended.code == 6
+    assert "batch retry clips" in ended.err
+    ended = run("batch", "retry", "clips", env=point_at(sandbox))
+    assert ended.code == 0, ended.err
+    assert states(tmp_path / "clips") == {"done": 6}
+    assert set(sandbox.charges().values()) == {1}
+
+
+def test_two_processes_never_share_a_journal(start, run, prompts):
+    with Sandbox(latency=float("inf")).in_thread() as sandbox:
+        process = start("batch", "run", "prompts.csv", "-c", "2", "--out", "clips", env=point_at(sandbox))
+        sandbox.wait_until(lambda running: running.held == 2)
+        ended = run("batch", "run", "prompts.csv", "--out", "clips", env=point_at(sandbox))
+        assert ended.code == 14
+        assert f"process {process.pid}" in ended.err
+        assert run("batch", "status", "clips", "--json").records[0]["running"] is True
+
+
+def test_a_file_that_is_not_there_is_said_and_makes_no_folder(run, tmp_path):
+    ended = run("batch", "run", "missing.csv", "--sandbox")
+    assert ended.code == 2
+    assert "missing.csv cannot be read" in ended.err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_whole_walk_of_a_chain(run, tmp_path):
+    lines = [
+        {"id": "a", "prompt": "An otter", "model": "sora-2"},
+        {"id": "b", "edit_of": "a", "prompt": "Snow", "model": "sora-2"},
+        {"prompt": "A heron", "model": "sora-2", "then": ["Rain", "Fog"]},
+    ]
+    (tmp_path / "chain.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    ended = run("batch", "run", "chain.jsonl", "--sandbox")
+    assert ended.code == 0, ended.err
+    assert len(set(ended.lines)) == 5

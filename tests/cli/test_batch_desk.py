@@ -1,0 +1,122 @@
+"""Reading a batch's journal and deciding what is in doubt, from the command line."""
+
+import csv
+import io
+import json
+import sqlite3
+
+import pytest
+
+from tests.cli.conftest import point_at
+from videorouter.cli.batch_gallery import write_gallery
+
+
+@pytest.fixture
+def clips(run, sandbox, tmp_path):
+    """A batch of four: two done, one refused, one in doubt."""
+    (tmp_path / "p.txt").write_text("otter 0\notter 1\notter </script><b>2\n=otter 3\n")
+    sandbox.faults.add("moderation", prompt="otter 1")
+    sandbox.faults.add("status=500", prompt="otter 3", charged=True, times=1)
+    ended = run("batch", "run", "p.txt", "--out", "clips", "--price", "0.4", env=point_at(sandbox))
+    assert ended.code == 8, ended.err
+    return tmp_path / "clips"
+
+
+def test_status_accounts_for_every_cent(run, clips):
+    ended = run("batch", "status", "clips")
+    assert ended.code == 0
+    assert "spent      $0.8000" in ended.out
+    assert "in doubt   $0.4000" in ended.out
+    assert "at most    $1.2000" in ended.out
+    record = run("batch", "status", clips / "run.db", "--json").records[0]
+    assert (record["done"], record["refused"], record["in_doubt"], record["not_met"]) == (2, 1, 1, 0)
+    assert record["cost_at_most"] == 1.2
+
+
+def test_what_was_not_bought_runs_again(run, clips, sandbox):
+    listed = run("batch", "settle", "clips")
+    assert listed.code == 0
+    assert "=otter 3" in listed.out
+    item = listed.out.split()[0]
+    ended = run("batch", "settle", "clips", item, "--not-bought")
+    assert ended.code == 0, ended.err
+    assert run("batch", "status", "clips", "--json").records[0]["cost_in_doubt"] == 0
+    assert run("batch", "settle", "clips", item, "--not-bought").code == 2
+    ended = run("batch", "run", "p.txt", "--out", "clips", "--price", "0.4", env=point_at(sandbox))
+    assert ended.code == 6
+    assert run("batch", "status", "clips", "--json").records[0]["done"] == 3
+
+
+def test_what_was_bought_is_done_and_its_file_is_fetched(run, clips, sandbox):
+    url = next(record["url"] for record in run("batch", "export", "clips").records if record["state"] == "done")
+    item = run("batch", "settle", "clips", "--json").records[0]["id"]
+    ended = run("batch", "settle", "clips", item, "--bought", "--url", url, "--cost", "0.3")
+    assert ended.code == 0, ended.err
+    record = run("batch", "status", "clips", "--json").records[0]
+    assert (record["done"], record["cost"], record["cost_in_doubt"]) == (3, 1.1, 0)
+    run("batch", "run", "p.txt", "--out", "clips", "--price", "0.4", env=point_at(sandbox))
+    assert (clips / "000003-otter-3.mp4").is_file()
+    assert sandbox.charges()["=otter 3"] == 1
+
+
+def test_what_was_bought_and_lost_is_never_sent_again(run, clips, sandbox):
+    assert run("batch", "settle", "clips", "--all", "--bought").code == 0
+    assert run("batch", "run", "p.txt", "--out", "clips", env=point_at(sandbox)).code == 10
+    assert sandbox.charges()["=otter 3"] == 1
+
+
+def test_export_gives_json_lines_and_csv_that_no_spreadsheet_runs(run, clips, tmp_path):
+    records = run("batch", "export", "clips").records
+    assert [record["index"] for record in records] == [0, 1, 2, 3]
+    assert records[0]["files"]
+    assert run("batch", "export", "clips", "--state", "refused").records[0]["failure_type"] == "ContentPolicyError"
+    assert run("batch", "export", "clips", "--format", "csv", "-o", "items.csv").code == 0
+    rows = list(csv.DictReader(io.StringIO((tmp_path / "items.csv").read_text())))
+    assert rows[3]["prompt"] == "'=otter 3"
+    assert run("batch", "export", "clips", "--state", "lost").code == 2
+
+
+def test_the_gallery_holds_no_markup_of_a_prompt_and_loads_nothing(run, clips):
+    ended = run("batch", "gallery", "clips")
+    assert ended.code == 0, ended.err
+    page = (clips / "gallery.html").read_text()
+    assert "</script><b>2" not in page
+    data = page.split('id="batch">')[1].split("</script>")[0]
+    items = json.loads(data)["items"]
+    assert items[2]["prompt"] == "otter </script><b>2"
+    assert items[0]["files"] == ["000000-otter-0.mp4"]
+    assert "http" not in page.split('id="batch">')[0].replace("http-equiv", "")
+
+
+def test_a_link_that_is_no_web_address_is_no_link(clips):
+    database = sqlite3.connect(clips / "run.db")
+    database.execute("UPDATE items SET result = json_set(result, '$.videos[0].url', 'javascript:alert(1)')")
+    database.execute("DELETE FROM files")
+    database.commit()
+    database.close()
+    write_gallery(clips / "run.db", clips / "page.html", title="t")
+    assert "javascript:alert" not in (clips / "page.html").read_text()
+
+
+def test_forgetting_erases_the_prompts_from_the_disk(run, clips):
+    assert b"otter" in (clips / "run.db").read_bytes()
+    ended = run("batch", "forget", "clips")
+    assert ended.code == 0, ended.err
+    left = b"".join(path.read_bytes() for path in clips.glob("run.db*"))
+    names = b"000000-otter-0.mp4"
+    assert b"otter 3" not in left
+    assert names in left
+    assert run("batch", "status", "clips", "--json").records[0]["done"] == 2
+
+
+@pytest.mark.parametrize("command", ["status", "gallery", "export", "settle", "forget", "retry"])
+def test_a_journal_that_is_not_there_is_said(run, command, tmp_path):
+    ended = run("batch", command, "nowhere")
+    assert ended.code == 14
+    assert "no journal at nowhere" in ended.err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_verdict_needs_its_words(run, clips):
+    assert run("batch", "settle", "clips", "--all").code == 2
+    assert run("batch", "settle", "clips", "--all", "--not-bought", "--cost", "1").code == 2

@@ -1,0 +1,351 @@
+"""``videorouter batch run`` and ``batch retry``: a file of prompts in, videos and a journal out.
+
+The journal is always on. Ctrl-C once stops dispatch and lets what runs come to its end; twice stops now; either way the
+command that resumes is told.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from videorouter.cli.batch_board import Gauge, make_board
+from videorouter.cli.batch_files import EntryFile, read_stdin
+from videorouter.cli.batch_places import find_folder, find_journal, say_batch, say_command
+from videorouter.cli.console import Console, clean, plain
+from videorouter.cli.driver import drive
+from videorouter.cli.exits import Exit, exit_of, gravest
+from videorouter.cli.making import MODELS, read_fields
+from videorouter.cli.reporting import report_error, shorten
+from videorouter.cli.session import open_router, wants_sandbox
+from videorouter.errors import BudgetExceededError, ConfigurationError, InvalidRequestError, JournalError
+from videorouter.io.journal_reading import read_standing
+from videorouter.rules.entries import read_entry
+from videorouter.rules.money import find_price, to_dollars
+
+if TYPE_CHECKING:
+    import argparse
+
+    from videorouter.cli.batch_board import Board
+    from videorouter.client import AsyncVideoRouter
+    from videorouter.flows.batch import Batch
+    from videorouter.models import BatchItem, BatchSummary
+    from videorouter.rules.entries import Entry
+
+_REDRAW = 0.25
+_MOST_TOLD = 20
+_STATE_EXITS = {
+    "in_doubt": Exit.IN_DOUBT,
+    "accepted": Exit.RUNNING,
+    "failed": Exit.TASK_FAILED,
+    "not_sent": Exit.NOT_SENT,
+}
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run a batch.
+
+    Args:
+        args: The parsed arguments.
+
+    Returns:
+        The exit code.
+    """
+    console = Console.of(args)
+    try:
+        if args.command == "retry":
+            args = _recall(args)
+        words = args.words if "words" in args else list(sys.argv[1:])
+        if args.dry_run:
+            return _estimate(args, console)
+    except (ConfigurationError, InvalidRequestError, JournalError) as error:
+        report_error(console, error, args)
+        return exit_of(error)
+    return drive(lambda: Run(args, console, words).go(), args, console)
+
+
+def _recall(args: argparse.Namespace) -> argparse.Namespace:
+    """The arguments of the run that made a journal, with the states to send again."""
+    from videorouter.cli.parser import parse  # noqa: PLC0415  it knows this module's commands
+
+    path = find_journal(args.journal)
+    meta = read_standing(path).meta
+    words = json.loads(meta.get("command", "null"))
+    if not words:
+        raise ConfigurationError(
+            f"{path} was written by a program, not by `videorouter batch run`: run that program again with "
+            'retry=["refused", "failed"].'
+        )
+    if meta.get("folder"):
+        os.chdir(meta["folder"])
+    recalled = parse(words)
+    if recalled.file == "-":
+        raise ConfigurationError(
+            "This batch was read from stdin: pipe the same input in again, with `batch run - --retry refused --retry "
+            "failed` and the same options."
+        )
+    recalled.words = words
+    recalled.retry = args.state or ["refused", "failed"]
+    recalled.max_cost = args.max_cost if args.max_cost is not None else recalled.max_cost
+    recalled.json, recalled.quiet, recalled.verbose = args.json, args.quiet, args.verbose
+    return recalled
+
+
+def _read_prices(args: argparse.Namespace) -> dict[str, float] | None:
+    return dict(args.price) or None
+
+
+def _estimate(args: argparse.Namespace, console: Console) -> int:
+    """Read everything, send nothing, say what it would cost."""
+    prices = _read_prices(args)
+    if args.file == "-":
+        raise ConfigurationError("--dry-run reads its input twice over: give it a file, not stdin.")
+    models: dict[str, int] = {}
+    broken: list[str] = []
+    total = 0
+    for number, raw in enumerate(EntryFile(args.file, args.format)):
+        try:
+            for model in _list_models(read_entry(raw), args.model or MODELS["generate"]):
+                total += find_price(prices, {"model": model}, needed=args.max_cost is not None)
+                models[model] = models.get(model, 0) + 1
+        except InvalidRequestError as error:
+            broken.append(f"entry {number + 1}: {error.message}")
+    calls = sum(models.values())
+    cost = to_dollars(total)
+    for words in broken[:_MOST_TOLD]:
+        console.tell(f"{console.style('cannot be read:', 'red')} {clean(words)}")
+    if len(broken) > _MOST_TOLD:
+        console.tell(f"... and {len(broken) - _MOST_TOLD:,} more")
+    fits = args.max_cost is None or cost <= args.max_cost
+    if console.json:
+        console.record(
+            {
+                "calls": calls,
+                "models": models,
+                "unreadable": len(broken),
+                "cost": cost if prices else None,
+                "fits": fits,
+            }
+        )
+    else:
+        for model, count in sorted(models.items(), key=lambda pair: -pair[1]):
+            console.data(f"{count:>9,}  {model}")
+        price = f"${cost:,.2f}" if prices else "unknown: pass --price"
+        console.data(f"{calls:>9,}  calls, cost {price}")
+    if prices and not fits:
+        console.tell(f"--max-cost ${args.max_cost:,.2f} will stop it before its end.")
+    console.say("Nothing was sent.")
+    return Exit.USAGE if broken else Exit.OK
+
+
+def _list_models(entry: Entry, default: str) -> list[str]:
+    steps = (entry, *entry.then)
+    if not all(isinstance(step.prompt, str) and step.prompt.strip() for step in steps):
+        raise InvalidRequestError("it has no prompt")
+    return [str((step.options or {}).get("model") or default) for step in steps]
+
+
+class Run:
+    """One run of a batch.
+
+    Args:
+        args: The parsed arguments.
+        console: Where to tell things.
+        words: The command line, to be told and noted.
+    """
+
+    def __init__(self, args: argparse.Namespace, console: Console, words: list[str]) -> None:
+        self._args = args
+        self._console = console
+        self._words = words
+        self._folder = find_folder(args.file, args.out)
+        self._journal = Path(args.journal) if args.journal else self._folder / "run.db"
+        self._codes: set[Exit] = set()
+        self._fresh = 0
+        self._told = 0
+        self._signals = 0
+        self._notice = ""
+
+    async def go(self) -> int:
+        """Run it to its end, or to the second Ctrl-C.
+
+        Returns:
+            The exit code.
+        """
+        args = self._args
+        file = None if args.file == "-" else EntryFile(args.file, args.format)
+        if args.max_cost is not None and not args.price:
+            raise ConfigurationError("--max-cost needs --price: what one call costs, in US dollars.")
+        planned = await asyncio.to_thread(file.count) if file is not None else None
+        self._folder.mkdir(parents=True, exist_ok=True)
+        gauge = Gauge(planned, args.max_cost)
+        async with open_router(args, self._console) as router:
+            batch = self._start(router, file)
+            board = make_board(self._console, gauge)
+            with board:
+                # Ctrl-C is obeyed before the first request leaves.
+                with self._obey_signals(batch):
+                    async with batch:
+                        await batch.note(
+                            {
+                                "command": json.dumps(self._words),
+                                "folder": str(Path.cwd()),
+                                "planned": str(planned or ""),
+                            }
+                        )
+                        await self._follow(batch, board)
+            return self._conclude(batch.summary, planned)
+
+    def _start(self, router: AsyncVideoRouter, file: EntryFile | None) -> Batch:
+        args = self._args
+        if args.model is None:
+            self._console.say(self._console.style(f"model {MODELS['generate']} where none is named; --model", "dim"))
+        fields = read_fields(args)
+        return router.generate_many(
+            file if file is not None else read_stdin(args.format),
+            model=args.model or MODELS["generate"],
+            concurrency=args.concurrency,
+            journal=self._journal,
+            save_to=None if args.no_save else self._folder,
+            name=args.name,
+            ordered=args.ordered,
+            max_cost=args.max_cost,
+            price=_read_prices(args),
+            on_outcome_unknown=args.on_unknown,
+            deduplicate=args.deduplicate,
+            stop_after=args.stop_after,
+            retry=args.retry,
+            **fields,
+        )
+
+    async def _follow(self, batch: Batch, board: Board) -> None:
+        """Tell each item as it comes, and draw the board now and then."""
+
+        async def draw() -> None:
+            while True:
+                board.show(batch.summary, batch.in_flight, self._fresh, notice=self._notice)
+                await asyncio.sleep(_REDRAW)
+
+        drawing = asyncio.ensure_future(draw())
+        try:
+            async for item in batch:
+                self._tell(item)
+        finally:
+            drawing.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await drawing
+        board.show(batch.summary, batch.in_flight, self._fresh)
+
+    def _tell(self, item: BatchItem) -> None:
+        console = self._console
+        if not item.resumed:
+            self._fresh += 1
+        if item.error is not None:
+            self._codes.add(exit_of(item.error))
+        elif item.state in _STATE_EXITS:
+            self._codes.add(_STATE_EXITS[item.state])
+        if console.json:
+            console.record(plain(item))
+        elif item.ok and not item.resumed:
+            for place in item.files or ((item.result.url or item.id,) if item.result else ()):
+                console.data(place)
+        if item.failure is None or (item.resumed and not console.verbose):
+            return
+        self._told += 1
+        if self._told <= _MOST_TOLD or console.verbose:
+            label = shorten(item.prompt or item.id)
+            state = console.style(item.state.replace("_", " "), "yellow" if item.state != "refused" else "red")
+            console.tell(f"{item.index:>6} {state}: {clean(label)}: {clean(item.failure.message)}")
+            if self._told == _MOST_TOLD and not console.verbose:
+                console.tell(f"... further ones are in the journal: {say_batch('status', self._journal)}")
+
+    @contextlib.contextmanager
+    def _obey_signals(self, batch: Batch) -> Any:
+        """Ctrl-C once stops dispatch, twice (or after the grace) stops now."""
+        loop = asyncio.get_running_loop()
+        closing: set[asyncio.Task[None]] = set()
+
+        def close() -> None:
+            closing.add(asyncio.ensure_future(batch.aclose()))
+
+        def obey() -> None:
+            self._signals += 1
+            if self._signals == 1:
+                batch.stop("interrupted")
+                grace = self._args.grace
+                if grace is not None:
+                    loop.call_later(grace, close)
+                bound = f" for at most {grace:.0f} s" if grace is not None else ""
+                self._notice = (
+                    f"Stopping: {batch.in_flight} in flight may come to their end{bound}. Ctrl-C again stops now."
+                )
+            else:
+                self._notice = "Stopping now: what is in flight is written down as in doubt."
+                close()
+
+        try:
+            loop.add_signal_handler(signal.SIGINT, obey)
+        except (NotImplementedError, RuntimeError, ValueError):
+            yield
+            return
+        try:
+            yield
+        finally:
+            loop.remove_signal_handler(signal.SIGINT)
+
+    def _conclude(self, summary: BatchSummary, planned: int | None) -> int:
+        console = self._console
+        if console.json:
+            console.record({"summary": plain(summary), "journal": str(self._journal)})
+        left = max(0, planned - summary.total) if planned is not None else 0
+        for line in describe_summary(console, summary, left):
+            console.say(line)
+        if summary.stopped:
+            console.tell(f"{console.style('stopped:', 'yellow')} {clean(summary.stopped)}")
+        for words in self._list_next(summary, left):
+            console.tell(f"  {console.style('next:', 'cyan')} {words}")
+        if self._signals:
+            return Exit.INTERRUPTED
+        if summary.stopped and "max_cost" in summary.stopped:
+            self._codes.add(exit_of(BudgetExceededError()))
+        return gravest(self._codes) if self._codes else Exit.OK
+
+    def _list_next(self, summary: BatchSummary, left: int) -> list[str]:
+        steps = []
+        if summary.stopped or left or summary.accepted or summary.not_sent:
+            steps.append(f"{say_command(self._words)}   (resumes)")
+        if summary.in_doubt:
+            steps.append(f"{say_batch('settle', self._journal)}   ({summary.in_doubt:,} may have been billed)")
+        if summary.refused or summary.failed:
+            steps.append(f"{say_batch('retry', self._journal)}   ({summary.refused + summary.failed:,} to send again)")
+        if summary.done and not wants_sandbox(self._args):
+            steps.append(say_batch("gallery", self._journal))
+        return steps
+
+
+def describe_summary(console: Console, summary: BatchSummary, left: int) -> list[str]:
+    """How a batch stands, in two lines.
+
+    Args:
+        console: Knows the colours.
+        summary: The counts.
+        left: Entries that were never met.
+    """
+    styles = {"done": "green", "refused": "red", "failed": "red", "in_doubt": "yellow", "accepted": "cyan"}
+    counts = {name: getattr(summary, name) for name in ("done", "refused", "failed", "accepted", "in_doubt")}
+    words = [
+        console.style(f"{count:,} {name.replace('_', ' ')}", styles[name]) for name, count in counts.items() if count
+    ]
+    not_sent = summary.not_sent + left
+    if not_sent:
+        words.append(f"{not_sent:,} not sent")
+    money = f"spent ${summary.cost:,.2f}" if summary.cost else ""
+    if summary.cost_in_doubt:
+        money = f"{money or 'spent $0.00'}, and up to ${summary.cost_in_doubt:,.2f} more in doubt"
+    return [", ".join(words) or "nothing to do", *([money] if money else [])]

@@ -1,0 +1,291 @@
+"""``videorouter batch status``, ``settle``, ``export`` and ``forget``: what a journal says, and what people decide.
+
+Reading never disturbs a batch that runs; deciding waits until it has ended.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from videorouter.cli.batch_places import find_journal, say_batch, say_command
+from videorouter.cli.console import Console, clean
+from videorouter.cli.driver import drive
+from videorouter.cli.exits import Exit, exit_of
+from videorouter.cli.reporting import report_error, shorten
+from videorouter.errors import ConfigurationError, JournalError, VideoRouterError
+from videorouter.flows.batch_records import show_recorded
+from videorouter.io.journal import Journal
+from videorouter.io.journal_reading import read_rows, read_standing
+from videorouter.rules.ledger import STATES
+
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Iterator
+
+    from videorouter.io.journal_reading import Standing
+
+_COLUMNS = (
+    "index",
+    "id",
+    "state",
+    "verb",
+    "model",
+    "prompt",
+    "cost",
+    "cost_in_doubt",
+    "task_id",
+    "request_id",
+    "url",
+    "video_id",
+    "file",
+    "failure",
+)
+
+_BOUGHT = """
+UPDATE items SET state = ?, cost = coalesce(cost, 0) + coalesce(?, unknown), unknown = 0, result = coalesce(?, result),
+  failure = ?, finished = ? WHERE id = ? AND state = 'in_doubt'
+"""
+
+
+def run(args: argparse.Namespace) -> int:
+    """Do what one of the commands asks for.
+
+    Args:
+        args: The parsed arguments.
+
+    Returns:
+        The exit code.
+    """
+    console = Console.of(args)
+    path = find_journal(args.journal)
+    try:
+        if args.command == "status":
+            return _show_status(path, console)
+        if args.command == "export":
+            return _export(path, args, console)
+        if args.command == "settle" and not _wants_verdict(args):
+            return _list_doubts(path, args, console)
+    except VideoRouterError as error:
+        report_error(console, error, args)
+        return exit_of(error)
+    if not path.is_file():
+        report_error(console, JournalError(f"There is no journal at {path}. Check the path, or run it first."), args)
+        return Exit.JOURNAL
+    work = _forget if args.command == "forget" else _settle
+    return drive(lambda: work(path, args, console), args, console)
+
+
+def _show_status(path: Path, console: Console) -> int:
+    standing = read_standing(path)
+    left = _count_left(standing)
+    if console.json:
+        values: dict[str, object] = {"journal": str(path), "running": standing.running}
+        values.update((state, standing.counts.get(state, 0)) for state in STATES)
+        values.update(
+            not_met=left,
+            cost=round(standing.cost, 6),
+            reserved=round(standing.reserved, 6),
+            cost_in_doubt=round(standing.unknown, 6),
+            cost_at_most=round(standing.cost + standing.reserved + standing.unknown, 6),
+        )
+        console.record(values)
+        return Exit.OK
+    total = sum(standing.counts.values()) + left
+    console.data(f"{path}: {total:,} entries, {'running now' if standing.running else 'not running'}")
+    for state in STATES:
+        count = standing.counts.get(state, 0) + (left if state == "not_sent" else 0)
+        if count:
+            console.data(f"{count:>9,}  {state.replace('_', ' ')}")
+    console.data(f"spent      ${standing.cost:,.4f}")
+    if standing.reserved:
+        console.data(f"held       ${standing.reserved:,.4f}  for what is accepted or runs")
+    if standing.unknown:
+        console.data(f"in doubt   ${standing.unknown:,.4f}  may have been billed")
+    console.data(f"at most    ${standing.cost + standing.reserved + standing.unknown:,.4f}")
+    for words in _list_next(path, standing, left):
+        console.say(f"  {console.style('next:', 'cyan')} {words}")
+    return Exit.OK
+
+
+def _count_left(standing: Standing) -> int:
+    planned = standing.meta.get("planned", "")
+    return max(0, int(planned) - sum(standing.counts.values())) if planned.isdigit() else 0
+
+
+def _list_next(path: Path, standing: Standing, left: int) -> list[str]:
+    steps = []
+    counts = standing.counts
+    words = json.loads(standing.meta.get("command", "null"))
+    if not standing.running and words and (left or counts.get("not_sent") or counts.get("accepted")):
+        steps.append(f"{say_command(words)}   (resumes)")
+    if counts.get("in_doubt"):
+        steps.append(f"{say_batch('settle', path)}   ({counts['in_doubt']:,} may have been billed)")
+    if counts.get("refused") or counts.get("failed"):
+        steps.append(say_batch("retry", path))
+    if counts.get("done"):
+        steps.append(say_batch("gallery", path))
+    return steps
+
+
+def list_records(path: Path, states: tuple[str, ...] = ()) -> Iterator[dict[str, Any]]:
+    """The items of a journal as plain values.
+
+    Args:
+        path: The journal.
+        states: Only these; none means all.
+
+    Raises:
+        JournalError: It cannot be read.
+    """
+    for recorded, files in read_rows(path, states):
+        item = show_recorded(recorded)
+        video = item.result.video if item.result is not None and item.result.videos else None
+        yield {
+            "index": item.index,
+            "id": item.id,
+            "state": item.state,
+            "verb": recorded.verb,
+            "model": item.model,
+            "prompt": item.prompt,
+            "cost": item.cost,
+            "cost_in_doubt": recorded.unknown or None,
+            "task_id": item.task_id,
+            "request_id": recorded.request_id,
+            "idempotency_key": recorded.idempotency_key,
+            "url": video.url if video is not None else None,
+            "video_id": video.video_id if video is not None else None,
+            "files": list(files),
+            "failure": item.failure.message if item.failure is not None else None,
+            "failure_type": item.failure.type if item.failure is not None else None,
+            "parent": recorded.parent,
+            "sends": recorded.sends,
+            "sent": recorded.sent,
+            "finished": recorded.finished,
+        }
+
+
+def _export(path: Path, args: argparse.Namespace, console: Console) -> int:
+    wrong = set(args.state) - set(STATES)
+    if wrong:
+        raise ConfigurationError(f"--state takes {', '.join(STATES)}, not {', '.join(sorted(wrong))}.")
+    records = list_records(path, tuple(args.state))
+    lines = _write_csv(records) if args.format == "csv" else (json.dumps(one, ensure_ascii=False) for one in records)
+    if args.output and args.output != "-":
+        count = 0
+        with Path(args.output).open("w", encoding="utf-8", newline="") as file:
+            for line in lines:
+                file.write(f"{line}\n")
+                count += 1
+        console.say(f"{args.output}: {count - (args.format == 'csv'):,} items")
+        return Exit.OK
+    for line in lines:
+        console.data(line)
+    return Exit.OK
+
+
+def _write_csv(records: Iterator[dict[str, Any]]) -> Iterator[str]:
+    def row(cells: Any) -> str:
+        line = io.StringIO()
+        csv.writer(line, lineterminator="").writerow(cells)
+        return line.getvalue()
+
+    yield row(_COLUMNS)
+    for record in records:
+        record["file"] = record["files"][0] if record["files"] else None
+        # A cell that begins like a formula would be run by a spreadsheet.
+        yield row(
+            f"'{value}" if isinstance(value, str) and value[:1] in "=+-@" else value
+            for value in (record[name] for name in _COLUMNS)
+        )
+
+
+def _wants_verdict(args: argparse.Namespace) -> bool:
+    return bool(args.not_bought or args.send_again or args.bought)
+
+
+def _list_doubts(path: Path, args: argparse.Namespace, console: Console) -> int:
+    if args.ids or args.all:
+        raise ConfigurationError("Say what became of them: --not-bought, --send-again or --bought.")
+    count = 0
+    for record in list_records(path, ("in_doubt",)):
+        count += 1
+        if console.json:
+            console.record(record)
+            continue
+        sent = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(record["sent"])) if record["sent"] else "-"
+        facts = f"request {record['request_id'] or '-'}  key {record['idempotency_key'] or '-'}"
+        console.data(f"{record['id']}  sent {sent}  {facts}  {shorten(record['prompt'] or '')}")
+    if not count:
+        console.say("Nothing is in doubt.")
+        return Exit.OK
+    console.say(
+        "\nLook each one up on the vendor's usage page (by its time, request or key), then say what became of it:\n"
+        f"  {say_batch('settle', path)} ID ... --not-bought            it runs again\n"
+        f"  {say_batch('settle', path)} ID --bought --url URL          it is done\n"
+        f"  {say_batch('settle', path)} ID ... --bought                it is paid and lost\n"
+        f"  {say_batch('settle', path)} ID ... --send-again            a second charge is accepted"
+    )
+    return Exit.OK
+
+
+async def _settle(path: Path, args: argparse.Namespace, console: Console) -> int:
+    if not args.bought and (args.url or args.video_id or args.cost is not None):
+        raise ConfigurationError("--url, --video-id and --cost belong to --bought.")
+    if args.url and (args.all or len(args.ids) != 1):
+        raise ConfigurationError("--url is one video's: name one ID.")
+    journal = await Journal.open(path)
+    try:
+        ids = list(args.ids)
+        if args.all:
+            ids = [record["id"] for record in list_records(path, ("in_doubt",))]
+        changed = 0
+        for item in ids:
+            statement, values = _write_verdict(args, item)
+            changed += await journal.change(statement, values)
+    finally:
+        await journal.aclose()
+    console.say(f"{changed:,} settled")
+    missing = len(ids) - changed
+    if missing:
+        console.tell(f"{missing:,} of the IDs are not in doubt: nothing was changed about them.")
+        return Exit.USAGE
+    if not args.bought and changed:
+        words = json.loads(read_standing(path).meta.get("command", "null"))
+        if words:
+            console.say(f"  {console.style('next:', 'cyan')} {clean(say_command(words))}")
+    return Exit.OK
+
+
+def _write_verdict(args: argparse.Namespace, item: str) -> tuple[str, tuple[object, ...]]:
+    now = time.time()
+    if args.not_bought:
+        return (
+            "UPDATE items SET state = 'not_sent', unknown = 0, failure = NULL WHERE id = ? AND state = 'in_doubt'",
+            (item,),
+        )
+    if args.send_again:
+        return "UPDATE items SET state = 'not_sent' WHERE id = ? AND state = 'in_doubt'", (item,)
+    result = None
+    if args.url or args.video_id:
+        result = json.dumps({"videos": [{"url": args.url, "video_id": args.video_id}]})
+    note = json.dumps({"type": "TaskFailedError", "message": "Settled by hand: it was billed, its video is lost."})
+    return (
+        _BOUGHT,
+        ("done" if result else "failed", args.cost, result, None if result else note, now, item),
+    )
+
+
+async def _forget(path: Path, args: argparse.Namespace, console: Console) -> int:
+    del args
+    journal = await Journal.open(path)
+    try:
+        changed = await journal.forget()
+    finally:
+        await journal.aclose()
+    console.say(f"{changed:,} prompts forgotten; states, costs, task ids and files stay")
+    return Exit.OK

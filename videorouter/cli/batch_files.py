@@ -1,0 +1,203 @@
+"""Reads the entries of a batch from a file or stdin: JSON lines, CSV, a JSON list, or plain prompts.
+
+A line that cannot be read is an entry of its own that says why: it never loses the others. Files are read as they are
+sent, never whole (a JSON list excepted).
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TextIO
+
+from videorouter.errors import ConfigurationError
+from videorouter.rules.entries import Unreadable
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Iterator
+
+MAX_LINE = 4 * 2**20
+_NUMBERS = frozenset({"seed", "n"})
+_SWITCHES = frozenset({"generate_audio"})
+_YES_NO = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
+
+
+class EntryFile:
+    """The entries of one file.
+
+    Args:
+        name: Its path; ``-`` reads stdin.
+        form: ``jsonl``, ``csv``, ``json`` or ``lines``; ``None`` goes by the ending.
+
+    Raises:
+        ConfigurationError: It cannot be read.
+    """
+
+    def __init__(self, name: str, form: str | None = None) -> None:
+        self.name = name
+        self.path = None if name == "-" else Path(name)
+        self.form = form or _guess_form(name)
+        if self.path is not None:
+            self._open().close()
+
+    def __iter__(self) -> Iterator[Any]:
+        with self._open() as file:
+            yield from read_entries(file, self.form, self.name)
+
+    def count(self) -> int:
+        """How many entries there are."""
+        return sum(1 for _ in self)
+
+    def _open(self) -> TextIO:
+        if self.path is None:
+            return sys.stdin
+        try:
+            return self.path.open(encoding="utf-8-sig", errors="surrogateescape", newline="")
+        except OSError as error:
+            raise ConfigurationError(
+                f"{self.path} cannot be read: {error.strerror or error}. Check the path; - reads stdin."
+            ) from error
+
+
+async def read_stdin(form: str | None) -> AsyncIterator[Any]:
+    """Entries as they come in on stdin, without holding up what runs.
+
+    Args:
+        form: As for ``EntryFile``.
+    """
+    from anyio.to_thread import run_sync  # noqa: PLC0415  only here
+
+    entries = read_entries(sys.stdin, form or "jsonl", "stdin")
+    end = object()
+    while True:
+        entry = await run_sync(next, entries, end, abandon_on_cancel=True)
+        if entry is end:
+            return
+        yield entry
+
+
+def read_entries(file: TextIO, form: str, name: str) -> Iterator[Any]:
+    """Entries of an open file.
+
+    Args:
+        file: Text.
+        form: ``jsonl``, ``csv``, ``json`` or ``lines``.
+        name: What to call it in messages.
+    """
+    if form == "csv":
+        yield from _read_csv(file, name)
+    elif form == "json":
+        yield from _read_list(file, name)
+    else:
+        for number, line in enumerate(_read_lines(file), 1):
+            text = line.strip()
+            if text:
+                yield text if form == "lines" else _read_line(text, f"{name}, line {number}")
+
+
+def _guess_form(name: str) -> str:
+    ending = Path(name).suffix.lower()
+    return {".csv": "csv", ".tsv": "csv", ".txt": "lines", ".json": "json"}.get(ending, "jsonl")
+
+
+def _read_lines(file: TextIO) -> Iterator[str]:
+    while line := file.readline(MAX_LINE):
+        yield line
+
+
+def _read_line(text: str, place: str) -> object:
+    if text[0] not in '{"[':
+        return text if _is_text(text) else Unreadable(f"{place}: this is not UTF-8 text.")
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        return Unreadable(f"{place}: this is no JSON ({error}).")
+    return _check(value, place)
+
+
+def _check(value: object, place: str) -> object:
+    if isinstance(value, str | dict):
+        return value if _is_text(json.dumps(value, ensure_ascii=False)) else Unreadable(f"{place}: not UTF-8 text.")
+    return Unreadable(f"{place}: an entry is a prompt or an object of fields, not {type(value).__name__}.")
+
+
+def _is_text(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _read_list(file: TextIO, name: str) -> Iterator[Any]:
+    try:
+        values = json.load(file)
+    except (ValueError, RecursionError) as error:
+        raise ConfigurationError(f"{name} is no JSON: {error}. One object a line is JSONL: name it .jsonl.") from error
+    if not isinstance(values, list):
+        raise ConfigurationError(f"{name} must hold a list of prompts or objects.")
+    for number, value in enumerate(values, 1):
+        yield _check(value, f"{name}, entry {number}")
+
+
+def _read_csv(file: TextIO, name: str) -> Iterator[Any]:
+    csv.field_size_limit(MAX_LINE)
+    head = file.readline(MAX_LINE)
+    dialect = "excel-tab" if head.count("\t") > head.count(",") else "excel"
+    delimiter = ";" if dialect == "excel" and head.count(";") > head.count(",") else None
+    options: dict[str, Any] = {"dialect": dialect} if delimiter is None else {"delimiter": delimiter}
+    names = next(csv.reader([head], **options), [])
+    columns = [column.strip() for column in names]
+    if "prompt" not in columns:
+        raise ConfigurationError(
+            f"{name} has no column named prompt: its first line must name the columns, such as id,prompt,model. "
+            f"It reads {', '.join(columns[:8]) or 'nothing'}."
+        )
+    rows = csv.reader(file, **options)
+    number = 1
+    while True:
+        number += 1
+        try:
+            cells = next(rows)
+        except StopIteration:
+            return
+        except csv.Error as error:
+            yield Unreadable(f"{name}, row {number}: {error}.")
+            continue
+        if any(cell.strip() for cell in cells):
+            yield _read_row(columns, cells, f"{name}, row {number}")
+
+
+def _read_row(columns: list[str], cells: list[str], place: str) -> object:
+    if len(cells) > len(columns):
+        return Unreadable(f"{place}: {len(cells)} cells for {len(columns)} columns. Quote cells that hold commas.")
+    entry: dict[str, Any] = {}
+    for column, cell in zip(columns, cells, strict=False):
+        if not cell.strip() or not column:
+            continue
+        if not _is_text(cell):
+            return Unreadable(f"{place}: {column} is not UTF-8 text.")
+        try:
+            field, value = _read_cell(column, cell)
+        except (ValueError, KeyError, RecursionError) as error:
+            return Unreadable(f"{place}: {column} cannot be read from {cell[:60]!r} ({error}).")
+        entry[field] = value
+    return entry
+
+
+def _read_cell(column: str, cell: str) -> tuple[str, Any]:
+    """A cell is text. A few documented fields are not, and ``name:json`` says that a column holds JSON."""
+    field, _, form = column.partition(":")
+    if form == "json":
+        return field, json.loads(cell)
+    if field in _NUMBERS:
+        return field, int(cell)
+    if field in _SWITCHES:
+        return field, _YES_NO[cell.strip().lower()]
+    if field.endswith("_urls"):
+        return field, json.loads(cell) if cell.lstrip().startswith("[") else cell.split()
+    if field == "then":
+        return field, json.loads(cell) if cell.lstrip().startswith(("[", "{")) else cell
+    return field, cell

@@ -1,0 +1,54 @@
+"""Where a batch's journal lies, and the commands that go on with it."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+JOURNAL = "run.db"
+
+
+def find_journal(name: str) -> Path:
+    """The journal of a batch: a file, or ``run.db`` in a folder.
+
+    Args:
+        name: As it was typed.
+    """
+    path = Path(name)
+    return path / JOURNAL if path.is_dir() else path
+
+
+def find_folder(file: str, out: str | None) -> Path:
+    """The folder of a batch.
+
+    Args:
+        file: Its input.
+        out: ``--out``.
+    """
+    if out:
+        return Path(out)
+    return Path("batch-videos") if file == "-" else Path(f"{Path(file).stem}-videos")
+
+
+def say_command(words: Sequence[str]) -> str:
+    """A command line to copy.
+
+    Args:
+        words: The arguments after the program's name.
+    """
+    return shlex.join(["videorouter", *words])
+
+
+def say_batch(command: str, journal: Path) -> str:
+    """A ``batch`` command about a journal.
+
+    Args:
+        command: ``status``, ``settle``, ...
+        journal: The journal.
+    """
+    place = journal.parent if journal.name == JOURNAL and str(journal.parent) != "." else journal
+    return say_command(["batch", command, str(place)])

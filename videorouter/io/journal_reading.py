@@ -1,0 +1,112 @@
+"""Reads a journal without writing it, also while a batch runs: rows, totals, and what is known of the batch itself."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from videorouter.io.journal import COLUMNS
+from videorouter.io.journal_schema import name_trouble, open_readable
+from videorouter.io.locking import is_locked
+from videorouter.models import ItemState
+from videorouter.rules.ledger import Recorded, read_crash
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+
+class Standing(msgspec.Struct, frozen=True, kw_only=True):
+    """How a batch stands by its journal. Money is in US dollars.
+
+    Attributes:
+        running: Whether a process is writing the journal right now.
+        counts: Items by state. What was being sent when its process ended is in doubt.
+        cost: Known to be spent.
+        reserved: Held for what is accepted or runs now.
+        unknown: Spent or not, nobody knows.
+        meta: What the batch noted of itself.
+    """
+
+    running: bool
+    counts: Mapping[ItemState, int]
+    cost: float
+    reserved: float
+    unknown: float
+    meta: Mapping[str, str]
+
+
+@contextmanager
+def reading(path: Path) -> Iterator[sqlite3.Connection]:
+    """A journal, open for reading.
+
+    Raises:
+        JournalError: There is none, or it cannot be read.
+    """
+    database = open_readable(path)
+    try:
+        yield database
+    except sqlite3.Error as error:
+        raise name_trouble("read", error, path) from error
+    finally:
+        database.close()
+
+
+def read_standing(path: Path) -> Standing:
+    """Counts and money of a journal.
+
+    Raises:
+        JournalError: There is none, or it cannot be read.
+    """
+    running = is_locked(path)
+    with reading(path) as database:
+        query = "SELECT state, count(*), total(cost), total(reserved), total(unknown) FROM items GROUP BY state"
+        rows = database.execute(query).fetchall()
+        meta = dict(database.execute("SELECT key, value FROM meta").fetchall())
+    counts: dict[ItemState, int] = {}
+    cost = reserved = unknown = 0.0
+    for state, count, spent, held, maybe in rows:
+        meaning = state if running else read_crash(state)
+        counts[meaning] = counts.get(meaning, 0) + count
+        cost += spent
+        unknown += maybe
+        if state == "sending" and not running:
+            unknown += held
+        else:
+            reserved += held
+    return Standing(running=running, counts=counts, cost=cost, reserved=reserved, unknown=unknown, meta=meta)
+
+
+def read_rows(path: Path, states: tuple[str, ...] = ()) -> Iterator[tuple[Recorded, tuple[str, ...]]]:
+    """Rows of a journal in the order of the input, each with its saved files, absolute or as the user would open them.
+
+    Args:
+        path: The journal.
+        states: Only these; none means all.
+
+    Raises:
+        JournalError: There is none, or it cannot be read.
+    """
+    running = is_locked(path)
+    wanted = set(states)
+    if "in_doubt" in wanted and not running:
+        wanted.add("sending")
+    where = f"WHERE state IN ({', '.join('?' * len(wanted))})" if wanted else ""
+    columns = ", ".join(f"items.{column}" for column in COLUMNS)
+    query = (
+        f"SELECT {columns}, (SELECT group_concat(path, char(0)) FROM (SELECT path FROM files WHERE item = items.id "  # noqa: S608
+        f"AND saved IS NOT NULL ORDER BY number)) FROM items {where} ORDER BY position, created"
+    )
+    with reading(path) as database:
+        for *row, files in database.execute(query, tuple(sorted(wanted))):
+            recorded = Recorded(**dict(zip(COLUMNS, row, strict=True)))
+            if recorded.state == "sending" and not running:
+                recorded = msgspec.structs.replace(
+                    recorded, state="in_doubt", unknown=recorded.unknown + recorded.reserved, reserved=0.0
+                )
+            names = str(files).split("\0") if files else []
+            yield recorded, tuple(str(path.parent / name) for name in names)
