@@ -7,6 +7,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -123,3 +124,9 @@ async def test_a_reader_sees_the_batch_while_it_runs_and_after_a_kill(tmp_path):
     database.close()
     with pytest.raises(JournalError, match="no journal at"):
         open_readable(tmp_path / "other.db")
+
+
+def test_the_page_about_the_journal_shows_its_tables():
+    page = (Path(__file__).parents[2] / "docs" / "explanation" / "journal.md").read_text()
+    assert all(step.strip() in page for step in journal_schema.MIGRATIONS)
+    assert f"`PRAGMA user_version` is {len(journal_schema.MIGRATIONS)}" in page
