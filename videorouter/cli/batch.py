@@ -188,18 +188,11 @@ class Run:
         async with open_router(args, self._console) as router:
             batch = self._start(router, file)
             board = make_board(self._console, gauge)
-            with board:
-                # Ctrl-C is obeyed before the first request leaves.
-                with self._obey_signals(batch):
-                    async with batch:
-                        await batch.note(
-                            {
-                                "command": json.dumps(self._words),
-                                "folder": str(Path.cwd()),
-                                "planned": str(planned or ""),
-                            }
-                        )
-                        await self._follow(batch, board)
+            batch.note({"command": json.dumps(self._words), "folder": str(Path.cwd()), "planned": str(planned or "")})
+            # Ctrl-C is obeyed before the first request leaves.
+            with board, self._obey_signals(batch):
+                async with batch:
+                    await self._follow(batch, board)
             return self._conclude(batch.summary, planned)
 
     def _start(self, router: AsyncVideoRouter, file: EntryFile | None) -> Batch:

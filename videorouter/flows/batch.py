@@ -88,6 +88,7 @@ class Batch:
         self._stopped: str | None = None
         self._exhausted = False
         self._error: BaseException | None = None
+        self._notes: dict[str, str] = {}
         self._state = "new"
         self._kept_open = False
         self._began = 0.0
@@ -181,12 +182,9 @@ class Batch:
             self._make_room()
         return item
 
-    async def note(self, words: Mapping[str, str]) -> None:
-        """Write words about the batch itself into its journal, such as the command that resumes it."""
-        journal = self._books.journal
-        if journal is not None:
-            for key, value in words.items():
-                await journal.note(key, value)
+    def note(self, words: Mapping[str, str]) -> None:
+        """Have words about the batch itself, such as the command that resumes it, in its journal before it starts."""
+        self._notes.update(words)
 
     async def aclose(self) -> None:
         """Stop at once: cancel what runs, write down what is known of it, close the journal. Idempotent."""
@@ -211,7 +209,10 @@ class Batch:
             if self._options.save_to is not None:
                 _make_folder(self._options.save_to)
             if self._options.journal is not None:
-                await self._books.open(await Journal.open(self._options.journal))
+                journal = await Journal.open(self._options.journal)
+                await self._books.open(journal)
+                for key, value in self._notes.items():
+                    await journal.note(key, value)
             if isinstance(self._source, AsyncIterable):
                 self._awaiting = self._source.__aiter__()
             else:
