@@ -308,7 +308,7 @@ def read_date(text: str) -> float | None:
         try:
             month = _MONTHS.index(match["month"].lower()) + 1
             year = int(match["year"])
-            if year < 100:
+            if len(match["year"]) == 2:
                 year += 1900 if year >= 70 else 2000
             hour, minute, second = (int(part) for part in match.group(*_clock_groups(form)))
             moment = datetime(year, month, int(match["day"]), hour, minute, min(second, 59), tzinfo=UTC)

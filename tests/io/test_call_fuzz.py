@@ -1,0 +1,148 @@
+"""Random answers: nothing but an error of this package ever escapes, in time, and no POST is sent twice.
+
+``VIDEOROUTER_FUZZ_SECONDS`` bounds the time (default 20, the fuzz session gives it more), ``VIDEOROUTER_FUZZ_CASES``
+asks for a number instead, such as 1000000 by hand. ``VIDEOROUTER_FUZZ_SEED`` repeats a run.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import pickle
+import random
+import time
+
+import pytest
+from servers import BODY, Gateway
+
+from videorouter import (
+    APIStatusError,
+    AsyncVideoRouter,
+    OutcomeUnknownError,
+    Task,
+    VideoResult,
+    VideoRouterError,
+)
+from videorouter.io import lanes
+
+pytestmark = [pytest.mark.anyio, pytest.mark.fuzz, pytest.mark.timeout(3 * 3600)]
+
+KEY = "sk-Sekret-0123456789abcdef"
+PIECES = (
+    b"HTTP/1.1 ", b"HTTP/1.0 ", b"200", b"204", b"302", b"429", b"500", b"503", b"524", b" OK", b"\r\n", b"\r\n\r\n",
+    b"Content-Length: ", b"Transfer-Encoding: chunked\r\n", b"Content-Encoding: gzip\r\n", b"Connection: close\r\n",
+    b"Retry-After: ", b"Date: Sun, 06 Nov 1994 08:49:37 GMT\r\n", b"Location: http://127.0.0.1:1/\r\n", b"0", b"-1", b"5",
+    b"99999999999999999999", b"ffffffff\r\n", b"{", b"}", b"[", b"]", b'"', b'"data":', b'"error":', b'"code":', b'"url":',
+    b'"task_id":', b'"https://x.example/v.mp4"', b'"status":', b'"completed"', b"null", b"1e999", b"\\ud800", b"\xff", b"\0",
+    BODY, KEY.encode(), b"NaN", b"x-infron-request-id: ", b"\n", b" ", b",", b":",
+)  # fmt: skip
+WORDS = (
+    "data",
+    "error",
+    "code",
+    "message",
+    "url",
+    "task_id",
+    "id",
+    "status",
+    "urls",
+    "video",
+    "outputs",
+    "type",
+    "cost",
+)
+VALUES = (
+    None, True, False, 0, -1, 200, 400, 429, 500, 1e308, 2**70, "", "x", KEY, "400", "429", "completed", "failed",
+    "https://x.example/v.mp4", "http://", "file:///x", "\ud800", "a" * 5000, "content_policy_violation", "AAAA",
+)  # fmt: skip
+
+
+def invent(dice: random.Random, depth: int = 0) -> object:
+    kind = dice.random()
+    if depth > 4 or kind < 0.5:
+        return dice.choice(VALUES)
+    if kind < 0.85:
+        return {dice.choice(WORDS): invent(dice, depth + 1) for _ in range(dice.randrange(5))}
+    return [invent(dice, depth + 1) for _ in range(dice.randrange(4))]
+
+
+def write(dice: random.Random) -> bytes:
+    """An answer: any JSON in a good frame, a good frame with bytes changed, or a heap of pieces."""
+    kind = dice.random()
+    if kind < 0.55:
+        body = json.dumps(invent(dice)).encode()
+        status = dice.choice(
+            (200, 200, 200, 201, 204, 301, 307, 400, 401, 402, 404, 409, 422, 425, 429, 500, 503, 524, 999)
+        )
+        size = len(body) if dice.random() < 0.9 else dice.choice((0, 1, len(body) + 5, 10**7))
+        more = dice.choice((b"", b"", b"", b"Retry-After: 0\r\n", b"Retry-After: nan\r\n", b"Connection: close\r\n"))
+        return b"HTTP/1.1 %d X\r\nContent-Length: %d\r\n%b\r\n%b" % (status, size, more, body)
+    if kind < 0.75:
+        data = bytearray(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%b" % (len(BODY), BODY))
+        for _ in range(dice.randrange(1, 6)):
+            data[dice.randrange(len(data))] = dice.randrange(256)
+        return bytes(data)
+    return b"".join(dice.choice(PIECES) for _ in range(dice.randrange(40)))
+
+
+def check_error(error: VideoRouterError, seed: int, answer: bytes) -> None:
+    assert isinstance(error, OutcomeUnknownError | APIStatusError), (seed, answer, error)
+    assert error.in_doubt is isinstance(error, OutcomeUnknownError)
+    shown = f"{error}{error!r}{error.facts}"
+    assert "Sekret" not in shown, (seed, answer, shown)
+    assert pickle.loads(pickle.dumps(error)) == error
+
+
+async def test_whatever_a_server_says_ends_in_an_error_of_ours():
+    lanes.WORLD.lanes.clear()
+    seed = int(os.environ.get("VIDEOROUTER_FUZZ_SEED", time.time_ns() % 2**32))
+    cases = int(os.environ.get("VIDEOROUTER_FUZZ_CASES", "0"))
+    seconds = float(os.environ.get("VIDEOROUTER_FUZZ_SECONDS", "20"))
+    print(f"seed {seed}")  # noqa: T201  it repeats the run
+    dice = random.Random(seed)
+    answers: dict[str, bytes] = {}
+
+    async def serve(visit):
+        request = await visit.read()
+        name = request.headers.get("idempotency-key", "")
+        data = answers.get(name) or write(dice)
+        cut = dice.random()
+        if cut < 0.1:
+            data = data[: dice.randrange(len(data) + 1)]
+        await visit.say(data)
+        if cut < 0.7:
+            visit.close()
+        elif cut < 0.8:
+            visit.reset()
+
+    done = 0
+    ends = time.monotonic() + seconds
+
+    async def work(router, gateway):
+        nonlocal done
+        while done < cases if cases else time.monotonic() < ends:
+            done += 1
+            name = f"case-{done}"
+            answers[name] = answer = write(dice)
+            began = time.monotonic()
+            try:
+                got = await router.submit("otter", model="veo", timeout=0.4, max_retries=0, idempotency_key=name)
+            except VideoRouterError as error:
+                check_error(error, seed, answer)
+            except Exception as error:
+                error.add_note(f"seed {seed}, answer {answer!r}")
+                raise
+            else:
+                assert isinstance(got, Task), (seed, answer)
+                assert got.id or isinstance(got.result, VideoResult), (seed, answer)
+            assert time.monotonic() - began < 1.4, (seed, answer)
+            del answers[name]
+            gateway.requests.clear()
+
+    gateway = Gateway(serve)
+    async with gateway, AsyncVideoRouter(KEY, base_url=gateway.url, adaptive=False) as router:
+        await asyncio.gather(*(work(router, gateway) for _ in range(8)))
+        assert router.stats().attempts == done
+        assert router.stats().in_flight == 0
+    print(f"{done} answers")  # noqa: T201  how much was tried
