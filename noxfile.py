@@ -79,7 +79,9 @@ def types(session: nox.Session) -> None:
     node = [] if shutil.which("node") else ["pyright[nodejs]"]
     install_wheel(session, "sandbox,otel", *group("types", "test"), *node)
     session.run("mypy")
+    session.run("mypy", "tests/typing_examples.py")
     leave_source(session)
+    session.run("pyright", "tests/typing_examples.py")
     session.run("pyright", "--verifytypes", "videorouter", "--ignoreexternal")
 
 

@@ -302,6 +302,9 @@ class BatchItem(Record, frozen=True, kw_only=True):
         return f"<div><b>{self.index}</b> {html.escape(self.state)}: {html.escape(self.prompt or '')}{inner}</div>"
 
 
+_STATES = ("done", "refused", "failed", "accepted", "in_doubt", "not_sent")
+
+
 class BatchSummary(Record, frozen=True, kw_only=True):
     """How a batch stands: one count per state, and what it cost.
 
@@ -333,6 +336,17 @@ class BatchSummary(Record, frozen=True, kw_only=True):
     def total(self) -> int:
         """All items that the batch has met."""
         return self.done + self.refused + self.failed + self.accepted + self.in_doubt + self.not_sent
+
+    def _repr_html_(self) -> str:
+        counts = {name.replace("_", " "): getattr(self, name) for name in _STATES}
+        facts = {**counts, "cost": f"${self.cost:.2f}", "seconds": f"{self.elapsed:.1f}"}
+        if self.cost_in_doubt:
+            facts["cost in doubt"] = f"${self.cost_in_doubt:.2f}"
+        if self.stopped is not None:
+            facts["stopped"] = self.stopped
+        heads = "".join(f"<th>{name}</th>" for name in facts)
+        cells = "".join(f"<td>{html.escape(str(value))}</td>" for value in facts.values())
+        return f"<table><tr>{heads}</tr><tr>{cells}</tr></table>"
 
 
 class Download(Record, frozen=True, kw_only=True):
