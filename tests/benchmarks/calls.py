@@ -69,7 +69,7 @@ def growth(crew, names, *, quick):
     table = {name: [] for name in names}
     for size in sizes:
         hold = 0.1 if size <= 100 else 0.5 if size <= 1000 else 2.0
-        found = measure(crew, names, 1 if quick else 2, calls=3 * size, in_flight=size, hold=hold, warm=False)
+        found = measure(crew, names, 1, calls=3 * size, in_flight=size, hold=hold, warm=False)
         for name, (cpu, _, errors) in found.items():
             table[name].append((cpu, errors))
     print("### CPU per call as calls in flight grow, plain, us\n")
