@@ -1,0 +1,34 @@
+"""Who sends, and that choosing costs nothing."""
+
+import subprocess
+import sys
+
+import httpx
+
+from videorouter.io.transport.borrowed import ClientSender
+from videorouter.io.transport.direct import DirectSender
+from videorouter.io.transport.opening import open_sender
+
+
+def test_a_users_client_is_used_and_everybody_else_gets_ours():
+    assert isinstance(open_sender(http_client=httpx.AsyncClient()), ClientSender)
+    assert isinstance(open_sender(trust_env=False), DirectSender)
+
+
+def test_opening_makes_no_tls_context_and_starts_no_thread():
+    program = """
+import ssl, threading
+def fail(*args, **options):
+    raise AssertionError("a TLS context was made")
+ssl.SSLContext.load_default_certs = fail
+from videorouter.io.transport.opening import open_sender
+open_sender(proxy="http://127.0.0.1:1")
+open_sender(trust_env=False)
+assert threading.active_count() == 1
+"""
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=60)
+
+
+def test_naming_the_client_does_not_import_httpx():
+    program = "import sys; import videorouter.io.transport.opening; assert 'httpx' not in sys.modules"
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=60)
