@@ -5,17 +5,31 @@ import os
 import subprocess
 import sys
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 
 from videorouter.sandbox import Sandbox
 
-COMMAND = (sys.executable, "-m", "videorouter.cli")
 # A shell that runs the tests in the background has made its children ignore Ctrl-C.
-INTERRUPTIBLE = (
-    "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); "
-    "from videorouter.cli import main; sys.exit(main())"
-)
+INTERRUPTIBLE = """\
+import signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)
+from videorouter.cli import main
+sys.exit(main())
+"""
+
+
+def measured():
+    """What to run Python with, and its environment, so that a coverage run counts the command's lines too."""
+    coverage = sys.modules.get("coverage")
+    current = coverage.Coverage.current() if coverage is not None else None
+    if current is None:
+        return [sys.executable], {}
+    rules = Path(__file__).parents[2] / "pyproject.toml"
+    data = Path(current.get_option("run:data_file")).absolute()
+    words = [sys.executable, "-m", "coverage", "run", "--parallel-mode", f"--rcfile={rules}"]
+    return words, {"COVERAGE_FILE": str(data)}
 
 
 @dataclass(frozen=True)
@@ -46,13 +60,14 @@ def run(tmp_path):
     """Run one command to its end in an empty folder; no key and no address unless the test gives them."""
 
     def call(*args, stdin="", env=None, cwd=tmp_path, timeout=60):
+        words, counting = measured()
         done = subprocess.run(
-            [*COMMAND, *map(str, args)],
+            [*words, "-m", "videorouter.cli", *map(str, args)],
             input=stdin.encode(),
             check=False,
             capture_output=True,
             cwd=cwd,
-            env=make_environment(**(env or {})),
+            env=make_environment(**counting, **(env or {})),
             timeout=timeout,
         )
         return Ended(done.returncode, done.stdout.decode(errors="replace"), done.stderr.decode(errors="replace"))
@@ -61,17 +76,20 @@ def run(tmp_path):
 
 
 @pytest.fixture
-def start(tmp_path):
+def start(tmp_path, tmp_path_factory):
     """Start a command and leave it running; the test sends it a signal."""
     started = []
+    script = tmp_path_factory.mktemp("script") / "interruptible.py"
+    script.write_text(INTERRUPTIBLE)
 
     def call(*args, env=None):
+        words, counting = measured()
         process = subprocess.Popen(
-            [sys.executable, "-c", INTERRUPTIBLE, *map(str, args)],
+            [*words, script, *map(str, args)],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             cwd=tmp_path,
-            env=make_environment(**(env or {})),
+            env=make_environment(**counting, **(env or {})),
         )
         started.append(process)
         return process

@@ -48,10 +48,11 @@ async def _models(args: argparse.Namespace, console: Console) -> int:
 
 def _draw(models: Sequence[Model], console: Console) -> None:
     width = max((len(clean(model.id)) for model in models), default=0)
+    room = max((len(clean(model.display_name or "")) for model in models), default=0)
     for model in models:
         price = "" if model.min_price is None else f"from ${model.min_price:.2f}"
-        words = [clean(model.display_name or ""), price, "deprecated" if model.deprecated else ""]
-        rest = console.style("  ".join(filter(None, words)), "dim", stream=sys.stdout)
+        words = f"{clean(model.display_name or ''):<{room}}  {price:<12}{'deprecated' if model.deprecated else ''}"
+        rest = console.style(words.rstrip(), "dim", stream=sys.stdout)
         sys.stdout.write(f"{clean(model.id):<{width}}  {rest}\n")
 
 

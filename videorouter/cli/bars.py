@@ -6,13 +6,23 @@ import sys
 from typing import TYPE_CHECKING, Self
 
 from rich.console import Console as RichConsole
-from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, Progress, SpinnerColumn, Task, TaskID, TextColumn, TimeElapsedColumn
 from rich.text import Text
 
 from videorouter.cli.console import clean
 
 if TYPE_CHECKING:
+    from rich.console import RenderableType
+
     from videorouter.cli.console import Console
+
+
+class _MarkColumn(SpinnerColumn):
+    """A spinner while a job runs, then its mark."""
+
+    def render(self, task: Task) -> RenderableType:
+        mark: Text | None = task.fields["mark"]
+        return super().render(task) if mark is None else mark
 
 
 class BarBoard:
@@ -26,8 +36,7 @@ class BarBoard:
         self._console = console
         self._rich = RichConsole(stderr=True, highlight=False)
         self._progress = Progress(
-            SpinnerColumn("dots", style="cyan", finished_text=Text(" ")),
-            TextColumn("{task.fields[mark]}"),
+            _MarkColumn("dots", style="cyan"),
             TextColumn("{task.description}", markup=False),
             BarColumn(bar_width=18, pulse_style="cyan", complete_style="cyan", finished_style="green"),
             TextColumn("{task.fields[words]}", style="dim", markup=False),
@@ -58,7 +67,7 @@ class BarBoard:
 
     def add(self, key: str, label: str) -> None:
         """Add a row whose bar pulses until the video arrives."""
-        self._rows[key] = self._progress.add_task(clean(label), total=None, words="", mark=" ")
+        self._rows[key] = self._progress.add_task(clean(label), total=None, words="", mark=None)
 
     def state(self, key: str, words: str) -> None:
         """Change a row's words."""
@@ -71,7 +80,7 @@ class BarBoard:
     def end(self, key: str, words: str, *, ok: bool) -> None:
         """Stop a row: full and green, or as far as it got."""
         row = self._rows[key]
-        mark = "[green]✓[/]" if ok else "[red]✗[/]"
+        mark = Text("✓", "green") if ok else Text("✗", "red")
         if ok:
             self._progress.update(row, total=1, completed=1, words=words, mark=mark)
         else:

@@ -190,7 +190,7 @@ def write_zsh(commands: tuple[Command, ...]) -> str:
     Args:
         commands: What the parser knows.
     """
-    program, *others = commands
+    program, others = commands[0], commands[1:]
     listed = "\n".join(f"        {_quote_zsh(f'{command.name}:{command.words}')}" for command in others)
     cases = []
     for command in others:
@@ -212,8 +212,8 @@ def _zsh_option(option: Option) -> str:
         value = f":{option.name.replace(':', '')}:{act}"
     words = re.sub(r"([\[\]:\\])", r"\\\1", option.words)
     if option.repeats:
-        heads = "{" + ",".join(f"\\*{flag}" for flag in option.flags) + "}" if len(option.flags) > 1 else ""
-        return f"{heads or _quote_zsh('*' + option.flags[0])}{_quote_zsh(f'[{words}]{value}')}"
+        heads = ",".join(f"\\*{flag}" for flag in option.flags)
+        return f"{f'{{{heads}}}' if ',' in heads else heads}{_quote_zsh(f'[{words}]{value}')}"
     if len(option.flags) == 1:
         return _quote_zsh(f"{option.flags[0]}[{words}]{value}")
     return f"'({' '.join(option.flags)})'{{{','.join(option.flags)}}}{_quote_zsh(f'[{words}]{value}')}"
@@ -259,7 +259,7 @@ def write_fish(commands: tuple[Command, ...]) -> str:
     Args:
         commands: What the parser knows.
     """
-    program, *others = commands
+    program, others = commands[0], commands[1:]
     names = " ".join(command.name for command in others)
     lines = [
         "# fish completion for videorouter; made by: videorouter completion fish",

@@ -367,8 +367,8 @@ def say_event(event: events.Event) -> str | None:
             return f"waits {wait:.1f} s: {clean(reason)}"
         case events.TaskAccepted(task_id=task_id):
             return f"accepted, task {clean(task_id)}" if task_id else "accepted"
-        case events.TaskPolled(status=status):
-            return clean(status) if status else None
+        case events.TaskPolled(task_id=task_id, status=status):
+            return f"{clean(status)}, task {clean(task_id)}" if status else None
         case _:
             return None
 

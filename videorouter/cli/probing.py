@@ -70,7 +70,7 @@ async def _connect(url: str) -> list[Check]:
                 )
                 head = await _read_head(reader)
             finally:
-                writer.close()
+                writer.transport.abort()
     except (OSError, TimeoutError, UnicodeError, EOFError) as error:
         return [_blame(error, host, port)]
     words = f"{host}:{port} in {elapsed * 1000:.0f} ms"

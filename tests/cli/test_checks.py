@@ -1,0 +1,87 @@
+import pytest
+
+from videorouter.cli.checks import check_base_url, check_certificates, check_machine, check_proxy, check_secret
+from videorouter.cli.parser import parse
+
+VENDOR = "https://gateway.invalid/v1"
+
+
+def secret(text=None, *argv, **environ):
+    return check_secret(parse(["doctor", *argv]), environ, text)
+
+
+@pytest.mark.parametrize(
+    ("key", "state"),
+    [
+        ("sk-123", "ok"),
+        ("Bearer sk-123", "ok"),
+        (" sk-123\n", "ok"),
+        ("<API_KEY>", "fail"),
+        ("YOUR_API_KEY", "fail"),
+        ("'sk-123'", "fail"),
+        ("sk 123", "warn"),
+        ("\u201csk\u201d", "fail"),
+    ],
+)
+def test_a_key_is_judged_by_its_looks_and_never_shown(key, state):
+    [check] = secret(INFRON_API_KEY=key)
+    assert check.state == state
+    assert "123" not in check.found + (check.mend or "")
+
+
+def test_the_other_package_s_variable_is_named():
+    [check] = secret(VIDEOROUTER_API_KEY="x")
+    assert "another package" in check.found
+
+
+@pytest.mark.parametrize(
+    ("url", "state"),
+    [
+        ("https://video.onerouter.pro/v1", "ok"),
+        ("http://127.0.0.1:8700/v1", "ok"),
+        ("https://video.onerouter.pro", "warn"),
+        ("http://video.onerouter.pro/v1", "fail"),
+        ("video.onerouter.pro", "fail"),
+        ("https://user:secret@h/v1", "fail"),
+    ],
+)
+def test_an_address_is_judged(url, state):
+    check = check_base_url(url, "from a test", allow_insecure=False)
+    assert check.state == state
+    assert "secret" not in check.found + (check.mend or "")
+
+
+@pytest.mark.parametrize(
+    ("proxy", "url", "state"),
+    [
+        (None, VENDOR, "ok"),
+        ("http://u:secret@proxy.invalid:3128", VENDOR, "info"),
+        ("proxy.invalid:3128", VENDOR, "info"),
+        ("ftp://proxy.invalid", VENDOR, "fail"),
+        ("http://proxy.invalid:3128", "http://127.0.0.1:1/v1", "warn"),
+    ],
+)
+def test_a_proxy_is_judged(monkeypatch, proxy, url, state):
+    if proxy is not None:
+        monkeypatch.setenv("https_proxy", proxy)
+        monkeypatch.setenv("http_proxy", proxy)
+    check = check_proxy(url)
+    assert check.state == state
+    assert "secret" not in check.found
+
+
+def test_no_proxy_is_heeded(monkeypatch):
+    monkeypatch.setenv("https_proxy", "http://proxy.invalid:3128")
+    monkeypatch.setenv("no_proxy", "gateway.invalid")
+    assert check_proxy(VENDOR).state == "ok"
+
+
+def test_certificates_that_cannot_be_read_are_said(tmp_path, monkeypatch):
+    assert check_certificates({"SSL_CERT_DIR": str(tmp_path / "none")}).state == "fail"
+    assert check_certificates({"SSL_CERT_FILE": __file__}).state in {"ok", "info"}
+
+
+def test_a_clock_from_before_the_install_is_said():
+    clock = next(check for check in check_machine(0.0) if check.name == "clock")
+    assert clock.state == "fail"
+    assert clock.mend
