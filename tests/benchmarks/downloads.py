@@ -140,7 +140,7 @@ def work(order):
 
 def ask(**order):
     with tempfile.TemporaryDirectory(dir=order.pop("folder")) as folder:
-        command = [sys.executable, __file__, "--work", json.dumps({**order, "folder": folder})]
+        command = [sys.executable, str(HERE / "downloads.py"), "--work", json.dumps({**order, "folder": folder})]
         answer = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, timeout=120).stdout
     return json.loads(answer)
 

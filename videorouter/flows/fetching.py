@@ -13,6 +13,7 @@ from hashlib import sha256
 from typing import TYPE_CHECKING, NoReturn
 
 import anyio
+import anyio.lowlevel
 import msgspec
 
 from videorouter.errors import ClientClosedError, DownloadError, Phase
@@ -51,10 +52,36 @@ _CLOSING = 2.0
 _PEEK = 4096
 _PEEK_SECONDS = 5.0
 _TELL_EVERY = 0.25
+_BATONS = 4
 _FINAL = frozenset(
     {Trouble.NAME_MISSING, Trouble.CERTIFICATE, Trouble.PROXY_REFUSED, Trouble.ADDRESS_REFUSED, Trouble.TOO_LARGE}
 )
 _NOT_CONNECTED = frozenset({Trouble.REFUSED, Trouble.UNREACHABLE, Trouble.CONNECT_TIMEOUT})
+
+
+class _Turns:
+    """Transfers of one event loop take turns, so that many fast ones leave room for everything else."""
+
+    def __init__(self) -> None:
+        self.active = 0
+        self._baton = anyio.Semaphore(_BATONS, fast_acquire=True)
+
+    async def take(self) -> None:
+        """Let the loop look around; with many transfers at once, only after those that asked before."""
+        async with self._baton:
+            await anyio.lowlevel.checkpoint()
+
+
+_turns: anyio.lowlevel.RunVar[_Turns] = anyio.lowlevel.RunVar("download turns")
+
+
+def _find_turns() -> _Turns:
+    try:
+        return _turns.get()
+    except LookupError:
+        turns = _Turns()
+        _turns.set(turns)
+        return turns
 
 
 class Fetch:
@@ -118,6 +145,7 @@ class Fetch:
         """
         if self.known.offset and self.known.offset == self.known.total:
             return
+        turns = _find_turns()
         while True:
             before = self.transferred
             self.attempts += 1
@@ -135,7 +163,7 @@ class Fetch:
                             self.known = msgspec.structs.replace(self.known, total=step.total)
                         offset, total = self.known.offset, self.known.total
                         limit = self._caller.settings.max_download_bytes if total is None else total
-                        async with _closing(stream.chunks()) as chunks:
+                        async with _closing(stream.chunks(), turns) as chunks:
                             async for chunk in chunks:
                                 offset += len(chunk)
                                 self.transferred += len(chunk)
@@ -143,6 +171,8 @@ class Fetch:
                                     self._refuse_excess(total, limit)
                                 self.known = Known(offset=offset, etag=self.known.etag, total=total)
                                 yield chunk
+                                if turns.active > _BATONS:
+                                    await turns.take()
                                 if self._tell is not None:
                                     await self._report()
                         shortfall = name_shortfall(self.known)
@@ -254,7 +284,7 @@ class Fetch:
     async def _keep_evidence(self, stream: IncomingStream, error: DownloadError) -> None:
         body = b""
         with contextlib.suppress(WireError), anyio.move_on_after(_PEEK_SECONDS):
-            async with _closing(stream.chunks()) as chunks:
+            async with _closing(stream.chunks(), _find_turns()) as chunks:
                 async for chunk in chunks:
                     body += chunk[:_PEEK]
                     if len(body) >= _PEEK:
@@ -329,10 +359,12 @@ class Fetch:
 
 
 @contextlib.asynccontextmanager
-async def _closing(chunks: AsyncIterator[bytes]) -> AsyncGenerator[AsyncIterator[bytes], None]:
+async def _closing(chunks: AsyncIterator[bytes], turns: _Turns) -> AsyncGenerator[AsyncIterator[bytes], None]:
+    turns.active += 1
     try:
         yield chunks
     finally:
+        turns.active -= 1
         close = getattr(chunks, "aclose", None)
         if close is not None:
             await close()
