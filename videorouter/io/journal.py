@@ -225,7 +225,7 @@ class Journal:
 
     async def plan_file(self, item: str, number: int, path: Path) -> Path:
         """Reserve a file name for one video of an item: the same as before, and never one that something else has."""
-        return await self._do("file", lambda database: self._plan(database, item, number, path))
+        return await self._do("file", lambda database: self.choose_file(database, item, number, path))
 
     async def record_file(self, path: Path, *, size: int, sha256: str | None = None) -> None:
         """Commit that a file stands whole under its name."""
@@ -304,7 +304,8 @@ class Journal:
         except ValueError:
             return str(absolute)
 
-    def _plan(self, database: sqlite3.Connection, item: str, number: int, path: Path) -> Path:
+    def choose_file(self, database: sqlite3.Connection, item: str, number: int, path: Path) -> Path:
+        """As ``plan_file``, inside a ``transact``."""
         known = database.execute("SELECT path FROM files WHERE item = ? AND number = ?", (item, number)).fetchone()
         if known is not None:
             return self.folder / str(known[0])
