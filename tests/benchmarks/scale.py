@@ -1,0 +1,159 @@
+"""Batches on Ray: what two workers sustain next to one, and what ledger and pace add to a run without them.
+
+``python tests/benchmarks/scale.py [--items 20000] [--rounds 3]`` starts a local cluster and a gateway that answers at
+once, runs the variants in turn, and prints items a second and ratios of medians. A rate is taken between the arrival of
+the first twentieth and the last at the gateway, so that the start of processes does not count.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import os
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+ANSWER = (
+    b'{"data":[{"url":"https://resource.onerouter.pro/video/generated%2Fonerouter_0688d9c3-4e7f-45c5-a30d-7923dfd056a6'
+    b'.mp4","revised_prompt":"","video_id":"video_68fc872dba248190875ba0c177c7b0cf0974c02d85a9c020"}],'
+    b'"created":1761380356}'
+)
+REPLY = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%b" % (len(ANSWER), ANSWER)
+
+
+class Stub(asyncio.Protocol):
+    """Answers each POST at once; a GET tells when they came and starts anew."""
+
+    arrivals: list = []  # noqa: RUF012  one process, one loop
+
+    def connection_made(self, transport):
+        self.transport = transport
+        self.data = b""
+
+    def data_received(self, data):
+        self.data += data
+        while (end := self.data.find(b"\r\n\r\n")) >= 0:
+            if self.data.startswith(b"GET"):
+                body = json.dumps(Stub.arrivals).encode()
+                Stub.arrivals = []
+                self.transport.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body))
+                self.transport.close()
+                return
+            start = self.data.lower().find(b"content-length:", 0, end)
+            length = int(self.data[start + 15 : end].partition(b"\r\n")[0])
+            if len(self.data) < end + 4 + length:
+                return
+            self.data = self.data[end + 4 + length :]
+            Stub.arrivals.append(time.monotonic())
+            self.transport.write(REPLY)
+
+
+async def serve():
+    loop = asyncio.get_running_loop()
+    server = await loop.create_server(Stub, "127.0.0.1", 0, backlog=4096)
+    sys.stdout.write(f"{server.sockets[0].getsockname()[1]}\n")
+    sys.stdout.flush()
+    await loop.run_in_executor(None, sys.stdin.read)
+
+
+def read_arrivals(port):
+    with socket.create_connection(("127.0.0.1", port)) as connection:
+        connection.sendall(b"GET / HTTP/1.1\r\n\r\n")
+        data = b"".join(iter(lambda: connection.recv(1 << 20), b""))
+    return json.loads(data.partition(b"\r\n\r\n")[2])
+
+
+def run_once(port, items, workers, *, ledger):
+    """Items a second, from the first twentieth to the last."""
+    from videorouter.integrations import ray as guest
+    from videorouter.integrations.ray import _start_actors
+    from videorouter.integrations.ray.rows import number_rows, open_source
+    from videorouter.integrations.ray.worker import Plan
+
+    read_arrivals(port)
+    with tempfile.TemporaryDirectory() as folder:
+        journal = str(Path(folder) / "run.db")
+        client = {"base_url": f"http://127.0.0.1:{port}/v1", "max_concurrency": 256}
+        actors = (None, None)
+        if ledger:
+            actors = _start_actors(journal, None, None, "sk-bench")
+        else:
+            client["api_key"] = "sk-bench"
+        numbered, _ = number_rows(open_source([f"otter {n}" for n in range(items)], "prompt"), ["prompt"], None, workers * 8)
+        plan = Plan(
+            ledger=actors[0],
+            pacemaker=actors[1],
+            journal=journal,
+            client_options=client,
+            options={"model": "veo3-fast"},
+            prompt_column="prompt",
+            id_column=None,
+            field_columns=(),
+            beat=guest.LEASE / 4,
+        )
+        done = guest.lay_out(numbered, plan, workers).materialize()
+        assert done.count() == items
+        if ledger:
+            import ray
+
+            counts = ray.get(actors[0].count.remote())
+            assert counts["done"] == items, counts
+            ray.get(actors[0].close.remote())
+    arrivals = sorted(read_arrivals(port))
+    assert len(arrivals) == items
+    first, last = arrivals[items // 20], arrivals[-items // 20]
+    return (items * 0.9) / (last - first)
+
+
+def main():
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--serve", action="store_true")
+    parser.add_argument("--items", type=int, default=20_000)
+    parser.add_argument("--rounds", type=int, default=3)
+    given = parser.parse_args()
+    if given.serve:
+        asyncio.run(serve())
+        return
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    import ray
+
+    with subprocess.Popen(
+        [sys.executable, __file__, "--serve"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as stub:
+        port = int(stub.stdout.readline())
+        ray.init(
+            num_cpus=4,
+            include_dashboard=False,
+            object_store_memory=200 * 2**20,
+            logging_level="error",
+            log_to_driver=False,
+        )
+        ray.data.DataContext.get_current().enable_progress_bars = False
+        variants = {
+            "1 worker, ledger and pace": (1, True),
+            "2 workers, ledger and pace": (2, True),
+            "2 workers, neither": (2, False),
+        }
+        rates: dict[str, list[float]] = {name: [] for name in variants}
+        try:
+            for _ in range(given.rounds):
+                for name, (workers, ledger) in variants.items():
+                    rates[name].append(run_once(port, given.items, workers, ledger=ledger))
+                    sys.stdout.write(f"{name}: {rates[name][-1]:.0f} items/s\n")
+                    sys.stdout.flush()
+        finally:
+            ray.shutdown()
+            stub.stdin.close()
+    one, two, bare = (statistics.median(found) for found in rates.values())
+    sys.stdout.write(f"two workers / one worker: {two / one:.2f} (target: at least 1.5)\n")
+    sys.stdout.write(f"time with ledger and pace / without: {bare / two:.2f} (target: at most 1.15)\n")
+
+
+if __name__ == "__main__":
+    main()
