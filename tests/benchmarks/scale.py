@@ -85,7 +85,9 @@ def run_once(port, items, workers, *, ledger):
             actors = _start_actors(journal, None, None, "sk-bench")
         else:
             client["api_key"] = "sk-bench"
-        numbered, _ = number_rows(open_source([f"otter {n}" for n in range(items)], "prompt"), ["prompt"], None, workers * 8)
+        numbered, _ = number_rows(
+            open_source([f"otter {n}" for n in range(items)], "prompt"), ["prompt"], None, workers * 8
+        )
         plan = Plan(
             ledger=actors[0],
             pacemaker=actors[1],
