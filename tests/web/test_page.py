@@ -56,7 +56,7 @@ class Page:
     async def wait_for(self, expression, *, seconds=20):
         """Wait until an expression is true."""
         async with asyncio.timeout(seconds):
-            while not await self.ask(expression):  # noqa: ASYNC110  a page has no event of ours
+            while not await self.ask(expression):
                 await asyncio.sleep(0.05)
 
     async def shoot(self, file):
@@ -72,7 +72,7 @@ async def open_page(url, profile):
     try:
         port_file = profile / "DevToolsActivePort"
         async with asyncio.timeout(30):
-            while not (port_file.exists() and port_file.read_text().strip()):  # noqa: ASYNC110  nor has a file
+            while not (port_file.exists() and port_file.read_text().strip()):
                 await asyncio.sleep(0.05)
         port = port_file.read_text().split()[0]
         async with aiohttp.ClientSession() as session:
