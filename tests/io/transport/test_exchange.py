@@ -1,7 +1,6 @@
 """One request over a connection of our own, against servers that do what servers do."""
 
 import asyncio
-import time
 
 import pytest
 
@@ -278,10 +277,8 @@ async def test_the_deadline_ends_a_held_request_and_closes_its_connection(serve,
         gone.set()
 
     server = await serve(script)
-    begun = time.monotonic()
     error, probe = await fail(sender, post(server.url), timeout=0.2)
     assert (error.trouble, probe.phase) == (Trouble.DEADLINE, Phase.SENT)
-    assert time.monotonic() - begun < 5
     await asyncio.wait_for(gone.wait(), 5)
 
 

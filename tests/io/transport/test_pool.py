@@ -226,7 +226,9 @@ async def test_a_sibling_that_fails_in_a_group_leaves_nothing_behind(serve, send
     await settle(lambda: not server.peers)
 
 
-async def test_a_cancelled_read_ends_at_once(serve, sender):
+async def test_a_cancelled_read_ends_at_once(serve, sender, monkeypatch):
+    monkeypatch.setattr("videorouter.io.transport.exchange.LINGER", 60.0)
+
     async def script(peer):
         await peer.request()
         await peer.gone()
@@ -235,11 +237,9 @@ async def test_a_cancelled_read_ends_at_once(serve, sender):
     probe = Probe()
     task = asyncio.ensure_future(send(sender, get(server.url), probe=probe))
     await settle(lambda: probe.phase is Phase.SENT)
-    begun = time.monotonic()
     task.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await task
-    assert time.monotonic() - begun < 0.5
+    await asyncio.wait((task,), timeout=20)
+    assert task.cancelled()
     await settle(lambda: not server.peers)
 
 
@@ -283,7 +283,9 @@ async def test_a_cancelled_post_waits_no_longer_than_a_second(serve, sender, mon
     await settle(lambda: not server.peers)
 
 
-async def test_a_second_cancellation_is_not_held_back(serve, sender):
+async def test_a_second_cancellation_is_not_held_back(serve, sender, monkeypatch):
+    monkeypatch.setattr("videorouter.io.transport.exchange.LINGER", 60.0)
+
     async def script(peer):
         await peer.request()
         await peer.gone()
@@ -292,13 +294,12 @@ async def test_a_second_cancellation_is_not_held_back(serve, sender):
     probe = Probe()
     task = asyncio.ensure_future(send(sender, post(server.url), probe=probe))
     await settle(lambda: probe.phase is Phase.SENT)
-    begun = time.monotonic()
     task.cancel()
     await asyncio.sleep(0.01)
+    assert not task.done()
     task.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await task
-    assert time.monotonic() - begun < 0.8
+    await asyncio.wait((task,), timeout=20)
+    assert task.cancelled()
     await settle(lambda: not server.peers)
 
 

@@ -60,6 +60,7 @@ class Exchanger:
         unsafe = method in _UNSAFE
         if body is None and unsafe:
             body = b""
+        sealed = _Sealed(method, target, request.headers, body)
         now = loop.time()
         ends = now + (deadline - time.monotonic())
         pool = self._find_pool(loop, target)
@@ -69,9 +70,8 @@ class Exchanger:
             connection = origin.take(now, POST_IDLE if unsafe else READ_IDLE)
         if connection is None:
             connection = await self._dial(pool, origin, target, probe, deadline=ends)
-        # Head and body stay out of this frame's locals: a traceback that shows them would show the key.
         future = connection.start(
-            _write(method, target, request.headers, body),
+            sealed.payload,
             probe,
             deadline=ends,
             max_body=max_body,
@@ -104,6 +104,7 @@ class Exchanger:
         loop = asyncio.get_running_loop()
         target = find_target(request.url)
         probe.host = target.label
+        sealed = _Sealed(request.method, target, request.headers, request.body)
         now = loop.time()
         ends = now + (deadline - time.monotonic())
         pool = self._find_pool(loop, target)
@@ -115,7 +116,7 @@ class Exchanger:
         if connection is None:
             connection = await self._dial(pool, origin, target, probe, deadline=ends, addresses=addresses)
         future = connection.start(
-            _write(request.method, target, request.headers, request.body),
+            sealed.payload,
             probe,
             deadline=min(ends, now + head_within),
             max_body=_MOST_BYTES,
@@ -192,10 +193,14 @@ class Exchanger:
         return await share_context()
 
 
-def _write(method: str, target: Target, headers: tuple[Header, ...], body: bytes | None) -> bytes:
-    """Head and body in one piece."""
-    head = write_head(method, target, headers, body)
-    return head + body if body else head
+class _Sealed:
+    """Head and body in one piece, checked before a connection is taken, and shown by no traceback: the key is in it."""
+
+    __slots__ = ("payload",)
+
+    def __init__(self, method: str, target: Target, headers: tuple[Header, ...], body: bytes | None) -> None:
+        head = write_head(method, target, headers, body)
+        self.payload: bytes = head + body if body else head
 
 
 async def _enter(gate: Gate, deadline: float, target: Target) -> None:
