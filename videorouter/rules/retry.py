@@ -31,7 +31,7 @@ LEAST_SLEEP = 0.05
 BUDGET = 500
 TRANSIENT_COST = 14
 THROTTLED_COST = 5
-KEPT_FOR_PROBES = 50
+KEPT_FOR_PROBES = 100
 """Tokens that only probes may take: one request at a time that finds out whether a lane still refuses."""
 
 
