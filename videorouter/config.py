@@ -41,12 +41,14 @@ _KEYS_KEPT = 15
 class Secret:
     """An API key that does not show: repr, str, format and pickle give ``<redacted>``."""
 
-    __slots__ = ("_redact", "_reveal")
+    __slots__ = ("_find", "_redact", "_reveal")
 
     def __init__(self, value: str) -> None:
         # Closures, not attributes: vars(), dataclass dumps and debuggers' attribute views find no text here.
         self._reveal: Callable[[], str] = lambda: value
         self._redact: Callable[[str], str] | None = None
+        needle: bytes = Sealed(value.encode("latin-1", "replace"))
+        self._find: Callable[[bytes], bool] = lambda data: needle in data
 
     def reveal(self) -> str:
         """The key itself. Call it only where the header is built, in a frame that cannot raise."""
@@ -54,7 +56,7 @@ class Secret:
 
     def is_in(self, data: bytes) -> bool:
         """Whether bytes hold the key, bare."""
-        return self._reveal().encode("latin-1", "replace") in data
+        return self._find(data)
 
     def redact(self, text: str) -> str:
         """``text`` without the key, in whatever spelling a server may have echoed it, or cut it at the end."""

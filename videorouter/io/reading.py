@@ -152,7 +152,8 @@ class Reader:
     def scrub(self, record: Kept, incoming: Incoming) -> Kept:
         """What an answer brought, without what the gateway echoed of the key."""
         settings = self.settings
-        if not (settings.quotes_key(incoming.body) or any(settings.quotes_key(value) for _, value in incoming.headers)):
+        named: str | None = getattr(record, "request_id", None)
+        if not settings.quotes_key(incoming.body) and (named is None or not settings.quotes_key(named.encode())):
             return record
         raw = settings.redact(incoming.body.decode("utf-8", "replace")).encode()
         changes: dict[str, Any] = {}

@@ -1,6 +1,6 @@
 """Random answers: nothing but an error of this package ever escapes, in time, and no POST is sent twice.
 
-``VIDEOROUTER_FUZZ_SECONDS`` bounds the time (default 20, the fuzz session gives it more), ``VIDEOROUTER_FUZZ_CASES``
+``VIDEOROUTER_FUZZ_SECONDS`` bounds the time (default 60), ``VIDEOROUTER_FUZZ_CASES``
 asks for a number instead, such as 1000000 by hand. ``VIDEOROUTER_FUZZ_SEED`` repeats a run.
 """
 
@@ -98,7 +98,7 @@ async def test_whatever_a_server_says_ends_in_an_error_of_ours():
     lanes.WORLD.lanes.clear()
     seed = int(os.environ.get("VIDEOROUTER_FUZZ_SEED", time.time_ns() % 2**32))
     cases = int(os.environ.get("VIDEOROUTER_FUZZ_CASES", "0"))
-    seconds = float(os.environ.get("VIDEOROUTER_FUZZ_SECONDS", "20"))
+    seconds = float(os.environ.get("VIDEOROUTER_FUZZ_SECONDS", "60"))
     print(f"seed {seed}")  # noqa: T201  it repeats the run
     dice = random.Random(seed)
     answers: dict[str, bytes] = {}
