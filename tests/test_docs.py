@@ -226,3 +226,13 @@ def test_the_sync_page_names_every_verb():
     cells = re.findall(r"^\| (`.*?) \|", (DOCS / "reference" / "sync.md").read_text(), re.MULTILINE)
     named = {verb for cell in cells for verb in re.findall(r"`(\w+)`", cell)}
     assert named == {name for name in dir(videorouter.VideoRouter) if not name.startswith("_")}
+
+
+def test_each_row_about_money_names_a_test_that_exists():
+    page = (DOCS / "explanation" / "money.md").read_text()
+    table = page[page.index("## The table") :].split("\n\n")[1]
+    rows = table.splitlines()[2:]
+    written = "\n".join(path.read_text() for path in (ROOT / "tests").rglob("test_*.py"))
+    proven = [re.findall(r"`(test_\w+)` \|$", row) for row in rows]
+    assert [row for row, tests in zip(rows, proven, strict=True) if not tests] == []
+    assert [name for tests in proven for name in tests if f"def {name}(" not in written] == []
