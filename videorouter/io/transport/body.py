@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from typing import TYPE_CHECKING
+from weakref import WeakKeyDictionary
 
 from videorouter.io.transport.causes import explain
 from videorouter.io.transport.seam import Trouble
@@ -15,6 +16,30 @@ if TYPE_CHECKING:
     from videorouter.io.transport.seam import Header, Incoming
 
 _FAIR_SHARE = 8
+_TURN_BYTES = 2 * 2**20
+
+
+class _Turn:
+    """What all bodies of a loop have read in its present turn: many at once must not hold up everything else."""
+
+    __slots__ = ("_armed", "spent")
+
+    def __init__(self) -> None:
+        self.spent = 0
+        self._armed = False
+
+    def note(self, size: int) -> None:
+        self.spent += size
+        if not self._armed:
+            self._armed = True
+            asyncio.get_running_loop().call_soon(self._begin)
+
+    def _begin(self) -> None:
+        self.spent = 0
+        self._armed = False
+
+
+_turns: WeakKeyDictionary[asyncio.AbstractEventLoop, _Turn] = WeakKeyDictionary()
 
 
 class BodyStream:
@@ -40,12 +65,16 @@ class BodyStream:
         connection = self._connection
         loop = asyncio.get_running_loop()
         given = 0
+        turn = _turns.setdefault(loop, _Turn())
         try:
             while True:
+                while turn.spent >= _TURN_BYTES:  # noqa: ASYNC110 - the next turn is what is waited for
+                    await asyncio.sleep(0)
                 piece = connection.pull()
                 if piece is None:
                     await self._wait(connection, self._deadline - loop.time())
                 elif piece:
+                    turn.note(len(piece))
                     yield piece
                     given += 1
                     if not given % _FAIR_SHARE:
