@@ -123,7 +123,6 @@ class Lane:
                 else:
                     slot.counted = True
                     pace.count_success(now, self.used)
-                    self.probing.count_success()
             else:
                 flying.popleft()
 
@@ -188,14 +187,13 @@ class Lane:
             ring.rotate(-1)
 
     def _find_probe_start(self, now: float) -> float:
-        """When the next probe may start: one at a time, until one has been held or answered well."""
+        """When the next probe may start: one at a time, further and further apart, until one is answered well."""
         prober = self._prober
-        if prober is None:
-            return self.probing.next_at
-        if now - prober.started >= HELD and not _is_unsent(prober):
-            self.probing.count_success()
-            return now
-        return max(now, prober.started) + HELD
+        start = self.probing.next_at
+        if prober is not None and (now - prober.started < HELD or _is_unsent(prober)):
+            # A refusal may take its time: only an answer ends the trouble, a long wait merely lets the next one ask.
+            start = max(start, max(now, prober.started) + HELD)
+        return start
 
     def _arm(self, now: float, when: float, bay: Bay) -> None:
         timer = self._timer
