@@ -16,6 +16,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from pathlib import Path
 
@@ -40,8 +41,10 @@ class Stub(asyncio.Protocol):
         self.data += data
         while (end := self.data.find(b"\r\n\r\n")) >= 0:
             if self.data.startswith(b"GET"):
-                body = json.dumps(Stub.arrivals).encode()
-                Stub.arrivals = []
+                count = self.data.startswith(b"GET /count")
+                body = json.dumps(len(Stub.arrivals) if count else Stub.arrivals).encode()
+                if not count:
+                    Stub.arrivals = []
                 self.transport.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body))
                 self.transport.close()
                 return
@@ -62,15 +65,51 @@ async def serve():
     await loop.run_in_executor(None, sys.stdin.read)
 
 
-def read_arrivals(port):
+def read_arrivals(port, path=b"/"):
     with socket.create_connection(("127.0.0.1", port)) as connection:
-        connection.sendall(b"GET / HTTP/1.1\r\n\r\n")
+        connection.sendall(b"GET %b HTTP/1.1\r\n\r\n" % path)
         data = b"".join(iter(lambda: connection.recv(1 << 20), b""))
     return json.loads(data.partition(b"\r\n\r\n")[2])
 
 
-def run_once(port, items, workers, *, ledger):
-    """Items a second, from the first twentieth to the last."""
+def read_cpu(skip):
+    """CPU seconds of this process and all below it, the gateway left out."""
+    parents, spent = {}, {}
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                fields = (entry / "stat").read_text().rpartition(")")[2].split()
+            except OSError:
+                continue
+            parents[int(entry.name)] = int(fields[1])
+            spent[int(entry.name)] = sum(map(int, fields[11:15]))
+    below, more = set(), {os.getpid()}
+    while more:
+        below |= more
+        more = {child for child, parent in parents.items() if parent in more and child != skip} - below
+    return sum(spent.get(process, 0) for process in below) / os.sysconf("SC_CLK_TCK")
+
+
+class Meter(threading.Thread):
+    """CPU seconds an item, between the first twentieth and the last."""
+
+    def __init__(self, port, skip, items):
+        super().__init__(daemon=True)
+        self.port, self.skip, self.items = port, skip, items
+        self.spent = 0.0
+
+    def run(self):
+        marks = []
+        for mark in (self.items // 20, self.items - self.items // 20):
+            while (count := read_arrivals(self.port, b"/count")) < mark:
+                time.sleep(0.05)
+            marks.append((count, read_cpu(self.skip)))
+        (first, before), (last, after) = marks
+        self.spent = (after - before) / (last - first)
+
+
+def run_once(port, skip, items, workers, *, ledger):
+    """Items a second and CPU seconds an item, from the first twentieth to the last."""
     from videorouter.integrations import ray as guest
     from videorouter.integrations.ray import _start_actors
     from videorouter.integrations.ray.rows import number_rows, open_source
@@ -99,6 +138,8 @@ def run_once(port, items, workers, *, ledger):
             field_columns=(),
             beat=guest.LEASE / 4,
         )
+        meter = Meter(port, skip, items)
+        meter.start()
         done = guest.lay_out(numbered, plan, workers).materialize()
         assert done.count() == items
         if ledger:
@@ -107,10 +148,11 @@ def run_once(port, items, workers, *, ledger):
             counts = ray.get(actors[0].count.remote())
             assert counts["done"] == items, counts
             ray.get(actors[0].close.remote())
+        meter.join()
     arrivals = sorted(read_arrivals(port))
     assert len(arrivals) == items
     first, last = arrivals[items // 20], arrivals[-items // 20]
-    return (items * 0.9) / (last - first)
+    return (items * 0.9) / (last - first), meter.spent
 
 
 def main():
@@ -142,19 +184,22 @@ def main():
             "2 workers, ledger and pace": (2, True),
             "2 workers, neither": (2, False),
         }
-        rates: dict[str, list[float]] = {name: [] for name in variants}
+        rates: dict[str, list[tuple[float, float]]] = {name: [] for name in variants}
         try:
             for _ in range(given.rounds):
                 for name, (workers, ledger) in variants.items():
-                    rates[name].append(run_once(port, given.items, workers, ledger=ledger))
-                    sys.stdout.write(f"{name}: {rates[name][-1]:.0f} items/s\n")
+                    rates[name].append(run_once(port, stub.pid, given.items, workers, ledger=ledger))
+                    rate, spent = rates[name][-1]
+                    sys.stdout.write(f"{name}: {rate:.0f} items/s, {spent * 1e6:.0f} us CPU an item\n")
                     sys.stdout.flush()
         finally:
             ray.shutdown()
             stub.stdin.close()
-    one, two, bare = (statistics.median(found) for found in rates.values())
+    one, two, bare = (statistics.median(rate for rate, _ in found) for found in rates.values())
+    _, with_both, without = (statistics.median(spent for _, spent in found) for found in rates.values())
     sys.stdout.write(f"two workers / one worker: {two / one:.2f} (target: at least 1.5)\n")
     sys.stdout.write(f"time with ledger and pace / without: {bare / two:.2f} (target: at most 1.15)\n")
+    sys.stdout.write(f"CPU with ledger and pace / without: {with_both / without:.2f}\n")
 
 
 if __name__ == "__main__":

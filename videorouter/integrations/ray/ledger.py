@@ -50,11 +50,16 @@ if TYPE_CHECKING:
 
 LEASE = 10.0
 """Seconds of silence after which a worker's items may be taken over."""
+GAP = 0.02
+"""Seconds that a worker gathers words for one group, where there are few workers."""
+CALLS_A_SECOND = 250.0
+"""Groups a second that the ledger should get from all workers together."""
 _OPENING = 15.0
 """Seconds in which the ledger of a driver that was killed has surely gone."""
 _MET = """
 PRAGMA journal_mode = OFF;
 PRAGMA synchronous = OFF;
+PRAGMA cache_size = -65536;
 CREATE TABLE met (position INTEGER PRIMARY KEY, id TEXT NOT NULL, digest TEXT NOT NULL);
 CREATE TABLE takes (digest TEXT PRIMARY KEY, times INTEGER NOT NULL) WITHOUT ROWID;
 CREATE TABLE given (id TEXT PRIMARY KEY, position INTEGER NOT NULL) WITHOUT ROWID;
@@ -98,6 +103,7 @@ class Ledger:
         self._idler: asyncio.Task[None] | None = None
         self._met = sqlite3.connect("", isolation_level=None, check_same_thread=False)
         self._met.executescript(_MET)
+        self._met.execute("BEGIN")  # and never a commit: nobody else reads it, and it ends with this process
         self._do: dict[type[Word], Callable[[sqlite3.Connection, str, Any], Answer | None]] = {
             Meet: self._meet,
             Intend: self._intend,
@@ -135,6 +141,7 @@ class Ledger:
             for item, micros in self._held.items():
                 self._lost[item] = micros
             self._held.clear()
+            await journal.transact(lambda database: database.execute("PRAGMA cache_size = -65536").close())
             totals = await journal.totals()
             self._purse = Purse(None if self._purse.cap is None else to_dollars(self._purse.cap))
             self._purse.carry_over(reserved=totals.reserved, confirmed=totals.cost, unknown=totals.unknown)
@@ -157,7 +164,7 @@ class Ledger:
         self._seen[worker] = time.monotonic()
         words = read_words(message)
         if not words:
-            return encode(Reply([], stopped=self._stopped))
+            return encode(Reply([], stopped=self._stopped, gap=self._find_gap()))
         try:
             if self._journal is None:
                 await self.open()
@@ -167,7 +174,11 @@ class Ledger:
         except JournalError as error:
             self._stopped = self._stopped or str(error)
             return encode(Reply([], trouble=str(error), stopped=self._stopped))
-        return encode(Reply(answers, stopped=self._stopped))
+        return encode(Reply(answers, stopped=self._stopped, gap=self._find_gap()))
+
+    def _find_gap(self) -> float:
+        """The more workers, the longer each gathers: a call costs the same whatever it carries."""
+        return max(GAP, sum(1 for worker in self._seen if self._is_alive(worker)) / CALLS_A_SECOND)
 
     async def count(self) -> dict[str, float]:
         """How the journal stands: items by state, and what they cost in US dollars."""

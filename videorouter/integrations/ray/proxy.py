@@ -38,8 +38,6 @@ if TYPE_CHECKING:
     from videorouter.io.journal import Ending, Intent
     from videorouter.rules.ledger import Recorded
 
-GAP = 0.02
-"""Seconds between two groups of one worker: a call costs about a millisecond, whatever it carries."""
 _ASK_AGAIN = 0.5
 _MOST = 2_000
 """Words in one group, so that no group keeps the others waiting."""
@@ -66,6 +64,7 @@ class RemoteJournal:
         self._courier: asyncio.Task[None] | None = None
         self._pulse: asyncio.Task[None] | None = None
         self._last = 0.0
+        self._gap = 0.0
         self._stopped: str | None = None
         self._gone: str | None = None
         self.groups = 0
@@ -202,7 +201,7 @@ class RemoteJournal:
 
     async def _carry(self) -> None:
         while self._pending:
-            gap = self._last + GAP - time.monotonic()
+            gap = self._last + self._gap - time.monotonic()
             if gap > 0:
                 await asyncio.sleep(gap)
             group, self._pending = self._pending[:_MOST], self._pending[_MOST:]
@@ -222,6 +221,7 @@ class RemoteJournal:
             for _, future in group:
                 _fail(future, JournalError(self._gone, path=str(self.path)))
             return
+        self._gap = reply.gap
         if reply.stopped is not None:
             self._hear_stop(reply.stopped)
         if reply.trouble is not None:

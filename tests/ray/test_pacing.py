@@ -1,0 +1,93 @@
+"""How the cluster's one pace is dealt out, without a cluster."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+from hypothesis import given, strategies as st
+
+from videorouter.integrations.ray.pacing import Pacemaker, deal
+from videorouter.integrations.ray.words import Demand, encode, read_shares
+
+LANE = ("https", "video.example", 443, "veo3-fast")
+
+
+async def report(pacemaker, worker, serial=0, **what):
+    demand = Demand(LANE, **{"used": 0, "waiting": 100, **what})
+    return read_shares(await pacemaker.report(worker, encode((serial, (demand,)))))
+
+
+def test_a_lane_is_dealt_out_by_need():
+    assert deal(16, {"a": (0, 100, 0), "b": (0, 2, 0)}) == {"a": 14, "b": 2}
+
+
+def test_what_runs_is_not_taken_back_but_not_replaced_either():
+    shares = deal(10, {"a": (10, 50, 10), "b": (0, 50, 0)})
+    assert shares == {"a": 5, "b": 0}
+    assert deal(10, {"a": (7, 50, 5), "b": (0, 50, 0)}) == {"a": 5, "b": 3}
+
+
+def test_where_there_are_fewer_jobs_than_workers_everybody_has_a_turn():
+    wants = dict.fromkeys("abc", (0, 9, 0))
+    first = [next(worker for worker, share in deal(1, wants, turn).items() if share) for turn in range(3)]
+    assert sorted(first) == ["a", "b", "c"]
+
+
+@given(
+    st.integers(0, 400),
+    st.dictionaries(
+        st.text("abcdef", min_size=1, max_size=2),
+        st.tuples(st.integers(0, 60), st.integers(0, 200), st.integers(0, 60)),
+        min_size=1,
+        max_size=12,
+    ),
+    st.integers(0, 20),
+)
+def test_new_shares_never_exceed_what_is_free(total, wants, turn):
+    shares = deal(total, wants, turn)
+    standing = sum(max(used, share) for used, _, share in wants.values())
+    after = sum(max(shares[worker], used, share) for worker, (used, _, share) in wants.items())
+    assert after <= max(total, standing)
+    assert all(share >= 0 for share in shares.values())
+
+
+@pytest.mark.anyio
+async def test_a_share_counts_until_a_smaller_one_is_confirmed():
+    pacemaker = Pacemaker(concurrency=10)
+    first = await report(pacemaker, "a")
+    assert first.shares[0].limit == 10
+    assert (await report(pacemaker, "b")).shares[0].limit == 0
+    smaller = await report(pacemaker, "a", first.serial)
+    assert smaller.shares[0].limit == 5
+    assert (await report(pacemaker, "b")).shares[0].limit == 0, "a has not said yet that it goes by five"
+    await report(pacemaker, "a", smaller.serial)
+    assert (await report(pacemaker, "b")).shares[0].limit == 5
+
+
+@pytest.mark.anyio
+async def test_a_retry_after_that_one_hears_is_pushed_to_all():
+    pacemaker = Pacemaker()
+    await report(pacemaker, "a")
+    await report(pacemaker, "b")
+    watching = asyncio.ensure_future(pacemaker.watch("b"))
+    await asyncio.sleep(0)
+    await report(pacemaker, "a", refusals=(30.0,))
+    shares = read_shares(await watching)
+    assert 29 < shares.shares[0].pause <= 30
+
+
+@pytest.mark.anyio
+async def test_a_silent_workers_share_goes_to_the_others():
+    pacemaker = Pacemaker(concurrency=10, expiry=60.0)
+    await report(pacemaker, "a")
+    pacemaker._seen["a"] = float("-inf")
+    assert (await report(pacemaker, "b")).shares[0].limit == 10
+
+
+@pytest.mark.anyio
+async def test_the_lane_grows_by_what_all_workers_see():
+    pacemaker = Pacemaker()
+    serial = (await report(pacemaker, "a")).serial
+    shares = await report(pacemaker, "a", serial, used=16, successes=16)
+    assert shares.shares[0].limit == 32
