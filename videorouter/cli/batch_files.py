@@ -37,8 +37,8 @@ class EntryFile:
 
     def __init__(self, name: str, form: str | None = None) -> None:
         self.name = name
-        self.path = None if name == "-" else Path(name)
-        self.form = form or _guess_form(name)
+        self.path: Path | None = None if name == "-" else Path(name)
+        self.form: str = form or _guess_form(name)
         if self.path is not None:
             self._open().close()
 

@@ -94,17 +94,17 @@ def _add_batch(subparsers: Subparsers, only: str | None) -> None:
         subparsers.add_parser("batch", help=BATCH_WORDS)
 
 
-Command = namedtuple("Command", "words room examples fill")  # noqa: PYI024  a dataclass takes 15 ms to import
+_Command = namedtuple("_Command", "words room examples fill")  # noqa: PYI024  a dataclass takes 15 ms to import
 """A command's line of help, the module whose ``run(args) -> int`` does the work, its examples, what adds its options."""
 
-_COMMANDS: dict[str, Command] = {}
+_COMMANDS: dict[str, _Command] = {}
 
 
 def _command(
     name: str, words: str, *, room: str, examples: str = ""
 ) -> Callable[[Callable[[argparse.ArgumentParser], None]], Callable[[argparse.ArgumentParser], None]]:
     def note(fill: Callable[[argparse.ArgumentParser], None]) -> Callable[[argparse.ArgumentParser], None]:
-        _COMMANDS[name] = Command(words=words, room=room, examples=examples, fill=fill)
+        _COMMANDS[name] = _Command(words=words, room=room, examples=examples, fill=fill)
         return fill
 
     return note

@@ -43,9 +43,9 @@ class Books:
         self.options = options
         self.stop = stop
         self.journal: Journal | None = None
-        self.purse = Purse(options.max_cost)
-        self.tally = Tally()
-        self.in_flight = 0
+        self.purse: Purse = Purse(options.max_cost)
+        self.tally: Tally = Tally()
+        self.in_flight: int = 0
         self.stopped: str | None = None
         self._rule = StopRule(options.stop_after)
         self._paid = asyncio.Event()

@@ -66,8 +66,8 @@ class Maker:
     __slots__ = ("build", "prepare")
 
     def __init__(self, prepare: Prepare, build: Build) -> None:
-        self.prepare = prepare
-        self.build = build
+        self.prepare: Prepare = prepare
+        self.build: Build = build
 
 
 class Walk:
@@ -112,11 +112,11 @@ class Walk:
         given: str | None = None,
         before: BatchItem | None = None,
     ) -> None:
-        self.books = books
-        self.entry = entry
-        self.index = index
-        self.id = given or ""
-        self.digest = ""
+        self.books: Books = books
+        self.entry: Entry = entry
+        self.index: int = index
+        self.id: str = given or ""
+        self.digest: str = ""
         self._maker = maker
         self._given = given
         self._before = before

@@ -15,11 +15,11 @@ from videorouter.rules.inputs import FIELDS
 from videorouter.rules.ledger import read_crash
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from videorouter.rules.ledger import Recorded
 
-encode = msgspec.json.Encoder().encode
+encode: Callable[[object], bytes] = msgspec.json.Encoder().encode
 _read_result = msgspec.json.Decoder(VideoResult).decode
 _read_failure = msgspec.json.Decoder(Failure).decode
 _read_prompt = msgspec.json.Decoder(dict[str, Any]).decode

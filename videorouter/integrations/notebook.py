@@ -25,7 +25,7 @@ class Table:
     """
 
     def __init__(self, items: Iterable[BatchItem]) -> None:
-        self.items = tuple(items)
+        self.items: tuple[BatchItem, ...] = tuple(items)
 
     def __len__(self) -> int:
         return len(self.items)

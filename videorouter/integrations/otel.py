@@ -25,9 +25,9 @@ from videorouter.events import (
 
 try:
     from opentelemetry import context, metrics, trace
-except ModuleNotFoundError as error:
-    msg = "Tracing needs the package opentelemetry-api. Install the extra: pip install 'videorouter[otel]'"
-    raise ModuleNotFoundError(msg, name=error.name) from error
+except ModuleNotFoundError as _error:
+    _msg = "Tracing needs the package opentelemetry-api. Install the extra: pip install 'videorouter[otel]'"
+    raise ModuleNotFoundError(_msg, name=_error.name) from _error
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping

@@ -33,12 +33,12 @@ class Shared:
     def __init__(self, sender: Sender, settings: Settings) -> None:
         self.sender = sender
         self.gates: WeakSet[Gate] = WeakSet()
-        self.gate = self.open_gate(settings)
-        self.budget = Budget()
-        self.doubts = Doubts()
-        self.schedules = Schedules()
+        self.gate: Gate = self.open_gate(settings)
+        self.budget: Budget = Budget()
+        self.doubts: Doubts = Doubts()
+        self.schedules: Schedules = Schedules()
         self.running: dict[object, str | None] = {}
-        self.closed = False
+        self.closed: bool = False
         self.draining = False
         self.calls = 0
         self.attempts = 0

@@ -32,8 +32,8 @@ class WorkerBooks(Books):
     ) -> None:
         super().__init__(caller, options, stop)
         self.remote = remote
-        self.journal = cast("Journal | None", remote)
-        self.purse = Purse()
+        self.journal: Journal | None = cast("Journal | None", remote)
+        self.purse: Purse = Purse()
         self._settled: set[str] = set()
 
     async def reserve(self, micros: int) -> None:

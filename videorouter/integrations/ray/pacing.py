@@ -203,11 +203,11 @@ class Follower(Pace):
     def __init__(self, link: Link, lane: LaneKey) -> None:
         super().__init__()
         self.limit = 0.0
-        self.link = link
-        self.lane = lane
-        self.successes = 0
+        self.link: Link = link
+        self.lane: LaneKey = lane
+        self.successes: int = 0
         self.refusals: list[float | None] = []
-        self.overloads = 0
+        self.overloads: int = 0
         link.followers[lane] = self
         link.nudge()
 
@@ -231,11 +231,11 @@ class Follower(Pace):
 
     def take_share(self, share: Share, now: float) -> None:
         """Go by what the cluster has dealt out."""
-        self.limit = float(share.limit)
-        self.rate = share.rate
-        self.learning = share.rate is None
+        self.limit: float = float(share.limit)
+        self.rate: float | None = share.rate
+        self.learning: bool = share.rate is None
         if share.pause > 0:
-            self.paused_until = max(self.paused_until, now + share.pause)
+            self.paused_until: float = max(self.paused_until, now + share.pause)
 
 
 class Link:
@@ -251,7 +251,7 @@ class Link:
         self, report: Callable[[bytes], Awaitable[bytes]], watch: Callable[[], Awaitable[bytes]], gate: Gate
     ) -> None:
         self.followers: dict[LaneKey, Follower] = {}
-        self.reports = 0
+        self.reports: int = 0
         self.on_share: Callable[[], None] = _ignore
         self._report = report
         self._watch = watch

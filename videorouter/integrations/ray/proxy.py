@@ -67,7 +67,7 @@ class RemoteJournal:
         self._gap = 0.0
         self._stopped: str | None = None
         self._gone: str | None = None
-        self.groups = 0
+        self.groups: int = 0
 
     def start(self) -> None:
         """Begin to tell the ledger now and then that this worker is alive."""

@@ -5,12 +5,15 @@ Nothing here holds an API key. A word that is added goes to the end of its struc
 
 from __future__ import annotations
 
-from typing import TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 import msgspec
 
 from videorouter.io.journal import Ending, Intent
 from videorouter.rules.ledger import Recorded
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 
 class Meet(msgspec.Struct, frozen=True, array_like=True, tag="m"):
@@ -168,8 +171,10 @@ class Shares(msgspec.Struct, frozen=True, array_like=True):
     every: float = 0.1
 
 
-encode = msgspec.msgpack.Encoder().encode
-read_words = msgspec.msgpack.Decoder(list[Word]).decode
-read_reply = msgspec.msgpack.Decoder(Reply).decode
-read_demands = msgspec.msgpack.Decoder(tuple[int, tuple[Demand, ...]]).decode
-read_shares = msgspec.msgpack.Decoder(Shares).decode
+encode: Callable[[object], bytes] = msgspec.msgpack.Encoder().encode
+read_words: Callable[[bytes], list[Word]] = msgspec.msgpack.Decoder(list[Word]).decode
+read_reply: Callable[[bytes], Reply] = msgspec.msgpack.Decoder(Reply).decode
+read_demands: Callable[[bytes], tuple[int, tuple[Demand, ...]]] = msgspec.msgpack.Decoder(
+    tuple[int, tuple[Demand, ...]]
+).decode
+read_shares: Callable[[bytes], Shares] = msgspec.msgpack.Decoder(Shares).decode

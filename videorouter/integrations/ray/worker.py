@@ -76,7 +76,7 @@ class Worker:
 
     def __init__(self, plan: Plan) -> None:
         self._plan = plan
-        self.name = f"{platform.node()}-{os.getpid()}-{uuid.uuid4().hex[:12]}"
+        self.name: str = f"{platform.node()}-{os.getpid()}-{uuid.uuid4().hex[:12]}"
         self._queue: deque[tuple[int, dict[str, Any]]] = deque()
         self._waiting: dict[int, asyncio.Future[BatchItem]] = {}
         self._tasks: set[asyncio.Task[None]] = set()

@@ -78,7 +78,7 @@ class Connection:
     def __init__(self, sock: socket.socket, origin: Origin, peer: str) -> None:
         self.sock: socket.socket | None = sock
         # Selectors look a number up; a socket's own repr, which they build on the way, costs two system calls.
-        self.fd = sock.fileno()
+        self.fd: int = sock.fileno()
         self.origin: Origin = origin
         self.peer: str = peer
         self.parser: httptools.HttpResponseParser = httptools.HttpResponseParser(self)
