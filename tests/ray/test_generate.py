@@ -30,7 +30,11 @@ def test_a_parquet_file_becomes_a_folder_of_videos(generate, gateway, tmp_path):
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    prompts = {"name": [f"clip-{n}" for n in range(40)], "text": [f"otter {n}" for n in range(40)], "size": range(40)}
+    prompts = {
+        "name": [f"clip-{n}" for n in range(40)],
+        "text": [f"otter {n}" for n in range(40)],
+        "size": list(range(40)),
+    }
     pq.write_table(pa.table(prompts), tmp_path / "prompts.parquet")
     call = {
         "journal": tmp_path / "run.db",

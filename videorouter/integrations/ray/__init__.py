@@ -19,6 +19,7 @@ import ray.data
 import ray.exceptions
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from videorouter import errors
 from videorouter.client import AsyncVideoRouter
 from videorouter.config import BASE_URL_VARIABLE, KEY_VARIABLES, check_count
 from videorouter.errors import ConfigurationError, VideoRouterError
@@ -142,12 +143,15 @@ def generate_dataset(
         field_columns=columns,
         beat=LEASE / 4,
     )
-    results = lay_out(numbered, plan, workers, ray_remote_args)
+    results = lay_out(numbered, plan, min(workers, total), ray_remote_args)
     if lazy:
         return results
     try:
         finished: ray.data.Dataset = results.materialize()
-    except ray.exceptions.RayError as error:
+    except (ray.exceptions.RayError, ray.exceptions.UserCodeException) as error:
+        fatal = _call(ledger.fatal)
+        if fatal is not None:
+            raise getattr(errors, fatal[0], VideoRouterError)(fatal[1]) from error
         raise find_cause(error) from error
     finally:
         _call(ledger.close)

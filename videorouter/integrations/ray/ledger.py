@@ -100,6 +100,7 @@ class Ledger:
         self._held: dict[str, int] = {}
         self._lost: dict[str, int] = {}
         self._stopped: str | None = None
+        self._fatal: tuple[str, str] | None = None
         self._idler: asyncio.Task[None] | None = None
         self._met = sqlite3.connect("", isolation_level=None, check_same_thread=False)
         self._met.executescript(_MET)
@@ -158,6 +159,10 @@ class Ledger:
         """Every worker of this run, as host, process id and a random word, and for how many seconds it was silent."""
         now = time.monotonic()
         return {worker: now - seen for worker, seen in self._seen.items()}
+
+    async def fatal(self) -> tuple[str, str] | None:
+        """What ended the whole run: the name of an error of this package, and its message."""
+        return self._fatal
 
     async def exchange(self, worker: str, message: bytes) -> bytes:
         """Take a group of words, commit what they say, and answer each."""
@@ -391,6 +396,8 @@ class Ledger:
 
     def _stop(self, _: sqlite3.Connection, __: str, word: Stop) -> Answer | None:
         self._stopped = self._stopped or word.reason
+        if word.kind and self._fatal is None:
+            self._fatal = (word.kind, word.reason)
         return None
 
 

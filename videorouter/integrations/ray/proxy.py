@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from videorouter.errors import BudgetExceededError, ClientClosedError, InvalidRequestError, JournalError
 from videorouter.integrations.ray.words import (
@@ -138,7 +138,9 @@ class RemoteJournal:
 
     async def find_files(self, item: str) -> tuple[tuple[Path, str | None], ...]:
         """The files of an item that were saved whole, with their digests, in order."""
-        return tuple((Path(path), digest) for path, digest in await self.find_places(item))
+        places = await self.find_places(item)
+        # A URL stays text: as a path it would lose a slash, and all that is done with it is to show it
+        return tuple((cast("Path", place) if "://" in place else Path(place), digest) for place, digest in places)
 
     async def find_places(self, item: str) -> tuple[tuple[str, str | None], ...]:
         """As ``find_files``, as text: a URL is no path."""
@@ -168,6 +170,10 @@ class RemoteJournal:
             self._stopped = reason
             if self._gone is None:
                 self._post(Stop(reason), None)
+
+    async def end_run(self, error: Exception) -> None:
+        """Let no worker send anything more, and the driver raise this error: Ray would bring it a text only."""
+        await self._say(Stop(str(error), type(error).__name__))
 
     async def aclose(self) -> None:
         """Send what waits."""

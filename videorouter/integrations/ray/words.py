@@ -96,9 +96,10 @@ class RecordFile(msgspec.Struct, frozen=True, array_like=True, tag="w"):
 
 
 class Stop(msgspec.Struct, frozen=True, array_like=True, tag="x"):
-    """Nothing more should be sent, by anybody."""
+    """Nothing more should be sent, by anybody; ``kind`` names the error where it ends the whole run."""
 
     reason: str
+    kind: str = ""
 
 
 Word: TypeAlias = (

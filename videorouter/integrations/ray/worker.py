@@ -8,6 +8,7 @@ one run of a block by another. The loop is not Ray's: Ray's may be held up by ba
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import platform
 import threading
@@ -19,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from videorouter.client import AsyncVideoRouter
-from videorouter.errors import InvalidRequestError, VideoRouterError
+from videorouter.errors import InvalidRequestError, JournalError, VideoRouterError
 from videorouter.flows.batch_items import FatalError, Maker, Walk
 from videorouter.flows.batch_options import check_options
 from videorouter.flows.batch_saving import Saver
@@ -199,6 +200,9 @@ class Worker:
             if not future.done():
                 future.set_result(item)
         except FatalError as error:
+            if self._remote is not None:
+                with contextlib.suppress(JournalError):
+                    await self._remote.end_run(error.error)
             self._stop(str(error.error))
             _fail(future, error.error)
         except Exception as error:  # noqa: BLE001  a row that waits for ever would hold its block
