@@ -204,23 +204,17 @@ class AsyncVideoRouter(BatchVerbs):
             TaskPollError: The job is accepted and cannot be looked at; collect it with ``wait(error.task_id)``.
             TaskTimeoutError: The job is accepted and still running; collect it with ``wait(error.task_id)``.
         """
-        given = _gather(locals())
-        allow = given.pop("fallback_on_failure")
-        names = given.pop("models", None)
-        if names is None:
-            return await tasks.run_job(self._caller, await self._prepare("generate", prompt, given, fields))
-        if model is not None:
-            msg = "Pass model= or models=, not both."
-            raise InvalidRequestError(msg)
-
-        async def prepare(name: str, seconds: float) -> Submission:
-            options = {**given, "model": name, "timeout": seconds}
-            return await self._prepare("generate", prompt, options, fields)
-
-        seconds = self._settings.timeout if isinstance(timeout, UnsetType) else check_timeout(timeout)
-        return await run_with_fallback(
-            self._caller, prepare, check_models(names), timeout=seconds, after_failed_task=bool(allow)
-        )
+        # A comprehension's first iterable is evaluated here, so these are the arguments and nothing else.
+        given = {
+            name: value
+            for name, value in locals().items()
+            if value is not None and value is not UNSET and name not in _HANDLED
+        }
+        if timeout is None:
+            given["timeout"] = None
+        if models is not None:
+            return await self._try_models(models, prompt, given, fields, after_failed_task=bool(fallback_on_failure))
+        return await tasks.run_job(self._caller, await self._prepare("generate", prompt, given, fields))
 
     @takes_what(job)
     async def submit(self, /, prompt: str, **options: Any) -> Task:
@@ -532,6 +526,31 @@ class AsyncVideoRouter(BatchVerbs):
         options = check_options(self._settings, verb, given)
         return Batch(self._caller, source, options, prepare=self._prepare, build=self._build, save=self.save)
 
+    async def _try_models(
+        self,
+        models: Sequence[str],
+        prompt: object,
+        given: dict[str, Any],
+        fields: Mapping[str, Any],
+        *,
+        after_failed_task: bool,
+    ) -> VideoResult:
+        if "model" in given:
+            msg = "Pass model= or models=, not both."
+            raise InvalidRequestError(msg)
+        timeout = given.get("timeout", self._settings.timeout)
+
+        async def prepare(name: str, seconds: float) -> Submission:
+            return await self._prepare("generate", prompt, {**given, "model": name, "timeout": seconds}, fields)
+
+        return await run_with_fallback(
+            self._caller,
+            prepare,
+            check_models(models),
+            timeout=check_timeout(timeout),
+            after_failed_task=after_failed_task,
+        )
+
     async def _prepare(
         self, verb: Verb, prompt: object, given: dict[str, Any], fields: Mapping[str, Any], *, video: object = None
     ) -> Submission:
@@ -569,16 +588,7 @@ class AsyncVideoRouter(BatchVerbs):
         )
 
 
-_POSITIONAL = frozenset({"self", "prompt", "fields"})
-
-
-def _gather(arguments: dict[str, Any]) -> dict[str, Any]:
-    """What a call was given, without what it was not: ``timeout=None`` is something, any other ``None`` is nothing."""
-    return {
-        name: value
-        for name, value in arguments.items()
-        if (value is not None or name == "timeout") and value is not UNSET and name not in _POSITIONAL
-    }
+_HANDLED = frozenset({"self", "prompt", "fields", "models", "fallback_on_failure"})
 
 
 def _as_task(task: Task | str) -> Task:

@@ -114,7 +114,7 @@ class Uploads:
 
 def needs_upload(fields: Mapping[str, Any]) -> bool:
     """Whether any URL field holds something that is not plain text."""
-    return any(
+    return not fields.keys().isdisjoint(FIELDS) and any(
         name in FIELDS and value is not None and not isinstance(value, str) and not _all_text(value)
         for name, value in fields.items()
     )

@@ -37,6 +37,7 @@ NOTES: tuple[tuple[re.Pattern[str], str, Callable[[object], bool], str], ...] = 
         'Seedance 2 takes duration as text from "4" to "15", or "auto"',
     ),
 )
+_NOTED = frozenset(name for _, name, _, _ in NOTES)
 _FAMILY = re.compile(r"veo|sora|seedance|kling|wan|hailuo|runway|luma|pixverse|vidu|hunyuan", re.IGNORECASE)
 
 
@@ -48,6 +49,8 @@ def find_notes(model: str, fields: Mapping[str, Any], made_by: str | None = None
         fields: The request's fields.
         made_by: For an edit, the model that made the video, where it is known.
     """
+    if made_by is None and _NOTED.isdisjoint(fields):
+        return ()
     notes = tuple(
         f"{model}: {words}; got {name}={fields[name]!r}."
         for pattern, name, fits, words in NOTES
