@@ -82,3 +82,9 @@ def test_bytes_that_are_no_text_are_said(tmp_path):
     assert isinstance(first, Unreadable)
     assert isinstance(second, Unreadable)
     assert third == {"prompt": "ok"}
+
+
+def test_the_edits_that_follow_from_an_entry_are_counted(tmp_path):
+    path = tmp_path / "chain.jsonl"
+    path.write_text('{"prompt": "a", "then": ["b", "c"]}\n"d"\n{"prompt": "e", "then": "f"}\n')
+    assert EntryFile(str(path)).count() == 6

@@ -253,8 +253,9 @@ class Run:
         self._told += 1
         if self._told <= _MOST_TOLD or console.verbose:
             label = shorten(item.prompt or item.id)
+            words = item.failure.message if console.verbose else shorten(item.failure.message, 150)
             state = console.style(item.state.replace("_", " "), "yellow" if item.state != "refused" else "red")
-            console.tell(f"{item.index:>6} {state}: {clean(label)}: {clean(item.failure.message)}")
+            console.tell(f"{item.index:>6} {state}: {clean(label)}: {clean(words)}")
             if self._told == _MOST_TOLD and not console.verbose:
                 console.tell(f"... further ones are in the journal: {say_batch('status', self._journal)}")
 

@@ -47,8 +47,8 @@ class EntryFile:
             yield from read_entries(file, self.form, self.name)
 
     def count(self) -> int:
-        """How many entries there are."""
-        return sum(1 for _ in self)
+        """How many items it makes: its entries, and the edits that follow from them."""
+        return sum(1 + _count_steps(entry) for entry in self)
 
     def _open(self) -> TextIO:
         if self.path is None:
@@ -59,6 +59,11 @@ class EntryFile:
             raise ConfigurationError(
                 f"{self.path} cannot be read: {error.strerror or error}. Check the path; - reads stdin."
             ) from error
+
+
+def _count_steps(entry: object) -> int:
+    then = entry.get("then") if isinstance(entry, dict) else None
+    return len(then) if isinstance(then, list) else int(bool(then))
 
 
 async def read_stdin(form: str | None) -> AsyncIterator[Any]:

@@ -46,6 +46,8 @@ class Books:
         self.purse: Purse = Purse(options.max_cost)
         self.tally: Tally = Tally()
         self.in_flight: int = 0
+        self.fresh: bool = False
+        """Whether the journal was empty when this run began: then an entry without an id is named by its intent."""
         self.stopped: str | None = None
         self._rule = StopRule(options.stop_after)
         self._paid = asyncio.Event()
@@ -59,6 +61,7 @@ class Books:
         """Go on from what earlier runs wrote down and spent."""
         self.journal = journal
         totals = await journal.totals()
+        self.fresh = totals.items == 0 and not self.options.deduplicate
         self.purse.carry_over(reserved=totals.reserved, confirmed=totals.cost, unknown=totals.unknown)
 
     async def close(self) -> None:

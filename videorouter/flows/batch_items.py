@@ -156,6 +156,8 @@ class Walk:
         except Exception as error:  # noqa: BLE001  one broken entry never loses the others
             return await self._refuse(error)
         self.digest = digest_request(known.verb, known.body)
+        if books.fresh and self._given is None:
+            return await self._send(known)
         try:
             self.id, times, recorded = await books.name(self.digest, self._given, self.index)
         except InvalidRequestError as error:
@@ -211,7 +213,7 @@ class Walk:
             )
         if item.result is None:
             raise _OrphanError(
-                f"Item {parent!r}, whose video this one edits, is {item.state}. This one was not sent; it is when the "
+                f"Item {parent!r}, whose video this one edits, is {item.state.replace('_', ' ')}. This one was not sent; it is when the "
                 "batch runs again and the other one is done."
             )
         return item.result
@@ -338,7 +340,7 @@ class Walk:
         if submission is None or journal is None:
             self._intended = True
             return
-        await journal.intend(
+        self.id = await journal.intend(
             Intent(
                 id=self.id,
                 position=self.index,
@@ -495,7 +497,7 @@ class Walk:
         prompt = self.entry.prompt if isinstance(self.entry.prompt, str) else None
         item = BatchItem(
             index=self.index,
-            id=self.id,
+            id=self.id or f"{self.digest}-at{self.index}",
             state=state,
             prompt=prompt,
             model=known.model if known is not None else None,

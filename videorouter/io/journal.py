@@ -31,11 +31,14 @@ if TYPE_CHECKING:
 COLUMNS = Recorded.__struct_fields__
 _SELECT = f"SELECT {', '.join(COLUMNS)} FROM items"  # noqa: S608  names of our own columns
 _MEET = "INSERT INTO met VALUES (?, 1) ON CONFLICT (key) DO UPDATE SET times = times + 1 RETURNING times"
-_INTEND = """
+_AGAIN = "INSERT INTO met VALUES (?, 2) ON CONFLICT (key) DO UPDATE SET times = times + 1 RETURNING times"
+_SENDING = """
 INSERT INTO items (id, position, state, digest, verb, model, request, idempotency_key, reserved, sends, parent,
                    created, sent)
 VALUES (?, ?, 'sending', ?, ?, ?, ?, ?, ?, 1, ?, ?, ?)
-ON CONFLICT (id) DO UPDATE SET
+ON CONFLICT (id) DO"""
+_INSERT = f"{_SENDING} NOTHING"
+_INTEND = f"""{_SENDING} UPDATE SET
   state = 'sending', digest = excluded.digest, request = excluded.request, model = excluded.model,
   idempotency_key = excluded.idempotency_key, reserved = excluded.reserved, sends = sends + 1, sent = excluded.sent,
   task_id = NULL, poll_url = NULL, request_id = NULL, result = NULL, failure = NULL, accepted = NULL, finished = NULL
@@ -72,7 +75,7 @@ class Met(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Intent(msgspec.Struct, frozen=True, kw_only=True):
-    """A request that is about to be sent. ``reserved`` is in US dollars."""
+    """A request that is about to be sent; an empty ``id`` has it named. ``reserved`` is in US dollars."""
 
     id: str
     position: int
@@ -194,14 +197,20 @@ class Journal:
         """
         return await self._do("meet", lambda database: _meet(database, digest, given, again=again))
 
-    async def intend(self, intent: Intent) -> None:
+    async def intend(self, intent: Intent) -> str:
         """Commit that a request is about to be sent.
+
+        Args:
+            intent: The request. Without an id it is named by its digest and its occurrence number.
+
+        Returns:
+            Its id.
 
         Raises:
             JournalError: It could not be committed: the request must not be sent.
         """
         now = time.time()
-        await self._do("intend", lambda database: write_intent(database, intent, now))
+        return await self._do("intend", lambda database: write_intent(database, intent, now))
 
     async def accept(self, item: str, task_id: str, poll_url: str | None = None, request_id: str | None = None) -> None:
         """Commit that the gateway has accepted a request and what its task is called."""
@@ -428,10 +437,9 @@ def find_item(database: sqlite3.Connection, item: str) -> Recorded | None:
     return None if row is None else Recorded(**dict(zip(COLUMNS, row, strict=True)))
 
 
-def write_intent(database: sqlite3.Connection, intent: Intent, now: float) -> None:
-    """Write down that a request is about to be sent; the caller commits."""
+def write_intent(database: sqlite3.Connection, intent: Intent, now: float) -> str:
+    """Write down that a request is about to be sent, and give its id; the caller commits."""
     row = (
-        intent.id,
         intent.position,
         intent.digest,
         intent.verb,
@@ -443,7 +451,14 @@ def write_intent(database: sqlite3.Connection, intent: Intent, now: float) -> No
         now,
         now,
     )
-    database.execute(_INTEND, row)
+    if intent.id:
+        database.execute(_INTEND, (intent.id, *row))
+        return intent.id
+    item = name_item(intent.digest, 1)
+    while not database.execute(_INSERT, (item, *row)).rowcount:
+        times: int = database.execute(_AGAIN, (f"n{intent.digest}",)).fetchone()[0]
+        item = name_item(intent.digest, times)
+    return item
 
 
 def write_ending(database: sqlite3.Connection, ending: Ending, now: float) -> None:
