@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 
     import pyarrow as pa
 
+_CLOSING = 5.0
 _AHEAD = 16
 """Rows beyond a worker's share that are on their way to their slot, so that a share that grows is used at once."""
 
@@ -99,7 +100,9 @@ class Worker:
     def close(self) -> None:
         """End the client and the loop. Idempotent."""
         if self._loop.is_running():
-            self._run(self._close())
+            closing = asyncio.run_coroutine_threadsafe(self._close(), self._loop)
+            with contextlib.suppress(Exception):  # a cluster that has gone answers no more, and must not keep us alive
+                closing.result(_CLOSING)
             self._loop.call_soon_threadsafe(self._loop.stop)
             self._thread.join(5.0)
 
