@@ -491,3 +491,13 @@ async def test_the_key_goes_to_the_clients_own_origins_only():
             await router.generate("otter", model="veo", timeout=10)
             assert stranger.connections == 0
             assert [get.path for get in gateway.gets] == ["/v1/videos/tasks/t-1"]
+
+
+async def test_the_counters_say_what_a_client_does():
+    async with calling(answer(429, None, "Retry-After: 0"), answer(), answer(400)) as (_, router):
+        await router.generate("otter", model="veo", timeout=20)
+        await fail(router)
+        stats = router.stats()
+        assert (stats.calls, stats.attempts, stats.retries) == (2, 3, 1)
+        assert (stats.succeeded, stats.failed, stats.in_doubt) == (1, 1, 0)
+        assert (stats.in_flight, stats.queued, stats.connections) == (0, 0, 1)

@@ -135,6 +135,35 @@ def test_starts_are_spaced_by_the_rate():
     assert pace.find_start() == pytest.approx(2.05, abs=0.06)
 
 
+def test_growth_speeds_up_with_the_time_since_the_last_refusal():
+    pace = Pace()
+    succeed(pace, 30, now=1.0)
+    pace.count_refusal(1.0)
+    pace.count_success(1.0, 1)
+    assert pace.rate == pytest.approx(30 + 1 / 30)
+    pace.rate = 30.0
+    pace.count_success(5.0, 1)
+    assert pace.rate == pytest.approx(30 + 3 / 30)
+
+
+def test_a_rate_that_was_allowed_and_never_used_is_forgotten_by_a_refusal():
+    pace = Pace()
+    succeed(pace, 30, now=1.0)
+    pace.count_refusal(1.0)
+    pace.rate = 1000.0
+    succeed(pace, 10, now=9.0)
+    pace.count_refusal(9.0)
+    assert pace.rate == pytest.approx(16.0)
+
+
+def test_a_burst_makes_up_for_a_late_timer_and_no_more():
+    pace = Pace()
+    succeed(pace, 10, now=1.0)
+    pace.count_refusal(1.0)
+    pace.count_start(5.0)
+    assert pace.find_start() == pytest.approx(5.05)
+
+
 def test_without_a_refusal_nothing_waits():
     pace = Pace()
     for _ in range(1000):

@@ -58,6 +58,11 @@ class DirectSender:
             self._client = _open_client(VideoTransport(exchanger=self._exchanger))
         return self._client
 
+    @property
+    def connections(self) -> int:
+        """Connections of our own that are open, idle ones included."""
+        return self._exchanger.pools.count()
+
     async def send(self, request: Outgoing, probe: Probe, *, deadline: float, max_body: int) -> Incoming:
         """Send once and read the whole answer; see ``Sender.send``."""
         detour = self._find_detour(request.url)

@@ -154,6 +154,12 @@ class Pools:
         self._last: tuple[weakref.ref[asyncio.AbstractEventLoop], weakref.ref[Pool]] | None = None
         _watch_forks(self)
 
+    def count(self) -> int:
+        """Connections that are open in all loops, idle ones included."""
+        with self._lock:
+            pools = list(self._by_loop.values())
+        return sum(1 for pool in pools for _ in pool.connections())
+
     def here(self, loop: asyncio.AbstractEventLoop) -> Pool:
         """The pool of the running loop."""
         last = self._last
