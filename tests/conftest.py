@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import os
+import signal
 import socket
 from typing import TYPE_CHECKING
 
@@ -15,6 +16,10 @@ if TYPE_CHECKING:
 LOCAL_NAMES = {"", "localhost", "ip6-localhost", socket.gethostname().lower()}
 SETTINGS = ("INFRON_", "ONEROUTER_", "VIDEOROUTER_")
 PROXIES = {"http_proxy", "https_proxy", "all_proxy", "no_proxy", "ftp_proxy"}
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    # A shell starts its background jobs so; tests of Ctrl-C, and the processes they start, need it to work
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 class OffLoopbackError(RuntimeError):
