@@ -212,6 +212,9 @@ async def look_at_task(caller: Caller, task: Task, *, deadline: float) -> TaskSt
         VideoRouterError: It could not be looked at; the task id stands on the error.
     """
     task_id = task.id or ""
+    if task.id is None and task.result is not None:  # the gateway held the request: there is nothing to ask it
+        result = task.result
+        return TaskStatus(task_id="", state="completed", status=task.status, result=result, cost=result.cost)
     try:
         incoming = await caller.get(
             caller.task_url(task_id, task.poll_url),
