@@ -17,7 +17,7 @@ import nox
 nox.needs_version = ">=2025.2.9"
 nox.options.default_venv_backend = "virtualenv"
 nox.options.reuse_venv = "yes"
-nox.options.sessions = ["lint", "types", "tests", "smoke", "docs", "readme", "fuzz", "ray"]
+nox.options.sessions = ["lint", "types", "tests", "smoke", "docs", "readme", "fuzz"]
 
 ROOT = Path(__file__).parent
 PROJECT = nox.project.load_toml(ROOT / "pyproject.toml")
@@ -175,9 +175,9 @@ def fuzz(session: nox.Session) -> None:
     run_pytest(session, "-m", "fuzz", "tests/fuzz", "--session-timeout=300")
 
 
-@nox.session
+@nox.session(default=False)
 def ray(session: nox.Session) -> None:
-    """The Ray Data integration on a local cluster."""
+    """By hand, until each of its tests has proved steady: the Ray Data integration on a local cluster."""
     if not (ROOT / "tests" / "ray").exists():
         session.skip("there is no tests/ray yet")
     install_wheel(session, "sandbox,ray", *group("test"))
