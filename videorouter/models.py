@@ -35,6 +35,9 @@ class Record(msgspec.Struct, frozen=True, kw_only=True, dict=True):
         plain: dict[str, Any] = msgspec.to_builtins(self)
         return plain
 
+    def __copy__(self) -> Self:
+        return msgspec.structs.replace(self).beside(**self.__dict__)
+
     def __reduce__(self) -> tuple[Any, ...]:
         reduced: tuple[Any, ...] = super().__reduce__()  # type: ignore[assignment]
         return _rebuild, (reduced[0], reduced[1], dict(self.__dict__))

@@ -1,0 +1,259 @@
+"""The ordered rules that tell the gateway's answers apart, and the bytes that go out."""
+
+import json
+
+import msgspec
+import pytest
+from hypothesis import given, strategies as st
+
+from videorouter.errors import InvalidRequestError
+from videorouter.models import Task, TaskStatus, VideoResult
+from videorouter.rules.wire import (
+    ErrorAnswer,
+    Unusable,
+    classify_status,
+    encode_request,
+    read_code,
+    read_post,
+    read_task,
+    usable_url,
+)
+
+URL = "https://resource.onerouter.pro/video/generated%2Fonerouter_0688d9c3.mp4"
+SPECIFIED = {"data": [{"url": URL, "revised_prompt": "", "video_id": "video_68fc"}], "created": 1761380356}
+ACCEPTED = {
+    "code": 200,
+    "message": "success",
+    "data": {
+        "task_id": "cgt-1",
+        "object": "video",
+        "model": "m",
+        "status": "created",
+        "urls": {"query": "https://video.onerouter.pro/v1/videos/tasks/cgt-1"},
+    },
+}
+
+
+def post(body, status=200, **named):
+    return read_post(status, body if isinstance(body, bytes) else json.dumps(body).encode(), **named)
+
+
+def look(body, status=200):
+    return read_task(status, body if isinstance(body, bytes) else json.dumps(body).encode(), task_id="t-1")
+
+
+# What goes out
+
+
+def test_fields_pass_untouched_and_none_is_left_out():
+    body = encode_request({"prompt": "otter", "duration": "8s", "seed": None, "n": 2, "tools": [{"a": None}]})
+    assert json.loads(body) == {"prompt": "otter", "duration": "8s", "n": 2, "tools": [{"a": None}]}
+
+
+def test_the_free_body_wins_and_keeps_its_null():
+    assert json.loads(encode_request({"a": 1, "b": 2}, {"b": None, "c": 3})) == {"a": 1, "b": None, "c": 3}
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), b"bytes", {"deep": [float("nan")]}, object(), 1j])
+def test_what_has_no_json_form_is_refused_before_anything_is_sent(value):
+    with pytest.raises(InvalidRequestError):
+        encode_request({"field": value})
+
+
+# Finished
+
+
+def test_the_specified_answer_is_a_result_with_its_url_untouched():
+    result = post(SPECIFIED, model="veo3-fast", request_id=b"r-1", idempotency_key="k-1")
+    assert isinstance(result, VideoResult)
+    assert (result.url, result.video_id, result.created) == (URL, "video_68fc", 1761380356)
+    assert (result.model, result.request_id, result.idempotency_key) == ("veo3-fast", "r-1", "k-1")
+    assert result.raw == SPECIFIED
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"data": [{"url": URL}]},
+        {"data": [{"url": URL, "video_id": None, "surprise": {"deep": [1]}}], "created": "soon"},
+        {"data": [URL]},
+        {"data": [{"url": "ftp://x/y"}, {"url": URL}]},
+        {"data": [{"url": URL}], "error": None, "code": 200},
+        {"data": [{"url": URL}], "error": {}},
+    ],
+)
+def test_a_finished_answer_may_lack_and_add_fields(body):
+    assert post(body).url == URL
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"data": "AAAA", "mime_type": "video/mp4", "video_id": "v"},
+        {"b64_json": "AAAA"},
+        {"data": [{"b64_json": "data:video/mp4;base64,AAAA"}]},
+    ],
+)
+def test_bytes_inside_the_answer_are_a_video(body):
+    video = post(body).video
+    assert (video.url, video.data, video.mime_type) == (None, b"\0\0\0", "video/mp4")
+
+
+# Accepted
+
+
+def test_an_accepted_task_has_its_id_and_the_gateways_word():
+    task = post(ACCEPTED, model="veo", request_id="r-1", idempotency_key="k-1")
+    assert isinstance(task, Task)
+    assert (task.id, task.status, task.poll_url) == ("cgt-1", "created", ACCEPTED["data"]["urls"]["query"])
+    assert (task.model, task.request_id, task.idempotency_key, task.result) == ("veo", "r-1", "k-1", None)
+
+
+@pytest.mark.parametrize("body", [{"data": {"task_id": "t-1"}}, {"data": {"id": "t-1"}}, {"task_id": "t-1"}])
+def test_the_smallest_forms_of_a_task_are_read(body):
+    assert post(body).id == "t-1"
+
+
+def test_a_number_serves_as_a_task_id():
+    assert post({"data": {"id": 14}}).id == "14"
+
+
+def test_a_task_that_is_final_already_carries_its_result():
+    task = post({"data": {"task_id": "t-1", "status": "Completed", "outputs": [URL], "cost": {"total_cost": 0.6}}})
+    assert (task.result.url, task.result.cost, task.result.task_id) == (URL, 0.6, "t-1")
+
+
+# Errors
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "effective"),
+    [
+        (422, {"error": {"message": "no", "type": "content_policy_violation", "param": "", "code": 422}}, 422),
+        (500, b"<html>", 500),
+        (404, {"data": [{"url": URL}]}, 404),
+        (200, {"code": 400, "data": None, "message": "model is required"}, 400),
+        (200, {"code": "429", "data": [{"url": URL}]}, 429),
+        (200, {"error": {"message": "no", "code": "insufficient_quota"}}, 0),
+        (200, {"error": {"message": "no", "code": 402}, "data": [{"url": URL}]}, 402),
+        (200, {"error": "no"}, 0),
+    ],
+)
+def test_an_error_is_an_error_in_every_shape(status, body, effective):
+    answer = post(body, status)
+    assert isinstance(answer, ErrorAnswer)
+    assert (answer.status, answer.effective) == (status, effective)
+
+
+def test_an_error_answer_keeps_what_it_said():
+    answer = post({"error": {"message": "bad", "type": "x", "param": "duration", "code": "invalid"}}, 400)
+    assert (answer.message, answer.type, answer.param, answer.code) == ("bad", "x", "duration", "invalid")
+
+
+# Nothing usable
+
+
+@pytest.mark.parametrize(
+    ("body", "reason"),
+    [
+        ({"data": None}, "empty"),
+        ({"data": []}, "empty"),
+        ({}, "empty"),
+        ({"data": 5}, "unknown shape"),
+        ({"data": [{"url": "file:///etc/passwd"}]}, "no usable URL"),
+        ([1], "not an object"),
+        (b"", "not JSON (DecodeError)"),
+        (b"<html>busy</html>", "not JSON (DecodeError)"),
+    ],
+)
+def test_an_answer_that_brings_nothing_keeps_its_evidence(body, reason):
+    answer = post(body)
+    assert isinstance(answer, Unusable)
+    assert answer.reason == reason
+    assert answer.body == (body if isinstance(body, bytes) else json.dumps(body).encode())
+
+
+def test_a_url_that_cannot_be_taken_is_named():
+    assert post({"data": [{"url": "javascript:alert(1)"}]}).url == "javascript:alert(1)"
+
+
+# Tasks
+
+
+@pytest.mark.parametrize(
+    ("word", "state"),
+    [
+        *[(word, "pending") for word in ("created", "in_progress", "running", "queued", "Moon", None)],
+        *[(word, "completed") for word in ("completed", "SUCCEEDED", "Success")],
+        *[(word, "failed") for word in ("failed", "error", "Cancelled", "canceled", "expired")],
+    ],
+)
+def test_a_state_in_any_letters_is_known_and_a_strange_one_is_pending(word, state):
+    assert classify_status(word) == state
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        {"urls": {"video": URL}},
+        {"video_url": URL},
+        {"outputs": [URL]},
+        {"outputs": [{"url": URL}]},
+        {"output": URL},
+        {"urls": {"query": "https://x.example/q"}, "output": {"url": URL}},
+    ],
+)
+def test_a_completed_task_brings_its_video_wherever_it_stands(data):
+    status = look({"data": {"status": "completed", **data}})
+    assert isinstance(status, TaskStatus)
+    assert (status.state, status.result.url) == ("completed", URL)
+
+
+def test_the_places_are_read_in_their_order():
+    data = {"status": "completed", "urls": {"video": f"{URL}?1"}, "video_url": f"{URL}?2", "outputs": [f"{URL}?3"]}
+    assert look({"data": data, "video_url": f"{URL}?4"}).result.url == f"{URL}?1"
+
+
+def test_completed_without_a_url_is_no_endless_poll():
+    assert isinstance(look({"data": {"status": "completed", "urls": {"query": URL}}}), Unusable)
+
+
+def test_a_failed_task_says_why_even_with_an_error_object():
+    status = look({"data": {"status": "failed", "fail_reason": "upstream error"}, "code": 500})
+    assert (status.state, status.fail_reason) == ("failed", "upstream error")
+
+
+@pytest.mark.parametrize(("cost", "dollars"), [({"total_cost": 0.6111}, 0.6111), (0.4, 0.4), (None, None), (-1, None)])
+def test_the_cost_is_read_where_it_makes_sense(cost, dollars):
+    assert look({"data": {"status": "completed", "outputs": [URL], "cost": cost}}).cost == dollars
+
+
+# URLs, codes, anything
+
+
+@pytest.mark.parametrize(
+    "url", ["", "ftp://x/y", "//x/y", "https://", "https://x/" + "a" * 4096, "https://x y/", 5, None]
+)
+def test_an_address_that_no_client_could_use_is_none(url):
+    assert not usable_url(url)
+
+
+@pytest.mark.parametrize(("code", "number"), [(400, 400), ("429", 429), (400.0, 400), (True, None), ("x", None)])
+def test_a_code_is_a_number_when_it_reads_as_one(code, number):
+    assert read_code(code) == number
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.sampled_from(
+        ["data", "error", "code", "url", "task_id", "id", "status", "urls", "outputs", "message", "video", "cost"]
+    ), inner, max_size=5),
+    max_leaves=20,
+)  # fmt: skip
+
+
+@given(JSON | st.binary(max_size=200), st.sampled_from([200, 201, 400, 422, 500]))
+def test_no_answer_makes_the_rules_stumble(document, status):
+    body = document if isinstance(document, bytes) else msgspec.json.encode(document)
+    assert isinstance(read_post(status, body), VideoResult | Task | ErrorAnswer | Unusable)
+    assert isinstance(read_task(status, body, task_id="t"), TaskStatus | ErrorAnswer | Unusable)

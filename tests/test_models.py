@@ -1,0 +1,66 @@
+"""Values that users hold: frozen, encodable, and what stands beside them is never encoded."""
+
+import copy
+import json
+import pickle
+
+import msgspec
+import pytest
+
+from videorouter.errors import OutcomeUnknownError
+from videorouter.models import BatchItem, Task, Video, VideoResult
+
+VIDEO = Video(url="https://x.example/<v>.mp4", video_id="v-1", revised_prompt='<script>"&')
+RESULT = VideoResult(videos=(VIDEO,), created=1761380356, cost=0.4).beside(raw_=b'{"data": [], "extra": 1}')
+
+
+def test_a_value_cannot_be_changed():
+    with pytest.raises(AttributeError):
+        VIDEO.url = "https://elsewhere.example"
+
+
+def test_a_result_speaks_for_its_first_video():
+    assert (RESULT.video, RESULT.url, RESULT.video_id) == (VIDEO, VIDEO.url, "v-1")
+
+
+@pytest.mark.parametrize("encode", [lambda value: json.dumps(value.to_dict()), msgspec.json.encode])
+def test_the_raw_answer_is_reachable_and_never_encoded(encode):
+    assert RESULT.raw == {"data": [], "extra": 1}
+    assert "extra" not in str(encode(RESULT))
+    assert json.loads(encode(RESULT))["videos"][0]["video_id"] == "v-1"
+
+
+@pytest.mark.parametrize("through", [lambda value: pickle.loads(pickle.dumps(value)), copy.copy, copy.deepcopy])
+def test_what_stands_beside_travels_with_pickles_and_copies(through):
+    again = through(RESULT)
+    assert again == RESULT
+    assert again.raw == RESULT.raw
+
+
+@pytest.mark.parametrize("raw", [b"not json", b"[" * 100_000])
+def test_a_raw_answer_that_is_no_json_is_text(raw):
+    assert VideoResult(videos=(VIDEO,)).beside(raw_=raw).raw == raw.decode()
+
+
+def test_a_notebook_gets_a_player_and_no_markup_of_the_gateway():
+    page = RESULT._repr_html_()
+    assert "<video" in page
+    assert "<script>" not in page
+    assert "<v>" not in page
+
+
+def test_a_task_is_done_when_its_result_is_here():
+    assert not Task(id="t-1").done
+    assert Task(id=None, result=RESULT).done
+
+
+def test_an_items_error_stands_beside_it():
+    item = BatchItem(index=0, id="a", state="in_doubt").beside(error_=OutcomeUnknownError("lost"))
+    assert isinstance(pickle.loads(pickle.dumps(item)).error, OutcomeUnknownError)
+    assert "lost" not in json.dumps(item.to_dict())
+    assert not item.ok
+
+
+def test_a_saved_item_has_a_path():
+    assert BatchItem(index=0, id="a", state="done", files=("clips/a.mp4",)).path.name == "a.mp4"
+    assert BatchItem(index=0, id="a", state="done").path is None
