@@ -8,6 +8,7 @@ import pytest
 
 from videorouter.errors import JournalBusyError, JournalError
 from videorouter.integrations.ray.ledger import Ledger
+from videorouter.integrations.ray.proxy import RemoteJournal
 from videorouter.integrations.ray.words import Accept, Finish, Intend, Leave, Meet, Stop, encode, read_reply
 from videorouter.io.journal import Ending, Intent, Journal
 
@@ -179,3 +180,31 @@ async def test_the_key_is_read_once_and_its_file_removed(tmp_path):
     ledger = Ledger(str(tmp_path / "run.db"), key_path=str(file))
     assert not file.exists()
     assert await ledger.greet("a") == "sk-1"
+
+
+async def test_a_remote_journal_names_what_it_has_committed_as_a_journal_does(ledger, tmp_path):
+    stops = []
+    remote = RemoteJournal(lambda message: ledger.exchange("a", message), stops.append, path=tmp_path, beat=60.0)
+    met = await remote.meet(0, "d1", None)
+    assert await remote.intend(intend(met.id).intent) == met.id == "d1-1"
+    await remote.finish(Ending(id=met.id, state="done", cost=0.5))
+    found = await remote.find(met.id)
+    assert (found.state, found.cost, stops) == ("done", 0.5, [])
+    await remote.aclose()
+
+
+async def test_a_ledger_that_fails_says_what_failed_and_one_that_has_gone_says_that(tmp_path):
+    class TaskError(Exception):
+        cause = ValueError("an id is missing")
+
+    for error, words in ((TaskError("x"), "ValueError: an id is missing"), (OSError("x"), "cannot be reached")):
+
+        async def fail(_, error=error):
+            raise error
+
+        stops = []
+        remote = RemoteJournal(fail, stops.append, path=tmp_path, beat=60.0)
+        with pytest.raises(JournalError, match=words):
+            await remote.meet(0, "d1", None)
+        assert len(stops) == 1
+        await remote.aclose()

@@ -94,8 +94,11 @@ class RemoteJournal:
             )
         return answer
 
-    async def intend(self, intent: Intent) -> None:
+    async def intend(self, intent: Intent) -> str:
         """Commit that a request is about to be sent, and hold its money.
+
+        Returns:
+            Its id.
 
         Raises:
             BudgetExceededError: The cap does not allow it.
@@ -113,6 +116,7 @@ class RemoteJournal:
             raise ClientClosedError(
                 "This worker was silent for so long that another one has taken this item over. It was not sent here."
             )
+        return intent.id
 
     async def accept(self, item: str, task_id: str, poll_url: str | None = None, request_id: str | None = None) -> None:
         """Commit what an accepted task is called."""
@@ -219,10 +223,7 @@ class RemoteJournal:
         try:
             reply = read_reply(await self._call(encode([word for word, _ in group])))
         except Exception as error:  # noqa: BLE001  whatever Ray says, those who wait must hear it
-            self._gone = (
-                f"The ledger of this batch cannot be reached ({type(error).__name__}): its driver or its node has ended. "
-                "Nothing more is sent. Run the same call again: it resumes from the journal."
-            )
+            self._gone = _explain(error)
             self._hear_stop(self._gone)
             for _, future in group:
                 _fail(future, JournalError(self._gone, path=str(self.path)))
@@ -250,6 +251,19 @@ class RemoteJournal:
 
 
 _YES = Answer()
+
+
+def _explain(error: Exception) -> str:
+    """Why the ledger said nothing: Ray hands on what failed in it as a cause, and a ledger that has gone has none."""
+    cause = getattr(error, "cause", None)
+    if isinstance(cause, Exception):
+        said = (
+            f"The ledger of this batch failed ({type(cause).__name__}: {cause}), which is a fault of this package: "
+            "please report it."
+        )
+    else:
+        said = f"The ledger of this batch cannot be reached ({type(error).__name__}): its driver or its node has ended."
+    return f"{said} Nothing more is sent. Run the same call again: it resumes from the journal."
 
 
 def _fail(future: asyncio.Future[Answer | None] | None, error: JournalError) -> None:
