@@ -51,7 +51,8 @@ def install_wheel(session: nox.Session, extras: str, *requirements: str) -> None
 
 def leave_source(session: nox.Session, python: str = "python") -> None:
     """Go where the package's source is on no path, so that what is imported is what was installed."""
-    stage = Path(session.create_tmp()).resolve() / "stage"
+    # Not session.create_tmp(): it moves TMPDIR into the environment, where Ray refuses to live
+    stage = ROOT / ".nox" / "stage" / session.name
     shutil.rmtree(stage, ignore_errors=True)
     shutil.copytree(ROOT, stage, ignore=lambda folder, names: {*MADE(folder, names), "videorouter"} & {*names})
     session.chdir(stage)
@@ -126,7 +127,7 @@ def smoke(session: nox.Session) -> None:
     if not found:
         session.skip("this machine has no other supported interpreter; the suite ran on the one that it has")
     for version, place in found.items():
-        home = Path(session.create_tmp()).resolve() / f"python{version}"
+        home = ROOT / ".nox" / f"smoke-{version}"
         python = str(home / "bin" / "python")
         if not Path(python).exists():
             session.run(place, "-m", "venv", str(home), external=True)
@@ -158,7 +159,7 @@ def read_command(number: int) -> str:
 @nox.session(venv_backend="none")
 def readme(session: nox.Session) -> None:
     """Command 1 of the README, word for word, on a clean copy. Command 2 is the one that runs all this."""
-    copy = Path(session.create_tmp()).resolve() / "copy"
+    copy = ROOT / ".nox" / "stage" / "readme"
     shutil.rmtree(copy, ignore_errors=True)
     shutil.copytree(ROOT, copy, ignore=MADE)
     session.chdir(copy)
@@ -182,7 +183,8 @@ def ray(session: nox.Session) -> None:
         session.skip("there is no tests/ray yet")
     install_wheel(session, "sandbox,ray", *group("test"))
     leave_source(session)
-    run_pytest(session, "-m", "ray", "tests/ray", "--session-timeout=480")
+    # By thread: a driver that waits inside Ray's native code takes no signal
+    run_pytest(session, "-m", "ray", "tests/ray", "--session-timeout=480", "--timeout-method=thread")
 
 
 @nox.session(default=False)
