@@ -22,7 +22,7 @@ nox.options.sessions = ["lint", "types", "tests", "smoke", "docs", "readme", "fu
 ROOT = Path(__file__).parent
 PROJECT = nox.project.load_toml(ROOT / "pyproject.toml")
 SUPPORTED = ("3.11", "3.12", "3.13", "3.14")
-SESSIONS_OF_THEIR_OWN = ("benchmarks", "fuzz", "kill", "mutation", "ray", "test_docs.py")
+SESSIONS_OF_THEIR_OWN = ("benchmarks", "fuzz", "kill", "ray", "test_docs.py")
 SMOKE = (
     "tests/rules",
     "tests/io/transport",
@@ -198,10 +198,11 @@ def ray(session: nox.Session) -> None:
 
 @nox.session(default=False)
 def bench(session: nox.Session) -> None:
-    """By hand: ratios against openai-python, aiohttp and raw httpx in one interleaved run."""
+    """By hand: ratios against openai-python, aiohttp and raw httpx, each script one interleaved run."""
     install_wheel(session, "sandbox", *group("test", "bench"))
     leave_source(session)
-    session.run("python", "tests/benchmarks/run.py", *session.posargs)
+    for script in ("calls", "startup", "downloads", "batches"):
+        session.run("python", f"tests/benchmarks/{script}.py", *session.posargs)
 
 
 @nox.session(default=False)
@@ -209,11 +210,4 @@ def kill(session: nox.Session) -> None:
     """By hand: kill a batch at random points, resume it, and compare its journal with the server's ledger."""
     install_wheel(session, "sandbox", *group("test"))
     leave_source(session)
-    run_pytest(session, "tests/kill")
-
-
-@nox.session(default=False)
-def mutation(session: nox.Session) -> None:
-    """By hand: change the rules line by line; a change that no test notices shows a missing test."""
-    session.install("-e", ".[sandbox]", *group("test"))
-    session.run("python", "tests/mutation/run.py", *session.posargs)
+    session.run("python", "tests/kill/kill_batches.py", *session.posargs)
