@@ -91,3 +91,14 @@ async def test_model_and_models_together_are_refused(sandbox, router):
     with pytest.raises(InvalidRequestError, match="not both"):
         await router.generate("otter", model="a", models=["b"])
     assert sandbox.requests == []
+
+
+async def test_each_model_has_a_key_of_its_own(anyio_backend):
+    async with (
+        Sandbox(honour_idempotency=True) as sandbox,
+        AsyncVideoRouter("key", base_url=sandbox.base_url, idempotency="honoured") as router,
+    ):
+        sandbox.faults.add("status", model="first", status=404)
+        result = await router.generate("otter", models=["first", "veo3-fast"], idempotency_key="mine")
+        assert result.idempotency_key == "mine.2"
+        assert await sandbox.charges() == {"otter": 1}

@@ -74,6 +74,9 @@ async def run_with_fallback(
         last = number == len(models)
         try:
             submission = await prepare(model, max(0.001, deadline - time.monotonic()))
+            if number > 1:  # another request: a gateway that honours keys must not take it for the first one
+                key = f"{submission.idempotency_key[:240]}.{number}"
+                submission = msgspec.structs.replace(submission, idempotency_key=key)
             if not last:
                 submission = msgspec.structs.replace(submission, max_retries=0)
             result = await run_job(caller, submission)
