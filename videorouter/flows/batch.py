@@ -78,7 +78,6 @@ class Batch:
         self._lanes: set[asyncio.Task[None]] = set()
         self._savers: set[asyncio.Task[None]] = set()
         self._pulled = 0
-        self._pending = 0
         self._ready: deque[BatchItem] = deque()
         self._ordered: dict[int, list[BatchItem]] = {}
         self._open: dict[int, int] = {}
@@ -142,13 +141,10 @@ class Batch:
         return self._iterate()
 
     async def _iterate(self) -> AsyncGenerator[BatchItem, None]:
+        ready = self._ready
         try:
-            while True:
-                try:
-                    item = await self.__anext__()
-                except StopAsyncIteration:
-                    return
-                yield item
+            while ready or await self._wait_for_item():
+                yield self._take_ready()
         finally:
             if not self._kept_open:
                 await self.aclose()
@@ -161,23 +157,31 @@ class Batch:
             JournalError: The journal cannot be used; nothing was sent.
             JournalMismatchError: The journal has an entry of the same id with another request.
         """
+        if self._ready or await self._wait_for_item():
+            return self._take_ready()
+        raise StopAsyncIteration
+
+    async def _wait_for_item(self) -> bool:
+        """Until an item is ready; ``False`` when none will be any more."""
         await self._start()
         if self._consumer is not None:
             raise InvalidRequestError("This batch is already being iterated elsewhere: one loop at a time.")
-        ready = self._ready
-        while not ready:
-            if self._pending == 0 and not self._lanes and not self._savers:
+        while not self._ready:
+            if not self._lanes and not self._savers:
                 await self._finish()
                 if self._error is not None:
                     error, self._error = self._error, None
                     raise error
-                raise StopAsyncIteration
+                return False
             self._consumer = asyncio.get_running_loop().create_future()
             try:
                 await self._consumer
             finally:
                 self._consumer = None
-        item = ready.popleft()
+        return True
+
+    def _take_ready(self) -> BatchItem:
+        item = self._ready.popleft()
         if self._room is not None:
             self._make_room()
         return item
@@ -250,8 +254,9 @@ class Batch:
     async def _run_lane(self) -> None:
         """Take entries to their ends, one after the other."""
         while self._stopped is None:
-            await self._wait_for_room()
-            raw = await self._pull()
+            if self._is_full():
+                await self._wait_for_room()
+            raw = await self._pull() if self._blocking is None else self._pull_at_once(self._blocking)
             if raw is _END:
                 return
             index = self._pulled
@@ -261,34 +266,39 @@ class Batch:
 
     async def _wait_for_room(self) -> None:
         """Back-pressure: a slow reader, a slow disk or, in order, one slow item holds up the input."""
-        limit = self._limit
-        while self._stopped is None and (
-            len(self._ready) >= limit
-            or len(self._savers) >= 2 * limit
-            or (self._options.ordered and self._pulled - self._next >= 4 * limit)
-        ):
+        while self._stopped is None and self._is_full():
             if self._room is None:
                 self._room = asyncio.Event()
             await self._room.wait()
+
+    def _is_full(self) -> bool:
+        limit = self._limit
+        return (
+            len(self._ready) >= limit
+            or len(self._savers) >= 2 * limit
+            or (self._options.ordered and self._pulled - self._next >= 4 * limit)
+        )
 
     def _make_room(self) -> None:
         room, self._room = self._room, None
         if room is not None:
             room.set()
 
+    def _pull_at_once(self, source: Iterator[Any]) -> Any:
+        """The next entry of an input that needs no waiting, or the end."""
+        if self._stopped is not None or self._exhausted:
+            return _END
+        try:
+            raw = next(source, _END)
+        except Exception as error:  # noqa: BLE001  the caller's own iterator: its error ends the batch, not what runs
+            self._break_off(error)
+            return _END
+        if raw is _END:
+            self._exhausted = True
+        return raw
+
     async def _pull(self) -> Any:
-        """The next entry of the input, or the end."""
-        if self._blocking is not None:
-            if self._stopped is not None or self._exhausted:
-                return _END
-            try:
-                raw = next(self._blocking, _END)
-            except Exception as error:  # noqa: BLE001  the caller's own iterator: its error ends the batch, not what runs
-                self._break_off(error)
-                return _END
-            if raw is _END:
-                self._exhausted = True
-            return raw
+        """The next entry of an input that is awaited, or the end."""
         async with self._pull_lock:
             return await self._pull_next()
 
@@ -318,8 +328,8 @@ class Batch:
 
     async def _walk(self, index: int, raw: Any) -> None:
         """Take one entry, and the edits that follow from it, to their ends."""
-        self._pending += 1
-        self._open[index] = 1
+        if self._options.ordered:
+            self._open[index] = 1
         try:
             try:
                 entry = read_entry(raw, self._options.verb)
@@ -333,23 +343,30 @@ class Batch:
                 item = await Walk(self._books, self._maker, index, following, given=given, before=item).take()
                 await self._deliver(item, step)
         finally:
-            self._pending -= 1
-            self._close_index(index)
+            if self._options.ordered:
+                self._close_index(index)
 
     async def _deliver(self, item: BatchItem, step: int) -> None:
         if self._saver is not None and self._saver.wants(item):
-            self._open[item.index] += 1
+            if self._options.ordered:
+                self._open[item.index] += 1
             task = asyncio.ensure_future(self._save(self._saver, item, step))
             self._savers.add(task)
             task.add_done_callback(self._end_saver)
             return
-        await self._hand_out(item)
+        if self._caller.on_event is not None:
+            await self._tell(item)
+        self._hand_out(item)
 
     async def _save(self, saver: Saver, item: BatchItem, step: int) -> None:
         try:
-            await self._hand_out(await saver.save(item, step))
+            saved = await saver.save(item, step)
+            if self._caller.on_event is not None:
+                await self._tell(saved)
+            self._hand_out(saved)
         finally:
-            self._close_index(item.index)
+            if self._options.ordered:
+                self._close_index(item.index)
 
     def _end_saver(self, task: asyncio.Task[None]) -> None:
         self._savers.discard(task)
@@ -359,12 +376,11 @@ class Batch:
             self._make_room()
         self._wake()
 
-    async def _hand_out(self, item: BatchItem) -> None:
-        if self._caller.on_event is not None:
-            await self._caller.emit(ItemFinished(call_id=item.id, item=item))
-            await self._caller.emit(
-                BatchProgressed(call_id="batch", summary=self.summary, in_flight=self._books.in_flight)
-            )
+    async def _tell(self, item: BatchItem) -> None:
+        await self._caller.emit(ItemFinished(call_id=item.id, item=item))
+        await self._caller.emit(BatchProgressed(call_id="batch", summary=self.summary, in_flight=self._books.in_flight))
+
+    def _hand_out(self, item: BatchItem) -> None:
         if self._options.ordered:
             self._ordered.setdefault(item.index, []).append(item)
         else:
@@ -377,8 +393,6 @@ class Batch:
             self._open[index] = left
             return
         del self._open[index]
-        if not self._options.ordered:
-            return
         while self._next < self._pulled and self._next not in self._open:
             self._ready.extend(self._ordered.pop(self._next, ()))
             self._next += 1
