@@ -67,6 +67,16 @@ async def test_the_same_call_again_sends_nothing_and_gives_the_same_items(sandbo
     assert batch.summary.done == 10
 
 
+async def test_a_plain_prompt_and_the_same_request_as_a_dict_are_two_takes_of_one_request(router, tmp_path):
+    entries = ["otter", {"prompt": "otter", "duration": "8s"}]
+    batch = router.generate_many(entries, journal=tmp_path / "run.db", duration="8s", concurrency=1)
+    ids = [item.id for item in (await collect(batch)).values()]
+    digest = ids[0].removesuffix("-1")
+    assert ids == [f"{digest}-1", f"{digest}-2"]
+    keys = read(tmp_path / "run.db", "SELECT DISTINCT idempotency_key FROM items")
+    assert len(keys) == 2
+
+
 async def test_the_intent_is_on_disk_before_the_first_byte_and_the_result_before_it_is_seen(sandbox, router, tmp_path):
     path = tmp_path / "run.db"
     async with (

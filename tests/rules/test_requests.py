@@ -3,10 +3,11 @@
 import json
 
 import pytest
+from hypothesis import given, strategies as st
 
 from videorouter.errors import InvalidRequestError
 from videorouter.models import BatchItem, Task, TaskStatus, Video, VideoResult
-from videorouter.rules.requests import build_submission, find_task_id, find_video_id
+from videorouter.rules.requests import build_submission, cut_stencil, find_task_id, find_video_id
 
 RESULT = VideoResult(videos=(Video(url="https://x.example/v.mp4", video_id="v-1"),))
 
@@ -92,3 +93,24 @@ def test_a_task_id_is_found_in_whatever_holds_one(task):
 def test_what_is_no_task_is_refused(task):
     with pytest.raises(InvalidRequestError):
         find_task_id(task)
+
+
+COMMON = {"fields": {"duration": "8s", "seed": 7}, "extra_body": {"tools": [None, "ß"]}, "extra_headers": {"x-a": "b"}}
+
+
+@given(st.text(min_size=1).filter(lambda text: text.strip()))
+def test_a_stencil_gives_the_very_request_that_would_have_been_built(prompt):
+    stencil = cut_stencil(build(prompt="a-random-one", **COMMON))
+    assert stencil.fill(prompt, "k-2") == build(prompt=prompt, idempotency_key="k-2", **COMMON)
+
+
+@pytest.mark.parametrize(
+    "prompt", ["", " \n", None, 7, ["otter"], "lone \ud800 surrogate", type("Text", (str,), {})("otter")]
+)
+def test_a_stencil_leaves_a_prompt_that_needs_a_look_to_the_builder(prompt):
+    assert cut_stencil(build(prompt="a-random-one")).fill(prompt, "k-2") is None
+
+
+@pytest.mark.parametrize("extra", [{"prompt": "another"}, {"note": "a-random-one"}])
+def test_no_stencil_is_cut_where_the_prompt_does_not_stand_in_the_body_just_once(extra):
+    assert cut_stencil(build(prompt="a-random-one", extra_body=extra)) is None

@@ -68,7 +68,7 @@ class Batch:
         self._limit = min(options.limit, caller.gate.limit)
         self._source = source
         self._known = len(source) if isinstance(source, Sized) else None
-        self._maker = Maker(prepare, build)
+        self._maker = Maker(prepare, build, options.common)
         self._books = Books(caller, options, self._halt)
         self._saver = None if options.save_to is None else Saver(self._books, options.save_to, options.name, save)
         self._blocking: Iterator[Any] | None = None
@@ -221,6 +221,7 @@ class Batch:
                 self._awaiting = self._source.__aiter__()
             else:
                 self._blocking = iter(self._source)
+            await self._maker.cut()
         except BaseException:
             await self._finish()
             raise

@@ -7,7 +7,9 @@ caller sees it. What a state means is decided in ``rules/ledger.py``, what may b
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from typing import TYPE_CHECKING, Any
+from uuid import uuid4
 
 import msgspec
 
@@ -24,9 +26,11 @@ from videorouter.flows.batch_records import encode, find_inline, restore_inline,
 from videorouter.flows.inputs import needs_upload
 from videorouter.flows.tasks import resume_job, run_job
 from videorouter.io.journal import Ending, Intent
+from videorouter.io.minting import mint_key
 from videorouter.models import BatchItem, Task, VideoResult
 from videorouter.rules.ledger import describe_failure, digest_request, judge_error
 from videorouter.rules.money import find_price, to_micros
+from videorouter.rules.requests import cut_stencil
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -35,7 +39,7 @@ if TYPE_CHECKING:
     from videorouter.models import ItemState
     from videorouter.rules.entries import Entry
     from videorouter.rules.ledger import Recorded
-    from videorouter.rules.requests import Submission
+    from videorouter.rules.requests import Stencil, Submission
 
     Prepare = Callable[..., Awaitable[Submission]]
     Build = Callable[..., Submission]
@@ -61,13 +65,26 @@ class Maker:
     Args:
         prepare: Makes a submission, uploads included.
         build: Makes a submission from fields that need no upload.
+        common: The fields and options of all entries.
     """
 
-    __slots__ = ("build", "prepare")
+    __slots__ = ("_common", "_stencil", "build", "prepare")
 
-    def __init__(self, prepare: Prepare, build: Build) -> None:
+    def __init__(self, prepare: Prepare, build: Build, common: dict[str, Any]) -> None:
         self.prepare: Prepare = prepare
         self.build: Build = build
+        self._common = common
+        self._stencil: Stencil | None = None
+
+    async def cut(self) -> None:
+        """Check and encode once what is the same in all plain prompts. What is wrong with it, each entry tells."""
+        with contextlib.suppress(Exception):
+            if not needs_upload(self._common):
+                self._stencil = cut_stencil(await self.prepare("generate", uuid4().hex, self._common, {}))
+
+    def fill(self, prompt: object) -> Submission | None:
+        """A generation with nothing of its own but its prompt; ``None`` where it must be built."""
+        return None if self._stencil is None else self._stencil.fill(prompt, mint_key())
 
 
 class Walk:
@@ -151,10 +168,12 @@ class Walk:
 
     async def _take(self) -> BatchItem:
         books = self.books
-        try:
-            known = await self._describe()
-        except Exception as error:  # noqa: BLE001  one broken entry never loses the others
-            return await self._refuse(error)
+        known = self._submission = self._fill()
+        if known is None:
+            try:
+                known = await self._describe()
+            except Exception as error:  # noqa: BLE001  one broken entry never loses the others
+                return await self._refuse(error)
         self.digest = digest_request(known.verb, known.body)
         if books.fresh and self._given is None:
             return await self._send(known)
@@ -175,6 +194,12 @@ class Walk:
             raise FatalError(self._name_mismatch(recorded))
         self._unknown = recorded.unknown
         return await self._resume(recorded, known)
+
+    def _fill(self) -> Submission | None:
+        """The request of an entry that is a prompt and nothing else."""
+        entry = self.entry
+        plain = entry.options is None and self._parent is None and entry.verb == "generate" and entry.broken is None
+        return self._maker.fill(entry.prompt) if plain else None
 
     async def _describe(self) -> Submission:
         """The request, as far as it is known before anything is uploaded and before a parent has a video."""

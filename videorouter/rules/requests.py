@@ -14,7 +14,7 @@ import msgspec
 from videorouter.config import check_headers, check_timeout
 from videorouter.errors import ConfigurationError, InvalidRequestError
 from videorouter.models import BatchItem, Task, Video, VideoResult
-from videorouter.rules.wire import encode_request
+from videorouter.rules.wire import encode_request, encode_text
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -44,6 +44,49 @@ class Submission(msgspec.Struct, frozen=True, kw_only=True):
     def path(self) -> str:
         """The path below the base URL."""
         return PATHS[self.verb]
+
+
+class Stencil(msgspec.Struct, frozen=True, kw_only=True):
+    """A request that was checked and encoded once and of which only the prompt is open, for the entries of a batch."""
+
+    made: Submission
+    head: bytes
+    tail: bytes
+
+    def fill(self, prompt: object, idempotency_key: str) -> Submission | None:
+        """The same bytes that ``build_submission`` makes; ``None`` for a prompt that it has to look at."""
+        if type(prompt) is not str or not prompt.strip():
+            return None
+        try:
+            text = encode_text(prompt)
+        except ValueError:
+            return None
+        made = self.made
+        return Submission(
+            verb=made.verb,
+            model=made.model,
+            prompt=prompt,
+            body=self.head + text + self.tail,
+            idempotency_key=idempotency_key,
+            timeout=made.timeout,
+            max_retries=made.max_retries,
+            headers=made.headers,
+        )
+
+
+def cut_stencil(made: Submission) -> Stencil | None:
+    """What is the same for every prompt of a finished request.
+
+    Args:
+        made: The request; its prompt must be text that stands nowhere else in it, such as a random one.
+
+    Returns:
+        ``None`` when the prompt is not in the body just once: ``extra_body`` may have replaced it.
+    """
+    head, found, tail = made.body.partition(encode_text(made.prompt))
+    if not found or made.prompt.encode() in head + tail:
+        return None
+    return Stencil(made=made, head=head, tail=tail)
 
 
 def build_submission(

@@ -31,7 +31,7 @@ from videorouter.errors import InvalidRequestError
 from videorouter.models import Task, TaskStatus, Video, VideoResult
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
 MAX_ANSWER_BYTES = 4 * 2**20
 MAX_URL_CHARS = 4096
@@ -43,6 +43,7 @@ Headers = tuple[tuple[bytes, bytes], ...]
 
 _PLAIN_URL = re.compile(r"https?://[A-Za-z0-9](?:[A-Za-z0-9.-]*[A-Za-z0-9])?(?::[0-9]{1,4})?(?:[/?#][!-~]*)?")
 _encode = msgspec.json.Encoder().encode
+encode_text: Callable[[str], bytes] = _encode
 
 
 class ErrorAnswer(msgspec.Struct, frozen=True, kw_only=True):

@@ -143,7 +143,8 @@ class Worker:
             self._link.start()
         self._most = caller.gate.limit
         self._books = WorkerBooks(caller, chosen, self._stop, self._remote)
-        self._maker = Maker(client._prepare, client._build)  # noqa: SLF001  as above
+        self._maker = Maker(client._prepare, client._build, chosen.common)  # noqa: SLF001  as above
+        await self._maker.cut()
         self._saver: Saver | None = None
         if save_to is not None and "://" in save_to:
             self._saver = StoreSaver(self._books, save_to, chosen.name, client.save)
