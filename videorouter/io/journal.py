@@ -116,6 +116,8 @@ class Totals(msgspec.Struct, frozen=True, kw_only=True):
 
 
 T = TypeVar("T")
+_GATHER = 0.001
+"""Seconds in which operations wait for others, so that more of them share a commit, unless the last one was alone."""
 
 
 class Journal:
@@ -140,6 +142,7 @@ class Journal:
         self._thread: threading.Thread | None = None
         self._closed: asyncio.Future[None] | None = None
         self._vacuum = False
+        self._alone = True
 
     @classmethod
     async def open(cls, path: str | os.PathLike[str], *, fault: Callable[[str], None] | None = None) -> Journal:
@@ -342,13 +345,17 @@ class Journal:
             raise JournalError(f"The journal {self.path} is closed.", path=str(self.path))
         future = self._loop.create_future()
         if not self._pending:
-            self._loop.call_soon(self._flush)
+            if self._alone:
+                self._loop.call_soon(self._flush)
+            else:
+                self._loop.call_later(_GATHER, self._flush)
         self._pending.append(((name, work), future))
         value: T = await future
         return value
 
     def _flush(self) -> None:
         if self._pending:
+            self._alone = len(self._pending) == 1
             self._inbox.put(self._pending)
             self._pending = []
 
