@@ -411,6 +411,8 @@ def check_timeout(value: object, *, name: str = "timeout") -> float:
     """
     if value is None:
         return NO_DEADLINE
+    if type(value) is float and 0.0 < value <= NO_DEADLINE:
+        return value
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or value <= 0:
         fail(f"{name} must be a positive number of seconds (or None), not {value!r}.")
     return min(float(value), NO_DEADLINE)

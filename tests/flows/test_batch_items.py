@@ -77,6 +77,42 @@ async def test_a_plain_prompt_and_the_same_request_as_a_dict_are_two_takes_of_on
     assert len(keys) == 2
 
 
+@pytest.mark.parametrize("concurrency", [1, 4])
+async def test_an_id_that_comes_twice_is_refused_and_leaves_the_first_ones_row(sandbox, router, tmp_path, concurrency):
+    entries = [{"id": "a", "prompt": "one"}, {"id": "a", "prompt": "two"}, {"id": "b", "prompt": "three"}]
+    for _ in range(2):
+        batch = router.generate_many(entries, journal=tmp_path / "run.db", concurrency=concurrency, ordered=True)
+        items = [item async for item in batch]
+        assert [item.state for item in items] == ["done", "refused", "done"]
+        assert "came twice" in str(items[1].error)
+    assert await sandbox.charges() == {"one": 1, "three": 1}
+    assert read(tmp_path / "run.db", "SELECT id, state, position FROM items ORDER BY id") == [
+        ("a", "done", 0),
+        ("b", "done", 2),
+    ]
+
+
+async def test_the_first_of_two_entries_has_the_id_also_when_it_is_sent_later(sandbox, router, tmp_path):
+    entries = [
+        {"id": "parent", "prompt": "one"},
+        {"id": "a", "prompt": "snow", "edit_of": "parent"},
+        {"id": "a", "prompt": "two"},
+    ]
+    for _ in range(2):
+        batch = router.generate_many(entries, journal=tmp_path / "run.db", ordered=True)
+        assert [item.state async for item in batch] == ["done", "done", "refused"]
+    assert await sandbox.charges() == {"one": 1, "snow": 1}
+
+
+@pytest.mark.parametrize("first", [{"prompt": ""}, {"prompt": "edit of nothing", "edit_of": "nobody"}])
+async def test_an_id_whose_first_entry_was_not_sent_is_refused_all_the_same(sandbox, router, tmp_path, first):
+    entries = [{"id": "a", **first}, {"id": "a", "prompt": "two"}]
+    batch = router.generate_many(entries, journal=tmp_path / "run.db", concurrency=1, ordered=True)
+    items = [item async for item in batch]
+    assert "came twice" in str(items[1].error)
+    assert await sandbox.charges() == {}
+
+
 async def test_the_intent_is_on_disk_before_the_first_byte_and_the_result_before_it_is_seen(sandbox, router, tmp_path):
     path = tmp_path / "run.db"
     async with (

@@ -47,7 +47,7 @@ class Books:
         self.tally: Tally = Tally()
         self.in_flight: int = 0
         self.fresh: bool = False
-        """Whether the journal was empty when this run began: then an entry without an id is named by its intent."""
+        """Whether the journal was empty when this run began: then nothing in it need be asked before an intent."""
         self.stopped: str | None = None
         self._rule = StopRule(options.stop_after)
         self._paid = asyncio.Event()
@@ -133,26 +133,37 @@ class Books:
     async def name(self, digest: str, given: str | None, index: int) -> tuple[str, int, Recorded | None]:
         """The id of an entry, how often this run has met it, and what the journal knows of it.
 
+        In a fresh journal an entry without an id is named by its intent, which also tells whether an id is taken.
+
         Raises:
             InvalidRequestError: This run has met the given id before.
         """
+        if self.fresh:
+            self._check_new(given)
+            return given or "", 1, None
         again = not self.options.deduplicate
         if self.journal is not None:
             met = await self.journal.meet(digest, given, again=again)
             if given is not None and met.times > 1:
-                raise _name_duplicate(given)
+                raise name_duplicate(given)
             return met.id, met.times, met.recorded
         if given is not None:
-            key = hash(given)
-            if key in self._ids:
-                raise _name_duplicate(given)
-            self._ids.add(key)
+            self._check_new(given)
+            self.remember(given)
             return given, 1, None
         times = self._takes.get(digest, 0) + 1
         if times == 1 and again and len(self._takes) >= REMEMBERED:
             return f"{digest}-at{index}", 1, None
         self._takes[digest] = times
         return name_item(digest, times if again else 1), times, None
+
+    def _check_new(self, given: str | None) -> None:
+        if given is not None and hash(given) in self._ids:
+            raise name_duplicate(given)
+
+    def remember(self, given: str) -> None:
+        """Keep an id of which there is no row in a journal."""
+        self._ids.add(hash(given))
 
     def decide(self, recorded: Recorded) -> Resumption:
         """What this run does with an item that the journal knows."""
@@ -229,7 +240,8 @@ class Books:
         return str(verdict)
 
 
-def _name_duplicate(given: str) -> InvalidRequestError:
+def name_duplicate(given: str) -> InvalidRequestError:
+    """The error of an entry whose id another entry of its batch has."""
     return InvalidRequestError(
         f"The id {given!r} came twice in this batch. The second one was not sent. Give each entry an id of its own."
     )

@@ -22,6 +22,7 @@ from videorouter.errors import (
     Phase,
     VideoRouterError,
 )
+from videorouter.flows.batch_books import name_duplicate
 from videorouter.flows.batch_records import encode, find_inline, restore_inline, show_recorded, spell_inputs
 from videorouter.flows.inputs import needs_upload
 from videorouter.flows.tasks import resume_job, run_job
@@ -101,6 +102,7 @@ class Walk:
 
     __slots__ = (
         "_before",
+        "_filed",
         "_future",
         "_given",
         "_intended",
@@ -144,6 +146,7 @@ class Walk:
         self._future: asyncio.Future[BatchItem] | None = None
         self._outcome: BatchItem | None = None
         self._task: Task | None = None
+        self._filed = False
         self._intended = False
         self._reserved = 0
         self._unknown = 0.0
@@ -165,6 +168,8 @@ class Walk:
         finally:
             if self._future is not None:
                 self.books.leave(self.id, self._future, self._outcome)
+            if self._given is not None and self.books.fresh and not self._filed:
+                self.books.remember(self._given)
 
     async def _take(self) -> BatchItem:
         books = self.books
@@ -175,8 +180,8 @@ class Walk:
             except Exception as error:  # noqa: BLE001  one broken entry never loses the others
                 return await self._refuse(error)
         self.digest = digest_request(known.verb, known.body)
-        if books.fresh and self._given is None:
-            return await self._send(known)
+        if books.fresh and self._given is not None and self._future is None:
+            return self._end("refused", known, error=name_duplicate(self._given))
         try:
             self.id, times, recorded = await books.name(self.digest, self._given, self.index)
         except InvalidRequestError as error:
@@ -365,9 +370,10 @@ class Walk:
         if submission is None or journal is None:
             self._intended = True
             return
-        self.id = await journal.intend(
+        item = await journal.intend(
             Intent(
                 id=self.id,
+                new=self.books.fresh and not self._filed,
                 position=self.index,
                 digest=self.digest,
                 verb=submission.verb,
@@ -378,7 +384,10 @@ class Walk:
                 parent=self._parent,
             )
         )
-        self._intended = True
+        if item is None:
+            raise name_duplicate(self.id)
+        self.id = item
+        self._filed = self._intended = True
 
     async def _accept(self, task: Task) -> None:
         """Write down what the accepted task is called, before the first look at it."""

@@ -75,7 +75,11 @@ class Met(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Intent(msgspec.Struct, frozen=True, kw_only=True):
-    """A request that is about to be sent; an empty ``id`` has it named. ``reserved`` is in US dollars."""
+    """A request that is about to be sent; an empty ``id`` has it named. ``reserved`` is in US dollars.
+
+    ``new`` says that this run has not written it down before, in a journal that was empty when it began: then nobody
+    else may have its id.
+    """
 
     id: str
     position: int
@@ -86,6 +90,7 @@ class Intent(msgspec.Struct, frozen=True, kw_only=True):
     idempotency_key: str
     reserved: float = 0.0
     parent: str | None = None
+    new: bool = False
 
 
 class Ending(msgspec.Struct, frozen=True, kw_only=True):
@@ -200,14 +205,14 @@ class Journal:
         """
         return await self._do("meet", lambda database: _meet(database, digest, given, again=again))
 
-    async def intend(self, intent: Intent) -> str:
+    async def intend(self, intent: Intent) -> str | None:
         """Commit that a request is about to be sent.
 
         Args:
             intent: The request. Without an id it is named by its digest and its occurrence number.
 
         Returns:
-            Its id.
+            Its id; ``None`` when it is new and another entry has that id: then nothing was written.
 
         Raises:
             JournalError: It could not be committed: the request must not be sent.
@@ -444,8 +449,8 @@ def find_item(database: sqlite3.Connection, item: str) -> Recorded | None:
     return None if row is None else Recorded(**dict(zip(COLUMNS, row, strict=True)))
 
 
-def write_intent(database: sqlite3.Connection, intent: Intent, now: float) -> str:
-    """Write down that a request is about to be sent, and give its id; the caller commits."""
+def write_intent(database: sqlite3.Connection, intent: Intent, now: float) -> str | None:
+    """Write down that a request is about to be sent, as ``Journal.intend`` does; the caller commits."""
     row = (
         intent.position,
         intent.digest,
@@ -459,8 +464,8 @@ def write_intent(database: sqlite3.Connection, intent: Intent, now: float) -> st
         now,
     )
     if intent.id:
-        database.execute(_INTEND, (intent.id, *row))
-        return intent.id
+        written = database.execute(_INSERT if intent.new else _INTEND, (intent.id, *row)).rowcount
+        return intent.id if written else None
     item = name_item(intent.digest, 1)
     while not database.execute(_INSERT, (item, *row)).rowcount:
         times: int = database.execute(_AGAIN, (f"n{intent.digest}",)).fetchone()[0]

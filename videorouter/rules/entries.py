@@ -17,7 +17,8 @@ from videorouter.models import BatchItem, Task, Video, VideoResult
 from videorouter.rules.requests import Verb
 
 MAX_ID = 200
-_OWN = ("id", "prompt", "edit_of", "video", "video_id", "then")
+_OWN = frozenset({"id", "prompt", "edit_of", "video", "video_id", "then"})
+_PLAIN = frozenset({"id", "prompt"})
 
 
 class Unreadable(msgspec.Struct, frozen=True):
@@ -61,7 +62,7 @@ def read_entry(raw: object, verb: Verb = "generate") -> Entry:
         return Entry(prompt=raw)
     if isinstance(raw, Unreadable):
         raise InvalidRequestError(raw.reason)
-    if isinstance(raw, Mapping):
+    if type(raw) is dict or isinstance(raw, Mapping):
         return _read_mapping(raw, verb)
     if isinstance(raw, tuple | list) and len(raw) == 2 and verb == "edit":
         return Entry(verb="edit", video=raw[0], prompt=raw[1])
@@ -80,10 +81,17 @@ def _drop_empty(fields: dict[str, Any]) -> dict[str, Any]:
 
 
 def _read_mapping(raw: Mapping[Any, Any], verb: Verb) -> Entry:
-    for name in raw:
-        if not isinstance(name, str):
+    own: dict[str, Any] = {}
+    options: dict[str, Any] = {}
+    for name, value in raw.items():
+        if name in _OWN:
+            own[name] = value
+        elif isinstance(name, str):
+            options[name] = value
+        else:
             raise InvalidRequestError(f"Field names must be text, not {name!r}.")
-    options = {name: value for name, value in raw.items() if name not in _OWN}
+    if verb == "generate" and own.keys() <= _PLAIN:
+        return Entry(prompt=own.get("prompt"), options=options or None, id=_check_id(own.get("id"), "id"))
     then = raw.get("then") or ()
     if isinstance(then, str | Mapping):
         then = (then,)

@@ -141,7 +141,8 @@ def encode_request(fields: Mapping[str, Any], extra: Mapping[str, Any] | None = 
     if extra:
         body.update(extra)
     for name, value in body.items():
-        _check_value(name, value)
+        if type(value) is not str:
+            _check_value(name, value)
     try:
         return _encode(body)
     except (TypeError, ValueError, RecursionError, msgspec.MsgspecError) as error:
