@@ -2,7 +2,7 @@
 
 ``python tests/benchmarks/batches.py [--count 20000] [--rounds 3]`` compares, in one interleaved run, 50 lanes of plain
 calls, the same prompts through ``generate_many``, and the same with a journal. ``--million [N]`` runs one batch of a
-million generated rows against the same instant server and prints memory as it goes.
+million generated rows against the same instant server and prints memory as it goes; ``--plot FILE`` draws it as SVG.
 """
 
 import argparse
@@ -60,15 +60,44 @@ async def measure(router, count, rounds):
 
 
 async def run_million(router, count, journal):
-    print(f"memory {read_memory():.1f} MiB before, journal {journal}")
-    began, step = time.monotonic(), max(1, count // 20)
+    """Yields how many are done, and memory in MiB, a hundred times."""
+    step = max(1, count // 100)
     done = 0
+    yield 0, read_memory()
     async for item in router.generate_many(make_prompts(count), concurrency=FLYING, journal=journal):
         assert item.ok, item.error
         done += 1
         if done % step == 0:
-            rate = done / (time.monotonic() - began)
-            print(f"{done:>9,}  {read_memory():6.1f} MiB  {rate:,.0f}/s", flush=True)
+            yield done, read_memory()
+
+
+async def tell_million(router, count, journal):
+    print(f"journal: {journal or 'none'}")
+    began, marks = time.monotonic(), []
+    async for done, memory in run_million(router, count, journal):
+        marks.append((done, memory))
+        if len(marks) % 5 == 1:
+            print(f"{done:>9,}  {memory:6.1f} MiB  {done / (time.monotonic() - began):,.0f}/s", flush=True)
+    return marks
+
+
+def draw(marks):
+    """Memory over prompts, from nothing up, as SVG."""
+    wide, high, left, low = 640, 240, 56, 28
+    most, top = marks[-1][0], max(memory for _, memory in marks) * 1.25
+    points = " ".join(
+        f"{left + (wide - left - 8) * done / most:.1f},{(high - low) * (1 - memory / top):.1f}"
+        for done, memory in marks
+    )
+    words = [(left, high - 8, "start", "0"), (wide - 8, high - 8, "end", f"{most:,} prompts")]
+    words += [(left - 6, high - low, "end", "0"), (left - 6, (high - low) * 0.2 + 4, "end", f"{top / 1.25:.0f} MiB")]
+    texts = "".join(f'<text x="{x}" y="{y}" text-anchor="{anchor}">{text}</text>' for x, y, anchor, text in words)
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {wide} {high}" font-family="sans-serif" font-size="12" '
+        f'fill="#888" role="img" aria-label="Memory over prompts">'
+        f'<path d="M{left} 0V{high - low}H{wide - 8}" fill="none" stroke="#888"/>'
+        f'<polyline points="{points}" fill="none" stroke="#2f7d6b" stroke-width="2"/>{texts}</svg>\n'
+    )
 
 
 def start_stub():
@@ -82,6 +111,7 @@ async def main():
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--million", type=int, nargs="?", const=1_000_000)
     parser.add_argument("--journal", action="store_true", help="with --million: keep one")
+    parser.add_argument("--plot", type=Path, help="with --million: draw memory over prompts into this file")
     args = parser.parse_args()
     stub = start_stub()
     port = int(stub.stdout.readline().split()[-1])
@@ -90,7 +120,9 @@ async def main():
             await run_calls(router, 500)
             if args.million:
                 with tempfile.TemporaryDirectory(dir=Path.cwd()) as folder:
-                    await run_million(router, args.million, Path(folder) / "run.db" if args.journal else None)
+                    marks = await tell_million(router, args.million, Path(folder) / "run.db" if args.journal else None)
+                if args.plot:
+                    args.plot.write_text(draw(marks), encoding="utf-8")
                 return
             found = await measure(router, args.count, args.rounds)
             for name, value in found.items():
