@@ -1,5 +1,6 @@
 """The front door against a running gateway: the same calls in every mode, and errors that a stranger understands."""
 
+import inspect
 import pickle
 import socket
 
@@ -19,6 +20,7 @@ from videorouter import (
     VideoResult,
     VideoRouterError,
 )
+from videorouter.rules.signatures import job
 from videorouter.sandbox import Sandbox
 
 pytestmark = pytest.mark.anyio
@@ -34,6 +36,50 @@ async def sandbox(request, anyio_backend):
 async def router(sandbox):
     async with AsyncVideoRouter("key", base_url=sandbox.base_url) as client:
         yield client
+
+
+async def test_every_named_field_reaches_the_wire_under_its_own_name(router, monkeypatch):
+    given = {
+        "model": "m",
+        **{name: f"https://x.example/{name}" for name in ("image_url", "start_image_url", "end_image_url")},
+        **{name: [f"https://x.example/{name}"] for name in ("image_urls", "video_urls", "audio_urls")},
+        "duration": "d",
+        "aspect_ratio": "a",
+        "resolution": "r",
+        "generate_audio": True,
+        "seed": 5,
+        "n": 2,
+        "output_format": "url",
+    }
+    options = {
+        "timeout": 77.0,
+        "max_retries": 2,
+        "extra_headers": {"x-a": "b"},
+        "extra_body": {"tools": 1},
+        "idempotency_key": "k",
+    }
+    assert {*given, *options} == {*inspect.signature(job).parameters} - {"self", "prompt", "fields"}
+    made = []
+
+    async def run_job(_, submission):
+        made.append(submission)
+
+    monkeypatch.setattr("videorouter.flows.tasks.run_job", run_job)
+    await router.generate("p", **given, **options)
+    await router.generate("p", model="m", duration="d")
+    assert msgspec.json.decode(made[0].body) == {**given, "prompt": "p", "tools": 1}
+    assert (made[0].timeout, made[0].max_retries, made[0].headers, made[0].idempotency_key) == (
+        77.0,
+        2,
+        (("x-a", "b"),),
+        "k",
+    )
+    assert msgspec.json.decode(made[1].body) == {
+        "model": "m",
+        "prompt": "p",
+        "output_format": "url",
+        "duration": "d",
+    }
 
 
 async def test_the_same_code_makes_saves_and_edits_in_every_mode(router, sandbox, tmp_path):

@@ -5,20 +5,19 @@ from __future__ import annotations
 import inspect
 import os
 import time
-import warnings
 from typing import TYPE_CHECKING, Any, Literal, Self, Unpack, overload
 
 from msgspec import UNSET, UnsetType
 
 from videorouter.config import Settings, check_count, check_timeout, read_environment, resolve, seal
-from videorouter.errors import ConfigurationError, FieldWarning, InvalidRequestError
+from videorouter.errors import ConfigurationError, InvalidRequestError
 from videorouter.flows import downloads, draining, tasks
 from videorouter.flows.batch_verbs import BatchVerbs
 from videorouter.flows.catalogue import Catalogue, read_account
 from videorouter.flows.fallback import check_models, run_with_fallback
-from videorouter.flows.inputs import Uploads, needs_upload, resolve_fields
+from videorouter.flows.inputs import Uploads
+from videorouter.flows.making import Maker
 from videorouter.io.call import Caller
-from videorouter.io.minting import mint_key
 from videorouter.io.shared import Shared
 from videorouter.io.transport.opening import open_sender
 from videorouter.models import (
@@ -33,9 +32,7 @@ from videorouter.models import (
     Video,
     VideoResult,
 )
-from videorouter.rules.inputs import FIELDS
-from videorouter.rules.notes import find_notes
-from videorouter.rules.requests import Submission, Verb, build_submission, check_model, find_task_id
+from videorouter.rules.requests import check_model, find_task_id
 from videorouter.rules.signatures import edit_job, job, takes_what
 
 if TYPE_CHECKING:
@@ -51,6 +48,7 @@ if TYPE_CHECKING:
     from videorouter.flows.batch import Batch
     from videorouter.flows.downloads import ManyOptions, Place, SaveOptions, Source
     from videorouter.models import Download, Input
+    from videorouter.rules.requests import Submission, Verb
 
 
 OPTIONS = frozenset(inspect.signature(resolve).parameters) - {"environ"}
@@ -130,6 +128,7 @@ class AsyncVideoRouter(BatchVerbs):
         self._catalogue = Catalogue()
         self._uploads = Uploads()
         self._caller = Caller(settings, Shared(sender, settings), on_event=on_event, on_in_doubt=on_in_doubt)
+        self._maker = Maker(self._caller, self._uploads)
 
     @property
     def _settings(self) -> Settings:
@@ -204,17 +203,20 @@ class AsyncVideoRouter(BatchVerbs):
             TaskPollError: The job is accepted and cannot be looked at; collect it with ``wait(error.task_id)``.
             TaskTimeoutError: The job is accepted and still running; collect it with ``wait(error.task_id)``.
         """
-        # A comprehension's first iterable is evaluated here, so these are the arguments and nothing else.
-        given = {
-            name: value
-            for name, value in locals().items()
-            if value is not None and value is not UNSET and name not in _HANDLED
-        }
-        if timeout is None:
+        values = (
+            *(model, image_url, start_image_url, end_image_url, image_urls, video_urls, audio_urls),
+            *(duration, aspect_ratio, resolution, generate_audio, seed, n),
+            *(output_format, timeout, max_retries, extra_headers, extra_body, idempotency_key),
+        )
+        given: dict[str, Any] = {name: value for name, value in zip(_GIVEN, values, strict=True) if value is not None}
+        if timeout is UNSET:
+            del given["timeout"]
+        elif timeout is None:
             given["timeout"] = None
         if models is not None:
             return await self._try_models(models, prompt, given, fields, after_failed_task=bool(fallback_on_failure))
-        return await tasks.run_job(self._caller, await self._prepare("generate", prompt, given, fields))
+        made = None if fields else self._maker.fill(prompt, given)
+        return await tasks.run_job(self._caller, made or await self._maker.prepare("generate", prompt, given, fields))
 
     @takes_what(job)
     async def submit(self, /, prompt: str, **options: Any) -> Task:
@@ -228,7 +230,7 @@ class AsyncVideoRouter(BatchVerbs):
         Raises:
             VideoRouterError: As ``generate``, without the task errors.
         """
-        return await tasks.submit_job(self._caller, await self._prepare("generate", prompt, options, {}))
+        return await tasks.submit_job(self._caller, await self._maker.prepare("generate", prompt, options, {}))
 
     @takes_what(edit_job)
     async def edit(self, /, video: VideoResult | Video | Task | str, prompt: str, **options: Any) -> VideoResult:
@@ -242,7 +244,7 @@ class AsyncVideoRouter(BatchVerbs):
         Raises:
             VideoRouterError: As ``generate``.
         """
-        return await tasks.run_job(self._caller, await self._prepare("edit", prompt, options, {}, video=video))
+        return await tasks.run_job(self._caller, await self._maker.prepare("edit", prompt, options, {}, video=video))
 
     @takes_what(edit_job)
     async def submit_edit(self, /, video: VideoResult | Video | Task | str, prompt: str, **options: Any) -> Task:
@@ -251,7 +253,7 @@ class AsyncVideoRouter(BatchVerbs):
         Raises:
             VideoRouterError: As ``edit``, without the task errors.
         """
-        return await tasks.submit_job(self._caller, await self._prepare("edit", prompt, options, {}, video=video))
+        return await tasks.submit_job(self._caller, await self._maker.prepare("edit", prompt, options, {}, video=video))
 
     async def task(self, task: Task | str) -> TaskStatus:
         """Look at a task once.
@@ -486,6 +488,7 @@ class AsyncVideoRouter(BatchVerbs):
         if "max_concurrency" in overrides:
             gate = caller.shared.open_gate(settings)
         view._caller = Caller(settings, caller.shared, **hooks, gate=gate)
+        view._maker = Maker(view._caller, view._uploads)
         return view
 
     def stats(self) -> Stats:
@@ -524,7 +527,7 @@ class AsyncVideoRouter(BatchVerbs):
         from videorouter.flows.batch_options import check_options  # noqa: PLC0415  as above
 
         options = check_options(self._settings, verb, given)
-        return Batch(self._caller, source, options, prepare=self._prepare, build=self._build, save=self.save)
+        return Batch(self._caller, source, options, maker=self._maker, save=self.save)
 
     async def _try_models(
         self,
@@ -541,7 +544,7 @@ class AsyncVideoRouter(BatchVerbs):
         timeout = given.get("timeout", self._settings.timeout)
 
         async def prepare(name: str, seconds: float) -> Submission:
-            return await self._prepare("generate", prompt, {**given, "model": name, "timeout": seconds}, fields)
+            return await self._maker.prepare("generate", prompt, {**given, "model": name, "timeout": seconds}, fields)
 
         return await run_with_fallback(
             self._caller,
@@ -551,44 +554,8 @@ class AsyncVideoRouter(BatchVerbs):
             after_failed_task=after_failed_task,
         )
 
-    async def _prepare(
-        self, verb: Verb, prompt: object, given: dict[str, Any], fields: Mapping[str, Any], *, video: object = None
-    ) -> Submission:
-        """Build the request; inputs that are no URL are uploaded first, within the same deadline."""
-        model = given.get("model") or self._settings.model
-        if isinstance(model, str):
-            for note in find_notes(model, given, getattr(video, "model", None)):
-                warnings.warn(note, FieldWarning, stacklevel=3)
-        if needs_upload(given):
-            check = self._build(verb, prompt, {**given, **dict.fromkeys(FIELDS)}, fields, video=video)
-            deadline = time.monotonic() + check.timeout
-            given = await resolve_fields(self._caller, self._uploads, given, model=check.model, deadline=deadline)
-            given["timeout"] = max(0.001, deadline - time.monotonic())
-        return self._build(verb, prompt, given, fields, video=video)
 
-    def _build(
-        self, verb: Verb, prompt: object, given: dict[str, Any], fields: Mapping[str, Any], *, video: object = None
-    ) -> Submission:
-        given = dict(given)
-        timeout = given.pop("timeout", UNSET)
-        retries = given.pop("max_retries", None)
-        return build_submission(
-            verb,
-            prompt=prompt,
-            video=video,
-            model=given.pop("model", None),
-            default_model=self._settings.model,
-            timeout=self._settings.timeout if timeout is UNSET else timeout,
-            max_retries=self._settings.max_retries if retries is None else retries,
-            extra_headers=given.pop("extra_headers", None),
-            extra_body=given.pop("extra_body", None),
-            idempotency_key=given.pop("idempotency_key", None) or mint_key(),
-            output_format=given.pop("output_format", "url"),
-            fields={**given, **fields},
-        )
-
-
-_HANDLED = frozenset({"self", "prompt", "fields", "models", "fallback_on_failure"})
+_GIVEN = tuple(inspect.signature(job).parameters)[2:-1]
 
 
 def _as_task(task: Task | str) -> Task:

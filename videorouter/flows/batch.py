@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Self
 from videorouter.errors import ConfigurationError, InvalidRequestError
 from videorouter.events import BatchProgressed, ItemFinished
 from videorouter.flows.batch_books import Books
-from videorouter.flows.batch_items import FatalError, Maker, Walk
+from videorouter.flows.batch_items import FatalError, Walk
 from videorouter.flows.batch_saving import Saver
 from videorouter.io.journal import Journal
 from videorouter.rules.entries import Entry, read_entry
@@ -24,9 +24,9 @@ from videorouter.rules.money import to_dollars
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
 
-    from videorouter.flows.batch_items import Build, Prepare
     from videorouter.flows.batch_options import BatchOptions
     from videorouter.flows.batch_saving import Save
+    from videorouter.flows.making import Maker
     from videorouter.io.call import Caller
     from videorouter.models import BatchItem, BatchSummary
 
@@ -43,8 +43,7 @@ class Batch:
         caller: The client's way to the wire.
         source: Prompts, dicts, pairs; any iterable or async iterable.
         options: Checked options.
-        prepare: Makes a submission, uploads included.
-        build: Makes a submission from fields that need no upload.
+        maker: Makes the requests.
         save: Saves one video.
     """
 
@@ -54,8 +53,7 @@ class Batch:
         source: Iterable[Any] | AsyncIterable[Any],
         options: BatchOptions,
         *,
-        prepare: Prepare,
-        build: Build,
+        maker: Maker,
         save: Save,
     ) -> None:
         if isinstance(source, str | bytes) or not isinstance(source, Iterable | AsyncIterable):
@@ -68,7 +66,7 @@ class Batch:
         self._limit = min(options.limit, caller.gate.limit)
         self._source = source
         self._known = len(source) if isinstance(source, Sized) else None
-        self._maker = Maker(prepare, build, options.common)
+        self._maker = maker
         self._books = Books(caller, options, self._halt)
         self._saver = None if options.save_to is None else Saver(self._books, options.save_to, options.name, save)
         self._blocking: Iterator[Any] | None = None
@@ -221,7 +219,6 @@ class Batch:
                 self._awaiting = self._source.__aiter__()
             else:
                 self._blocking = iter(self._source)
-            await self._maker.cut()
         except BaseException:
             await self._finish()
             raise
@@ -337,8 +334,11 @@ class Batch:
             except Exception as error:  # noqa: BLE001  an entry of any kind must not lose the others
                 entry = Entry(prompt=None, id=_find_id(raw), broken=_name_broken(error))
             item = await Walk(self._books, self._maker, index, entry, given=entry.id).take()
+            if self._saver is None and self._caller.on_event is None:
+                self._hand_out(item)
+            else:
+                await self._deliver(item, 0)
             root = item.id
-            await self._deliver(item, 0)
             for step, following in enumerate(entry.then, 1):
                 given = following.id or f"{root}/{step}"
                 item = await Walk(self._books, self._maker, index, following, given=given, before=item).take()

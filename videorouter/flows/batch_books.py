@@ -79,9 +79,12 @@ class Books:
 
     def note(self, item: BatchItem, unknown: float = 0.0) -> None:
         """Count an item in the state in which this run leaves it; ``unknown`` are US dollars that it may have cost."""
-        self.tally.count(item.state)
-        self.tally.cost += to_micros(item.cost)
-        self.tally.unknown += to_micros(unknown)
+        tally = self.tally
+        tally.count(item.state)
+        if item.cost is not None:
+            tally.cost += to_micros(item.cost)
+        if unknown:
+            tally.unknown += to_micros(unknown)
 
     def note_success(self) -> None:
         """Something was accepted: no wall stands before the batch."""
@@ -130,8 +133,8 @@ class Books:
         if self.options.max_cost is not None:
             self.wake()
 
-    async def name(self, digest: str, given: str | None, index: int) -> tuple[str, int, Recorded | None]:
-        """The id of an entry, how often this run has met it, and what the journal knows of it.
+    def name_at_once(self, digest: str, given: str | None, index: int) -> tuple[str, int, Recorded | None] | None:
+        """As ``name``, where no journal need be asked; ``None`` where one must.
 
         In a fresh journal an entry without an id is named by its intent, which also tells whether an id is taken.
 
@@ -141,21 +144,31 @@ class Books:
         if self.fresh:
             self._check_new(given)
             return given or "", 1, None
-        again = not self.options.deduplicate
         if self.journal is not None:
-            met = await self.journal.meet(digest, given, again=again)
-            if given is not None and met.times > 1:
-                raise name_duplicate(given)
-            return met.id, met.times, met.recorded
+            return None
         if given is not None:
             self._check_new(given)
             self.remember(given)
             return given, 1, None
+        again = not self.options.deduplicate
         times = self._takes.get(digest, 0) + 1
         if times == 1 and again and len(self._takes) >= REMEMBERED:
             return f"{digest}-at{index}", 1, None
         self._takes[digest] = times
         return name_item(digest, times if again else 1), times, None
+
+    async def name(self, digest: str, given: str | None, index: int) -> tuple[str, int, Recorded | None]:
+        """The id of an entry, how often this run has met it, and what the journal knows of it.
+
+        Raises:
+            InvalidRequestError: This run has met the given id before.
+        """
+        if self.journal is None:
+            return given or f"{digest}-at{index}", 1, None
+        met = await self.journal.meet(digest, given, again=not self.options.deduplicate)
+        if given is not None and met.times > 1:
+            raise name_duplicate(given)
+        return met.id, met.times, met.recorded
 
     def _check_new(self, given: str | None) -> None:
         if given is not None and hash(given) in self._ids:

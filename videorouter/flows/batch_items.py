@@ -7,9 +7,7 @@ caller sees it. What a state means is decided in ``rules/ledger.py``, what may b
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from typing import TYPE_CHECKING, Any
-from uuid import uuid4
 
 import msgspec
 
@@ -27,23 +25,17 @@ from videorouter.flows.batch_records import encode, find_inline, restore_inline,
 from videorouter.flows.inputs import needs_upload
 from videorouter.flows.tasks import resume_job, run_job
 from videorouter.io.journal import Ending, Intent
-from videorouter.io.minting import mint_key
 from videorouter.models import BatchItem, Task, VideoResult
 from videorouter.rules.ledger import describe_failure, digest_request, judge_error
 from videorouter.rules.money import find_price, to_micros
-from videorouter.rules.requests import cut_stencil
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
-
     from videorouter.flows.batch_books import Books
+    from videorouter.flows.making import Maker
     from videorouter.models import ItemState
     from videorouter.rules.entries import Entry
     from videorouter.rules.ledger import Recorded
-    from videorouter.rules.requests import Stencil, Submission
-
-    Prepare = Callable[..., Awaitable[Submission]]
-    Build = Callable[..., Submission]
+    from videorouter.rules.requests import Submission
 
 _decode = msgspec.json.Decoder(dict[str, Any]).decode
 
@@ -58,34 +50,6 @@ class FatalError(Exception):
 
 class _OrphanError(Exception):
     """An edit whose parent has no video. It was not sent."""
-
-
-class Maker:
-    """Makes the requests of a batch.
-
-    Args:
-        prepare: Makes a submission, uploads included.
-        build: Makes a submission from fields that need no upload.
-        common: The fields and options of all entries.
-    """
-
-    __slots__ = ("_common", "_stencil", "build", "prepare")
-
-    def __init__(self, prepare: Prepare, build: Build, common: dict[str, Any]) -> None:
-        self.prepare: Prepare = prepare
-        self.build: Build = build
-        self._common = common
-        self._stencil: Stencil | None = None
-
-    async def cut(self) -> None:
-        """Check and encode once what is the same in all plain prompts. What is wrong with it, each entry tells."""
-        with contextlib.suppress(Exception):
-            if not needs_upload(self._common):
-                self._stencil = cut_stencil(await self.prepare("generate", uuid4().hex, self._common, {}))
-
-    def fill(self, prompt: object) -> Submission | None:
-        """A generation with nothing of its own but its prompt; ``None`` where it must be built."""
-        return None if self._stencil is None else self._stencil.fill(prompt, mint_key())
 
 
 class Walk:
@@ -183,7 +147,8 @@ class Walk:
         if books.fresh and self._given is not None and self._future is None:
             return self._end("refused", known, error=name_duplicate(self._given))
         try:
-            self.id, times, recorded = await books.name(self.digest, self._given, self.index)
+            named = books.name_at_once(self.digest, self._given, self.index)
+            self.id, times, recorded = named or await books.name(self.digest, self._given, self.index)
         except InvalidRequestError as error:
             return self._end("refused", known, error=error)
         except JournalError as error:
@@ -201,10 +166,10 @@ class Walk:
         return await self._resume(recorded, known)
 
     def _fill(self) -> Submission | None:
-        """The request of an entry that is a prompt and nothing else."""
+        """The request of an entry that needs no waiting."""
         entry = self.entry
-        plain = entry.options is None and self._parent is None and entry.verb == "generate" and entry.broken is None
-        return self._maker.fill(entry.prompt) if plain else None
+        plain = self._parent is None and entry.verb == "generate" and entry.broken is None
+        return self._maker.fill(entry.prompt, self._options) if plain else None
 
     async def _describe(self) -> Submission:
         """The request, as far as it is known before anything is uploaded and before a parent has a video."""
@@ -227,11 +192,8 @@ class Walk:
             _OrphanError: The item that it builds on has no video.
             VideoRouterError: An input cannot be used or uploaded.
         """
-        if self._submission is None:
-            video = self.entry.video if self._parent is None else await self._find_parent(self._parent)
-            self._submission = await self._maker.prepare(
-                self.entry.verb, self.entry.prompt, self._options, {}, video=video
-            )
+        video = self.entry.video if self._parent is None else await self._find_parent(self._parent)
+        self._submission = await self._maker.prepare(self.entry.verb, self.entry.prompt, self._options, {}, video=video)
         return self._submission
 
     async def _find_parent(self, parent: str) -> VideoResult:
@@ -300,7 +262,7 @@ class Walk:
     async def _send_once(self, known: Submission, key: str | None) -> BatchItem:
         books = self.books
         try:
-            submission = await self._complete()
+            submission = self._submission or await self._complete()
             if key is not None:
                 submission = msgspec.structs.replace(submission, idempotency_key=key)
             micros = self._find_price(submission)

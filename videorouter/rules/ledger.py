@@ -25,6 +25,7 @@ This file decides; it writes nothing, sends nothing and reads no clock.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 from typing import TYPE_CHECKING, Literal, get_args
 
@@ -192,7 +193,14 @@ class StopRule:
 
 def digest_request(verb: str, body: bytes) -> str:
     """What makes two requests the same: their verb and their body, as 32 hex digits."""
-    return hashlib.blake2b(body, digest_size=16, person=verb.encode()[:16]).hexdigest()
+    hasher = _hasher(verb).copy()
+    hasher.update(body)
+    return hasher.hexdigest()
+
+
+@functools.cache
+def _hasher(verb: str) -> hashlib.blake2b:
+    return hashlib.blake2b(digest_size=16, person=verb.encode()[:16])
 
 
 def name_item(digest: str, occurrence: int) -> str:

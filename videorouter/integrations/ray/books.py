@@ -39,6 +39,9 @@ class WorkerBooks(Books):
     async def reserve(self, micros: int) -> None:
         """Hold nothing yet: the ledger holds the money together with the intent, for the whole cluster."""
 
+    def name_at_once(self, digest: str, given: str | None, index: int) -> None:
+        """Nothing: which rows there are, the ledger knows."""
+
     async def name(self, digest: str, given: str | None, index: int) -> tuple[str, int, Recorded | None]:
         """The id of a row, and what the ledger knows of it; a row that comes again gets the id that it had.
 
@@ -46,7 +49,7 @@ class WorkerBooks(Books):
             InvalidRequestError: Another row has the id.
         """
         if self.remote is None:
-            return given or f"{digest}-at{index}", 1, None
+            return await super().name(digest, given, index)
         answer = await self.remote.meet(index, digest, given)
         if answer.settled:
             self._settled.add(answer.id)

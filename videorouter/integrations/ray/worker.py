@@ -21,7 +21,7 @@ import msgspec
 
 from videorouter.client import AsyncVideoRouter
 from videorouter.errors import InvalidRequestError, JournalError, VideoRouterError
-from videorouter.flows.batch_items import FatalError, Maker, Walk
+from videorouter.flows.batch_items import FatalError, Walk
 from videorouter.flows.batch_options import check_options
 from videorouter.flows.batch_saving import Saver
 from videorouter.integrations.ray.books import WorkerBooks
@@ -143,8 +143,7 @@ class Worker:
             self._link.start()
         self._most = caller.gate.limit
         self._books = WorkerBooks(caller, chosen, self._stop, self._remote)
-        self._maker = Maker(client._prepare, client._build, chosen.common)  # noqa: SLF001  as above
-        await self._maker.cut()
+        self._maker = client._maker  # noqa: SLF001  as above
         self._saver: Saver | None = None
         if save_to is not None and "://" in save_to:
             self._saver = StoreSaver(self._books, save_to, chosen.name, client.save)
