@@ -1,7 +1,8 @@
 """Frozen records of what happens, handed to ``on_event`` hooks.
 
-No record holds a key, a prompt or a signed URL. A hook may be a plain function or a coroutine function; what it
-raises is logged and changes nothing. This file never performs I/O.
+No record holds a key, a prompt or a URL, but for ``ItemFinished``, whose item has them as fields and does not show
+them; a batch's file names begin with a prompt's first words. A hook may be a plain function or a coroutine function;
+what it raises is logged and changes nothing. This file never performs I/O.
 """
 
 from __future__ import annotations
@@ -113,9 +114,13 @@ class DownloadFinished(Event, frozen=True, kw_only=True):
 
 
 class ItemFinished(Event, frozen=True, kw_only=True):
-    """A batch item reached its state."""
+    """A batch item reached its state. ``item`` has the prompt and the result; the event's repr shows neither."""
 
     item: BatchItem
+
+    def __repr__(self) -> str:
+        item = self.item
+        return f"ItemFinished(call_id={self.call_id!r}, index={item.index}, state={item.state!r}, cost={item.cost!r})"
 
 
 class BatchProgressed(Event, frozen=True, kw_only=True):
