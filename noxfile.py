@@ -156,6 +156,8 @@ def docs(session: nox.Session) -> None:
     install_wheel(session, "sandbox,otel", *group("test", "web", "docs"))
     leave_source(session)
     session.run("zensical", "build", "--clean", "--strict", "-f", ".zensical.toml")
+    for page in (ROOT / "docs").rglob("*.md"):  # what llms.txt links to
+        shutil.copy(page, Path("site") / page.relative_to(ROOT / "docs"))
     run_pytest(session, "tests/test_docs.py")
 
 
