@@ -81,7 +81,7 @@ class OutcomeInDoubt(Event, frozen=True, kw_only=True):
 
 
 class CallFinished(Event, frozen=True, kw_only=True):
-    """A logical call ended."""
+    """A logical call ended. ``attempts`` and ``status`` are its error's; after a success, count ``AttemptStarted``."""
 
     verb: str
     model: str | None = None
