@@ -11,7 +11,10 @@ import contextlib
 import json
 import socket
 import struct
-from typing import Self
+from typing import TYPE_CHECKING, Self
+
+if TYPE_CHECKING:
+    import ssl
 
 VIDEO = {"data": [{"url": "https://resource.example/v.mp4", "video_id": "video_1"}], "created": 1}
 BODY = json.dumps(VIDEO).encode()
@@ -76,8 +79,10 @@ class Visit:
 class Gateway:
     """The server. ``posts`` is what arrived whole; ``charged`` the bodies that a real gateway would have billed."""
 
-    def __init__(self, *steps) -> None:
+    def __init__(self, *steps, port: int = 0, ssl_context: ssl.SSLContext | None = None) -> None:
         self.steps = list(steps)
+        self.port = port
+        self.ssl_context = ssl_context
         self.requests: list[Request] = []
         self.connections = 0
         self.tasks: set[asyncio.Task[None]] = set()
@@ -92,9 +97,11 @@ class Gateway:
         return [request for request in self.requests if request.method == "GET"]
 
     async def __aenter__(self) -> Self:
-        self._server = await asyncio.start_server(self._visit, "127.0.0.1", 0, limit=2**20)
+        self._server = await asyncio.start_server(
+            self._visit, "127.0.0.1", self.port, limit=2**20, ssl=self.ssl_context
+        )
         self.port = self._server.sockets[0].getsockname()[1]
-        self.url = f"http://127.0.0.1:{self.port}/v1"
+        self.url = f"{'https' if self.ssl_context else 'http'}://127.0.0.1:{self.port}/v1"
         return self
 
     async def __aexit__(self, *exc: object) -> None:

@@ -235,7 +235,7 @@ def mirrored(path: Path) -> bool:
     return any(stem == module or stem.startswith(f"{module}_") for module in modules)
 
 
-OF_THE_HOUSE = {"test_house.py", "test_docs.py", "test_conftest.py", "test_secrets.py"}
+OF_THE_HOUSE = {"test_house.py", "test_docs.py", "test_conftest.py", "test_secrets.py", "test_comparison.py"}
 TEST_FILES = [
     path
     for path in sorted(TESTS.rglob("test_*.py"))
