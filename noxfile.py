@@ -208,6 +208,15 @@ def bench(session: nox.Session) -> None:
 
 
 @nox.session(default=False)
+def compare(session: nox.Session) -> None:
+    """By hand, about ten minutes: peers as they ship, on faults, hostile answers and broken downloads."""
+    install_wheel(session, "sandbox", *group("test", "peers"))
+    leave_source(session)
+    for script in ("charges", "hostile", "download_faults"):
+        session.run("python", f"tests/benchmarks/{script}.py", *session.posargs)
+
+
+@nox.session(default=False)
 def kill(session: nox.Session) -> None:
     """By hand: kill a batch at random points, resume it, and compare its journal with the server's ledger."""
     install_wheel(session, "sandbox", *group("test"))

@@ -34,6 +34,7 @@ MAYBE_BOUGHT = {
     "silence (timeout set to 1 s)",
     "the answer is cut in half",
     "500 from the application",
+    "500 once, then it works",
     "502, a proxy's page",
     "504, a proxy's page",
     "524, Cloudflare's page",
@@ -124,7 +125,7 @@ def run(script: str, *arguments: str) -> list[str]:
 
 
 def test_the_script_of_double_charges_prints_its_tables():
-    lines = run("charges.py", "--fault", "500", "--fault", "half")
+    lines = run("charges.py", "--fault", "500 from", "--fault", "half")
     assert "| 500 from the application | 1, OutcomeUnknownError |" in lines
     assert "| the answer is cut in half | 1, OutcomeUnknownError |" in lines
     assert "| videorouter | 1 | 0 | 2 of 2 | 2 of 2 | 2 of 2 | 2 of 2 | 0 |" in lines

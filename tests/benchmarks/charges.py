@@ -127,6 +127,7 @@ FAULTS = {
     "silence (timeout set to 1 s)": Fault(lambda _: [lose("hold")], patience=1),
     "the answer is cut in half": Fault(lambda job: [cut(job)]),
     "500 from the application": Fault(lambda _: [fail(500, ERROR, *NAMED)]),
+    "500 once, then it works": Fault(lambda job: [fail(500, ERROR, *NAMED), accept(job)]),
     "502, a proxy's page": Fault(lambda _: [fail(502, NGINX % 502)]),
     "504, a proxy's page": Fault(lambda _: [fail(504, NGINX % 504)]),
     "524, Cloudflare's page": Fault(lambda _: [fail(524, CLOUDFLARE, "cf-ray: 8e6a-FRA")]),
