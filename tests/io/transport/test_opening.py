@@ -4,7 +4,9 @@ import subprocess
 import sys
 
 import httpx
+import pytest
 
+from videorouter import ConfigurationError
 from videorouter.io.transport.borrowed import ClientSender
 from videorouter.io.transport.direct import DirectSender
 from videorouter.io.transport.opening import open_sender
@@ -13,6 +15,12 @@ from videorouter.io.transport.opening import open_sender
 def test_a_users_client_is_used_and_everybody_else_gets_ours():
     assert isinstance(open_sender(http_client=httpx.AsyncClient()), ClientSender)
     assert isinstance(open_sender(trust_env=False), DirectSender)
+
+
+@pytest.mark.parametrize("client", [httpx.Client(), "http://127.0.0.1", object()])
+def test_what_is_no_async_client_of_httpx_is_refused_before_anything_is_sent(client):
+    with pytest.raises(ConfigurationError, match="must be an httpx.AsyncClient"):
+        open_sender(http_client=client)
 
 
 def test_opening_makes_no_tls_context_and_starts_no_thread():

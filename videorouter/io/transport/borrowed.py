@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import anyio
 import httpx
 
-from videorouter.errors import Phase
+from videorouter.errors import ConfigurationError, Phase
 from videorouter.io.transport.blockade import check_host
 from videorouter.io.transport.causes import explain
 from videorouter.io.transport.gate import Gate
@@ -114,6 +114,14 @@ def _lower(headers: Any) -> tuple[Header, ...]:
     return tuple((bytes(name).lower(), bytes(value)) for name, value in headers)
 
 
+def _check_client(client: object) -> None:
+    if not isinstance(client, httpx.AsyncClient):
+        kind = type(client)
+        advice = " AsyncVideoRouter needs the async one." if isinstance(client, httpx.Client) else ""
+        msg = f"http_client must be an httpx.AsyncClient of httpx 0.28, not {kind.__module__}.{kind.__qualname__}.{advice}"
+        raise ConfigurationError(msg)
+
+
 class ClientSender:
     """A ``Sender`` over any ``httpx.AsyncClient``.
 
@@ -121,11 +129,15 @@ class ClientSender:
         client: The client to send through. It is never closed here.
         connect_timeout: Seconds for TCP and TLS, counted by the client's transport.
         rest_timeout: Seconds for the rest of an answer once its head is in.
+
+    Raises:
+        ConfigurationError: ``client`` is something else.
     """
 
     def __init__(
         self, client: httpx.AsyncClient, *, connect_timeout: float = 10.0, rest_timeout: float = _REST_TIMEOUT
     ) -> None:
+        _check_client(client)
         self._client = client
         self._rest_timeout = rest_timeout
         self._timeouts = {"connect": connect_timeout, "read": None, "write": None, "pool": None}

@@ -36,7 +36,7 @@ def open_sender(
         A sender; ``aclose`` it when done.
 
     Raises:
-        ConfigurationError: A proxy's URL cannot be used.
+        ConfigurationError: A proxy's URL, or ``http_client``, cannot be used.
     """
     # Only a client that is made needs httpx: importing this package's names must not cost that.
     if http_client is not None:
