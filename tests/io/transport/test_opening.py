@@ -19,7 +19,7 @@ def test_a_users_client_is_used_and_everybody_else_gets_ours():
 
 @pytest.mark.parametrize("client", [httpx.Client(), "http://127.0.0.1", object()])
 def test_what_is_no_async_client_of_httpx_is_refused_before_anything_is_sent(client):
-    with pytest.raises(ConfigurationError, match="must be an httpx.AsyncClient"):
+    with pytest.raises(ConfigurationError, match=r"must be an httpx\.AsyncClient"):
         open_sender(http_client=client)
 
 
