@@ -259,7 +259,8 @@ class Batch:
                 return
             index = self._pulled
             self._pulled += 1
-            self._grow()
+            if len(self._lanes) < self._limit:
+                self._grow()
             await self._walk(index, raw)
 
     async def _wait_for_room(self) -> None:

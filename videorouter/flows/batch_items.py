@@ -267,7 +267,8 @@ class Walk:
                 submission = msgspec.structs.replace(submission, idempotency_key=key)
             micros = self._find_price(submission)
             books.check_running()
-            await books.reserve(micros)
+            if micros or books.purse.cap is not None:
+                await books.reserve(micros)
         except _OrphanError as error:
             return self._show("not_sent", known, error=InvalidRequestError(str(error)))
         except VideoRouterError as error:
