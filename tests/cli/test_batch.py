@@ -144,6 +144,16 @@ def test_stdin_is_read_as_json_lines_or_prompts(run, sandbox, tmp_path):
     assert (tmp_path / "batch-videos" / "run.db").is_file()
 
 
+def test_what_a_model_will_ignore_is_told_as_a_note_and_not_as_a_line_of_a_program(run, sandbox, tmp_path):
+    (tmp_path / "p.jsonl").write_text('{"prompt": "a", "model": "google/veo3.1/text-to-video", "duration": 8}\n' * 2)
+    ended = run("batch", "run", "p.jsonl", "--no-save", env={**point_at(sandbox), "PYTHONWARNINGS": "default"})
+    assert ended.code == 0, ended.err
+    notes = [line for line in ended.err.splitlines() if "duration" in line]
+    assert len(notes) == 1
+    assert notes[0].startswith("note: google/veo3.1/text-to-video: ")
+    assert ".py" not in ended.err
+
+
 def test_refused_entries_are_sent_again_by_retry(run, sandbox, prompts, tmp_path):
     sandbox.faults.add("moderation", times=2)
     ended = run("batch", "run", "prompts.csv", "--out", "clips", env=point_at(sandbox))

@@ -322,8 +322,10 @@ async def test_missing_files_are_fetched_by_the_next_run(sandbox, router, tmp_pa
     second = await collect(router.generate_many(prompts(4), journal=path, save_to=clips))
     assert all(item.path.is_file() for item in second.values())
     (clips / "000001-otter-1.mp4").unlink()
-    third = await collect(router.generate_many(prompts(4), journal=path, save_to=clips))
+    batch = router.generate_many(prompts(4), journal=path, save_to=clips)
+    third = await collect(batch)
     assert third[1].path.is_file()
+    assert batch.caught_up == 1
     assert len(list(clips.glob("*.mp4"))) == 4
     assert len(await sandbox.charge_list()) == 4
 

@@ -12,10 +12,11 @@ import json
 import os
 import signal
 import sys
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from videorouter.cli.batch_board import Gauge, make_board
+from videorouter.cli.batch_board import Gauge, Moment, make_board, say_left
 from videorouter.cli.batch_files import EntryFile, read_stdin
 from videorouter.cli.batch_places import find_folder, find_journal, say_batch, say_command
 from videorouter.cli.console import Console, clean, plain
@@ -168,6 +169,7 @@ class Run:
         self._journal = Path(args.journal) if args.journal else self._folder / "run.db"
         self._codes: set[Exit] = set()
         self._fresh = 0
+        self._handed = 0
         self._told = 0
         self._signals = 0
         self._notice = ""
@@ -192,7 +194,7 @@ class Run:
             # Ctrl-C is obeyed before the first request leaves.
             with board, self._obey_signals(batch):
                 async with batch:
-                    await self._follow(batch, board)
+                    await self._follow(batch, board, router)
             return self._conclude(batch.summary, planned)
 
     def _start(self, router: AsyncVideoRouter, file: EntryFile | None) -> Batch:
@@ -217,12 +219,12 @@ class Run:
             **fields,
         )
 
-    async def _follow(self, batch: Batch, board: Board) -> None:
+    async def _follow(self, batch: Batch, board: Board, router: AsyncVideoRouter) -> None:
         """Tell each item as it comes, and draw the board now and then."""
 
         async def draw() -> None:
             while True:
-                board.show(batch.summary, batch.in_flight, self._fresh, notice=self._notice)
+                board.show(self._look(batch, router))
                 await asyncio.sleep(_REDRAW)
 
         drawing = asyncio.ensure_future(draw())
@@ -233,10 +235,29 @@ class Run:
             drawing.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await drawing
-        board.show(batch.summary, batch.in_flight, self._fresh)
+        board.show(self._look(batch, router))
+
+    def _look(self, batch: Batch, router: AsyncVideoRouter) -> Moment:
+        """How it stands now."""
+        summary, stats = batch.summary, router.stats()
+        waiting = min(stats.queued, batch.in_flight)
+        notice = self._notice
+        if not notice and summary.stopped and (batch.in_flight or batch.saving):
+            notice = f"Stopping: {summary.stopped}"
+        return Moment(
+            summary=summary,
+            in_flight=batch.in_flight - waiting,
+            waiting=waiting,
+            saving=batch.saving,
+            paused=stats.paused_until - time.monotonic() if stats.paused_until else 0.0,
+            handed=self._handed,
+            worked=self._fresh + batch.caught_up,
+            notice=notice,
+        )
 
     def _tell(self, item: BatchItem) -> None:
         console = self._console
+        self._handed += 1
         if not item.resumed:
             self._fresh += 1
         if item.error is not None:
@@ -275,12 +296,11 @@ class Run:
                 grace = self._args.grace
                 if grace is not None:
                     loop.call_later(grace, close)
-                bound = f" for at most {grace:.0f} s" if grace is not None else ""
-                self._notice = (
-                    f"Stopping: {batch.in_flight} in flight may come to their end{bound}. Ctrl-C again stops now."
-                )
+                bound = f", for at most {say_left(grace)}" if grace is not None else ""
+                self._notice = f"Stopping: what runs may come to its end{bound}. Ctrl-C again stops now."
             else:
-                self._notice = "Stopping now: what is in flight is written down as in doubt."
+                doubt = ": what is in flight is written down as in doubt" if batch.in_flight else ""
+                self._notice = f"Stopping now{doubt}."
                 close()
 
         try:

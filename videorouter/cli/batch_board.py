@@ -4,76 +4,181 @@ from __future__ import annotations
 
 import sys
 import time
+from collections import deque
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, Self
 
-from videorouter.cli.console import is_terminal, say_time
+from videorouter.cli.console import clean, is_terminal
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
     from videorouter.cli.console import Console
     from videorouter.models import BatchSummary
 
 SECONDS_BETWEEN_LINES = 10.0
 _WINDOW = 30.0
+_MARK_EVERY = 0.5
+_MOST_MARKS = 2_000
+_GAP = "   "
+_BAR = 28
+
+
+@dataclass(frozen=True, kw_only=True)
+class Moment:
+    """What a board shows: how a batch stands at one moment.
+
+    Attributes:
+        summary: Counts and money.
+        in_flight: Requests that are with the gateway.
+        waiting: Entries that wait for their turn, as the pace is full.
+        saving: Items whose videos are being fetched, or wait for it.
+        paused: Seconds for which the gateway has asked to be left alone.
+        handed: Items that are at their end.
+        worked: Of these, how many this run had something to do for.
+        notice: What its user must know, such as what Ctrl-C does now.
+    """
+
+    summary: BatchSummary
+    in_flight: int = 0
+    waiting: int = 0
+    saving: int = 0
+    paused: float = 0.0
+    handed: int = 0
+    worked: int = 0
+    notice: str = ""
 
 
 class Gauge:
-    """How fast a batch goes, from the last half minute.
+    """How fast a batch goes, and how long it will take.
+
+    The rate is taken over half a minute, and over more where jobs take longer: at least two of them for each that runs
+    at once. Nothing ends while the first ones run: half of that time is not counted, as if they had begun one by one.
 
     Args:
         planned: Entries of the input, where they were counted.
         max_cost: US dollars.
+        clock: Monotonic seconds.
     """
 
-    def __init__(self, planned: int | None, max_cost: float | None) -> None:
+    def __init__(
+        self, planned: int | None, max_cost: float | None, *, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self.planned = planned
         self.max_cost = max_cost
-        self._began = time.monotonic()
-        self._marks: list[tuple[float, int]] = []
+        self._clock = clock
+        self._began = clock()
+        self._marks: deque[tuple[float, int]] = deque()
 
-    def rate(self, fresh: int) -> float:
-        """Items a second that this run has brought to an end.
-
-        Args:
-            fresh: How many it has so far.
-        """
-        now = time.monotonic()
-        self._marks.append((now, fresh))
-        while len(self._marks) > 2 and self._marks[0][0] < now - _WINDOW:
-            del self._marks[0]
-        (then, before), span = self._marks[0], now - self._marks[0][0]
-        return (fresh - before) / span if span > 0.5 and then else 0.0
-
-    def describe(self, summary: BatchSummary, in_flight: int, fresh: int) -> dict[str, str]:
-        """The words of a panel.
+    def read_rate(self, moment: Moment) -> float:
+        """Items a second that this run brings to an end; 0 while nobody can say.
 
         Args:
-            summary: How the batch stands.
-            in_flight: Requests that run.
-            fresh: Items that this run has brought to an end.
+            moment: How the batch stands.
         """
-        rate = self.rate(fresh)
-        lost = summary.refused + summary.failed
-        words = {
-            "done": f"{summary.done:,}",
-            "failed": f"{lost:,}",
-            "in doubt": f"{summary.in_doubt:,}",
-            "in flight": f"{in_flight:,}",
-            "rate": f"{rate:.1f}/s" if rate >= 1 else f"{rate * 60:.1f}/min" if rate else "",
-            "cost": _say_cost(summary, self.max_cost),
-            "left": "",
-        }
-        met = summary.total - summary.not_sent
-        if self.planned and rate:
-            words["left"] = say_time(max(0.0, self.planned - met) / rate)
-        return words
+        now, marks = self._clock(), self._marks
+        if not moment.worked:
+            return 0.0
+        if not marks:
+            marks.append((self._began + (now - self._began) / 2, 0))
+        if now - marks[-1][0] >= _MARK_EVERY:
+            marks.append((now, moment.worked))
+        enough = 2 * (moment.in_flight + moment.saving)
+        while len(marks) > 2 and (
+            (now - marks[1][0] >= _WINDOW and moment.worked - marks[1][1] >= enough) or len(marks) > _MOST_MARKS
+        ):
+            marks.popleft()
+        then, before = marks[0]
+        return (moment.worked - before) / (now - then) if now - then >= _MARK_EVERY else 0.0
+
+    def describe(self, moment: Moment) -> Words:
+        """The words of a board.
+
+        Args:
+            moment: How the batch stands.
+        """
+        summary = moment.summary
+        rate = self.read_rate(moment)
+        figures = [
+            (f"{summary.done:,} done", "green" if summary.done else "dim"),
+            (f"{summary.refused + summary.failed:,} failed", "red" if summary.refused + summary.failed else "dim"),
+            (f"{summary.in_doubt:,} in doubt", "yellow" if summary.in_doubt else "dim"),
+            (f"{moment.in_flight:,} in flight", "cyan" if moment.in_flight else "dim"),
+        ]
+        figures += [(f"{moment.waiting:,} waiting", "")] if moment.waiting else []
+        figures += [(f"paused {say_left(moment.paused)}", "yellow")] if moment.paused > 0 else []
+        figures += [(f"{moment.saving:,} saving", "cyan")] if moment.saving else []
+        figures += [(f"{summary.accepted:,} accepted", "cyan")] if summary.accepted else []
+        figures += [(words, "dim") for words in (_say_rate(rate), *_list_cost(summary, self.max_cost)) if words]
+        return Words(figures=figures, count=self._say_count(summary), left=self._say_left(moment, rate))
+
+    def _say_count(self, summary: BatchSummary) -> str:
+        met = f"{summary.total - summary.not_sent:,}"
+        return met if self.planned is None else f"{met}/{self.planned:,}"
+
+    def _say_left(self, moment: Moment, rate: float) -> str:
+        if self.planned is None or moment.summary.stopped is not None or moment.worked < moment.in_flight / 2:
+            return ""
+        left = self.planned - moment.handed
+        running = moment.in_flight + moment.waiting
+        if left <= running and running:
+            return "the last ones"
+        return f"{say_left(left / rate)} left" if rate and left > 0 else ""
 
 
-def _say_cost(summary: BatchSummary, max_cost: float | None) -> str:
-    if not summary.cost and not summary.cost_in_doubt and max_cost is None:
-        return ""
-    cap = f" of ${max_cost:,.2f}" if max_cost is not None else ""
-    doubt = f" (+${summary.cost_in_doubt:,.2f} in doubt)" if summary.cost_in_doubt else ""
-    return f"${summary.cost:,.2f}{cap}{doubt}"
+@dataclass(frozen=True, kw_only=True)
+class Words:
+    """The words of a board: figures with their styles, how many of how many, and how long it will take."""
+
+    figures: list[tuple[str, str]]
+    count: str
+    left: str
+
+
+def say_left(seconds: float) -> str:
+    """About how long, in words.
+
+    Args:
+        seconds: How long.
+    """
+    if seconds < 59.5:
+        return f"{max(1, round(seconds))} s"
+    minutes = round(seconds / 60)
+    if minutes < 60:
+        return f"{minutes} min"
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes:02d} min" if hours < 48 else f"{hours / 24:.0f} days"
+
+
+def _say_rate(rate: float) -> str:
+    return f"{rate:.1f}/s" if rate >= 1 else f"{rate * 60:.1f}/min" if rate else ""
+
+
+def _list_cost(summary: BatchSummary, max_cost: float | None) -> Iterator[str]:
+    if summary.cost or summary.cost_in_doubt or max_cost is not None:
+        cap = f" of ${max_cost:,.2f}" if max_cost is not None else ""
+        yield f"${summary.cost:,.2f}{cap}"
+    if summary.cost_in_doubt:
+        yield f"+${summary.cost_in_doubt:,.2f} in doubt"
+
+
+def fit(figures: list[tuple[str, str]], width: int) -> list[list[tuple[str, str]]]:
+    """Figures in as many rows as they need: none is broken in two.
+
+    Args:
+        figures: Words and their styles.
+        width: Columns.
+    """
+    rows: list[list[tuple[str, str]]] = []
+    room = 0
+    for figure in figures:
+        need = len(figure[0])
+        if not rows or need + len(_GAP) > room:
+            rows.append([])
+            room = width + len(_GAP)
+        rows[-1].append(figure)
+        room -= need + len(_GAP)
+    return rows
 
 
 class Board(Protocol):
@@ -83,7 +188,7 @@ class Board(Protocol):
 
     def __exit__(self, *_: object) -> None: ...
 
-    def show(self, summary: BatchSummary, in_flight: int, fresh: int, *, notice: str = "") -> None:
+    def show(self, moment: Moment) -> None:
         """Show how it stands."""
 
 
@@ -113,7 +218,7 @@ class SilentBoard:
     def __exit__(self, *_: object) -> None:
         return
 
-    def show(self, summary: BatchSummary, in_flight: int, fresh: int, *, notice: str = "") -> None:
+    def show(self, moment: Moment) -> None:
         """Nothing."""
 
 
@@ -137,19 +242,17 @@ class LineBoard:
     def __exit__(self, *_: object) -> None:
         return
 
-    def show(self, summary: BatchSummary, in_flight: int, fresh: int, *, notice: str = "") -> None:
+    def show(self, moment: Moment) -> None:
         """Tell it, unless it was told a moment ago."""
-        if notice and notice != self._notice:
-            self._notice = notice
-            self._console.tell(notice)
+        if moment.notice and moment.notice != self._notice:
+            self._notice = moment.notice
+            self._console.tell(clean(moment.notice))
         if time.monotonic() - self._last < SECONDS_BETWEEN_LINES:
             return
         self._last = time.monotonic()
-        words = self._gauge.describe(summary, in_flight, fresh)
-        total = f"/{self._gauge.planned:,}" if self._gauge.planned else ""
-        met = summary.total - summary.not_sent
-        rest = ", ".join(f"{name} {word}" for name, word in words.items() if word)
-        self._console.say(f"{met:,}{total}: {rest}")
+        words = self._gauge.describe(moment)
+        rest = [figure for figure, _ in words.figures if not figure.startswith("0 ")]
+        self._console.say(f"{words.count}: {', '.join([*rest, words.left] if words.left else rest)}")
 
 
 class LiveBoard:
@@ -191,31 +294,38 @@ class LiveBoard:
 
         self._rich.print(Text.from_ansi(text), soft_wrap=True)
 
-    def show(self, summary: BatchSummary, in_flight: int, fresh: int, *, notice: str = "") -> None:
+    def show(self, moment: Moment) -> None:
         """Draw it anew."""
-        self._live.update(self._draw(summary, in_flight, fresh, notice))
+        self._live.update(self._draw(moment))
 
-    def _draw(self, summary: BatchSummary, in_flight: int, fresh: int, notice: str) -> Any:
+    def _draw(self, moment: Moment) -> Any:
         from rich.console import Group  # noqa: PLC0415
         from rich.progress_bar import ProgressBar  # noqa: PLC0415
         from rich.table import Table  # noqa: PLC0415
         from rich.text import Text  # noqa: PLC0415
 
-        words = self._gauge.describe(summary, in_flight, fresh)
-        met, planned = summary.total - summary.not_sent, self._gauge.planned
+        words, planned = self._gauge.describe(moment), self._gauge.planned
+        met = moment.summary.total - moment.summary.not_sent
+        count, left = Text(words.count, style="bold"), Text(words.left, style="dim")
+        width = self._rich.width
+        bar = ProgressBar(
+            total=planned,
+            completed=met,
+            width=max(8, min(_BAR, width - len(count) - len(left) - 3)),
+            pulse=planned is None,
+            finished_style="green",
+        )
         line = Table.grid(padding=(0, 1))
-        bar = ProgressBar(total=planned, completed=met, width=28, pulse=planned is None, finished_style="green")
-        count = f"{met:,}/{planned:,}" if planned is not None else f"{met:,}"
-        line.add_row(bar, Text(count, style="bold"), Text(words["left"] and f"{words['left']} left", style="dim"))
-        figures = Text()
-        styles = {"done": "green", "failed": "red", "in doubt": "yellow", "in flight": "cyan"}
-        for name in ("done", "failed", "in doubt", "in flight"):
-            value = words[name]
-            figures.append(f"{value} ", style=f"bold {styles[name]}" if value != "0" else "dim")
-            figures.append(f"{name}   ", style="" if value != "0" else "dim")
-        tail = "   ".join(word for word in (words["rate"], words["cost"]) if word)
-        figures.append(tail, style="dim")
-        rows: list[Any] = [line, figures]
-        if notice:
-            rows.append(Text(notice, style="yellow"))
+        line.add_row(bar, count, left)
+        rows: list[Any] = [line]
+        for figures in fit(words.figures, width):
+            row = Text(no_wrap=True, overflow="ellipsis")
+            for place, (figure, style) in enumerate(figures):
+                number, _, unit = figure.partition(" ")
+                bold = style not in {"", "dim"}
+                row.append(_GAP if place else "").append(number, style=f"bold {style}" if bold else style)
+                row.append(f" {unit}" if unit else "", style="" if bold else style)
+            rows.append(row)
+        if moment.notice:
+            rows.append(Text(clean(moment.notice), style="yellow"))
         return Group(*rows)

@@ -5,15 +5,17 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import signal
+import warnings
 from typing import TYPE_CHECKING
 
+from videorouter.cli.console import clean
 from videorouter.cli.exits import Exit, exit_of
 from videorouter.cli.reporting import report_error
 from videorouter.errors import VideoRouterError
 
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Iterator
 
     from videorouter.cli.console import Console
 
@@ -46,7 +48,8 @@ def drive(work: Callable[[], Awaitable[int]], args: argparse.Namespace, console:
         return await work()
 
     try:
-        return asyncio.run(main())
+        with _tell_warnings(console):
+            return asyncio.run(main())
     except VideoRouterError as error:
         report_error(console, error, args)
         return exit_of(error)
@@ -59,6 +62,20 @@ def drive(work: Callable[[], Awaitable[int]], args: argparse.Namespace, console:
         raise
     except KeyboardInterrupt:
         return Exit.INTERRUPTED
+
+
+@contextlib.contextmanager
+def _tell_warnings(console: Console) -> Iterator[None]:
+    """Warnings are words for the user of the command, not lines of a program that they did not write."""
+
+    def tell(message: Warning | str, *_: object, **__: object) -> None:
+        console.say(f"{console.style('note:', 'yellow')} {clean(message)}")
+
+    shown, warnings.showwarning = warnings.showwarning, tell
+    try:
+        yield
+    finally:
+        warnings.showwarning = shown
 
 
 class MissingPartError(Exception):

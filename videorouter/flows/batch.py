@@ -75,6 +75,7 @@ class Batch:
         self._puller: asyncio.Task[None] | None = None
         self._lanes: set[asyncio.Task[None]] = set()
         self._savers: set[asyncio.Task[None]] = set()
+        self._caught_up = 0
         self._pulled = 0
         self._ready: deque[BatchItem] = deque()
         self._ordered: dict[int, list[BatchItem]] = {}
@@ -114,6 +115,11 @@ class Batch:
     def saving(self) -> int:
         """Items whose videos are being saved, or wait for it."""
         return len(self._savers)
+
+    @property
+    def caught_up(self) -> int:
+        """Items of earlier runs whose missing files this run has fetched."""
+        return self._caught_up
 
     def stop(self, reason: str = "stopped by the caller") -> None:
         """Send nothing more; what runs comes to its end, and the loop ends after the last of it."""
@@ -363,6 +369,7 @@ class Batch:
     async def _save(self, saver: Saver, item: BatchItem, step: int) -> None:
         try:
             saved = await saver.save(item, step)
+            self._caught_up += saved.resumed
             if self._caller.on_event is not None:
                 await self._tell(saved)
             self._hand_out(saved)
