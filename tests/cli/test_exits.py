@@ -2,6 +2,7 @@ import pytest
 
 from videorouter import errors
 from videorouter.cli.exits import MEANINGS, Exit, exit_of, gravest
+from videorouter.rules import file_refusals
 
 
 @pytest.mark.parametrize(
@@ -34,6 +35,11 @@ from videorouter.cli.exits import MEANINGS, Exit, exit_of, gravest
 )
 def test_a_code_never_changes_its_meaning(error, code):
     assert exit_of(error("x")) == code
+
+
+@pytest.mark.parametrize("error", sorted(set(file_refusals._CLASSES.values()), key=str))
+def test_a_file_that_a_host_refuses_was_paid_for(error):
+    assert exit_of(error("x")) is Exit.DOWNLOAD
 
 
 def test_every_code_has_a_meaning():

@@ -80,6 +80,8 @@ def exit_of(error: BaseException) -> Exit:
     from videorouter import errors as e  # noqa: PLC0415  argparse answers --help without it
 
     table: tuple[tuple[type[BaseException] | tuple[type[BaseException], ...], Exit], ...] = (
+        # First: a file host's refusal is of its status's class, too, and that one would say that nothing was bought.
+        (e.DownloadError, Exit.DOWNLOAD),
         ((e.ConfigurationError, e.InvalidRequestError), Exit.USAGE),
         (e.OutcomeUnknownError, Exit.IN_DOUBT),
         ((e.TaskTimeoutError, e.TaskPollError), Exit.RUNNING),
@@ -91,7 +93,6 @@ def exit_of(error: BaseException) -> Exit:
         (e.InternalServerError, Exit.FAILURE),
         (e.APIStatusError, Exit.REFUSED),
         ((e.APIConnectionError, e.DeadlineExceededError), Exit.NOT_SENT),
-        (e.DownloadError, Exit.DOWNLOAD),
         (e.JournalError, Exit.JOURNAL),
         (e.BudgetExceededError, Exit.BUDGET),
     )
