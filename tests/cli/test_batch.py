@@ -3,11 +3,12 @@
 import json
 import signal
 import sqlite3
+import subprocess
 import sys
 
 import pytest
 
-from tests.cli.conftest import finish, point_at
+from tests.cli.conftest import finish, make_environment, point_at
 from videorouter.sandbox import Sandbox
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="signals are POSIX")
@@ -123,6 +124,45 @@ def test_the_budget_is_kept_and_has_an_exit_code_of_its_own(run, sandbox, prompt
     assert len(sandbox.charge_list()) == 2
     assert run(*command, "--max-cost", "80", env=point_at(sandbox)).code == 0
     assert set(sandbox.charges().values()) == {1}
+
+
+def test_a_budget_that_is_spent_says_what_it_takes_to_go_on(run, sandbox, prompts):
+    ended = run("batch", "run", "prompts.csv", "--price", "0.4", "--max-cost", "1", "--no-save", env=point_at(sandbox))
+    assert "(resumes, with a higher --max-cost)" in ended.err
+    assert ended.err.count("max_cost is reached") <= 3
+
+
+FULL = """\
+import resource, sys
+resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, 200_000))
+from videorouter.cli import main
+sys.exit(main())
+"""
+
+
+def test_a_journal_that_cannot_grow_stops_the_batch_loses_nothing_and_has_its_exit_code(run, sandbox, tmp_path):
+    (tmp_path / "p.jsonl").write_text("".join(f'{{"prompt": "otter {n} {"x" * 900}"}}\n' for n in range(100)))
+    (tmp_path / "full.py").write_text(FULL)
+    words = [sys.executable, "full.py", "batch", "run", "p.jsonl", "--out", "clips", "--no-save", "-c", "4", "--json"]
+    done = subprocess.run(
+        words, capture_output=True, cwd=tmp_path, env=make_environment(**point_at(sandbox)), check=False, timeout=60
+    )
+    out, err = done.stdout.decode(), done.stderr.decode()
+    assert done.returncode == 14, err
+    assert "stopped: Could not" in err
+    assert "(resumes)" in err
+    paid = set(sandbox.charges())
+    assert 0 < len(paid) < 100
+    told = {record["prompt"] for record in map(json.loads, out.splitlines()) if record.get("state") == "done"}
+    assert told == paid
+    unwritten = int(err.split("keep the lines above: ")[1].split()[0])
+    after = states(tmp_path / "clips")
+    assert after.get("done", 0) + unwritten == len(paid)
+    assert sum(after.values()) >= len(paid)
+    ended = run("batch", "run", "p.jsonl", "--out", "clips", "--no-save", "-c", "4", env=point_at(sandbox))
+    assert ended.code == (8 if unwritten else 0), ended.err
+    assert max(sandbox.charges().values()) == 1
+    assert states(tmp_path / "clips").get("in_doubt", 0) == unwritten <= 4
 
 
 def test_a_cap_without_a_price_is_refused(run, sandbox, prompts):

@@ -91,6 +91,9 @@ def test_the_guess_is_right_though_each_job_takes_minutes():
     assert said[100] == ""  # nothing has ended: nobody knows
     for second in range(190, 1500, 10):
         left = (1800 - second) / 60
+        if said[second].startswith("the last"):
+            assert left <= 4
+            continue
         number = said[second].removesuffix(" min left")
         assert number.isdigit(), (second, said[second])
         assert left * 0.6 <= float(number) <= left * 1.4 + 1, (second, said[second])
@@ -129,9 +132,7 @@ def test_no_time_is_promised_where_nobody_knows():
     stopped = Gauge(10, None, clock=clock)
     clock.now += 100
     assert stopped.describe(Moment(summary=BatchSummary(done=5, stopped="x"), handed=5, worked=5)).left == ""
-    assert (
-        stopped.describe(Moment(summary=BatchSummary(done=7), handed=7, worked=7, in_flight=3)).left == "the last ones"
-    )
+    assert stopped.describe(Moment(summary=BatchSummary(done=7), handed=7, worked=7, in_flight=3)).left == "the last 3"
 
 
 @pytest.mark.parametrize(

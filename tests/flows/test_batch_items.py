@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import shutil
 import sqlite3
+from types import SimpleNamespace
 
 import pytest
 
 from videorouter import (
     AsyncVideoRouter,
     BudgetExceededError,
+    DownloadError,
     JournalBusyError,
     JournalError,
     JournalMismatchError,
@@ -328,6 +331,22 @@ async def test_missing_files_are_fetched_by_the_next_run(sandbox, router, tmp_pa
     assert batch.caught_up == 1
     assert len(list(clips.glob("*.mp4"))) == 4
     assert len(await sandbox.charge_list()) == 4
+
+
+async def test_a_full_disk_for_videos_stops_buying_more_of_them(sandbox, router, tmp_path, monkeypatch):
+    path, clips = tmp_path / "run.db", tmp_path / "clips"
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=0))
+        batch = router.generate_many(prompts(200), journal=path, save_to=clips, concurrency=2)
+        items = await collect(batch)
+    assert isinstance(batch.cause, DownloadError)
+    assert "are free" in batch.summary.stopped
+    bought = len(await sandbox.charge_list())
+    assert 0 < bought < 50
+    assert all(item.state == "done" and isinstance(item.error, DownloadError) for item in items.values() if item.result)
+    again = await collect(router.generate_many(prompts(bought), journal=path, save_to=clips))
+    assert all(item.path.is_file() for item in again.values())
+    assert len(await sandbox.charge_list()) == bought
 
 
 async def test_a_link_that_has_expired_is_asked_for_again_where_there_is_a_task(tmp_path):

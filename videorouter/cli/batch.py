@@ -25,7 +25,13 @@ from videorouter.cli.exits import Exit, exit_of, gravest
 from videorouter.cli.making import MODELS, read_fields
 from videorouter.cli.reporting import report_error, shorten
 from videorouter.cli.session import open_router, wants_sandbox
-from videorouter.errors import BudgetExceededError, ConfigurationError, InvalidRequestError, JournalError
+from videorouter.errors import (
+    BudgetExceededError,
+    ClientClosedError,
+    ConfigurationError,
+    InvalidRequestError,
+    JournalError,
+)
 from videorouter.io.journal_reading import read_standing
 from videorouter.rules.entries import read_entry
 from videorouter.rules.money import find_price, to_dollars
@@ -170,6 +176,7 @@ class Run:
         self._codes: set[Exit] = set()
         self._fresh = 0
         self._handed = 0
+        self._unsaved = 0
         self._told = 0
         self._signals = 0
         self._notice = ""
@@ -195,7 +202,7 @@ class Run:
             with board, self._obey_signals(batch):
                 async with batch:
                     await self._follow(batch, board, router)
-            return self._conclude(batch.summary, planned)
+            return self._conclude(batch, planned)
 
     def _start(self, router: AsyncVideoRouter, file: EntryFile | None) -> Batch:
         args = self._args
@@ -260,16 +267,19 @@ class Run:
         self._handed += 1
         if not item.resumed:
             self._fresh += 1
+        stopped = item.state == "not_sent" and isinstance(item.error, ClientClosedError)
+        self._unsaved += item.state == "done" and item.error is not None
         if item.error is not None:
-            self._codes.add(exit_of(item.error))
+            self._codes.update(() if stopped else (exit_of(item.error),))
         elif item.state in _STATE_EXITS:
             self._codes.add(_STATE_EXITS[item.state])
         if console.json:
             console.record(plain(item))
         elif item.ok and not item.resumed:
-            for place in item.files or ((item.result.url or item.id,) if item.result else ()):
+            videos = item.result.videos if item.result is not None else ()
+            for place in item.files or (video.url or item.id for video in videos):
                 console.data(place)
-        if item.failure is None or (item.resumed and not console.verbose):
+        if item.failure is None or ((item.resumed or stopped) and not console.verbose):
             return
         self._told += 1
         if self._told <= _MOST_TOLD or console.verbose:
@@ -313,8 +323,8 @@ class Run:
         finally:
             loop.remove_signal_handler(signal.SIGINT)
 
-    def _conclude(self, summary: BatchSummary, planned: int | None) -> int:
-        console = self._console
+    def _conclude(self, batch: Batch, planned: int | None) -> int:
+        console, summary = self._console, batch.summary
         if console.json:
             console.record({"summary": plain(summary), "journal": str(self._journal)})
         left = max(0, planned - summary.total) if planned is not None else 0
@@ -322,18 +332,28 @@ class Run:
             console.say(line)
         if summary.stopped:
             console.tell(f"{console.style('stopped:', 'yellow')} {clean(summary.stopped)}")
-        for words in self._list_next(summary, left):
+        if batch.unwritten:
+            console.tell(
+                f"{console.style('keep the lines above:', 'yellow')} {batch.unwritten:,} outcomes could not be written "
+                "down. The next run collects their tasks again, and reports those without a task as in doubt."
+            )
+        for words in self._list_next(batch, left):
             console.tell(f"  {console.style('next:', 'cyan')} {words}")
         if self._signals:
             return Exit.INTERRUPTED
-        if summary.stopped and "max_cost" in summary.stopped:
-            self._codes.add(exit_of(BudgetExceededError()))
+        if batch.cause is not None:
+            self._codes.add(exit_of(batch.cause))
         return gravest(self._codes) if self._codes else Exit.OK
 
-    def _list_next(self, summary: BatchSummary, left: int) -> list[str]:
-        steps = []
-        if summary.stopped or left or summary.accepted or summary.not_sent:
-            steps.append(f"{say_command(self._words)}   (resumes)")
+    def _list_next(self, batch: Batch, left: int) -> list[str]:
+        steps, summary = [], batch.summary
+        if summary.stopped or left or summary.accepted or summary.not_sent or self._unsaved:
+            why = "resumes"
+            if isinstance(batch.cause, BudgetExceededError):
+                why = "resumes, with a higher --max-cost"
+            elif self._unsaved:
+                why = f"resumes, and fetches {self._unsaved:,} videos that could not be saved"
+            steps.append(f"{say_command(self._words)}   ({why})")
         if summary.in_doubt:
             steps.append(f"{say_batch('settle', self._journal)}   ({summary.in_doubt:,} may have been billed)")
         if summary.refused or summary.failed:

@@ -120,9 +120,8 @@ class Gauge:
         if self.planned is None or moment.summary.stopped is not None or moment.worked < moment.in_flight / 2:
             return ""
         left = self.planned - moment.handed
-        running = moment.in_flight + moment.waiting
-        if left <= running and running:
-            return "the last ones"
+        if 0 < left <= moment.in_flight:
+            return f"the last {left:,}"
         return f"{say_left(left / rate)} left" if rate and left > 0 else ""
 
 

@@ -24,6 +24,7 @@ from videorouter.rules.money import to_dollars
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
 
+    from videorouter.errors import VideoRouterError
     from videorouter.flows.batch_options import BatchOptions
     from videorouter.flows.batch_saving import Save
     from videorouter.flows.making import Maker
@@ -120,6 +121,16 @@ class Batch:
     def caught_up(self) -> int:
         """Items of earlier runs whose missing files this run has fetched."""
         return self._caught_up
+
+    @property
+    def cause(self) -> VideoRouterError | None:
+        """The error that stopped dispatch early; ``None`` when it went on to its end, or was stopped by its caller."""
+        return self._books.cause
+
+    @property
+    def unwritten(self) -> int:
+        """Outcomes that were handed out and could not be written into the journal, after a last try at the close."""
+        return self._books.unwritten
 
     def stop(self, reason: str = "stopped by the caller") -> None:
         """Send nothing more; what runs comes to its end, and the loop ends after the last of it."""

@@ -10,7 +10,13 @@ import inspect
 from collections import OrderedDict
 from typing import TYPE_CHECKING
 
-from videorouter.errors import BudgetExceededError, ClientClosedError, InvalidRequestError, JournalError
+from videorouter.errors import (
+    BudgetExceededError,
+    ClientClosedError,
+    InvalidRequestError,
+    JournalError,
+    VideoRouterError,
+)
 from videorouter.flows.batch_options import check_replay
 from videorouter.flows.batch_records import show_recorded
 from videorouter.rules.ledger import VERDICTS, Recorded, StopRule, Tally, decide_resumption, name_item
@@ -49,6 +55,8 @@ class Books:
         self.fresh: bool = False
         """Whether the journal was empty when this run began: then nothing in it need be asked before an intent."""
         self.stopped: str | None = None
+        self.cause: VideoRouterError | None = None
+        """The error that stopped dispatch, where one did."""
         self._rule = StopRule(options.stop_after)
         self._paid = asyncio.Event()
         self._takes: dict[str, int] = {}
@@ -73,7 +81,7 @@ class Books:
                 await self.journal.finish(ending)
             self._unwritten.clear()
         except JournalError as error:
-            self.stop(str(error))
+            self.stop_for(error)
         finally:
             await self.journal.aclose()
 
@@ -94,7 +102,18 @@ class Books:
         """Stop dispatch when an error is one that every further item would meet."""
         reason = self._rule.judge(error)
         if reason is not None:
-            self.stop(reason)
+            self.stop_for(error, reason)
+
+    def stop_for(self, error: BaseException, reason: str | None = None) -> None:
+        """Stop dispatch because of an error, and remember which one."""
+        if self.cause is None and self.stopped is None and isinstance(error, VideoRouterError):
+            self.cause = error
+        self.stop(reason or str(error))
+
+    @property
+    def unwritten(self) -> int:
+        """Endings that could not be written down."""
+        return len(self._unwritten)
 
     async def reserve(self, micros: int) -> None:
         """Hold money for one request; waits while requests that run may give some back.
@@ -219,7 +238,7 @@ class Books:
             await self.journal.finish(ending)
         except JournalError as error:
             self._unwritten.append(ending)
-            self.stop(str(error))
+            self.stop_for(error)
 
     async def accept(self, item: str, task: Task) -> None:
         """Commit a task id. When that fails, the paid task is still collected, and dispatch stops."""
@@ -228,7 +247,7 @@ class Books:
         try:
             await self.journal.accept(item, task.id, task.poll_url, task.request_id)
         except JournalError as error:
-            self.stop(str(error))
+            self.stop_for(error)
 
     async def judge_doubt(self, item: BatchItem) -> str:
         """What the caller wants done about an item that may have been billed.

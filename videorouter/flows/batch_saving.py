@@ -6,6 +6,8 @@ A file that is missing is no reason to pay again: the item stays done, and the n
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import errno
 import os
 import time
 from pathlib import Path
@@ -29,6 +31,8 @@ if TYPE_CHECKING:
 
 LOOKING = 60.0
 """Seconds to ask a task for its current links."""
+WALLS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO})
+"""What a disk says that it will say to the next file as well."""
 LANES = 8
 """Downloads at once, as browsers and file hosts are used to."""
 
@@ -81,8 +85,8 @@ class Saver:
                     await self._save_all(item, step, saved)
             except (VideoRouterError, OSError) as error:
                 named = error if isinstance(error, VideoRouterError) else _name_trouble(error, self._folder)
-                if isinstance(named, JournalError):
-                    self._books.stop(str(named))
+                if isinstance(named, JournalError) or _is_wall(named):
+                    self._books.stop_for(named)
                 kept = self._with_files(item, saved)
                 failed = msgspec.structs.replace(kept, failure=describe_failure(named))
                 return failed.beside(**item.__dict__).beside(error_=named)
@@ -123,6 +127,7 @@ class Saver:
         if journal is not None:
             path = await journal.plan_file(item.id, number, path)
             known = next((entry for entry in await journal.find_files(item.id) if entry[0] == path), None)
+            path = self._spell(path)
             if known is not None and path.is_file():
                 return Download(file=str(path), size=path.stat().st_size, sha256=known[1])
         else:
@@ -132,6 +137,12 @@ class Saver:
         if journal is not None:
             await journal.record_file(path, size=download.size, sha256=download.sha256)
         return download
+
+    def _spell(self, path: Path) -> Path:
+        """A path of the journal as the caller named the folder."""
+        with contextlib.suppress(ValueError, OSError):
+            return self._folder / path.relative_to(self._folder.resolve())
+        return path
 
     def _with_files(self, item: BatchItem, saved: list[Download]) -> BatchItem:
         return msgspec.structs.replace(
@@ -149,8 +160,15 @@ def _find_free(path: Path) -> Path:
 
 
 def _name_trouble(error: OSError, folder: Path) -> DownloadError:
-    return DownloadError(
+    trouble = DownloadError(
         f"A video could not be saved in {folder}: {error}. It is paid for and its URL is in the item: mend the folder and "
         "run the same batch again, which fetches what is missing.",
         path=str(folder),
     )
+    trouble.__cause__ = error
+    return trouble
+
+
+def _is_wall(error: VideoRouterError) -> bool:
+    """Whether the next file could not be saved either, so that buying more makes no sense until the disk is mended."""
+    return isinstance(error.__cause__, OSError) and error.__cause__.errno in WALLS
