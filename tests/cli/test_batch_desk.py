@@ -33,6 +33,76 @@ def test_status_accounts_for_every_cent(run, clips):
     assert record["cost_at_most"] == 1.2
 
 
+def test_status_says_what_each_state_holds_and_whose_word_it_is(run, task_sandbox, tmp_path):
+    (tmp_path / "p.jsonl").write_text(
+        "".join(json.dumps({"prompt": f"otter {n}", "model": model}) + "\n" for n, model in enumerate(["a/b"] * 3))
+    )
+    task_sandbox.faults.add("failed_task=no GPU was free", prompt="otter 1", times=1)
+    task_sandbox.faults.add("status=404", path="/video/*", times=3)
+    ended = run("batch", "run", "p.jsonl", "--out", "clips", "--price", "7", env=point_at(task_sandbox))
+    assert ended.code == 12, ended.err
+    assert "fetches" in ended.err
+    ended = run("batch", "status", "clips")
+    spent = sum(charge.amount for charge in task_sandbox.charge_list())
+    assert f"        2  done       ${spent:,.4f} spent" in ended.lines
+    assert "        1  failed     $7.0000 may have been billed" in ended.lines
+    assert any(line.endswith("  of those done are not saved yet") for line in ended.lines)
+    assert f"spent      ${spent:,.4f}" in ended.lines
+    assert "(resumes)" in ended.err
+    record = run("batch", "status", "clips", "--json").records[0]
+    assert record["cost_reported"] == pytest.approx(spent)
+    assert record["files_missing"] in {1, 2}
+    ended = run("batch", "run", "p.jsonl", "--out", "clips", "--price", "7", env=point_at(task_sandbox))
+    assert all(line.startswith("clips/") for line in ended.lines)
+    assert run("batch", "status", "clips", "--json").records[0]["files_missing"] == 0
+
+
+def test_money_that_the_gateway_did_not_name_is_told_as_the_callers_price(run, clips):
+    assert "as the gateway says" not in run("batch", "status", "clips").out
+    database = sqlite3.connect(clips / "run.db")
+    database.execute("UPDATE items SET result = json_set(result, '$.cost', 0.4) WHERE position = 0")
+    database.commit()
+    database.close()
+    assert (
+        "spent      $0.8000  $0.4000 as the gateway says, the rest by your --price"
+        in run("batch", "status", "clips").out
+    )
+
+
+@pytest.mark.parametrize(
+    ("verdict", "spent"), [(["--not-bought"], 0.0), (["--bought"], 7.0), (["--bought", "--cost", "3"], 3.0)]
+)
+def test_the_money_of_a_failed_task_can_be_settled(run, task_sandbox, tmp_path, verdict, spent):
+    (tmp_path / "p.txt").write_text("otter\n")
+    task_sandbox.faults.add("failed_task=no GPU was free")
+    assert run("batch", "run", "p.txt", "--out", "clips", "--price", "7", env=point_at(task_sandbox)).code == 10
+    listed = run("batch", "settle", "clips")
+    item, state, rest = listed.lines[0].split(maxsplit=2)
+    assert (state, rest.split()[0]) == ("failed", "$7.00")
+    assert "batch settle clips   (1 may have been billed)" in run("batch", "status", "clips").err
+    refused = run("batch", "settle", "clips", item, "--send-again")
+    assert refused.code == 2
+    assert "`retry`" in refused.err
+    assert run("batch", "settle", "clips", item, *verdict).code == 0
+    record = run("batch", "status", "clips", "--json").records[0]
+    assert (record["failed"], record["cost"], record["cost_in_doubt"]) == (1, spent, 0)
+    assert run("batch", "settle", "clips").out == ""
+    assert run("batch", "settle", "clips", item, *verdict).code == 2
+
+
+def test_a_second_sending_that_was_accepted_by_name_can_be_settled_afterwards(run, clips, sandbox):
+    item = run("batch", "settle", "clips", "--json").records[0]["id"]
+    assert run("batch", "settle", "clips", item, "--send-again").code == 0
+    run("batch", "run", "p.txt", "--out", "clips", "--price", "0.4", env=point_at(sandbox))
+    record = run("batch", "status", "clips", "--json").records[0]
+    assert (record["done"], record["cost"], record["cost_in_doubt"]) == (3, 1.2, 0.4)
+    assert run("batch", "settle", "clips", item, "--bought").code == 0
+    record = run("batch", "status", "clips", "--json").records[0]
+    assert (record["done"], record["cost"], record["cost_in_doubt"]) == (3, 1.6, 0)
+    assert sum(charge.amount for charge in sandbox.charge_list() if charge.prompt == "=otter 3") > 0
+    assert sandbox.charges()["=otter 3"] == 2
+
+
 def test_what_was_not_bought_runs_again(run, clips, sandbox):
     listed = run("batch", "settle", "clips")
     assert listed.code == 0
@@ -86,6 +156,17 @@ def test_the_gallery_holds_no_markup_of_a_prompt_and_loads_nothing(run, clips):
     assert items[2]["prompt"] == "otter </script><b>2"
     assert items[0]["files"] == ["000000-otter-0.mp4"]
     assert "http" not in page.split('id="batch">')[0].replace("http-equiv", "")
+
+
+def test_every_video_of_an_item_is_told_exported_and_shown(run, sandbox, tmp_path):
+    (tmp_path / "p.txt").write_text("otter\n")
+    ended = run("batch", "run", "p.txt", "--out", "clips", "-n", "3", "--no-save", env=point_at(sandbox))
+    assert ended.code == 0, ended.err
+    assert len(set(ended.lines)) == 3
+    assert run("batch", "export", "clips").records[0]["urls"] == ended.lines
+    run("batch", "gallery", "clips")
+    page = (tmp_path / "clips" / "gallery.html").read_text()
+    assert json.loads(page.split('id="batch">')[1].split("</script>")[0])["items"][0]["urls"] == ended.lines
 
 
 def test_a_link_that_is_no_web_address_is_no_link(clips):

@@ -20,7 +20,7 @@ from videorouter.cli.reporting import report_error, shorten
 from videorouter.errors import ConfigurationError, JournalError, VideoRouterError
 from videorouter.flows.batch_records import show_recorded
 from videorouter.io.journal import Journal
-from videorouter.io.journal_reading import read_rows, read_standing
+from videorouter.io.journal_reading import Money, read_rows, read_standing
 from videorouter.rules.ledger import STATES
 
 if TYPE_CHECKING:
@@ -46,10 +46,21 @@ _COLUMNS = (
     "failure",
 )
 
-_BOUGHT = """
-UPDATE items SET state = ?, cost = coalesce(cost, 0) + coalesce(?, unknown), unknown = 0, result = coalesce(?, result),
-  failure = ?, finished = ? WHERE id = ? AND state = 'in_doubt'
-"""
+_DOUBTFUL = "(state = 'in_doubt' OR (unknown > 0 AND state IN ('done', 'failed', 'refused', 'not_sent')))"
+_NOT_BOUGHT = f"""
+UPDATE items SET state = CASE state WHEN 'in_doubt' THEN 'not_sent' ELSE state END, unknown = 0,
+  failure = CASE state WHEN 'in_doubt' THEN NULL ELSE failure END WHERE id = ? AND {_DOUBTFUL}
+"""  # noqa: S608  words of our own
+_LOST = f"""
+UPDATE items SET state = CASE state WHEN 'in_doubt' THEN 'failed' ELSE state END,
+  cost = coalesce(cost, 0) + coalesce(?, unknown), unknown = 0,
+  failure = CASE state WHEN 'in_doubt' THEN ? ELSE failure END, finished = coalesce(finished, ?)
+  WHERE id = ? AND {_DOUBTFUL}
+"""  # noqa: S608  words of our own
+_FOUND = f"""
+UPDATE items SET state = 'done', cost = coalesce(cost, 0) + coalesce(?, unknown), unknown = 0, result = ?,
+  failure = NULL, finished = ? WHERE id = ? AND state <> 'done' AND {_DOUBTFUL}
+"""  # noqa: S608  words of our own
 
 
 def run(args: argparse.Namespace) -> int:
@@ -92,6 +103,8 @@ def _show_status(path: Path, console: Console) -> int:
             reserved=round(standing.reserved, 6),
             cost_in_doubt=round(standing.unknown, 6),
             cost_at_most=round(standing.cost + standing.reserved + standing.unknown, 6),
+            cost_reported=round(standing.reported, 6),
+            files_missing=_count_missing(standing),
         )
         console.record(values)
         return Exit.OK
@@ -100,8 +113,16 @@ def _show_status(path: Path, console: Console) -> int:
     for state in STATES:
         count = standing.counts.get(state, 0) + (left if state == "not_sent" else 0)
         if count:
-            console.data(f"{count:>9,}  {state.replace('_', ' ')}")
-    console.data(f"spent      ${standing.cost:,.4f}")
+            money = ", ".join(_list_money(standing.money.get(state, Money())))
+            console.data(f"{count:>9,}  {state.replace('_', ' '):<9}{f'  {money}' if money else ''}".rstrip())
+    missing = _count_missing(standing)
+    if missing:
+        console.data(f"{missing:>9,}  of those done are not saved yet")
+    reported = standing.reported
+    source = (
+        f"  ${reported:,.4f} as the gateway says, the rest by your --price" if standing.cost - reported > 5e-7 else ""
+    )
+    console.data(f"spent      ${standing.cost:,.4f}{source if reported else ''}")
     if standing.reserved:
         console.data(f"held       ${standing.reserved:,.4f}  for what is accepted or runs")
     if standing.unknown:
@@ -110,6 +131,18 @@ def _show_status(path: Path, console: Console) -> int:
     for words in _list_next(path, standing, left):
         console.say(f"  {console.style('next:', 'cyan')} {words}")
     return Exit.OK
+
+
+def _list_money(money: Money) -> Iterator[str]:
+    for amount, words in ((money.cost, "spent"), (money.reserved, "held"), (money.unknown, "may have been billed")):
+        if amount:
+            yield f"${amount:,.4f} {words}"
+
+
+def _count_missing(standing: Standing) -> int:
+    """Items that are done and whose files the same command will fetch."""
+    words = json.loads(standing.meta.get("command", "null"))
+    return standing.unsaved if words and "--no-save" not in words else 0
 
 
 def _count_left(standing: Standing) -> int:
@@ -121,10 +154,11 @@ def _list_next(path: Path, standing: Standing, left: int) -> list[str]:
     steps = []
     counts = standing.counts
     words = json.loads(standing.meta.get("command", "null"))
-    if not standing.running and words and (left or counts.get("not_sent") or counts.get("accepted")):
+    unfinished = left or counts.get("not_sent") or counts.get("accepted") or _count_missing(standing)
+    if not standing.running and words and unfinished:
         steps.append(f"{say_command(words)}   (resumes)")
-    if counts.get("in_doubt"):
-        steps.append(f"{say_batch('settle', path)}   ({counts['in_doubt']:,} may have been billed)")
+    if standing.doubtful:
+        steps.append(f"{say_batch('settle', path)}   ({standing.doubtful:,} may have been billed)")
     if counts.get("refused") or counts.get("failed"):
         steps.append(say_batch("retry", path))
     if counts.get("done"):
@@ -132,17 +166,18 @@ def _list_next(path: Path, standing: Standing, left: int) -> list[str]:
     return steps
 
 
-def list_records(path: Path, states: tuple[str, ...] = ()) -> Iterator[dict[str, Any]]:
+def list_records(path: Path, states: tuple[str, ...] = (), *, doubtful: bool = False) -> Iterator[dict[str, Any]]:
     """The items of a journal as plain values.
 
     Args:
         path: The journal.
         states: Only these; none means all.
+        doubtful: Only what may have been billed, nobody knows, in whatever state.
 
     Raises:
         JournalError: It cannot be read.
     """
-    for recorded, files in read_rows(path, states):
+    for recorded, files in read_rows(path, states, doubtful=doubtful):
         item = show_recorded(recorded)
         video = item.result.video if item.result is not None and item.result.videos else None
         yield {
@@ -158,6 +193,7 @@ def list_records(path: Path, states: tuple[str, ...] = ()) -> Iterator[dict[str,
             "request_id": recorded.request_id,
             "idempotency_key": recorded.idempotency_key,
             "url": video.url if video is not None else None,
+            "urls": [each.url for each in item.result.videos if each.url] if item.result is not None else [],
             "video_id": video.video_id if video is not None else None,
             "files": list(files),
             "failure": item.failure.message if item.failure is not None else None,
@@ -212,20 +248,22 @@ def _list_doubts(path: Path, args: argparse.Namespace, console: Console) -> int:
     if args.ids or args.all:
         raise ConfigurationError("Say what became of them: --not-bought, --send-again or --bought.")
     count = 0
-    for record in list_records(path, ("in_doubt",)):
+    for record in list_records(path, doubtful=True):
         count += 1
         if console.json:
             console.record(record)
             continue
         sent = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(record["sent"])) if record["sent"] else "-"
         facts = f"request {record['request_id'] or '-'}  key {record['idempotency_key'] or '-'}"
-        console.data(f"{record['id']}  sent {sent}  {facts}  {shorten(record['prompt'] or '')}")
+        state = record["state"].replace("_", " ")
+        money = f"  ${record['cost_in_doubt']:,.2f}" if record["cost_in_doubt"] else ""
+        console.data(f"{record['id']}  {state}{money}  sent {sent}  {facts}  {shorten(record['prompt'] or '')}")
     if not count:
         console.say("Nothing is in doubt.")
         return Exit.OK
     console.say(
         "\nLook each one up on the vendor's usage page (by its time, request or key), then say what became of it:\n"
-        f"  {say_batch('settle', path)} ID ... --not-bought            it runs again\n"
+        f"  {say_batch('settle', path)} ID ... --not-bought            it runs again (what failed: after `retry`)\n"
         f"  {say_batch('settle', path)} ID --bought --url URL          it is done\n"
         f"  {say_batch('settle', path)} ID ... --bought                it is paid and lost\n"
         f"  {say_batch('settle', path)} ID ... --send-again            a second charge is accepted"
@@ -242,7 +280,7 @@ async def _settle(path: Path, args: argparse.Namespace, console: Console) -> int
     try:
         ids = list(args.ids)
         if args.all:
-            ids = [record["id"] for record in list_records(path, ("in_doubt",))]
+            ids = [record["id"] for record in list_records(path, doubtful=True)]
         changed = 0
         for item in ids:
             statement, values = _write_verdict(args, item)
@@ -252,7 +290,8 @@ async def _settle(path: Path, args: argparse.Namespace, console: Console) -> int
     console.say(f"{changed:,} settled")
     missing = len(ids) - changed
     if missing:
-        console.tell(f"{missing:,} of the IDs are not in doubt: nothing was changed about them.")
+        again = "; what failed or was refused is sent again by `retry`" if args.send_again else ""
+        console.tell(f"{missing:,} of the entries are not in doubt: nothing was changed about them{again}.")
         return Exit.USAGE
     if not args.bought and changed:
         words = json.loads(read_standing(path).meta.get("command", "null"))
@@ -264,20 +303,14 @@ async def _settle(path: Path, args: argparse.Namespace, console: Console) -> int
 def _write_verdict(args: argparse.Namespace, item: str) -> tuple[str, tuple[object, ...]]:
     now = time.time()
     if args.not_bought:
-        return (
-            "UPDATE items SET state = 'not_sent', unknown = 0, failure = NULL WHERE id = ? AND state = 'in_doubt'",
-            (item,),
-        )
+        return _NOT_BOUGHT, (item,)
     if args.send_again:
         return "UPDATE items SET state = 'not_sent' WHERE id = ? AND state = 'in_doubt'", (item,)
-    result = None
     if args.url or args.video_id:
         result = json.dumps({"videos": [{"url": args.url, "video_id": args.video_id}]})
+        return _FOUND, (args.cost, result, now, item)
     note = json.dumps({"type": "TaskFailedError", "message": "Settled by hand: it was billed, its video is lost."})
-    return (
-        _BOUGHT,
-        ("done" if result else "failed", args.cost, result, None if result else note, now, item),
-    )
+    return _LOST, (args.cost, note, now, item)
 
 
 async def _forget(path: Path, args: argparse.Namespace, console: Console) -> int:

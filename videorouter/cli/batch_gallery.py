@@ -36,7 +36,6 @@ _KEPT = (
     "cost_in_doubt",
     "task_id",
     "request_id",
-    "url",
     "failure",
     "parent",
     "finished",
@@ -120,9 +119,9 @@ def _show(record: dict[str, Any], page: Path) -> dict[str, Any]:
     shown = {name: record[name] for name in _KEPT if record.get(name) is not None}
     if record["files"]:
         shown["files"] = [_link(name, page) for name in record["files"]]
-    url = shown.get("url")
-    if isinstance(url, str) and not url.startswith(("https://", "http://")):
-        del shown["url"]
+    urls = [url for url in record["urls"] if url.startswith(("https://", "http://"))]
+    if urls:
+        shown["urls"] = urls
     return shown
 
 

@@ -149,11 +149,15 @@ def _add_settle(subparsers: Any) -> None:
 """,
     )
     _add_journal(parser)
-    parser.add_argument("ids", nargs="*", metavar="ID", help="entries; without any, those in doubt are listed")
+    parser.add_argument(
+        "ids", nargs="*", metavar="ID", help="entries; without any, those that may have been billed are listed"
+    )
     parser.set_defaults(rest="ids")
-    parser.add_argument("--all", action="store_true", help="every entry in doubt")
+    parser.add_argument("--all", action="store_true", help="every entry that may have been billed")
     verdict = parser.add_mutually_exclusive_group()
-    verdict.add_argument("--not-bought", action="store_true", help="it was not billed: the next run sends it")
+    verdict.add_argument(
+        "--not-bought", action="store_true", help="it was not billed: the next run sends what was in doubt"
+    )
     verdict.add_argument("--send-again", action="store_true", help="nobody knows: send it, and accept a second charge")
     verdict.add_argument("--bought", action="store_true", help="it was billed: it is never sent again")
     parser.add_argument("--url", metavar="URL", help="with --bought: where its video lies")

@@ -20,23 +20,49 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
+_STANDING = """
+SELECT state, count(*), total(cost), total(reserved), total(unknown), sum(unknown > 0),
+       total(CASE WHEN json_valid(result) THEN json_extract(result, '$.cost') END) FROM items GROUP BY state
+"""
+_UNSAVED = """
+SELECT count(*) FROM items WHERE state = 'done' AND NOT EXISTS
+  (SELECT 1 FROM files WHERE files.item = items.id AND saved IS NOT NULL)
+"""
+
+
+class Money(msgspec.Struct, frozen=True, kw_only=True):
+    """US dollars: known to be spent, held for what is accepted or runs, and spent or not, nobody knows."""
+
+    cost: float = 0.0
+    reserved: float = 0.0
+    unknown: float = 0.0
+
+
 class Standing(msgspec.Struct, frozen=True, kw_only=True):
     """How a batch stands by its journal. Money is in US dollars.
 
     Attributes:
         running: Whether a process is writing the journal right now.
         counts: Items by state. What was being sent when its process ended is in doubt.
+        money: Money by state.
         cost: Known to be spent.
         reserved: Held for what is accepted or runs now.
         unknown: Spent or not, nobody knows.
+        reported: What the gateway itself has said that it cost; the rest of ``cost`` goes by the caller's price.
+        doubtful: Items that may have been billed, nobody knows: those in doubt, and others that hold such money.
+        unsaved: Items that are done and have no file that was saved.
         meta: What the batch noted of itself.
     """
 
     running: bool
     counts: Mapping[ItemState, int]
+    money: Mapping[ItemState, Money]
     cost: float
     reserved: float
     unknown: float
+    reported: float
+    doubtful: int
+    unsaved: int
     meta: Mapping[str, str]
 
 
@@ -64,38 +90,58 @@ def read_standing(path: Path) -> Standing:
     """
     running = is_locked(path)
     with reading(path) as database:
-        query = "SELECT state, count(*), total(cost), total(reserved), total(unknown) FROM items GROUP BY state"
-        rows = database.execute(query).fetchall()
+        rows = database.execute(_STANDING).fetchall()
         meta = dict(database.execute("SELECT key, value FROM meta").fetchall())
+        unsaved = database.execute(_UNSAVED).fetchone()[0]
     counts: dict[ItemState, int] = {}
-    cost = reserved = unknown = 0.0
-    for state, count, spent, held, maybe in rows:
+    money: dict[ItemState, Money] = {}
+    reported, doubtful = 0.0, 0
+    for state, count, spent, held, maybe, others, told in rows:
         meaning = state if running else read_crash(state)
+        doubtful += count if meaning == "in_doubt" else others
+        reported += told
         counts[meaning] = counts.get(meaning, 0) + count
-        cost += spent
-        unknown += maybe
-        if state == "sending" and not running:
-            unknown += held
-        else:
-            reserved += held
-    return Standing(running=running, counts=counts, cost=cost, reserved=reserved, unknown=unknown, meta=meta)
+        before = money.get(meaning, Money())
+        crashed = meaning != state
+        money[meaning] = Money(
+            cost=before.cost + spent,
+            reserved=before.reserved + (0.0 if crashed else held),
+            unknown=before.unknown + maybe + (held if crashed else 0.0),
+        )
+    return Standing(
+        running=running,
+        counts=counts,
+        money=money,
+        cost=sum(part.cost for part in money.values()),
+        reserved=sum(part.reserved for part in money.values()),
+        unknown=sum(part.unknown for part in money.values()),
+        reported=reported,
+        doubtful=doubtful,
+        unsaved=unsaved,
+        meta=meta,
+    )
 
 
-def read_rows(path: Path, states: tuple[str, ...] = ()) -> Iterator[tuple[Recorded, tuple[str, ...]]]:
+def read_rows(
+    path: Path, states: tuple[str, ...] = (), *, doubtful: bool = False
+) -> Iterator[tuple[Recorded, tuple[str, ...]]]:
     """Rows of a journal in the order of the input, each with its saved files, absolute or as the user would open them.
 
     Args:
         path: The journal.
         states: Only these; none means all.
+        doubtful: Only what may have been billed, nobody knows, in whatever state.
 
     Raises:
         JournalError: There is none, or it cannot be read.
     """
     running = is_locked(path)
+    states = ("in_doubt",) if doubtful else states
     wanted = set(states)
     if "in_doubt" in wanted and not running:
         wanted.add("sending")
     where = f"WHERE state IN ({', '.join('?' * len(wanted))})" if wanted else ""
+    where += " OR unknown > 0" if doubtful else ""
     columns = ", ".join(f"items.{column}" for column in COLUMNS)
     query = (
         f"SELECT {columns}, (SELECT group_concat(path, char(0)) FROM (SELECT path FROM files WHERE item = items.id "  # noqa: S608
