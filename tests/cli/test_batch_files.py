@@ -88,3 +88,10 @@ def test_the_edits_that_follow_from_an_entry_are_counted(tmp_path):
     path = tmp_path / "chain.jsonl"
     path.write_text('{"prompt": "a", "then": ["b", "c"]}\n"d"\n{"prompt": "e", "then": "f"}\n')
     assert EntryFile(str(path)).count() == 6
+
+
+@pytest.mark.parametrize("coding", ["utf-16", "utf-32", "cp500"])
+def test_a_csv_in_another_coding_says_how_to_save_it(tmp_path, coding):
+    (tmp_path / "a.csv").write_bytes("prompt\r\nAn otter\r\n".encode(coding))
+    with pytest.raises(ConfigurationError, match="UTF-8"):
+        list(EntryFile(str(tmp_path / "a.csv")))

@@ -282,6 +282,36 @@ async def test_a_journal_that_cannot_be_written_is_said_before_anything_is_sent(
     assert await sandbox.charges() == {}
 
 
+async def test_every_entry_of_the_input_has_its_row_and_a_mended_one_leaves_none_behind(sandbox, router, tmp_path):
+    path = tmp_path / "run.db"
+    entries = [{"id": "a", "prompt": "one"}, {"id": "a", "prompt": "two"}, {"prompt": 3}, {"id": "d"}]
+    items = [item async for item in router.generate_many(entries, journal=path, ordered=True)]
+    rows = "SELECT id, state FROM items ORDER BY position"
+    assert read(path, rows) == [("a", "done"), ("entry-1", "refused"), ("entry-2", "refused"), ("d", "refused")]
+    assert [item.id for item in items] == ["a", "entry-1", "entry-2", "d"]
+    again = [item async for item in router.generate_many(entries, journal=path, ordered=True)]
+    assert [item.state for item in again] == [item.state for item in items]
+    assert len(read(path, rows)) == 4
+    mended = [
+        {"id": "a", "prompt": "one"},
+        {"id": "b", "prompt": "two"},
+        {"prompt": "three"},
+        {"id": "d", "prompt": "4"},
+    ]
+    assert {item.state async for item in router.generate_many(mended, journal=path)} == {"done"}
+    assert [state for _, state in read(path, rows)] == ["done"] * 4
+    assert await sandbox.charges() == {"one": 1, "two": 1, "three": 1, "4": 1}
+
+
+@pytest.mark.parametrize("journalled", [True, False])
+async def test_an_edit_means_the_first_of_two_entries_with_one_id(sandbox, router, tmp_path, journalled):
+    entries = [{"id": "a", "prompt": "one"}, {"id": "a", "prompt": "two"}, {"edit_of": "a", "prompt": "Snow"}]
+    journal = tmp_path / "run.db" if journalled else None
+    items = await collect(router.generate_many(entries, journal=journal, concurrency=1))
+    assert [items[index].state for index in range(3)] == ["done", "refused", "done"]
+    assert await sandbox.charges() == {"one": 1, "Snow": 1}
+
+
 async def test_the_cap_is_never_exceeded(sandbox, router, tmp_path):
     path = tmp_path / "run.db"
     batch = router.generate_many(prompts(50), journal=path, max_cost=2.0, price=0.4, concurrency=8)

@@ -52,6 +52,7 @@ def test_the_default_model_stands_in_and_is_never_checked_against_a_list():
         ({"prompt": ""}, "prompt is empty"),
         ({"prompt": " \n"}, "prompt is empty"),
         ({"prompt": 5}, "prompt must be text"),
+        ({"prompt": None}, "There is no prompt"),
         ({"model": None}, "No model"),
         ({"model": " "}, "No model"),
         ({"timeout": 0}, "timeout"),

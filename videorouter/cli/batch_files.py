@@ -155,6 +155,8 @@ def _read_csv(file: TextIO, name: str) -> Iterator[Any]:
     options: dict[str, Any] = {"dialect": dialect} if delimiter is None else {"delimiter": delimiter}
     names = next(csv.reader([head], **options), [])
     columns = [column.strip() for column in names]
+    if not _is_text(head) or "\0" in head:
+        raise ConfigurationError(f"{name} is not UTF-8 text. Save it as UTF-8: in a spreadsheet, as 'CSV UTF-8'.")
     if "prompt" not in columns:
         raise ConfigurationError(
             f"{name} has no column named prompt: its first line must name the columns, such as id,prompt,model. "

@@ -229,6 +229,8 @@ class Batch:
                 _make_folder(self._options.save_to)
             if self._options.journal is not None:
                 journal = await Journal.open(self._options.journal)
+                self._books.journal = journal
+                await journal.forget_unreadable()
                 await self._books.open(journal)
                 for key, value in self._notes.items():
                     await journal.note(key, value)

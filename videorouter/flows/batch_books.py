@@ -61,7 +61,7 @@ class Books:
         self._paid = asyncio.Event()
         self._takes: dict[str, int] = {}
         self._ids: set[int] = set()
-        self._living: dict[str, asyncio.Future[BatchItem]] = {}
+        self._living: dict[str, asyncio.Future[BatchItem | None]] = {}
         self._finished: OrderedDict[str, BatchItem] = OrderedDict()
         self._unwritten: list[Ending] = []
 
@@ -211,14 +211,19 @@ class Books:
             return None if recorded is None else show_recorded(recorded)
         return self._finished.get(item)
 
-    def enter(self, item: str) -> asyncio.Future[BatchItem] | None:
+    def enter(self, item: str) -> asyncio.Future[BatchItem | None] | None:
         """Let others wait for an item, unless one of that id already runs."""
         if item in self._living:
             return None
         future = self._living[item] = asyncio.get_running_loop().create_future()
         return future
 
-    def leave(self, item: str, future: asyncio.Future[BatchItem], outcome: BatchItem | None) -> None:
+    async def give_back(self, item: str, future: asyncio.Future[BatchItem | None]) -> None:
+        """Leave an id to the item that had it first: whoever waits for it means that one."""
+        self._living.pop(item, None)
+        future.set_result(await self.find(item))
+
+    def leave(self, item: str, future: asyncio.Future[BatchItem | None], outcome: BatchItem | None) -> None:
         """Tell those who wait for an item, and remember it for those who come later."""
         self._living.pop(item, None)
         if outcome is None:

@@ -107,7 +107,7 @@ class Walk:
         common = books.options.common
         self._options: dict[str, Any] = {**common, **entry.options} if entry.options else common
         self._submission: Submission | None = None
-        self._future: asyncio.Future[BatchItem] | None = None
+        self._future: asyncio.Future[BatchItem | None] | None = None
         self._outcome: BatchItem | None = None
         self._task: Task | None = None
         self._filed = False
@@ -150,7 +150,11 @@ class Walk:
             named = books.name_at_once(self.digest, self._given, self.index)
             self.id, times, recorded = named or await books.name(self.digest, self._given, self.index)
         except InvalidRequestError as error:
-            return self._end("refused", known, error=error)
+            if self._future is not None:
+                future, self._future = self._future, None
+                await books.give_back(self.id, future)
+            self.id = f"entry-{self.index}"
+            return await self._refuse(error)
         except JournalError as error:
             books.note_error(error)
             return self._end("not_sent", known, error=error)

@@ -236,6 +236,10 @@ class Journal:
         row = (item, position, verb, _text(failure), now, now)
         await self._execute("refuse", REFUSE, row)
 
+    async def forget_unreadable(self) -> None:
+        """Commit that entries which could not be read are to be met again: they may have been mended since."""
+        await self._execute("refuse", "DELETE FROM items WHERE state = 'refused' AND digest = '' AND sends = 0", ())
+
     async def find(self, item: str) -> Recorded | None:
         """What is recorded of an item."""
         return await self._do("find", lambda database: find_item(database, item))

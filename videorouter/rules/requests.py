@@ -109,6 +109,9 @@ def build_submission(
     Raises:
         InvalidRequestError: An argument cannot be used; nothing was sent.
     """
+    if prompt is None:
+        msg = "There is no prompt. Say what the video should show."
+        raise InvalidRequestError(msg)
     if not isinstance(prompt, str):
         msg = f"prompt must be text, not {type(prompt).__name__}."
         raise InvalidRequestError(msg)
