@@ -222,6 +222,26 @@ def test_a_file_that_is_not_there_is_said_and_makes_no_folder(run, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_folder_that_cannot_be_made_is_said_before_anything_is_sent(run, sandbox, prompts, tmp_path):
+    (tmp_path / "clips").write_text("a file")
+    ended = run("batch", "run", "prompts.csv", "--out", "clips", env=point_at(sandbox))
+    assert ended.code == 2
+    assert "--out clips cannot be made" in ended.err
+    assert "Traceback" not in ended.err
+    assert sandbox.charges() == {}
+    ended = run("batch", "run", "prompts.csv", "--no-save", "--journal", "j.db", env=point_at(sandbox))
+    assert ended.code == 0, ended.err
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["clips", "j.db", "j.db.lock", "prompts.csv"]
+
+
+def test_another_cap_for_a_retry_is_kept_in_the_command_that_resumes(run, sandbox, prompts):
+    sandbox.faults.add("moderation", times=2)
+    run("batch", "run", "prompts.csv", "--out", "clips", "--price", "1", "--max-cost", "9", env=point_at(sandbox))
+    ended = run("batch", "retry", "clips", "--max-cost", "4.5", env=point_at(sandbox))
+    assert ended.code == 15
+    assert "--max-cost 9 --max-cost 4.5   (resumes, with a higher --max-cost)" in ended.err
+
+
 def test_the_whole_walk_of_a_chain(run, tmp_path):
     lines = [
         {"id": "a", "prompt": "An otter", "model": "sora-2"},

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import os
 
 import pytest
 
@@ -360,3 +361,10 @@ async def test_nothing_in_nothing_out(router):
     batch = router.generate_many([])
     assert [item async for item in batch] == []
     assert batch.summary.total == 0
+
+
+async def test_a_folder_that_cannot_be_written_is_said_before_anything_is_sent(sandbox, router, tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    with pytest.raises(ConfigurationError, match="cannot be written"):
+        await gather(router.generate_many(["otter"], save_to=tmp_path), [])
+    assert await sandbox.charges() == {}

@@ -14,6 +14,7 @@ import pytest
 from videorouter.errors import JournalError
 from videorouter.io import journal_schema
 from videorouter.io.journal import Intent, Journal
+from videorouter.io.journal_reading import read_standing
 from videorouter.io.journal_schema import open_readable
 from videorouter.io.locking import is_locked
 
@@ -124,6 +125,34 @@ async def test_a_reader_sees_the_batch_while_it_runs_and_after_a_kill(tmp_path):
     database.close()
     with pytest.raises(JournalError, match="no journal at"):
         open_readable(tmp_path / "other.db")
+
+
+async def test_a_journal_on_a_medium_that_nobody_can_write_is_read_all_the_same(tmp_path, monkeypatch):
+    path = tmp_path / "run.db"
+    journal = await Journal.open(path)
+    await journal.intend(intent("a"))
+    await journal.aclose()
+    path.with_name("run.db.lock").unlink()
+    monkeypatch.setattr(journal_schema.os, "access", lambda *_: False)
+    database = open_readable(path)
+    assert database.execute("SELECT id FROM items").fetchall() == [("a",)]
+    assert [file.name for file in tmp_path.iterdir()] == ["run.db"]
+    database.close()
+
+
+async def test_a_damaged_journal_says_how_not_to_pay_again(tmp_path):
+    path = tmp_path / "run.db"
+    journal = await Journal.open(path)
+    for number in range(40):
+        await journal.intend(intent(f"a{number}"))
+    await journal.aclose()
+    content = bytearray(path.read_bytes())
+    content[4096:12288] = b"\x55" * 8192
+    path.write_bytes(content)
+    with pytest.raises(JournalError, match=r"would pay again.*\.recover"):
+        await Journal.open(path)
+    with pytest.raises(JournalError, match=r"\.recover"):
+        read_standing(path)
 
 
 def test_the_page_about_the_journal_shows_its_tables():

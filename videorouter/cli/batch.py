@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from videorouter.cli.batch_board import Gauge, Moment, make_board, say_left
 from videorouter.cli.batch_files import EntryFile, read_stdin
-from videorouter.cli.batch_places import find_folder, find_journal, say_batch, say_command
+from videorouter.cli.batch_places import find_folder, find_journal, make_folder, say_batch, say_command
 from videorouter.cli.console import Console, clean, plain
 from videorouter.cli.driver import drive
 from videorouter.cli.exits import Exit, exit_of, gravest
@@ -97,7 +97,7 @@ def _recall(args: argparse.Namespace) -> argparse.Namespace:
             "This batch was read from stdin: pipe the same input in again, with `batch run - --retry refused --retry "
             "failed` and the same options."
         )
-    recalled.words = words
+    recalled.words = words if args.max_cost is None else [*words, "--max-cost", f"{args.max_cost:.15g}"]
     recalled.retry = args.state or ["refused", "failed"]
     recalled.max_cost = args.max_cost if args.max_cost is not None else recalled.max_cost
     recalled.json, recalled.quiet, recalled.verbose = args.json, args.quiet, args.verbose
@@ -192,7 +192,8 @@ class Run:
         if args.max_cost is not None and not args.price:
             raise ConfigurationError("--max-cost needs --price: what one call costs, in US dollars.")
         planned = await asyncio.to_thread(file.count) if file is not None else None
-        self._folder.mkdir(parents=True, exist_ok=True)
+        if not (args.no_save and args.journal):
+            make_folder(self._folder)
         gauge = Gauge(planned, args.max_cost)
         async with open_router(args, self._console) as router:
             batch = self._start(router, file)

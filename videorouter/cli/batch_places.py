@@ -6,6 +6,8 @@ import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from videorouter.errors import ConfigurationError
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -32,6 +34,21 @@ def find_folder(file: str, out: str | None) -> Path:
     if out:
         return Path(out)
     return Path("batch-videos") if file == "-" else Path(f"{Path(file).stem}-videos")
+
+
+def make_folder(folder: Path) -> None:
+    """Make a batch's folder, unless it is there.
+
+    Args:
+        folder: Where its videos and its journal go.
+
+    Raises:
+        ConfigurationError: It cannot be made.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigurationError(f"--out {folder} cannot be made: {error.strerror or error}.") from error
 
 
 def say_command(words: Sequence[str]) -> str:

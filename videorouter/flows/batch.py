@@ -7,6 +7,7 @@ closing cancels it, and what is then unknown is written down as in doubt. One it
 from __future__ import annotations
 
 import asyncio
+import os
 import time
 from collections import deque
 from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator, Mapping, Sized
@@ -446,3 +447,5 @@ def _make_folder(folder: Any) -> None:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ConfigurationError(f"save_to={str(folder)!r} cannot be made: {error}. Nothing was sent.") from error
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise ConfigurationError(f"save_to={str(folder)!r} cannot be written. Nothing was sent.")

@@ -75,6 +75,10 @@ MIGRATIONS: tuple[str, ...] = (_FIRST,)
 """Step ``n`` makes a file of version ``n`` one of version ``n + 1``. Steps are only ever added."""
 
 
+_SHELVED = "ro&immutable=1"
+"""A file on a medium that nobody can write needs no log, and none could be made."""
+
+
 def create_file(path: Path) -> None:
     """Make an empty file that only its owner can read, unless it is there; SQLite's own files follow its mode."""
     try:
@@ -124,7 +128,7 @@ def open_readable(path: Path) -> sqlite3.Connection:
         raise JournalError(f"There is no journal at {path}. Check the path, or run the batch first.", path=str(path))
     try:
         # A reader must be able to recover the log that a killed writer left, which a read-only connection cannot.
-        mode = "rw" if os.access(path, os.W_OK) else "ro"
+        mode = "rw" if os.access(path, os.W_OK) else "ro" if path.with_name(f"{path.name}-wal").exists() else _SHELVED
         database = sqlite3.connect(
             f"{path.resolve().as_uri()}?mode={mode}", uri=True, isolation_level=None, timeout=5.0
         )
@@ -164,6 +168,11 @@ def name_trouble(doing: str, error: Exception, path: Path) -> JournalError:
     said = str(error) or type(error).__name__
     if isinstance(error, sqlite3.DatabaseError) and "not a database" in said:
         advice = "The file is something else: pass another path."
+    elif "malformed" in said:
+        advice = (
+            "The file is damaged. A run with another journal would pay again for what it holds: put a copy back, or "
+            "save what is left with the command .recover of sqlite3."
+        )
     elif "full" in said or "No space" in said:
         advice = "Free disk space and run the same batch again: it resumes."
     elif "locked" in said or "busy" in said:
