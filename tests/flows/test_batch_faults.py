@@ -127,8 +127,9 @@ async def fail_and_resume(sandbox, router, disks, folder, disk: Disk) -> None:
     # What was paid for is in the caller's hands: its videos, its task, or that nobody knows.
     handed = {item.prompt for item in items if item.result or item.task_id or item.state == "in_doubt"}
     assert paid <= handed, place
-    # A failure stops the batch, unless it was over.
+    # A failure stops the batch, unless it was over: nothing more is begun than was at the disk already.
     assert stopped or not disk.failed or len(items) == 10, place
+    assert disk.steps[disk.at + 1 :].count("intend") < CONCURRENCY, place
     again: list = []
     await run(router, folder, again)
     charges = {prompt: times for prompt, times in (await sandbox.charges()).items() if prompt.endswith(folder.name)}
