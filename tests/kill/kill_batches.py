@@ -1,15 +1,19 @@
 """Kills a batch with SIGKILL at random points, resumes it, and compares the gateway's ledger with the journal.
 
-By hand: ``python tests/kill/kill_batches.py --kills 1000``. What must hold at the end of each batch:
+By hand: ``python tests/kill/kill_batches.py --kills 1000``, with ``--chains`` for edits that build on each other and
+``--save`` for files. What must hold at the end of each batch:
 
-- no prompt was charged twice;
-- every entry has a row, and every charge is in the journal as done or in doubt, so nothing that was paid for is lost;
-- after each kill at most as many items are in doubt as were in flight.
+- nothing was charged twice, and each charge bears the key of the one row that it belongs to;
+- every entry has a row (a step of a chain: unless the one before it has no video), and every charge is in the journal as
+  done, with its result and its money, or as in doubt: nothing that was paid for is lost;
+- after each kill at most as many items are in doubt as were in flight;
+- every file of what is done is whole, byte for byte what the gateway serves, and no other file is left.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import random
 import signal
 import sqlite3
@@ -17,6 +21,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import urllib.request
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,19 +29,19 @@ from pathlib import Path
 from videorouter.sandbox import Sandbox
 
 CHILD = """
-import asyncio, sys
+import asyncio, json, sys
 from videorouter import AsyncVideoRouter
-base, journal, first, count, concurrency = sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4]), int(sys.argv[5])
-entries = [
-    {"prompt": f"otter {first} {n}", "model": "held" if n % 2 else "with/task"} for n in range(count)
-]
+plan = json.loads(sys.argv[1])
 async def main():
-    async with AsyncVideoRouter("key-for-kills", base_url=base, adaptive=False) as router:
+    async with AsyncVideoRouter("key-for-kills", base_url=plan["base"], adaptive=False) as router:
         print("ready", flush=True)
-        async for item in router.generate_many(entries, journal=journal, concurrency=concurrency, price=0.4):
+        async for item in router.generate_many(plan["entries"], price=0.4, **plan["options"]):
             pass
 asyncio.run(main())
 """
+MODELS = ("held", "with/task")
+PICTURES = 4
+"""Different prompts where files are saved: the sandbox paints each one once."""
 
 
 @dataclass
@@ -46,44 +51,80 @@ class Figures:
     charged: int = 0
     doubtful: int = 0
     charged_in_doubt: int = 0
+    files: int = 0
     charged_twice: int = 0
     lost: int = 0
     missing: int = 0
     false_done: int = 0
+    unaccounted: int = 0
+    broken_files: int = 0
+    left_files: int = 0
     most_in_doubt_after_a_kill: int = 0
     killed_at: Counter[str] = field(default_factory=Counter)
 
     @property
     def sound(self) -> bool:
-        return not (self.charged_twice or self.lost or self.missing or self.false_done)
+        return not (
+            self.charged_twice
+            or self.lost
+            or self.missing
+            or self.false_done
+            or self.unaccounted
+            or self.broken_files
+            or self.left_files
+        )
 
 
-def read_states(journal: Path) -> dict[str, str]:
+def list_entries(number: int, count: int, *, save: bool, chains: bool) -> list[dict[str, object]]:
+    entries: list[dict[str, object]] = []
+    for n in range(count):
+        name = f"otter {n % PICTURES}" if save else f"otter {number} {n}"
+        entry: dict[str, object] = {"id": f"e{n}", "prompt": name, "model": MODELS[n % 2]}
+        if chains:
+            entry["then"] = [{"prompt": f"{name}, {word}", "model": MODELS[n % 2]} for word in ("rain", "fog")]
+        entries.append(entry)
+    return entries
+
+
+def read_rows(journal: Path) -> dict[str, dict[str, object]]:
     if not journal.exists():
         return {}
     database = sqlite3.connect(journal)
+    database.row_factory = sqlite3.Row
     try:
-        rows = database.execute("SELECT json_extract(request, '$.prompt'), state FROM items").fetchall()
+        return {row["id"]: dict(row) for row in database.execute("SELECT * FROM items")}
     except sqlite3.OperationalError:
         return {}
     finally:
         database.close()
-    return dict(rows)
 
 
 def run_batch(
-    sandbox: Sandbox, folder: Path, number: int, *, count: int, concurrency: int, kills: int, dice: random.Random
+    sandbox: Sandbox,
+    folder: Path,
+    number: int,
+    *,
+    count: int,
+    concurrency: int,
+    kills: int,
+    dice: random.Random,
+    save: bool = False,
+    chains: bool = False,
 ) -> Figures:
     """Run one batch to its end, killing it on the way at most ``kills`` times."""
     figures = Figures(batches=1)
     journal = folder / f"{number}.db"
-    words = [sys.executable, "-c", CHILD, sandbox.base_url, str(journal), str(number), str(count), str(concurrency)]
+    clips = folder / f"{number}-clips"
+    entries = list_entries(number, count, save=save, chains=chains)
+    options = {"journal": str(journal), "concurrency": concurrency, "save_to": str(clips) if save else None}
+    plan = json.dumps({"base": sandbox.base_url, "entries": entries, "options": options})
+    span = 0.0012 * count * (1 + 2 * chains) * (1 + 3 * save)
     doubtful = 0
     while True:
-        child = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        child = subprocess.Popen([sys.executable, "-c", CHILD, plan], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
         child.stdout.readline()
         if figures.kills < kills:
-            time.sleep(dice.uniform(0.0, 0.0012 * count))
+            time.sleep(dice.uniform(0.0, span))
             if child.poll() is None:
                 child.send_signal(signal.SIGKILL)
         _, trouble = child.communicate(timeout=300)
@@ -92,21 +133,68 @@ def run_batch(
         if child.returncode != -signal.SIGKILL:
             raise RuntimeError(trouble.decode())
         figures.kills += 1
-        states = Counter(read_states(journal).values())
+        states = Counter(str(row["state"]) for row in read_rows(journal).values())
         figures.killed_at.update(states.keys() or ["nothing"])
         fresh = states["sending"] + states["in_doubt"] - doubtful
         doubtful += fresh
         figures.most_in_doubt_after_a_kill = max(figures.most_in_doubt_after_a_kill, fresh)
-    charges = {prompt: times for prompt, times in sandbox.charges().items() if prompt.startswith(f"otter {number} ")}
-    states = read_states(journal)
-    figures.charged = sum(charges.values())
-    figures.charged_twice = sum(times > 1 for times in charges.values())
-    figures.lost = sum(states.get(prompt) not in {"done", "in_doubt"} for prompt in charges)
-    figures.missing = count - len(states)
-    figures.false_done = sum(state == "done" and prompt not in charges for prompt, state in states.items())
-    figures.doubtful = sum(state == "in_doubt" for state in states.values())
-    figures.charged_in_doubt = sum(states[prompt] == "in_doubt" for prompt in charges if prompt in states)
+    rows = read_rows(journal)
+    compare_charges(figures, sandbox, rows)
+    figures.missing = sum(
+        name not in rows and (before is None or rows.get(before, {}).get("state") == "done")
+        for name, before in list_names(entries)
+    )
+    if save:
+        compare_files(figures, journal, clips, rows)
     return figures
+
+
+def list_names(entries: list[dict[str, object]]) -> list[tuple[str, str | None]]:
+    """The id of each item, and of the one whose video it edits."""
+    names: list[tuple[str, str | None]] = []
+    for entry in entries:
+        before = str(entry["id"])
+        names.append((before, None))
+        for step, _ in enumerate(entry.get("then", ()), 1):
+            names.append((f"{entry['id']}/{step}", before))
+            before = f"{entry['id']}/{step}"
+    return names
+
+
+def compare_charges(figures: Figures, sandbox: Sandbox, rows: dict[str, dict[str, object]]) -> None:
+    """The gateway's ledger against the journal, by the key of each request."""
+    charges = Counter(charge.idempotency_key for charge in sandbox.charge_list())
+    by_key = {row["idempotency_key"]: row for row in rows.values()}
+    figures.charged = sum(charges.values())
+    # A key that the journal does not have was sent twice under two keys, or lost.
+    figures.charged_twice = sum(times > 1 for times in charges.values())
+    figures.lost = sum(by_key.get(key, {}).get("state") not in {"done", "in_doubt"} for key in charges)
+    figures.unaccounted = sum(not (row["cost"] or row["unknown"]) for key, row in by_key.items() if key in charges)
+    done = [row for row in rows.values() if row["state"] == "done"]
+    figures.false_done = sum(row["idempotency_key"] not in charges for row in done)
+    urls = {json.loads(str(row["result"]))["videos"][0]["url"] for row in done if row["result"]}
+    figures.false_done += len(done) - len(urls)
+    figures.doubtful = sum(row["state"] == "in_doubt" for row in rows.values())
+    figures.charged_in_doubt = sum(by_key[key]["state"] == "in_doubt" for key in charges if key in by_key)
+
+
+def compare_files(figures: Figures, journal: Path, clips: Path, rows: dict[str, dict[str, object]]) -> None:
+    """What lies in the folder against what the journal says, and against what the gateway serves."""
+    database = sqlite3.connect(journal)
+    saved = {
+        item: (journal.parent / path, size)
+        for path, item, size in database.execute("SELECT path, item, size FROM files WHERE saved IS NOT NULL")
+    }
+    database.close()
+    for name, row in rows.items():
+        if row["state"] != "done":
+            continue
+        path, size = saved.get(name, (Path("nowhere"), 0))
+        with urllib.request.urlopen(json.loads(str(row["result"]))["videos"][0]["url"], timeout=60) as answer:
+            served = answer.read()
+        figures.files += 1
+        figures.broken_files += not path.is_file() or len(served) != size or path.read_bytes() != served
+    figures.left_files = len(set(clips.iterdir()) - {path for path, _ in saved.values()})
 
 
 def add(total: Figures, one: Figures) -> None:
@@ -119,7 +207,17 @@ def add(total: Figures, one: Figures) -> None:
             total.killed_at.update(value)
 
 
-def run(*, kills: int, count: int, concurrency: int, per_batch: int, seed: int, say=lambda _: None) -> Figures:
+def run(
+    *,
+    kills: int,
+    count: int,
+    concurrency: int,
+    per_batch: int,
+    seed: int,
+    save: bool = False,
+    chains: bool = False,
+    say=lambda _: None,
+) -> Figures:
     """Kill as often as asked for, over as many batches as that takes."""
     dice = random.Random(seed)
     total = Figures()
@@ -127,7 +225,17 @@ def run(*, kills: int, count: int, concurrency: int, per_batch: int, seed: int, 
         number = 0
         while total.kills < kills:
             left = min(per_batch, kills - total.kills)
-            one = run_batch(sandbox, Path(folder), number, count=count, concurrency=concurrency, kills=left, dice=dice)
+            one = run_batch(
+                sandbox,
+                Path(folder),
+                number,
+                count=count,
+                concurrency=concurrency,
+                kills=left,
+                dice=dice,
+                save=save,
+                chains=chains,
+            )
             add(total, one)
             number += 1
             say(f"{total}")
@@ -136,11 +244,13 @@ def run(*, kills: int, count: int, concurrency: int, per_batch: int, seed: int, 
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=1000)
-    parser.add_argument("--count", type=int, default=1000)
+    parser.add_argument("--count", type=int, default=1000, help="entries of a batch")
     parser.add_argument("--concurrency", type=int, default=20)
-    parser.add_argument("--per-batch", type=int, default=20)
+    parser.add_argument("--per-batch", type=int, default=20, help="kills of a batch")
+    parser.add_argument("--save", action="store_true", help="save files too")
+    parser.add_argument("--chains", action="store_true", help="two edits of each entry's video")
     parser.add_argument("--seed", type=int, default=time.time_ns())
     args = parser.parse_args()
     sys.stdout.write(f"seed {args.seed}\n")
@@ -150,6 +260,8 @@ def main() -> int:
         concurrency=args.concurrency,
         per_batch=args.per_batch,
         seed=args.seed,
+        save=args.save,
+        chains=args.chains,
         say=lambda words: sys.stdout.write(f"{words}\n") and sys.stdout.flush(),
     )
     sound = total.sound and total.most_in_doubt_after_a_kill <= args.concurrency
