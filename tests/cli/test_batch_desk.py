@@ -190,6 +190,19 @@ def test_forgetting_erases_the_prompts_from_the_disk(run, clips):
     assert run("batch", "status", "clips", "--json").records[0]["done"] == 2
 
 
+def test_forgetting_says_when_a_reader_keeps_the_prompts_on_the_disk(run, clips):
+    reader = sqlite3.connect(clips / "run.db", isolation_level=None)
+    reader.execute("BEGIN")
+    reader.execute("SELECT count(*) FROM items").fetchall()
+    ended = run("batch", "forget", "clips")
+    assert ended.code == 14
+    assert "still in" in ended.err
+    assert b"otter 3" in b"".join(path.read_bytes() for path in clips.glob("run.db*"))
+    reader.close()
+    assert run("batch", "forget", "clips").code == 0
+    assert b"otter 3" not in b"".join(path.read_bytes() for path in clips.glob("run.db*"))
+
+
 @pytest.mark.parametrize("command", ["status", "gallery", "export", "settle", "forget", "retry"])
 def test_a_journal_that_is_not_there_is_said(run, command, tmp_path):
     ended = run("batch", command, "nowhere")

@@ -320,5 +320,11 @@ async def _forget(path: Path, args: argparse.Namespace, console: Console) -> int
         changed = await journal.forget()
     finally:
         await journal.aclose()
+    if not journal.erased:
+        raise JournalError(
+            f"{changed:,} prompts are forgotten, and their bytes are still in {path}: another program reads it, or the disk "
+            "is full. Close that program, or free room, and run the same command again.",
+            path=str(path),
+        )
     console.say(f"{changed:,} prompts forgotten; states, costs, task ids and files stay")
     return Exit.OK

@@ -138,6 +138,8 @@ class Journal:
         self.path: Path = Path(os.path.realpath(path))
         self.folder: Path = self.path.parent
         self.commits: int = 0
+        self.erased: bool = False
+        """Whether what ``forget`` forgot is gone from the disk, too; known once the journal is closed."""
         self._fault = fault or _no_fault
         self._inbox: queue.SimpleQueue[list[tuple[Any, asyncio.Future[Any]]] | None] = queue.SimpleQueue()
         self._pending: list[tuple[Any, asyncio.Future[Any]]] = []
@@ -288,7 +290,11 @@ class Journal:
         return await self._do("transact", work)
 
     async def forget(self) -> int:
-        """Erase every prompt, and the prompts that the gateway rewrote, also from free pages; returns the rows."""
+        """Forget every prompt, and the prompts that the gateway rewrote; returns the rows.
+
+        Closing the journal erases them from its free pages, which a full disk, or a reader, can keep it from: see
+        ``erased``.
+        """
 
         def work(database: sqlite3.Connection) -> int:
             database.execute("PRAGMA secure_delete = ON")
@@ -384,7 +390,7 @@ class Journal:
         if self._vacuum:
             with contextlib.suppress(sqlite3.Error):
                 database.execute("VACUUM")
-                database.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+                self.erased = database.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0] == 0
         self._release()
         self._tell(_resolve, [(self._closed, None, None)])
 
