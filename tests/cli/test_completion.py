@@ -41,6 +41,20 @@ def test_bash_completes_commands_options_values_and_files(scripts, tmp_path):
     assert "doctor" in complete_in_bash(script, tmp_path, "videorouter", "")
 
 
+@pytest.mark.skipif(shutil.which("bash") is None, reason="bash is not installed here")
+def test_bash_knows_the_commands_of_a_batch_from_each_other(scripts, tmp_path):
+    script = scripts["bash"]
+    (tmp_path / "clips").mkdir()
+    words = ["run", "status", "retry", "settle", "gallery", "export", "forget"]
+    assert complete_in_bash(script, tmp_path, "videorouter", "batch", "") == words
+    assert complete_in_bash(script, tmp_path, "videorouter", "batch", "se") == ["settle"]
+    assert complete_in_bash(script, tmp_path, "videorouter", "batch", "run", "--on-unknown", "") == ["report", "resend"]
+    assert complete_in_bash(script, tmp_path, "videorouter", "batch", "export", "--format", "") == ["jsonl", "csv"]
+    assert complete_in_bash(script, tmp_path, "videorouter", "batch", "status", "cl") == ["clips"]
+    assert "--bought" in complete_in_bash(script, tmp_path, "videorouter", "batch", "settle", "--")
+    assert "--max-cost" not in complete_in_bash(script, tmp_path, "videorouter", "batch", "settle", "--")
+
+
 @pytest.mark.parametrize("shell", SHELLS)
 def test_each_shell_can_read_its_script(scripts, shell):
     if shutil.which(shell) is None:
@@ -54,6 +68,9 @@ def test_fish_completes_commands_and_values(scripts):
     code = f"source {scripts['fish']}; complete -C 'videorouter gen'; complete -C 'videorouter edit --sandbox-mode t'"
     done = subprocess.run(["fish", "-c", code], check=False, capture_output=True, text=True, timeout=30)
     assert [line.split("\t")[0] for line in done.stdout.splitlines()] == ["generate", "task"]
+    code = f"source {scripts['fish']}; complete -C 'videorouter batch se'; complete -C 'videorouter batch run --on-unknown '"
+    done = subprocess.run(["fish", "-c", code], check=False, capture_output=True, text=True, timeout=30)
+    assert [line.split("\t")[0] for line in done.stdout.splitlines()] == ["settle", "report", "resend"]
 
 
 def test_no_hidden_option_is_offered(scripts):

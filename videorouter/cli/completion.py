@@ -12,6 +12,10 @@ from dataclasses import dataclass
 
 from videorouter.cli.parser import build_parser
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
 
 @dataclass(frozen=True, kw_only=True)
 class Option:
@@ -41,11 +45,12 @@ class Command:
     """One command.
 
     Attributes:
-        name: Its word.
+        name: Its word, or words: ``batch run``; empty for the program itself.
         words: Its help.
         options: Its options.
         choices: What its argument may be, where that is known.
         takes_path: Whether its argument is a path.
+        holds: Whether its choices are commands.
     """
 
     name: str
@@ -53,6 +58,7 @@ class Command:
     options: tuple[Option, ...]
     choices: tuple[str, ...] = ()
     takes_path: bool = False
+    holds: bool = False
 
 
 def run(args: argparse.Namespace) -> int:
@@ -75,30 +81,28 @@ def read_commands(parser: argparse.ArgumentParser) -> tuple[Command, ...]:
     Args:
         parser: The whole command line's parser.
     """
-    found = [_read_command(parser, "", "")]
+    return tuple(_walk(parser, "", ""))
+
+
+def _walk(parser: argparse.ArgumentParser, name: str, words: str) -> Iterator[Command]:
+    """A command, and the commands that it holds: ``batch``, ``batch run``, ..."""
+    yield _read_command(parser, name, words)
     for action in parser._actions:  # noqa: SLF001  argparse has no public way to walk a parser
         if isinstance(action, argparse._SubParsersAction):  # noqa: SLF001
             helps = {choice.dest: choice.help or "" for choice in action._choices_actions}  # noqa: SLF001
-            found += [_read_command(sub, name, helps.get(name, "")) for name, sub in action.choices.items()]
-    return tuple(found)
+            for word, sub in action.choices.items():
+                yield from _walk(sub, f"{name} {word}".strip(), helps.get(word, ""))
 
 
 def _read_command(parser: argparse.ArgumentParser, name: str, words: str) -> Command:
     options: list[Option] = []
     choices: tuple[str, ...] = ()
-    takes_path = False
+    takes_path = holds = False
     for action in parser._actions:  # noqa: SLF001
-        if isinstance(action, argparse._SubParsersAction) and name:  # noqa: SLF001
-            # A command of commands offers their words, and what any of them takes.
-            inner = [_read_command(sub, word, "") for word, sub in action.choices.items()]
-            choices, takes_path = tuple(action.choices), True
-            known_flags = {option.flags for option in options}
-            for option in (option for command in inner for option in command.options):
-                if option.flags not in known_flags:
-                    known_flags.add(option.flags)
-                    options.append(option)
+        if isinstance(action, argparse._SubParsersAction):  # noqa: SLF001
+            choices, holds = tuple(action.choices), True
             continue
-        if action.help == argparse.SUPPRESS or isinstance(action, argparse._SubParsersAction):  # noqa: SLF001
+        if action.help == argparse.SUPPRESS:
             continue
         known = tuple(str(choice) for choice in action.choices or ())
         path = bool(getattr(action, "takes_path", False))
@@ -116,7 +120,7 @@ def _read_command(parser: argparse.ArgumentParser, name: str, words: str) -> Com
                 repeats=isinstance(action, argparse._AppendAction),  # noqa: SLF001
             )
         )
-    return Command(name=name, words=words, options=tuple(options), choices=choices, takes_path=takes_path)
+    return Command(name=name, words=words, options=tuple(options), choices=choices, takes_path=takes_path, holds=holds)
 
 
 def write_bash(commands: tuple[Command, ...]) -> str:
@@ -125,7 +129,7 @@ def write_bash(commands: tuple[Command, ...]) -> str:
     Args:
         commands: What the parser knows.
     """
-    names = [command.name for command in commands if command.name]
+    names = [f'"{command.name}"' for command in commands if command.name]
     values: list[str] = []
     words: list[str] = []
     for command in commands:
@@ -139,11 +143,8 @@ def write_bash(commands: tuple[Command, ...]) -> str:
                 act = "_videorouter_files" if option.takes_path else ":"
             values.append(f"        {pattern}) {act}; return ;;")
         flags = " ".join(flag for option in command.options for flag in option.flags)
-        if command.name:
-            plain = f'_videorouter_words "{" ".join(command.choices)}"' if command.choices else ":"
-            plain = "_videorouter_files" if command.takes_path else plain
-        else:
-            plain = f'_videorouter_words "{" ".join(names)}"'
+        plain = f'_videorouter_words "{" ".join(command.choices)}"' if command.choices else ":"
+        plain = "_videorouter_files" if command.takes_path else plain
         words.append(
             f'        "{command.name}") if [[ $cur == -* ]]; then _videorouter_words "{flags}"; else {plain}; fi ;;'
         )
@@ -169,8 +170,8 @@ _videorouter() {{
     # --option=value comes as three words
     if [[ $cur == "=" ]]; then cur=""; elif [[ $prev == "=" ]]; then prev="${{COMP_WORDS[COMP_CWORD-2]}}"; fi
     for ((i = 1; i < COMP_CWORD; i++)); do
-        case "${{COMP_WORDS[i]}}" in
-            {names}) command="${{COMP_WORDS[i]}}"; break ;;
+        case "${{command:+$command }}${{COMP_WORDS[i]}}" in
+            {names}) command="${{command:+$command }}${{COMP_WORDS[i]}}" ;;
         esac
     done
     case "$command $prev" in
@@ -190,19 +191,43 @@ def write_zsh(commands: tuple[Command, ...]) -> str:
     Args:
         commands: What the parser knows.
     """
-    program, others = commands[0], commands[1:]
-    listed = "\n".join(f"        {_quote_zsh(f'{command.name}:{command.words}')}" for command in others)
+    program = commands[0]
+    options = " \\\n        ".join(_zsh_option(option) for option in program.options)
+    return _ZSH.format(commands=_list_zsh(commands, ""), options=options, cases=_zsh_cases(commands, ""))
+
+
+def _list_inner(commands: tuple[Command, ...], name: str) -> list[tuple[str, Command]]:
+    """The commands that a command holds, each with its own last word."""
+    head = f"{name} " if name else ""
+    found = [(command.name.removeprefix(head), command) for command in commands if command.name.startswith(head)]
+    return [(word, command) for word, command in found if word and " " not in word]
+
+
+def _list_zsh(commands: tuple[Command, ...], name: str) -> str:
+    return "\n".join(
+        f"        {_quote_zsh(f'{word}:{command.words}')}" for word, command in _list_inner(commands, name)
+    )
+
+
+def _zsh_cases(commands: tuple[Command, ...], name: str) -> str:
     cases = []
-    for command in others:
+    for word, command in _list_inner(commands, name):
         lines = [_zsh_option(option) for option in command.options]
+        if command.holds:
+            inner = _ZSH_INNER.format(
+                commands=_list_zsh(commands, command.name),
+                options=" \\\n        ".join(lines),
+                cases=_zsh_cases(commands, command.name),
+            )
+            cases.append(f"            {word})\n{inner}            ;;")
+            continue
         if command.choices:
-            lines.append(_quote_zsh(f"1:{command.name}:({' '.join(command.choices)})"))
+            lines.append(_quote_zsh(f"1:{word}:({' '.join(command.choices)})"))
         else:
             lines.append(_quote_zsh("*:argument:_default"))
         body = " \\\n                ".join(lines)
-        cases.append(f"            {command.name})\n            _arguments \\\n                {body} ;;")
-    options = " \\\n        ".join(_zsh_option(option) for option in program.options)
-    return _ZSH.format(commands=listed, options=options, cases="\n".join(cases))
+        cases.append(f"            {word})\n            _arguments \\\n                {body} ;;")
+    return "\n".join(cases)
 
 
 def _zsh_option(option: Option) -> str:
@@ -223,6 +248,22 @@ def _quote_zsh(text: str) -> str:
     return "'" + text.replace("'", "'\\''") + "'"
 
 
+_ZSH_INNER = """\
+    commands=(
+{commands}
+    )
+    _arguments -C \\
+        {options} \\
+        '1:command:->command' \\
+        '*::argument:->argument'
+    case $state in
+        command) _describe -t commands 'command' commands ;;
+        argument)
+        case $words[1] in
+{cases}
+        esac ;;
+    esac
+"""
 _ZSH = """\
 #compdef videorouter
 # zsh completion for videorouter; made by: videorouter completion zsh
@@ -259,20 +300,19 @@ def write_fish(commands: tuple[Command, ...]) -> str:
     Args:
         commands: What the parser knows.
     """
-    program, others = commands[0], commands[1:]
-    names = " ".join(command.name for command in others)
     lines = [
         "# fish completion for videorouter; made by: videorouter completion fish",
         "complete -c videorouter -f",
-        f"set -l commands {names}",
     ]
-    free = '-n "not __fish_seen_subcommand_from $commands"'
-    lines += [_fish_option(option, free) for option in program.options]
-    for command in others:
-        lines.append(f"complete -c videorouter {free} -a {command.name} -d {_quote_fish(command.words)}")
-        here = f'-n "__fish_seen_subcommand_from {command.name}"'
+    for command in commands:
+        seen = [f"__fish_seen_subcommand_from {word}" for word in command.name.split()]
+        inner = _list_inner(commands, command.name) if command.holds else []
+        if inner:
+            seen.append(f"not __fish_seen_subcommand_from {' '.join(word for word, _ in inner)}")
+        here = f'-n "{"; and ".join(seen)}"'
         lines += [_fish_option(option, here) for option in command.options]
-        if command.choices:
+        lines += [f"complete -c videorouter {here} -a {word} -d {_quote_fish(each.words)}" for word, each in inner]
+        if command.choices and not inner:
             lines.append(f"complete -c videorouter {here} -a {_quote_fish(' '.join(command.choices))}")
         if command.takes_path:
             lines.append(f"complete -c videorouter {here} -F")
