@@ -1,6 +1,7 @@
 """``videorouter batch run`` and ``retry`` as a user runs them: processes, signals, kills, real files."""
 
 import json
+import re
 import signal
 import sqlite3
 import subprocess
@@ -155,7 +156,8 @@ def test_a_journal_that_cannot_grow_stops_the_batch_loses_nothing_and_has_its_ex
     assert 0 < len(paid) < 100
     told = {record["prompt"] for record in map(json.loads, out.splitlines()) if record.get("state") == "done"}
     assert told == paid
-    unwritten = int(err.split("keep the lines above: ")[1].split()[0])
+    found = re.search(r"keep the lines above: (\d+) outcomes", err)
+    unwritten = int(found[1]) if found else 0
     after = states(tmp_path / "clips")
     assert after.get("done", 0) + unwritten == len(paid)
     assert sum(after.values()) >= len(paid)
@@ -169,6 +171,13 @@ def test_a_cap_without_a_price_is_refused(run, sandbox, prompts):
     ended = run("batch", "run", "prompts.csv", "--max-cost", "1", env=point_at(sandbox))
     assert ended.code == 2
     assert "--price" in ended.err
+    assert run("batch", "run", "prompts.csv", "--max-cost", "1", "--dry-run").code == 2
+
+
+def test_a_dry_run_reads_stdin_too(run):
+    ended = run("batch", "run", "-", "--dry-run", "--price", "2", stdin='"A"\n{"prompt": "B", "then": ["C"]}\n')
+    assert ended.code == 0, ended.err
+    assert "3  calls, cost $6.00" in ended.out
 
 
 def test_stdin_is_read_as_json_lines_or_prompts(run, sandbox, tmp_path):

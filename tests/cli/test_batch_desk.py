@@ -144,6 +144,9 @@ def test_export_gives_json_lines_and_csv_that_no_spreadsheet_runs(run, clips, tm
     rows = list(csv.DictReader(io.StringIO((tmp_path / "items.csv").read_text())))
     assert rows[3]["prompt"] == "'=otter 3"
     assert run("batch", "export", "clips", "--state", "lost").code == 2
+    ended = run("batch", "export", "clips", "-o", "nowhere/items.csv")
+    assert ended.code == 2
+    assert "nowhere/items.csv cannot be written" in ended.err
 
 
 def test_the_gallery_holds_no_markup_of_a_prompt_and_loads_nothing(run, clips):

@@ -95,3 +95,10 @@ def test_a_csv_in_another_coding_says_how_to_save_it(tmp_path, coding):
     (tmp_path / "a.csv").write_bytes("prompt\r\nAn otter\r\n".encode(coding))
     with pytest.raises(ConfigurationError, match="UTF-8"):
         list(EntryFile(str(tmp_path / "a.csv")))
+
+
+def test_a_quote_that_is_never_closed_does_not_make_one_prompt_of_the_rest():
+    first, broken = read('id,prompt\na,One\nb,"Two\nc,Three\n', "csv")
+    assert first == {"id": "a", "prompt": "One"}
+    assert isinstance(broken, Unreadable)
+    assert "row 3: a quote is opened and never closed" in broken.reason

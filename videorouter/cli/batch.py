@@ -108,11 +108,15 @@ def _read_prices(args: argparse.Namespace) -> dict[str, float] | None:
     return dict(args.price) or None
 
 
+def _check_cap(args: argparse.Namespace) -> None:
+    if args.max_cost is not None and not args.price:
+        raise ConfigurationError("--max-cost needs --price: what one call costs, in US dollars.")
+
+
 def _estimate(args: argparse.Namespace, console: Console) -> int:
     """Read everything, send nothing, say what it would cost."""
     prices = _read_prices(args)
-    if args.file == "-":
-        raise ConfigurationError("--dry-run reads its input twice over: give it a file, not stdin.")
+    _check_cap(args)
     models: dict[str, int] = {}
     broken: list[str] = []
     total = 0
@@ -189,8 +193,7 @@ class Run:
         """
         args = self._args
         file = None if args.file == "-" else EntryFile(args.file, args.format)
-        if args.max_cost is not None and not args.price:
-            raise ConfigurationError("--max-cost needs --price: what one call costs, in US dollars.")
+        _check_cap(args)
         planned = await asyncio.to_thread(file.count) if file is not None else None
         if not (args.no_save and args.journal):
             make_folder(self._folder)

@@ -212,16 +212,24 @@ def _export(path: Path, args: argparse.Namespace, console: Console) -> int:
     records = list_records(path, tuple(args.state))
     lines = _write_csv(records) if args.format == "csv" else (json.dumps(one, ensure_ascii=False) for one in records)
     if args.output and args.output != "-":
-        count = 0
-        with Path(args.output).open("w", encoding="utf-8", newline="") as file:
-            for line in lines:
-                file.write(f"{line}\n")
-                count += 1
+        try:
+            count = _write_lines(Path(args.output), lines)
+        except OSError as error:
+            raise ConfigurationError(f"{args.output} cannot be written: {error.strerror or error}.") from error
         console.say(f"{args.output}: {count - (args.format == 'csv'):,} items")
         return Exit.OK
     for line in lines:
         console.data(line)
     return Exit.OK
+
+
+def _write_lines(path: Path, lines: Iterator[str]) -> int:
+    count = 0
+    with path.open("w", encoding="utf-8", newline="") as file:
+        for line in lines:
+            file.write(f"{line}\n")
+            count += 1
+    return count
 
 
 def _write_csv(records: Iterator[dict[str, Any]]) -> Iterator[str]:

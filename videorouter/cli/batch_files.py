@@ -162,7 +162,8 @@ def _read_csv(file: TextIO, name: str) -> Iterator[Any]:
             f"{name} has no column named prompt: its first line must name the columns, such as id,prompt,model. "
             f"It reads {', '.join(columns[:8]) or 'nothing'}."
         )
-    rows = csv.reader(file, **options)
+    # Strict, so that a quote that is never closed does not make one prompt of the rest of the file.
+    rows = csv.reader(file, strict=True, **options)
     number = 1
     while True:
         number += 1
@@ -171,7 +172,8 @@ def _read_csv(file: TextIO, name: str) -> Iterator[Any]:
         except StopIteration:
             return
         except csv.Error as error:
-            yield Unreadable(f"{name}, row {number}: {error}.")
+            words = "a quote is opened and never closed" if "unexpected end" in str(error) else str(error)
+            yield Unreadable(f"{name}, row {number}: {words}.")
             continue
         if any(cell.strip() for cell in cells):
             yield _read_row(columns, cells, f"{name}, row {number}")
