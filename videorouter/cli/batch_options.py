@@ -67,7 +67,9 @@ def _add_run(subparsers: Any) -> None:
         "file", metavar="FILE", help=".jsonl, .csv, .json or .txt (a prompt a line); - reads JSON lines from stdin"
     )
     parser.add_argument("--format", choices=FORMS, help="how to read FILE, where its name does not say")
-    options.add_path(parser, "--out", "the folder for videos and journal (default: FILE's name, -videos)", "-o")
+    options.add_path(
+        parser, "--out", "the folder for videos and journal (default: FILE's name, -videos)", "-o", metavar="DIR"
+    )
     options.add_path(parser, "--journal", "the journal (default: run.db in the folder)")
     parser.add_argument("--name", metavar="TEMPLATE", help='file names (default: "{index:06d}-{slug}.mp4")')
     parser.add_argument("--no-save", action="store_true", help="save no videos, only their URLs")

@@ -113,7 +113,9 @@ def add_prompt_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--lines", action="store_true", help="each line of stdin or of the file is a prompt of its own")
 
 
-def add_path(group: argparse._ActionsContainer, name: str, words: str, short: str | None = None) -> argparse.Action:
+def add_path(
+    group: argparse._ActionsContainer, name: str, words: str, short: str | None = None, *, metavar: str = "FILE"
+) -> argparse.Action:
     """An option that takes a path, so that completion offers files.
 
     Args:
@@ -121,8 +123,9 @@ def add_path(group: argparse._ActionsContainer, name: str, words: str, short: st
         name: ``--name``.
         words: Its help.
         short: ``-n``.
+        metavar: What the path is called.
     """
-    action = group.add_argument(*filter(None, (short, name)), metavar="FILE", help=words)
+    action = group.add_argument(*filter(None, (short, name)), metavar=metavar, help=words)
     action.takes_path = True  # type: ignore[attr-defined]
     return action
 
