@@ -133,6 +133,21 @@ def test_a_budget_that_is_spent_says_what_it_takes_to_go_on(run, sandbox, prompt
     assert ended.err.count("max_cost is reached") <= 3
 
 
+def test_a_price_that_the_gateway_exceeds_is_told_once(run, task_sandbox, prompts):
+    ended = run(
+        "batch", "run", "prompts.csv", "--price", "0.1", "--max-cost", "9", "--no-save", env=point_at(task_sandbox)
+    )
+    assert ended.code == 0, ended.err
+    cost = task_sandbox.charge_list()[0].amount
+    (note,) = [line for line in ended.err.splitlines() if line.startswith("note: ")]
+    assert note.startswith(f"note: m costs ${cost:.4g}, says the gateway, and --price says $0.1; ")
+    assert "may exceed --max-cost" in note
+    enough = run(
+        "batch", "run", "prompts.csv", "--out", "b", "--price", f"{cost}", "--no-save", env=point_at(task_sandbox)
+    )
+    assert "note: " not in enough.err
+
+
 FULL = """\
 import resource, sys
 resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, 200_000))

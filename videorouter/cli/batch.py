@@ -181,6 +181,7 @@ class Run:
         self._fresh = 0
         self._handed = 0
         self._unsaved = 0
+        self._dearer: set[str | None] = set()
         self._told = 0
         self._signals = 0
         self._notice = ""
@@ -277,6 +278,7 @@ class Run:
             self._codes.update(() if stopped else (exit_of(item.error),))
         elif item.state in _STATE_EXITS:
             self._codes.add(_STATE_EXITS[item.state])
+        self._compare_price(item)
         if console.json:
             console.record(plain(item))
         elif item.ok and not item.resumed:
@@ -293,6 +295,20 @@ class Run:
             console.tell(f"{item.index:>6} {state}: {clean(label)}: {clean(words)}")
             if self._told == _MOST_TOLD and not console.verbose:
                 console.tell(f"... further ones are in the journal: {say_batch('status', self._journal)}")
+
+    def _compare_price(self, item: BatchItem) -> None:
+        """Say once for each model that it costs more than --price, with which the cap is kept."""
+        cost = item.result.cost if item.result is not None and not item.resumed else None
+        prices = _read_prices(self._args)
+        if cost is None or prices is None or item.model in self._dearer:
+            return
+        price = to_dollars(find_price(prices, {"model": item.model}, needed=False))
+        if 0 < price < cost - 1e-6:
+            self._dearer.add(item.model)
+            console, cap = self._console, self._args.max_cost
+            words = "; what is in flight at the end may exceed --max-cost by the difference" if cap is not None else ""
+            told = f"{clean(item.model)} costs ${cost:,.4g}, says the gateway, and --price says ${price:,.4g}{words}."
+            console.tell(f"{console.style('note:', 'yellow')} {told}")
 
     @contextlib.contextmanager
     def _obey_signals(self, batch: Batch) -> Any:
