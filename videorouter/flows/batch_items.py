@@ -52,6 +52,10 @@ class _OrphanError(Exception):
     """An edit whose parent has no video. It was not sent."""
 
 
+class _TakenError(Exception):
+    """The id of an entry is an earlier one's. It was not sent."""
+
+
 class Walk:
     """One item on its way.
 
@@ -145,16 +149,12 @@ class Walk:
                 return await self._refuse(error)
         self.digest = digest_request(known.verb, known.body)
         if books.fresh and self._given is not None and self._future is None:
-            return self._end("refused", known, error=name_duplicate(self._given))
+            return await self._step_aside(counted=True)
         try:
             named = books.name_at_once(self.digest, self._given, self.index)
             self.id, times, recorded = named or await books.name(self.digest, self._given, self.index)
-        except InvalidRequestError as error:
-            if self._future is not None:
-                future, self._future = self._future, None
-                await books.give_back(self.id, future)
-            self.id = f"entry-{self.index}"
-            return await self._refuse(error)
+        except InvalidRequestError:
+            return await self._step_aside(counted=True)
         except JournalError as error:
             books.note_error(error)
             return self._end("not_sent", known, error=error)
@@ -299,6 +299,9 @@ class Walk:
         except asyncio.CancelledError:
             await self._give_up(submission)
             raise
+        except _TakenError:
+            books.purse.release(self._reserved)
+            return await self._step_aside()
         except Exception as error:  # noqa: BLE001  one failure never loses the others
             return await self._fail(error, submission)
         finally:
@@ -352,7 +355,7 @@ class Walk:
             )
         )
         if item is None:
-            raise name_duplicate(self.id)
+            raise _TakenError
         self.id = item
         self._filed = self._intended = True
 
@@ -449,18 +452,31 @@ class Walk:
 
     async def _refuse(self, error: Exception) -> BatchItem:
         """The entry itself cannot be used: nothing was sent for it."""
-        books = self.books
         self.id = self.id or f"entry-{self.index}"
         named = error
         if not isinstance(error, VideoRouterError):
             named = InvalidRequestError(f"This entry could not be read: {type(error).__name__}: {error}")
             named.__cause__ = error
+        await self._file_refusal(named)
+        return self._end("refused", None, error=named)
+
+    async def _step_aside(self, *, counted: bool = False) -> BatchItem:
+        """Leave the id to the entry that came first, and be refused under another; ``counted`` has that counted here."""
+        error = name_duplicate(self._given or self.id)
+        if self._future is not None:
+            future, self._future = self._future, None
+            await self.books.give_back(self.id, future)
+        self.id = f"entry-{self.index}"
+        await self._file_refusal(error)
+        return self._end("refused", None, error=error) if counted else self._show("refused", None, error=error)
+
+    async def _file_refusal(self, error: Exception) -> None:
+        books = self.books
         if books.journal is not None:
             try:
-                await books.journal.refuse(self.id, self.index, self.entry.verb, encode(describe_failure(named)))
+                await books.journal.refuse(self.id, self.index, self.entry.verb, encode(describe_failure(error)))
             except JournalError as trouble:
                 books.note_error(trouble)
-        return self._end("refused", None, error=named)
 
     async def _copy_twin(self, known: Submission) -> BatchItem:
         """The same request ran, or runs, in this batch: its outcome is this one's too, and is paid once."""
