@@ -338,6 +338,18 @@ async def test_the_gateways_own_cost_makes_room_for_more(tmp_path):
         assert batch.summary.cost == pytest.approx(spent)
 
 
+async def test_a_price_that_is_too_low_does_not_lead_beyond_the_cap(tmp_path):
+    async with Sandbox(mode="task") as sandbox, AsyncVideoRouter("key", base_url=sandbox.base_url, model="m") as router:
+        one = (await router.generate("the first")).cost
+        batch = router.generate_many(
+            prompts(9), journal=tmp_path / "r.db", concurrency=1, price=one / 4, max_cost=4.5 * one
+        )
+        states = [item.state for item in (await collect(batch)).values()]
+    assert states.count("done") == 4
+    assert batch.summary.cost == pytest.approx(4 * one)
+    assert "max_cost is reached" in batch.summary.stopped
+
+
 async def test_refused_requests_give_their_money_back(sandbox, router):
     sandbox.faults.add("moderation", times=3)
     batch = router.generate_many(prompts(10), max_cost=0.4, price=0.4, concurrency=5)

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, strategies as st
 
 from videorouter.errors import ConfigurationError, InvalidRequestError
-from videorouter.rules.money import Purse, check_budget, find_price, to_dollars, to_micros
+from videorouter.rules.money import Overruns, Purse, check_budget, find_price, to_dollars, to_micros
 
 
 @given(
@@ -27,9 +27,9 @@ def test_no_order_of_events_exceeds_the_cap(cap, steps):
             if step == "release":
                 purse.release(reserved)
             elif step == "confirm":
-                purse.confirm(reserved, None)
+                purse.confirm(reserved, reserved, None)
             elif step == "cheaper":
-                purse.confirm(reserved, to_dollars(reserved // 2))
+                purse.confirm(reserved, reserved, to_dollars(reserved // 2))
             else:
                 purse.doubt(reserved)
         assert purse.committed <= cap
@@ -41,7 +41,7 @@ def test_a_million_small_prices_add_up_to_the_cent():
     price = to_micros(0.1)
     for _ in range(10_000):
         purse.reserve(price)
-        purse.confirm(price, None)
+        purse.confirm(price, price, None)
     assert to_dollars(purse.confirmed) == 1000.0
 
 
@@ -49,8 +49,39 @@ def test_the_gateways_cost_replaces_the_reservation():
     purse = Purse(1.0)
     assert purse.reserve(to_micros(0.9))
     assert not purse.reserve(to_micros(0.2))
-    assert purse.confirm(to_micros(0.9), 0.6111) == 0.6111
+    assert purse.confirm(to_micros(0.9), to_micros(0.9), 0.6111) == 0.6111
     assert purse.reserve(to_micros(0.2))
+
+
+def test_a_model_that_cost_more_than_its_price_is_held_at_what_it_cost_from_then_on():
+    overruns = Overruns()
+    overruns.note("m", 1_200_000, 3.2)
+    overruns.note("m", 2_400_000, 3.2)
+    assert overruns.correct("m", 1_200_000) == 3_200_000
+    assert overruns.correct("m", 600_000) == 1_600_000
+    assert overruns.correct("other", 1_200_000) == 1_200_000
+
+
+@pytest.mark.parametrize(("priced", "cost"), [(1_200_000, 0.4), (1_200_000, None), (0, 3.2)])
+def test_a_price_that_was_enough_or_unknown_is_held_as_it_is(priced, cost):
+    overruns = Overruns()
+    overruns.note("m", priced, cost)
+    assert overruns.correct("m", 1_200_000) == 1_200_000
+
+
+@given(st.lists(st.tuples(st.integers(1, 5_000_000), st.integers(0, 9_000_000))))
+def test_what_is_held_is_never_less_than_the_price_nor_than_what_the_like_has_cost(told):
+    overruns = Overruns()
+    for priced, cost in told:
+        overruns.note("m", priced, to_dollars(cost))
+        assert overruns.correct("m", priced) >= max(priced, cost)
+
+
+def test_a_silent_gateway_costs_the_price_however_much_was_held():
+    purse = Purse()
+    purse.reserve(3_200_000)
+    assert purse.confirm(3_200_000, 1_200_000, None) == 1.2
+    assert (purse.reserved, purse.confirmed) == (0, 1_200_000)
 
 
 def test_a_cap_without_a_price_is_refused():

@@ -20,7 +20,7 @@ from videorouter.errors import (
 from videorouter.flows.batch_options import check_replay
 from videorouter.flows.batch_records import show_recorded
 from videorouter.rules.ledger import VERDICTS, Recorded, StopRule, Tally, decide_resumption, name_item
-from videorouter.rules.money import Purse, to_dollars, to_micros
+from videorouter.rules.money import Overruns, Purse, to_dollars, to_micros
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -50,6 +50,7 @@ class Books:
         self.stop = stop
         self.journal: Journal | None = None
         self.purse: Purse = Purse(options.max_cost)
+        self.overruns: Overruns = Overruns()
         self.tally: Tally = Tally()
         self.in_flight: int = 0
         self.fresh: bool = False

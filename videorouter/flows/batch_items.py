@@ -78,6 +78,7 @@ class Walk:
         "_options",
         "_outcome",
         "_parent",
+        "_priced",
         "_reserved",
         "_submission",
         "_task",
@@ -116,6 +117,7 @@ class Walk:
         self._task: Task | None = None
         self._filed = False
         self._intended = False
+        self._priced = 0
         self._reserved = 0
         self._unknown = 0.0
 
@@ -269,7 +271,8 @@ class Walk:
             submission = self._submission or await self._complete()
             if key is not None:
                 submission = msgspec.structs.replace(submission, idempotency_key=key)
-            micros = self._find_price(submission)
+            self._priced = self._find_price(submission)
+            micros = books.overruns.correct(submission.model, self._priced) if self._priced else 0
             books.check_running()
             if micros or books.purse.cap is not None:
                 await books.reserve(micros)
@@ -310,7 +313,7 @@ class Walk:
     async def _poll(self, recorded: Recorded, known: Submission) -> BatchItem:
         """Collect what an earlier run has paid for."""
         books = self.books
-        self._reserved = to_micros(recorded.reserved)
+        self._reserved = self._priced = to_micros(recorded.reserved)
         self._intended = True
         self._task = task = Task(
             id=recorded.task_id,
@@ -368,7 +371,8 @@ class Walk:
 
     async def _finish(self, result: VideoResult, submission: Submission, *, replayed: bool) -> BatchItem:
         books = self.books
-        cost = books.purse.confirm(self._reserved, result.cost)
+        books.overruns.note(submission.model, self._priced, result.cost)
+        cost = books.purse.confirm(self._reserved, self._priced, result.cost)
         books.note_success()
         cleared = self._unknown if replayed else 0.0
         if cleared:

@@ -71,11 +71,12 @@ class Purse:
         """The request was never accepted: give its money back."""
         self.reserved -= micros
 
-    def confirm(self, reserved: int, cost: float | None) -> float | None:
+    def confirm(self, reserved: int, priced: int, cost: float | None) -> float | None:
         """The request was accepted and finished: the gateway's cost, else the price, becomes what it cost.
 
         Args:
-            reserved: What was held for it.
+            reserved: What was held for it, in millionths of a dollar.
+            priced: Its price, in millionths of a dollar.
             cost: US dollars as the gateway reports them.
 
         Returns:
@@ -85,8 +86,8 @@ class Purse:
         if cost is not None:
             self.confirmed += to_micros(cost)
             return cost
-        self.confirmed += reserved
-        return to_dollars(reserved) if reserved else None
+        self.confirmed += priced
+        return to_dollars(priced) if priced else None
 
     def forget(self, dollars: float) -> None:
         """A replayed key has shown that what was unknown is the very request that is now confirmed."""
@@ -97,6 +98,24 @@ class Purse:
         self.reserved -= reserved
         self.unknown += reserved
         return to_dollars(reserved)
+
+
+class Overruns:
+    """How many times its price a model has cost at worst, so that the next one is held at what it will cost."""
+
+    __slots__ = ("_factors",)
+
+    def __init__(self) -> None:
+        self._factors: dict[str, float] = {}
+
+    def note(self, model: str, priced: int, cost: float | None) -> None:
+        """The gateway has said what a request cost, in US dollars, whose price was so many millionths of a dollar."""
+        if priced and cost is not None and to_micros(cost) > priced * self._factors.get(model, 1.0):
+            self._factors[model] = to_micros(cost) / priced
+
+    def correct(self, model: str, priced: int) -> int:
+        """What to hold for a request of that price, in millionths of a dollar, rounded up."""
+        return math.ceil(round(priced * self._factors.get(model, 1.0), 3))
 
 
 def check_budget(max_cost: float | None, price: Price | None) -> None:
