@@ -185,6 +185,7 @@ class Books:
         """
         if self.journal is None:
             return given or f"{digest}-at{index}", 1, None
+        self._check_new(given)
         met = await self.journal.meet(digest, given, again=not self.options.deduplicate)
         if given is not None and met.times > 1:
             raise name_duplicate(given)

@@ -457,6 +457,8 @@ class Walk:
     async def _refuse(self, error: Exception) -> BatchItem:
         """The entry itself cannot be used: nothing was sent for it."""
         self.id = self.id or f"entry-{self.index}"
+        if self._given is not None:
+            self.books.remember(self._given)
         named = error
         if not isinstance(error, VideoRouterError):
             named = InvalidRequestError(f"This entry could not be read: {type(error).__name__}: {error}")
