@@ -38,6 +38,13 @@ def test_a_csv_becomes_videos_a_journal_and_an_exit_code_of_zero(run, sandbox, p
     assert states(tmp_path / "clips") == {"done": 6}
     assert "spent $3.00" in ended.err
     assert "batch gallery clips" in ended.err
+    assert "name no model" not in ended.err
+
+
+def test_entries_that_name_no_model_are_told_whose_they_become(run, sandbox, tmp_path):
+    (tmp_path / "prompts.csv").write_text("prompt,model\notter,m\nheron,\n")
+    ended = run("batch", "run", "prompts.csv", env=point_at(sandbox))
+    assert "Entries that name no model are made by veo3-fast" in ended.err
 
 
 def test_the_same_command_again_sends_nothing(run, sandbox, prompts):

@@ -211,8 +211,9 @@ class Run:
 
     def _start(self, router: AsyncVideoRouter, file: EntryFile | None) -> Batch:
         args = self._args
-        if args.model is None:
-            self._console.say(self._console.style(f"model {MODELS['generate']} where none is named; --model", "dim"))
+        if args.model is None and (file is None or file.unnamed):
+            words = f"Entries that name no model are made by {MODELS['generate']}; --model names another."
+            self._console.say(self._console.style(words, "dim"))
         fields = read_fields(args)
         return router.generate_many(
             file if file is not None else read_stdin(args.format),

@@ -39,6 +39,8 @@ class EntryFile:
         self.name = name
         self.path: Path | None = None if name == "-" else Path(name)
         self.form: str = form or _guess_form(name)
+        self.unnamed: int = 0
+        """Entries that name no model, once they have been counted."""
         if self.path is not None:
             self._open().close()
 
@@ -48,7 +50,11 @@ class EntryFile:
 
     def count(self) -> int:
         """How many items it makes: its entries, and the edits that follow from them."""
-        return sum(1 + _count_steps(entry) for entry in self)
+        total = self.unnamed = 0
+        for entry in self:
+            total += 1 + _count_steps(entry)
+            self.unnamed += isinstance(entry, str) or (isinstance(entry, dict) and not entry.get("model"))
+        return total
 
     def _open(self) -> TextIO:
         if self.path is None:
