@@ -296,6 +296,11 @@ class BatchItem(Record, frozen=True, kw_only=True):
         return error
 
     @property
+    def fetched(self) -> bool:
+        """Whether this run went to fetch its videos; ``files`` or ``error`` say what came of it."""
+        return bool(self.__dict__.get("fetched_"))
+
+    @property
     def ok(self) -> bool:
         """Whether it is done."""
         return self.state == "done"

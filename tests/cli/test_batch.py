@@ -116,6 +116,21 @@ def test_a_dry_run_says_what_it_would_cost_and_sends_nothing(run, sandbox, promp
     assert sandbox.charges() == {}
 
 
+def test_a_dry_run_names_a_column_that_looks_mistyped_and_an_id_that_comes_twice(run, tmp_path):
+    (tmp_path / "prompts.csv").write_text("id,prompt,modle,mood\na,otter,m,wet\na,heron,m,dry\n")
+    ended = run("batch", "run", "prompts.csv", "--dry-run")
+    assert ended.code == 2
+    assert "'modle' goes to the gateway as a field of that name. Is it meant to be 'model'?" in ended.err
+    assert "'mood'" not in ended.err
+    assert "#1: the id 'a' came before" in ended.err
+
+
+def test_a_run_names_a_column_that_looks_mistyped(run, sandbox, tmp_path):
+    (tmp_path / "prompts.csv").write_text("prompt,modle\notter,m\n")
+    ended = run("batch", "run", "prompts.csv", env=point_at(sandbox))
+    assert "Is it meant to be 'model'?" in ended.err
+
+
 def test_a_dry_run_names_the_lines_that_cannot_be_read(run, tmp_path):
     (tmp_path / "x.jsonl").write_text('{"prompt": "a", "then": ["b"]}\n{"prompt": \n["x"]\n{"model": "m"}\n')
     ended = run("batch", "run", "x.jsonl", "--dry-run", "--json")

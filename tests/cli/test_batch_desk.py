@@ -90,6 +90,41 @@ def test_the_money_of_a_failed_task_can_be_settled(run, task_sandbox, tmp_path, 
     assert run("batch", "settle", "clips", item, *verdict).code == 2
 
 
+def test_what_was_settled_as_paid_and_lost_is_not_bought_again_by_retry(run, clips, sandbox):
+    item = run("batch", "settle", "clips", "--json").records[0]["id"]
+    assert run("batch", "settle", "clips", item, "--bought").code == 0
+    sandbox.faults.clear()
+    again = run("batch", "retry", "clips", env=point_at(sandbox))
+    assert set(sandbox.charges().values()) == {1}
+    assert "batch retry" not in again.err
+    assert "batch retry" not in run("batch", "status", "clips").err
+    record = run("batch", "status", "clips", "--json").records[0]
+    assert (record["done"], record["failed"], record["cost"]) == (3, 1, 1.6)
+
+
+def test_a_retry_counts_what_the_entry_cost_before(run, task_sandbox, tmp_path):
+    (tmp_path / "p.txt").write_text("otter\n")
+    task_sandbox.faults.add("failed_task=no GPU was free", times=1)
+    run("batch", "run", "p.txt", "--out", "clips", "--price", "7", env=point_at(task_sandbox))
+    item = run("batch", "settle", "clips", "--json").records[0]["id"]
+    run("batch", "settle", "clips", item, "--bought", "--cost", "3")
+    again = run("batch", "retry", "clips", "--json", env=point_at(task_sandbox))
+    item, summary = again.records[0], again.records[-1]["summary"]
+    status = run("batch", "status", "clips", "--json").records[0]
+    assert item["cost"] > 3
+    assert summary["cost"] == pytest.approx(item["cost"]) == pytest.approx(status["cost"])
+
+
+def test_files_that_a_resumed_run_fetches_are_printed_and_what_keeps_them_away_is_told(run, sandbox, tmp_path):
+    (tmp_path / "p.txt").write_text("otter\n")
+    sandbox.faults.add("status=404", path="/video/*", times=2)
+    for code, printed in ((12, "http://"), (12, "http://"), (0, "clips/000000-otter.mp4")):
+        ended = run("batch", "run", "p.txt", "--out", "clips", env=point_at(sandbox))
+        assert (ended.code, len(ended.lines)) == (code, 1), ended.err
+        assert ended.lines[0].startswith(printed)
+        assert ("#0 done: otter:" in ended.err) is bool(code)
+
+
 def test_a_second_sending_that_was_accepted_by_name_can_be_settled_afterwards(run, clips, sandbox):
     item = run("batch", "settle", "clips", "--json").records[0]["id"]
     assert run("batch", "settle", "clips", item, "--send-again").code == 0

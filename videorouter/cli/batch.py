@@ -34,6 +34,7 @@ from videorouter.errors import (
 )
 from videorouter.io.journal_reading import read_standing
 from videorouter.rules.entries import read_entry
+from videorouter.rules.ledger import SETTLED
 from videorouter.rules.money import find_price, to_dollars
 
 if TYPE_CHECKING:
@@ -120,19 +121,22 @@ def _estimate(args: argparse.Namespace, console: Console) -> int:
     models: dict[str, int] = {}
     broken: list[str] = []
     total = 0
-    for number, raw in enumerate(EntryFile(args.file, args.format)):
+    file = EntryFile(args.file, args.format)
+    for number, raw in enumerate(file):
         try:
+            file.note(raw)
             for model in _list_models(read_entry(raw), args.model or MODELS["generate"]):
                 total += find_price(prices, {"model": model}, needed=args.max_cost is not None)
                 models[model] = models.get(model, 0) + 1
         except InvalidRequestError as error:
-            broken.append(f"entry {number + 1}: {error.message}")
+            broken.append(f"#{number}: {error.message}")
     calls = sum(models.values())
     cost = to_dollars(total)
     for words in broken[:_MOST_TOLD]:
         console.tell(f"{console.style('cannot be read:', 'red')} {clean(words)}")
     if len(broken) > _MOST_TOLD:
         console.tell(f"... and {len(broken) - _MOST_TOLD:,} more")
+    _tell_typos(file, console)
     fits = args.max_cost is None or cost <= args.max_cost
     if console.json:
         console.record(
@@ -153,6 +157,13 @@ def _estimate(args: argparse.Namespace, console: Console) -> int:
         console.tell(f"--max-cost ${args.max_cost:,.2f} will stop it before its end.")
     console.say("Nothing was sent.")
     return Exit.USAGE if broken else Exit.OK
+
+
+def _tell_typos(file: EntryFile, console: Console) -> None:
+    """A field passes to the gateway whatever its name; one that looks like a known one is named all the same."""
+    for name, meant in file.find_typos():
+        words = f"{clean(name)!r} goes to the gateway as a field of that name. Is it meant to be {meant!r}?"
+        console.tell(f"{console.style('note:', 'yellow')} {words}")
 
 
 def _list_models(entry: Entry, default: str) -> list[str]:
@@ -181,6 +192,7 @@ class Run:
         self._fresh = 0
         self._handed = 0
         self._unsaved = 0
+        self._settled = 0
         self._dearer: set[str | None] = set()
         self._told = 0
         self._signals = 0
@@ -196,6 +208,8 @@ class Run:
         file = None if args.file == "-" else EntryFile(args.file, args.format)
         _check_cap(args)
         planned = await asyncio.to_thread(file.count) if file is not None else None
+        if file is not None:
+            _tell_typos(file, self._console)
         if not (args.no_save and args.journal):
             make_folder(self._folder)
         gauge = Gauge(planned, args.max_cost)
@@ -274,6 +288,7 @@ class Run:
         if not item.resumed:
             self._fresh += 1
         stopped = item.state == "not_sent" and isinstance(item.error, ClientClosedError)
+        self._settled += item.failure is not None and item.failure.code == SETTLED
         self._unsaved += item.state == "done" and item.error is not None
         if item.error is not None:
             self._codes.update(() if stopped else (exit_of(item.error),))
@@ -282,18 +297,19 @@ class Run:
         self._compare_price(item)
         if console.json:
             console.record(plain(item))
-        elif item.ok and not item.resumed:
+        elif item.ok and (item.fetched or not item.resumed):
             videos = item.result.videos if item.result is not None else ()
             for place in item.files or (video.url or item.id for video in videos):
                 console.data(place)
-        if item.failure is None or ((item.resumed or stopped) and not console.verbose):
+        known = stopped or (item.resumed and not item.fetched)
+        if item.failure is None or (known and not console.verbose):
             return
         self._told += 1
         if self._told <= _MOST_TOLD or console.verbose:
             label = shorten(item.prompt or item.id)
             words = item.failure.message if console.verbose else shorten(item.failure.message, 150)
             state = console.style(item.state.replace("_", " "), "yellow" if item.state != "refused" else "red")
-            console.tell(f"{item.index:>6} {state}: {clean(label)}: {clean(words)}")
+            console.tell(f"  #{item.index} {state}: {clean(label)}: {clean(words)}")
             if self._told == _MOST_TOLD and not console.verbose:
                 console.tell(f"... further ones are in the journal: {say_batch('status', self._journal)}")
 
@@ -373,12 +389,15 @@ class Run:
             if isinstance(batch.cause, BudgetExceededError):
                 why = "resumes, with a higher --max-cost"
             elif self._unsaved:
-                why = f"resumes, and fetches {self._unsaved:,} videos that could not be saved"
+                videos = "1 video" if self._unsaved == 1 else f"{self._unsaved:,} videos"
+                why = f"resumes, and fetches {videos} that could not be saved"
             steps.append(f"{say_command(self._words)}   ({why})")
-        if summary.in_doubt:
-            steps.append(f"{say_batch('settle', self._journal)}   ({summary.in_doubt:,} may have been billed)")
-        if summary.refused or summary.failed:
-            steps.append(f"{say_batch('retry', self._journal)}   ({summary.refused + summary.failed:,} to send again)")
+        if summary.in_doubt or summary.cost_in_doubt:
+            count = f"{summary.in_doubt:,}" if summary.in_doubt else f"${summary.cost_in_doubt:,.2f}"
+            steps.append(f"{say_batch('settle', self._journal)}   ({count} may have been billed)")
+        again = summary.refused + summary.failed - self._settled
+        if again:
+            steps.append(f"{say_batch('retry', self._journal)}   ({again:,} to send again)")
         if summary.done and not wants_sandbox(self._args):
             steps.append(say_batch("gallery", self._journal))
         return steps

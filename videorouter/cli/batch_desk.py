@@ -21,7 +21,7 @@ from videorouter.errors import ConfigurationError, JournalError, VideoRouterErro
 from videorouter.flows.batch_records import show_recorded
 from videorouter.io.journal import Journal
 from videorouter.io.journal_reading import Money, read_rows, read_standing
-from videorouter.rules.ledger import STATES
+from videorouter.rules.ledger import SETTLED, STATES
 
 if TYPE_CHECKING:
     import argparse
@@ -40,6 +40,8 @@ _COLUMNS = (
     "cost_in_doubt",
     "task_id",
     "request_id",
+    "idempotency_key",
+    "sent",
     "url",
     "video_id",
     "file",
@@ -159,7 +161,7 @@ def _list_next(path: Path, standing: Standing, left: int) -> list[str]:
         steps.append(f"{say_command(words)}   (resumes)")
     if standing.doubtful:
         steps.append(f"{say_batch('settle', path)}   ({standing.doubtful:,} may have been billed)")
-    if counts.get("refused") or counts.get("failed"):
+    if standing.retryable:
         steps.append(say_batch("retry", path))
     if counts.get("done"):
         steps.append(say_batch("gallery", path))
@@ -299,7 +301,9 @@ async def _settle(path: Path, args: argparse.Namespace, console: Console) -> int
     missing = len(ids) - changed
     if missing:
         again = "; what failed or was refused is sent again by `retry`" if args.send_again else ""
-        console.tell(f"{missing:,} of the entries are not in doubt: nothing was changed about them{again}.")
+        console.tell(
+            f"{missing:,} of the entries are not in doubt, or not in this journal: nothing was changed about them{again}."
+        )
         return Exit.USAGE
     if not args.bought and changed:
         words = json.loads(read_standing(path).meta.get("command", "null"))
@@ -317,7 +321,8 @@ def _write_verdict(args: argparse.Namespace, item: str) -> tuple[str, tuple[obje
     if args.url or args.video_id:
         result = json.dumps({"videos": [{"url": args.url, "video_id": args.video_id}]})
         return _FOUND, (args.cost, result, now, item)
-    note = json.dumps({"type": "TaskFailedError", "message": "Settled by hand: it was billed, its video is lost."})
+    words = "Settled by hand: it was billed, its video is lost."
+    note = json.dumps({"type": "TaskFailedError", "message": words, "code": SETTLED})
     return _LOST, (args.cost, note, now, item)
 
 

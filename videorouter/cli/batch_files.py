@@ -7,18 +7,20 @@ sent, never whole (a JSON list excepted).
 from __future__ import annotations
 
 import csv
+import inspect
 import json
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
-from videorouter.errors import ConfigurationError
+from videorouter.errors import ConfigurationError, InvalidRequestError
 from videorouter.rules.entries import Unreadable
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
 
 MAX_LINE = 4 * 2**20
+_MOST_NAMES = 1000
 _NUMBERS = frozenset({"seed", "n"})
 _SWITCHES = frozenset({"generate_audio"})
 _YES_NO = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
@@ -41,6 +43,8 @@ class EntryFile:
         self.form: str = form or _guess_form(name)
         self.unnamed: int = 0
         """Entries that name no model, once they have been counted."""
+        self._names: set[str] = set()
+        self._ids: set[object] = set()
         if self.path is not None:
             self._open().close()
 
@@ -54,7 +58,34 @@ class EntryFile:
         for entry in self:
             total += 1 + _count_steps(entry)
             self.unnamed += isinstance(entry, str) or (isinstance(entry, dict) and not entry.get("model"))
+            if isinstance(entry, dict):
+                self._names.update(entry)
         return total
+
+    def note(self, entry: object) -> None:
+        """Look at an entry that will not be sent now.
+
+        Raises:
+            InvalidRequestError: An earlier one has its id.
+        """
+        if isinstance(entry, dict):
+            self._names.update(entry)
+            given = entry.get("id")
+            if isinstance(given, str | int) and given != "":
+                if given in self._ids:
+                    raise InvalidRequestError(f"the id {given!r} came before: give each entry an id of its own")
+                self._ids.add(given)
+
+    def find_typos(self) -> list[tuple[str, str]]:
+        """Names of fields that look like known ones, each with the one that it looks like."""
+        from difflib import get_close_matches  # noqa: PLC0415  who runs a batch pays for it
+
+        from videorouter.rules.signatures import job  # noqa: PLC0415  as above
+
+        known = {*inspect.signature(job).parameters, "id", "edit_of", "video", "video_id", "then"} - {"self", "fields"}
+        strange = sorted(self._names - known)[:_MOST_NAMES]
+        close = {name: get_close_matches(name.lower(), known, 1, 0.8) for name in strange}
+        return [(name, found[0]) for name, found in close.items() if found]
 
     def _open(self) -> TextIO:
         if self.path is None:

@@ -161,7 +161,7 @@ def _add_settle(subparsers: Any) -> None:
         "--not-bought", action="store_true", help="it was not billed: the next run sends what was in doubt"
     )
     verdict.add_argument("--send-again", action="store_true", help="nobody knows: send it, and accept a second charge")
-    verdict.add_argument("--bought", action="store_true", help="it was billed: it is never sent again")
+    verdict.add_argument("--bought", action="store_true", help="it was billed: what was in doubt is never sent again")
     parser.add_argument("--url", metavar="URL", help="with --bought: where its video lies")
     parser.add_argument("--video-id", metavar="ID", help="with --bought: its video_id")
     parser.add_argument("--cost", type=read_money, metavar="USD", help="with --bought: what it cost")

@@ -18,8 +18,8 @@ from videorouter.errors import (
     VideoRouterError,
 )
 from videorouter.flows.batch_options import check_replay
-from videorouter.flows.batch_records import show_recorded
-from videorouter.rules.ledger import VERDICTS, Recorded, StopRule, Tally, decide_resumption, name_item
+from videorouter.flows.batch_records import read_failure, show_recorded
+from videorouter.rules.ledger import SETTLED, VERDICTS, Recorded, StopRule, Tally, decide_resumption, name_item
 from videorouter.rules.money import Overruns, Purse, to_dollars, to_micros
 
 if TYPE_CHECKING:
@@ -78,9 +78,9 @@ class Books:
         if self.journal is None:
             return
         try:
-            for ending in self._unwritten:
-                await self.journal.finish(ending)
-            self._unwritten.clear()
+            while self._unwritten:
+                await self.journal.finish(self._unwritten[0])
+                del self._unwritten[0]
         except JournalError as error:
             self.stop_for(error)
         finally:
@@ -201,7 +201,9 @@ class Books:
 
     def decide(self, recorded: Recorded) -> Resumption:
         """What this run does with an item that the journal knows."""
-        return decide_resumption(recorded.state, self.options.retry)
+        failure = read_failure(recorded.failure)
+        settled = failure is not None and failure.code == SETTLED
+        return decide_resumption(recorded.state, self.options.retry, settled=settled)
 
     async def find(self, item: str) -> BatchItem | None:
         """How another item of this batch stands; waits for one that runs."""

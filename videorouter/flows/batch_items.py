@@ -21,7 +21,14 @@ from videorouter.errors import (
     VideoRouterError,
 )
 from videorouter.flows.batch_books import name_duplicate
-from videorouter.flows.batch_records import encode, find_inline, restore_inline, show_recorded, spell_inputs
+from videorouter.flows.batch_records import (
+    encode,
+    find_inline,
+    restore_inline,
+    show_recorded,
+    spell_inputs,
+    spell_path,
+)
 from videorouter.flows.inputs import needs_upload
 from videorouter.flows.tasks import resume_job, run_job
 from videorouter.io.journal import Ending, Intent
@@ -80,6 +87,7 @@ class Walk:
         "_parent",
         "_priced",
         "_reserved",
+        "_spent",
         "_submission",
         "_task",
         "_unknown",
@@ -118,6 +126,7 @@ class Walk:
         self._filed = False
         self._intended = False
         self._priced = 0
+        self._spent = 0.0
         self._reserved = 0
         self._unknown = 0.0
 
@@ -169,6 +178,7 @@ class Walk:
         if recorded.digest != self.digest:
             raise FatalError(self._name_mismatch(recorded))
         self._unknown = recorded.unknown
+        self._spent = recorded.cost or 0.0
         return await self._resume(recorded, known)
 
     def _fill(self) -> Submission | None:
@@ -236,7 +246,8 @@ class Walk:
             if item.result is not None and any(video.url is None for video in item.result.videos):
                 restore_inline(item.result, await books.journal.find_inline(item.id))
             saved = await books.journal.find_files(item.id)
-            item = msgspec.structs.replace(item, files=tuple(str(path) for path, _ in saved))
+            folder = books.options.save_to
+            item = msgspec.structs.replace(item, files=tuple(str(spell_path(path, folder)) for path, _ in saved))
             if saved:
                 item = msgspec.structs.replace(item, sha256=saved[0][1])
         books.note(item, recorded.unknown)
@@ -518,6 +529,8 @@ class Walk:
         task_id: str | None = None,
     ) -> BatchItem:
         prompt = self.entry.prompt if isinstance(self.entry.prompt, str) else None
+        if self._spent:
+            cost = self._spent + (cost or 0.0)
         item = BatchItem(
             index=self.index,
             id=self.id or f"{self.digest}-at{self.index}",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -99,6 +100,13 @@ def restore_inline(result: VideoResult, data: Mapping[int, bytes]) -> VideoResul
         if number in data:
             video.beside(data_=data[number])
     return result
+
+
+def spell_path(path: Path, folder: Path | None) -> Path:
+    """A path of the journal as the caller named its folder, where it lies in one that was named."""
+    with contextlib.suppress(ValueError, OSError):
+        return path if folder is None else folder / path.relative_to(folder.resolve())
+    return path
 
 
 async def spell_inputs(fields: Mapping[str, Any]) -> dict[str, Any]:

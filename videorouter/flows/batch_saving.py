@@ -6,7 +6,6 @@ A file that is missing is no reason to pay again: the item stays done, and the n
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import errno
 import os
 import time
@@ -16,6 +15,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from videorouter.errors import DownloadError, JournalError, VideoRouterError
+from videorouter.flows.batch_records import spell_path
 from videorouter.flows.tasks import look_at_task
 from videorouter.models import Download, Task, Video
 from videorouter.rules.filing import fill_template
@@ -127,7 +127,7 @@ class Saver:
         if journal is not None:
             path = await journal.plan_file(item.id, number, path)
             known = next((entry for entry in await journal.find_files(item.id) if entry[0] == path), None)
-            path = self._spell(path)
+            path = spell_path(path, self._folder)
             if known is not None and path.is_file():
                 return Download(file=str(path), size=path.stat().st_size, sha256=known[1])
         else:
@@ -137,12 +137,6 @@ class Saver:
         if journal is not None:
             await journal.record_file(path, size=download.size, sha256=download.sha256)
         return download
-
-    def _spell(self, path: Path) -> Path:
-        """A path of the journal as the caller named the folder."""
-        with contextlib.suppress(ValueError, OSError):
-            return self._folder / path.relative_to(self._folder.resolve())
-        return path
 
     def _with_files(self, item: BatchItem, saved: list[Download]) -> BatchItem:
         return msgspec.structs.replace(

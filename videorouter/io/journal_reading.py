@@ -13,7 +13,7 @@ from videorouter.io.journal import COLUMNS
 from videorouter.io.journal_schema import name_trouble, open_readable
 from videorouter.io.locking import is_locked
 from videorouter.models import ItemState
-from videorouter.rules.ledger import Recorded, read_crash
+from videorouter.rules.ledger import RETRYABLE, SETTLED, Recorded, read_crash
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 
 _STANDING = """
 SELECT state, count(*), total(cost), total(reserved), total(unknown), sum(unknown > 0),
-       total(CASE WHEN json_valid(result) THEN json_extract(result, '$.cost') END) FROM items GROUP BY state
+       total(CASE WHEN json_valid(result) THEN json_extract(result, '$.cost') END),
+       sum(json_valid(failure) AND json_extract(failure, '$.code') = ?) FROM items GROUP BY state
 """
 _UNSAVED = """
 SELECT count(*) FROM items WHERE state = 'done' AND NOT EXISTS
@@ -50,6 +51,7 @@ class Standing(msgspec.Struct, frozen=True, kw_only=True):
         unknown: Spent or not, nobody knows.
         reported: What the gateway itself has said that it cost; the rest of ``cost`` goes by the caller's price.
         doubtful: Items that may have been billed, nobody knows: those in doubt, and others that hold such money.
+        retryable: Items that were refused or failed, and that nobody has settled as lost.
         unsaved: Items that are done and have no file that was saved.
         meta: What the batch noted of itself.
     """
@@ -62,6 +64,7 @@ class Standing(msgspec.Struct, frozen=True, kw_only=True):
     unknown: float
     reported: float
     doubtful: int
+    retryable: int
     unsaved: int
     meta: Mapping[str, str]
 
@@ -90,16 +93,17 @@ def read_standing(path: Path) -> Standing:
     """
     running = is_locked(path)
     with reading(path) as database:
-        rows = database.execute(_STANDING).fetchall()
+        rows = database.execute(_STANDING, (SETTLED,)).fetchall()
         meta = dict(database.execute("SELECT key, value FROM meta").fetchall())
         unsaved = database.execute(_UNSAVED).fetchone()[0]
     counts: dict[ItemState, int] = {}
     money: dict[ItemState, Money] = {}
-    reported, doubtful = 0.0, 0
-    for state, count, spent, held, maybe, others, told in rows:
+    reported, doubtful, retryable = 0.0, 0, 0
+    for state, count, spent, held, maybe, others, told, settled in rows:
         meaning = state if running else read_crash(state)
         doubtful += count if meaning == "in_doubt" else others
         reported += told
+        retryable += count - (settled or 0) if meaning in RETRYABLE else 0
         counts[meaning] = counts.get(meaning, 0) + count
         before = money.get(meaning, Money())
         crashed = meaning != state
@@ -117,6 +121,7 @@ def read_standing(path: Path) -> Standing:
         unknown=sum(part.unknown for part in money.values()),
         reported=reported,
         doubtful=doubtful,
+        retryable=retryable,
         unsaved=unsaved,
         meta=meta,
     )

@@ -65,6 +65,9 @@ Resumption = Literal["send", "poll", "collect", "doubt", "keep"]
 Verdict = Literal["report", "resend", "replay"]
 VERDICTS: tuple[Verdict, ...] = get_args(Verdict)
 
+SETTLED = "settled"
+"""The code of a failure that stands for somebody's word: it was billed, and its video is lost."""
+
 STOP_AFTER = 20
 """Identical 400, 404 or 422 answers, or failures to connect, in a row after which a batch stops."""
 
@@ -89,19 +92,22 @@ def read_crash(state: ItemState) -> ItemState:
     return "in_doubt" if state == "sending" else state
 
 
-def decide_resumption(state: ItemState, retry: frozenset[ItemState] = frozenset()) -> Resumption:
+def decide_resumption(
+    state: ItemState, retry: frozenset[ItemState] = frozenset(), *, settled: bool = False
+) -> Resumption:
     """What a new run does with an item that its journal knows.
 
     Args:
         state: As the journal has it.
         retry: The final states that the caller asked to send again, by name.
+        settled: Whether somebody has said of it that it was billed and is lost: then nothing sends it again.
 
     Returns:
         ``send`` it, ``poll`` its task, ``collect`` what is missing of its files, ask what to do about a ``doubt``,
         or ``keep`` it as it is.
     """
     state = read_crash(state)
-    if state == "not_sent" or (state in RETRYABLE and state in retry):
+    if state == "not_sent" or (state in RETRYABLE and state in retry and not settled):
         return "send"
     if state == "accepted":
         return "poll"
