@@ -8,9 +8,9 @@ the first twentieth and the last at the gateway, so that the start of processes 
 from __future__ import annotations
 
 import argparse
-import asyncio
 import json
 import os
+import select
 import socket
 import statistics
 import subprocess
@@ -28,41 +28,44 @@ ANSWER = (
 REPLY = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%b" % (len(ANSWER), ANSWER)
 
 
-class Stub(asyncio.Protocol):
-    """Answers each POST at once; a GET tells when they came and starts anew."""
-
-    arrivals: list = []  # noqa: RUF012  one process, one loop
-
-    def connection_made(self, transport):
-        self.transport = transport
-        self.data = b""
-
-    def data_received(self, data):
-        self.data += data
-        while (end := self.data.find(b"\r\n\r\n")) >= 0:
-            if self.data.startswith(b"GET"):
-                count = self.data.startswith(b"GET /count")
-                body = json.dumps(len(Stub.arrivals) if count else Stub.arrivals).encode()
-                if not count:
-                    Stub.arrivals = []
-                self.transport.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body))
-                self.transport.close()
-                return
-            start = self.data.lower().find(b"content-length:", 0, end)
-            length = int(self.data[start + 15 : end].partition(b"\r\n")[0])
-            if len(self.data) < end + 4 + length:
-                return
-            self.data = self.data[end + 4 + length :]
-            Stub.arrivals.append(time.monotonic())
-            self.transport.write(REPLY)
-
-
-async def serve():
-    loop = asyncio.get_running_loop()
-    server = await loop.create_server(Stub, "127.0.0.1", 0, backlog=4096)
-    sys.stdout.write(f"{server.sockets[0].getsockname()[1]}\n")
+def serve():
+    """Answer each POST at once, with as little Python as it takes; a GET tells when they came and starts anew."""
+    server = socket.create_server(("127.0.0.1", 0), backlog=4096)
+    server.setblocking(False)
+    sys.stdout.write(f"{server.getsockname()[1]}\n")
     sys.stdout.flush()
-    await loop.run_in_executor(None, sys.stdin.read)
+    poll = select.epoll()
+    poll.register(server.fileno(), select.EPOLLIN)
+    poll.register(sys.stdin.fileno(), select.EPOLLIN)
+    connections, arrivals, now = {}, [], time.monotonic
+    while True:
+        for number, _ in poll.poll():
+            connection = connections.get(number)
+            if connection is None:
+                if number == sys.stdin.fileno():
+                    return
+                connection, _ = server.accept()
+                connection.setblocking(False)
+                connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                connections[connection.fileno()] = connection
+                poll.register(connection.fileno(), select.EPOLLIN)
+                continue
+            try:
+                data = connection.recv(65536)
+                if data.startswith(b"POST"):  # one write, one request: the client writes head and body together
+                    arrivals.append(now())
+                    connection.send(REPLY)
+                    continue
+            except OSError:
+                data = b""
+            if data.startswith(b"GET"):
+                count = data.startswith(b"GET /count")
+                body = json.dumps(len(arrivals) if count else arrivals).encode()
+                connection.setblocking(True)
+                connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body))
+                arrivals = arrivals if count else []
+            del connections[number]
+            connection.close()
 
 
 def read_arrivals(port, path=b"/"):
@@ -72,43 +75,59 @@ def read_arrivals(port, path=b"/"):
     return json.loads(data.partition(b"\r\n\r\n")[2])
 
 
-def read_cpu(skip):
-    """CPU seconds of this process and all below it, the gateway left out."""
+ROLES = {
+    "--serve": "gateway",
+    "ray::MapWorker": "workers",
+    "ray::Ledger": "ledger",
+    "ray::Pacemaker": "pace",
+    "ray::": "Ray",
+    "site-packages/ray/": "Ray",
+}
+
+
+def read_cpu():
+    """CPU seconds of each process below this one and of this one, by role and process."""
     parents, spent = {}, {}
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
             try:
                 fields = (entry / "stat").read_text().rpartition(")")[2].split()
+                command = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode("utf-8", "replace")
             except OSError:
                 continue
-            parents[int(entry.name)] = int(fields[1])
-            spent[int(entry.name)] = sum(map(int, fields[11:15]))
+            process = int(entry.name)
+            parents[process] = int(fields[1])
+            role = next((role for words, role in ROLES.items() if words in command), "driver")
+            spent[process] = (role, sum(map(int, fields[11:13])) / os.sysconf("SC_CLK_TCK"))
     below, more = set(), {os.getpid()}
     while more:
         below |= more
-        more = {child for child, parent in parents.items() if parent in more and child != skip} - below
-    return sum(spent.get(process, 0) for process in below) / os.sysconf("SC_CLK_TCK")
+        more = {child for child, parent in parents.items() if parent in more} - below
+    return {process: spent[process] for process in below if process in spent}
 
 
 class Meter(threading.Thread):
-    """CPU seconds an item, between the first twentieth and the last."""
+    """CPU seconds an item by role, between the first tenth and the last; what ends meanwhile does not count."""
 
-    def __init__(self, port, skip, items):
+    def __init__(self, port, items):
         super().__init__(daemon=True)
-        self.port, self.skip, self.items = port, skip, items
-        self.spent = 0.0
+        self.port, self.items = port, items
+        self.spent: dict[str, float] = {}
 
     def run(self):
         marks = []
-        for mark in (self.items // 20, self.items - self.items // 20):
+        for mark in (self.items // 10, self.items - self.items // 10):
             while (count := read_arrivals(self.port, b"/count")) < mark:
-                time.sleep(0.05)
-            marks.append((count, read_cpu(self.skip)))
+                time.sleep(0.02)
+            marks.append((count, read_cpu()))
         (first, before), (last, after) = marks
-        self.spent = (after - before) / (last - first)
+        for process, (role, seconds) in after.items():
+            if process in before:
+                spent = (seconds - before[process][1]) / (last - first)
+                self.spent[role] = self.spent.get(role, 0.0) + spent
 
 
-def run_once(port, skip, items, workers, *, ledger):
+def run_once(port, items, workers, *, ledger):
     """Items a second and CPU seconds an item, from the first twentieth to the last."""
     from videorouter.integrations import ray as guest
     from videorouter.integrations.ray import _start_actors
@@ -138,7 +157,7 @@ def run_once(port, skip, items, workers, *, ledger):
             field_columns=(),
             beat=guest.LEASE / 4,
         )
-        meter = Meter(port, skip, items)
+        meter = Meter(port, items)
         meter.start()
         done = guest.lay_out(numbered, plan, workers).materialize()
         assert done.count() == items
@@ -162,7 +181,7 @@ def main():
     parser.add_argument("--rounds", type=int, default=3)
     given = parser.parse_args()
     if given.serve:
-        asyncio.run(serve())
+        serve()
         return
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     import ray
@@ -184,19 +203,22 @@ def main():
             "2 workers, ledger and pace": (2, True),
             "2 workers, neither": (2, False),
         }
-        rates: dict[str, list[tuple[float, float]]] = {name: [] for name in variants}
+        rates: dict[str, list[tuple[float, dict[str, float]]]] = {name: [] for name in variants}
         try:
             for _ in range(given.rounds):
                 for name, (workers, ledger) in variants.items():
-                    rates[name].append(run_once(port, stub.pid, given.items, workers, ledger=ledger))
+                    rates[name].append(run_once(port, given.items, workers, ledger=ledger))
                     rate, spent = rates[name][-1]
-                    sys.stdout.write(f"{name}: {rate:.0f} items/s, {spent * 1e6:.0f} us CPU an item\n")
+                    parts = ", ".join(f"{role} {cpu * 1e6:.0f}" for role, cpu in sorted(spent.items()))
+                    sys.stdout.write(f"{name}: {rate:.0f} items/s; us of CPU an item: {parts}\n")
                     sys.stdout.flush()
         finally:
             ray.shutdown()
             stub.stdin.close()
     one, two, bare = (statistics.median(rate for rate, _ in found) for found in rates.values())
-    _, with_both, without = (statistics.median(spent for _, spent in found) for found in rates.values())
+    _, with_both, without = (
+        statistics.median(sum(spent.values()) - spent["gateway"] for _, spent in found) for found in rates.values()
+    )
     sys.stdout.write(f"two workers / one worker: {two / one:.2f} (target: at least 1.5)\n")
     sys.stdout.write(f"time with ledger and pace / without: {bare / two:.2f} (target: at most 1.15)\n")
     sys.stdout.write(f"CPU with ledger and pace / without: {with_both / without:.2f}\n")
