@@ -2,14 +2,27 @@
 
 from __future__ import annotations
 
+import asyncio
 import sqlite3
 
 import pytest
 
-from videorouter.errors import JournalBusyError, JournalError
+from videorouter.errors import InvalidRequestError, JournalBusyError, JournalError
 from videorouter.integrations.ray.ledger import Ledger
-from videorouter.integrations.ray.proxy import RemoteJournal
-from videorouter.integrations.ray.words import Accept, Finish, Intend, Leave, Meet, Stop, encode, read_reply
+from videorouter.integrations.ray.proxy import Block, RemoteJournal
+from videorouter.integrations.ray.words import (
+    Accept,
+    Claim,
+    Finish,
+    Intend,
+    Leave,
+    Meet,
+    Reply,
+    Stop,
+    encode,
+    read_reply,
+    read_words,
+)
 from videorouter.io.journal import Ending, Intent, Journal
 
 pytestmark = pytest.mark.anyio
@@ -30,20 +43,14 @@ async def say(ledger, worker, *words):
     return reply.answers
 
 
-def intend(item, position=0, digest="d1", micros=0):
-    return Intend(
-        Intent(
-            id=item,
-            position=position,
-            digest=digest,
-            verb="generate",
-            model="m",
-            request="{}",
-            idempotency_key="k",
-            reserved=micros / MICROS,
-        ),
-        micros,
-    )
+def intend(item, position=0, digest="d1", micros=0, block=0, key="k"):
+    row = (item, position, digest, "generate", "m", "{}", key, micros / MICROS, None)
+    return Intend(block, micros, row)
+
+
+def finish(item, state="done", cost=None, block=0, **texts):
+    row = (item, state, 0.0, cost, 0.0, texts.get("result"), texts.get("failure"), None, None)
+    return Finish(block, row)
 
 
 def bury(ledger, worker):
@@ -51,107 +58,146 @@ def bury(ledger, worker):
     ledger._seen[worker] = float("-inf")
 
 
-async def test_a_row_that_comes_again_is_the_same_item_and_four_takes_are_four(ledger):
-    met = await say(ledger, "a", *(Meet(position, "d1") for position in range(4)))
+async def test_the_rows_of_a_block_that_nobody_met_are_named_by_their_intents_and_four_takes_are_four(ledger):
+    (claimed,) = await say(ledger, "a", Claim(0, 6))
+    assert claimed.verdict == "fresh"
+    rows = [intend("", position, "d1", key=f"k{position}") for position in range(4)]
+    answers = await say(ledger, "a", *rows[:1]) + await say(ledger, "a", *rows[1:], intend("", 4, "d2"))
+    assert [answer and answer.id for answer in answers] == [None, "d1-2", "d1-3", "d1-4", None]
+    bury(ledger, "a")
+    met = await say(ledger, "b", Claim(0, 6), *(Meet(0, position, "d1") for position in range(4)), Meet(0, 4, "d2"))
+    assert [answer.id for answer in met[1:]] == ["d1-1", "d1-2", "d1-3", "d1-4", "d2-1"]
+    assert {answer.recorded.state for answer in met[1:]} == {"in_doubt"}
+
+
+async def test_a_journal_that_knows_rows_is_asked_about_each(tmp_path):
+    for _ in range(2):
+        ledger = Ledger(str(tmp_path / "run.db"))
+        await ledger.open()
+        (claimed,) = await say(ledger, "a", Claim(0, 4))
+        met = await say(ledger, "a", *(Meet(0, position, "d1") for position in range(4)))
+        await say(ledger, "a", *(intend(answer.id, key=answer.id) for answer in met if answer.id))
+        if claimed.verdict == "fresh":
+            await say(ledger, "a", intend("", 0, "d1"), finish("d1-1"))
+        await ledger.close()
+    assert claimed.verdict == ""
     assert [answer.id for answer in met] == ["d1-1", "d1-2", "d1-3", "d1-4"]
-    (again,) = await say(ledger, "a", Meet(2, "d1"))
-    assert (again.id, again.recorded) == ("d1-3", None)
+    assert [answer.recorded and answer.recorded.state for answer in met] == ["done", None, None, None]
 
 
 async def test_an_id_of_another_row_is_refused(ledger):
-    first, second = await say(ledger, "a", Meet(0, "d1", "otter"), Meet(1, "d2", "otter"))
-    assert (first.verdict, second.verdict) == ("", "twice")
+    (claimed,) = await say(ledger, "a", Claim(0, 3, ("otter", "seal", "otter")))
+    assert (claimed.verdict, claimed.twice) == ("fresh", (2,))
+    (elsewhere,) = await say(ledger, "b", Claim(3, 2, ("crab", "seal")))
+    assert elsewhere.twice == (1,)
+    (met,) = await say(ledger, "b", Meet(3, 4, "d9", "seal"))
+    assert met.verdict == "twice"
 
 
 async def test_a_row_that_changed_between_two_runs_is_refused(ledger):
-    await say(ledger, "a", Meet(0, "d1"))
-    (answer,) = await say(ledger, "a", Meet(0, "d2"))
+    await say(ledger, "a", Claim(0, 1), intend("", 0, "d1"), Leave(0))
+    (_, answer) = await say(ledger, "b", Claim(0, 1), Meet(0, 0, "d2"))
     assert answer.verdict == "changed"
 
 
-async def test_while_its_worker_lives_nobody_else_gets_an_item(ledger):
-    await say(ledger, "a", Meet(0, "d1", "x"))
-    await say(ledger, "a", intend("x"))
-    (answer,) = await say(ledger, "b", Meet(0, "d1", "x"))
-    assert answer.verdict == "wait"
+async def test_a_block_that_changed_its_shape_is_refused(ledger):
+    await say(ledger, "a", Claim(100, 50), Leave(100))
+    for changed in (Claim(100, 40), Claim(90, 20), Claim(149, 1), Claim(0, 101)):
+        (answer,) = await say(ledger, "b", changed)
+        assert answer.verdict == "changed"
+    (beside, after) = await say(ledger, "b", Claim(90, 10), Claim(150, 10))
+    assert {beside.verdict, after.verdict} == {"fresh"}
+
+
+async def test_while_its_worker_lives_nobody_else_gets_a_block(ledger):
+    await say(ledger, "a", Claim(0, 1), intend("x"))
+    (claimed, met, sent) = await say(ledger, "b", Claim(0, 1), Meet(0, 0, "d1"), intend("x"))
+    assert (claimed.verdict, met.verdict, sent.verdict) == ("wait", "wait", "taken")
 
 
 async def test_what_a_dead_worker_was_sending_is_in_doubt(ledger, tmp_path):
-    await say(ledger, "a", Meet(0, "d1", "x"))
-    await say(ledger, "a", intend("x", micros=2 * MICROS))
+    await say(ledger, "a", Claim(0, 1), intend("x", micros=2 * MICROS))
     bury(ledger, "a")
-    (answer,) = await say(ledger, "b", Meet(0, "d1", "x"))
+    (_, answer) = await say(ledger, "b", Claim(0, 1), Meet(0, 0, "d1", "x"))
     assert answer.recorded.state == "in_doubt"
     assert answer.recorded.unknown == 2.0
     with sqlite3.connect(tmp_path / "run.db") as database:
         assert database.execute("SELECT state FROM items").fetchall() == [("in_doubt",)]
 
 
-async def test_what_a_dead_worker_had_only_reserved_runs(ledger):
-    await say(ledger, "a", Meet(0, "d1", "x"))
+async def test_what_a_dead_worker_had_never_sent_runs(ledger):
+    await say(ledger, "a", Claim(0, 2, ("x", None)))
     bury(ledger, "a")
-    (answer,) = await say(ledger, "b", Meet(0, "d1", "x"))
-    assert (answer.verdict, answer.recorded) == ("", None)
+    (claimed, given, other) = await say(ledger, "b", Claim(0, 2), Meet(0, 0, "d1", "x"), Meet(0, 1, "d2"))
+    assert claimed.verdict == ""
+    assert (given.verdict, given.id, given.recorded) == ("", "x", None)
+    assert (other.verdict, other.recorded) == ("", None)
 
 
 async def test_what_was_accepted_is_polled_by_whoever_takes_over(ledger):
-    await say(ledger, "a", Meet(0, "d1", "x"))
-    await say(ledger, "a", intend("x"))
-    await say(ledger, "a", Accept("x", "cgt-1"))
+    await say(ledger, "a", Claim(0, 1), intend("x"))
+    await say(ledger, "a", Accept(0, "x", "cgt-1"))
     bury(ledger, "a")
-    (answer,) = await say(ledger, "b", Meet(0, "d1", "x"))
+    (_, answer) = await say(ledger, "b", Claim(0, 1), Meet(0, 0, "d1", "x"))
     assert (answer.recorded.state, answer.recorded.task_id) == ("accepted", "cgt-1")
 
 
 async def test_a_worker_that_was_only_thought_dead_sends_nothing_more(ledger):
-    await say(ledger, "a", Meet(0, "d1", "x"))
+    await say(ledger, "a", Claim(0, 1))
     bury(ledger, "a")
-    await say(ledger, "b", Meet(0, "d1", "x"))
+    await say(ledger, "b", Claim(0, 1))
     (answer,) = await say(ledger, "a", intend("x"))
     assert answer.verdict == "taken"
     await say(ledger, "b", intend("x"))
-    await say(ledger, "b", Finish(Ending(id="x", state="done", result=b"{}")))
+    await say(ledger, "b", finish("x"), Leave(0))
     (answer,) = await say(ledger, "a", intend("x"))
     assert answer.verdict == "taken"
 
 
 async def test_an_outcome_that_comes_late_replaces_the_doubt_and_its_money(ledger, tmp_path):
-    await say(ledger, "a", Meet(0, "d1", "x"))
-    await say(ledger, "a", intend("x", micros=2 * MICROS))
+    await say(ledger, "a", Claim(0, 1), intend("x", micros=2 * MICROS))
     bury(ledger, "a")
-    await say(ledger, "b", Meet(0, "d1", "x"), Leave("x"))
-    await say(ledger, "a", Finish(Ending(id="x", state="done", cost=1.5, result=b"{}")))
+    await say(ledger, "b", Claim(0, 1))
+    await say(ledger, "a", finish("x", cost=1.5, result="{}"))
     with sqlite3.connect(tmp_path / "run.db") as database:
         row = database.execute("SELECT state, cost, unknown FROM items").fetchone()
     assert row == ("done", 1.5, 0.0)
 
 
+async def test_the_late_outcome_of_what_is_being_sent_a_second_time_changes_only_its_money(ledger, tmp_path):
+    await say(ledger, "a", Claim(0, 1), intend("x", micros=2 * MICROS))
+    bury(ledger, "a")
+    await say(ledger, "b", Claim(0, 1), intend("x", micros=2 * MICROS))
+    await say(ledger, "a", finish("x", cost=1.5, result="{}"))
+    with sqlite3.connect(tmp_path / "run.db") as database:
+        row = database.execute("SELECT state, cost, unknown, reserved FROM items").fetchone()
+    assert row == ("sending", 1.5, 0.0, 2.0)
+
+
 async def test_done_is_told_to_everybody_at_once(ledger):
-    await say(ledger, "a", Meet(0, "d1", "x"))
-    await say(ledger, "a", intend("x"))
-    await say(ledger, "a", Finish(Ending(id="x", state="done", result=b"{}")))
-    (answer,) = await say(ledger, "b", Meet(0, "d1", "x"))
+    await say(ledger, "a", Claim(0, 2), intend("x"))
+    await say(ledger, "a", finish("x", result="{}"))
+    (answer,) = await say(ledger, "b", Meet(0, 0, "d1", "x"))
     assert answer.recorded.state == "done"
 
 
 async def test_what_this_run_has_refused_is_not_tried_once_more(ledger):
-    await say(ledger, "a", Meet(0, "d1", "x"))
-    await say(ledger, "a", intend("x"))
-    await say(ledger, "a", Finish(Ending(id="x", state="refused", failure=b"{}")))
-    (answer,) = await say(ledger, "b", Meet(0, "d1", "x"))
+    await say(ledger, "a", Claim(0, 1), intend("x"))
+    await say(ledger, "a", finish("x", "refused", failure="{}"), Leave(0))
+    (_, answer) = await say(ledger, "b", Claim(0, 1), Meet(0, 0, "d1", "x"))
     assert answer.settled
 
 
 async def test_the_cap_holds_for_all_workers_together(tmp_path):
     ledger = Ledger(str(tmp_path / "run.db"), max_cost=2.5)
     await ledger.open()
-    await say(ledger, "a", Meet(0, "d1", "x"), intend("x", micros=MICROS))
-    await say(ledger, "b", Meet(1, "d2", "y"), intend("y", 1, "d2", MICROS))
-    *_, waits = await say(ledger, "c", Meet(2, "d3", "z"), intend("z", 2, "d3", MICROS))
+    await say(ledger, "a", Claim(0, 1), intend("x", micros=MICROS))
+    await say(ledger, "b", Claim(1, 1), intend("y", 1, "d2", MICROS, block=1))
+    *_, waits = await say(ledger, "c", Claim(2, 1), intend("z", 2, "d3", MICROS, block=2))
     assert waits.verdict == "wait", "what runs may still give its money back"
-    await say(ledger, "a", Finish(Ending(id="x", state="done", cost=1.0, result=b"{}")))
-    await say(ledger, "b", Finish(Ending(id="y", state="done", cost=1.0, result=b"{}")))
-    (over,) = await say(ledger, "c", intend("z", 2, "d3", MICROS))
+    await say(ledger, "a", finish("x", cost=1.0))
+    await say(ledger, "b", finish("y", cost=1.0, block=1))
+    (over,) = await say(ledger, "c", intend("z", 2, "d3", MICROS, block=2))
     assert (over.verdict, over.text) == ("over", "0.5")
     await ledger.close()
 
@@ -182,15 +228,73 @@ async def test_the_key_is_read_once_and_its_file_removed(tmp_path):
     assert await ledger.greet("a") == "sk-1"
 
 
+def make_intent(item, position, digest="d1"):
+    return Intent(
+        id=item, position=position, digest=digest, verb="generate", model="m", request="{}", idempotency_key=item or "k"
+    )
+
+
+async def enter(remote, start, *given):
+    """Have a block of rows in this worker."""
+    block = Block(start, list(given))
+    remote.blocks.update((start + offset, block) for offset in range(len(given)))
+    await remote.claim(block)
+    return block
+
+
 async def test_a_remote_journal_names_what_it_has_committed_as_a_journal_does(ledger, tmp_path):
     stops = []
     remote = RemoteJournal(lambda message: ledger.exchange("a", message), stops.append, path=tmp_path, beat=60.0)
+    block = await enter(remote, 0, None, "otter")
     met = await remote.meet(0, "d1", None)
-    assert await remote.intend(intend(met.id).intent) == met.id == "d1-1"
-    await remote.finish(Ending(id=met.id, state="done", cost=0.5))
-    found = await remote.find(met.id)
-    assert (found.state, found.cost, stops) == ("done", 0.5, [])
+    assert await remote.intend(make_intent(met.id, 0)) == "d1-1"
+    assert (await remote.meet(1, "d2", "otter")).id == "otter"
+    assert await remote.intend(make_intent("otter", 1, "d2")) == "otter"
+    for item in ("d1-1", "otter"):
+        await remote.finish(Ending(id=item, state="done", cost=0.5))
+    await remote.leave(block)
+    found = [await remote.find(item) for item in ("d1-1", "otter")]
+    assert [(one.state, one.cost) for one in found] == [("done", 0.5)] * 2
+    assert stops == []
     await remote.aclose()
+
+
+async def test_rows_of_a_fresh_block_cost_no_question_each(ledger, tmp_path):
+    remote = RemoteJournal(lambda message: ledger.exchange("a", message), print, path=tmp_path, beat=60.0)
+    await enter(remote, 0, *[f"otter {n % 99}" for n in range(100)])
+    groups = remote.groups
+    for position in range(99):
+        assert (await remote.meet(position, f"d{position}", f"otter {position}")).verdict == ""
+    with pytest.raises(InvalidRequestError, match="came twice"):
+        await remote.meet(99, "d99", "otter 0")
+    assert remote.groups == groups
+    await remote.aclose()
+
+
+async def test_a_block_that_cannot_be_taken_says_so_for_each_of_its_rows(ledger, tmp_path):
+    remote = RemoteJournal(lambda message: ledger.exchange("a", message), print, path=tmp_path, beat=60.0)
+    await enter(remote, 0, None, None)
+    await enter(remote, 1, None, None)
+    with pytest.raises(InvalidRequestError, match="another one"):
+        await remote.meet(1, "d1", None)
+    await remote.aclose()
+
+
+async def test_a_full_group_goes_at_once_and_a_small_one_gathers(tmp_path):
+    sizes = []
+
+    async def answer(message):
+        words = read_words(message)
+        sizes.append(len(words))
+        return encode(Reply([None] * len(words), gap=60.0))
+
+    remote = RemoteJournal(answer, print, path=tmp_path, beat=60.0)
+    await remote.accept("x", "cgt-1")
+    first = asyncio.ensure_future(remote.accept("y", "cgt-2"))
+    await asyncio.sleep(0)
+    rest = [asyncio.ensure_future(remote.accept(f"z{n}", "cgt")) for n in range(200)]
+    await asyncio.gather(first, *rest)
+    assert sizes == [1, 201]
 
 
 async def test_a_ledger_that_fails_says_what_failed_and_one_that_has_gone_says_that(tmp_path):
@@ -204,6 +308,7 @@ async def test_a_ledger_that_fails_says_what_failed_and_one_that_has_gone_says_t
 
         stops = []
         remote = RemoteJournal(fail, stops.append, path=tmp_path, beat=60.0)
+        await enter(remote, 0, None)
         with pytest.raises(JournalError, match=words):
             await remote.meet(0, "d1", None)
         assert len(stops) == 1

@@ -15,7 +15,7 @@ import sqlite3
 import threading
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 import msgspec
 
@@ -123,6 +123,10 @@ class Totals(msgspec.Struct, frozen=True, kw_only=True):
 T = TypeVar("T")
 _GATHER = 0.001
 """Seconds in which operations wait for others, so that more of them share a commit, unless the last one was alone."""
+IntentRow: TypeAlias = tuple[str, int, str, str, str, str, str, float, str | None]
+"""An ``Intent``: id, position, digest, verb, model, request, idempotency key, reserved, parent."""
+EndingRow: TypeAlias = tuple[str, str, float, float | None, float, str | None, str | None, str | None, str | None]
+"""An ``Ending``: id, state, reserved, cost, unknown, result, failure, task id, request id."""
 
 
 class Journal:
@@ -501,6 +505,35 @@ def write_ending(database: sqlite3.Connection, ending: Ending, now: float) -> No
     database.execute(_FINISH, row)
     for number, kind, data in ending.inline:
         database.execute("INSERT OR REPLACE INTO inline VALUES (?, ?, ?, ?)", (ending.id, number, kind, data))
+
+
+def write_intents(database: sqlite3.Connection, rows: list[IntentRow], now: float) -> list[str]:
+    """As ``write_intent`` for many at once; gives their ids."""
+    named = [row for row in rows if row[0]]
+    if named:
+        database.executemany(_INTEND, [(*row, now, now) for row in named])
+    unnamed = [row for row in rows if not row[0]]
+    if not unnamed:
+        return [row[0] for row in rows]
+    fresh = [(name_item(row[2], 1), *row[1:], now, now) for row in unnamed]
+    if database.executemany(_INSERT, fresh).rowcount == len(fresh):
+        return [row[0] or name_item(row[2], 1) for row in rows]
+    return [row[0] or _name_intent(database, row, now) for row in rows]
+
+
+def _name_intent(database: sqlite3.Connection, row: IntentRow, now: float) -> str:
+    """The id of an intent that has just been written, unless an equal one was there: then it is written now."""
+    item = name_item(row[2], 1)
+    key = database.execute("SELECT idempotency_key FROM items WHERE id = ?", (item,)).fetchone()[0]
+    while key != row[6] and not database.execute(_INSERT, (item, *row[1:], now, now)).rowcount:
+        times: int = database.execute(_AGAIN, (f"n{row[2]}",)).fetchone()[0]
+        item = name_item(row[2], times)
+    return item
+
+
+def write_endings(database: sqlite3.Connection, rows: list[EndingRow], now: float) -> None:
+    """As ``write_ending`` for many at once, of results that hold no video."""
+    database.executemany(_FINISH, [(*row[1:4], row[3], *row[4:], now, row[0]) for row in rows])
 
 
 def _text(data: bytes | None) -> str | None:

@@ -162,6 +162,8 @@ def lay_out(
     numbered: ray.data.Dataset, plan: Plan, workers: int, ray_remote_args: Mapping[str, Any] | None = None
 ) -> ray.data.Dataset:
     """The run as Ray Data will do it: so many actors, so many blocks at once in each."""
+    # Else each block at a worker has a thread that reads the memory of the whole process every second
+    numbered.context.memory_usage_poll_interval_s = None
     at_once: dict[str, Any] = {"max_tasks_in_flight_per_actor": BLOCKS_AT_ONCE}
     others: dict[str, Any] = {"num_cpus": 0.25, **(ray_remote_args or {})}
     if "max_concurrent_calls_per_actor" in inspect.signature(ray.data.ActorPoolStrategy).parameters:
@@ -195,7 +197,8 @@ def _start_actors(path: str, max_cost: float | None, concurrency: int | None, ke
     """The ledger and the pace, on the driver's own node: the journal is on its disk."""
     here = NodeAffinitySchedulingStrategy(node_id=ray.get_runtime_context().get_node_id(), soft=False)
     run = uuid.uuid4().hex[:8]
-    actor = {"num_cpus": 0, "scheduling_strategy": here, "max_concurrency": 10_000}
+    # A call of theirs is a group of words, not a step of a pipeline that somebody watches: no event for each
+    actor = {"num_cpus": 0, "scheduling_strategy": here, "max_concurrency": 10_000, "enable_task_events": False}
     ledger = (
         ray.remote(Ledger)
         .options(name=f"videorouter-ledger-{run}", **actor)

@@ -1,7 +1,8 @@
 """The journal as a worker sees it: the methods of ``io/journal.py``, carried to the ledger in groups.
 
 Whatever the items of a worker have to say while a group is on its way shares the next one, so that a thousand items
-cost a few calls a second. An awaited intent has been committed on the driver's disk, as with a journal of one's own.
+cost a few calls a second. An awaited intent has been committed on the driver's disk, as with a journal of one's own. An
+ending is on its way when ``finish`` returns, and committed when its block has been left.
 """
 
 from __future__ import annotations
@@ -11,10 +12,17 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
-from videorouter.errors import BudgetExceededError, ClientClosedError, InvalidRequestError, JournalError
+from videorouter.errors import (
+    BudgetExceededError,
+    ClientClosedError,
+    InvalidRequestError,
+    JournalError,
+    VideoRouterError,
+)
 from videorouter.integrations.ray.words import (
     Accept,
     Answer,
+    Claim,
     Find,
     FindFiles,
     FindInline,
@@ -30,17 +38,45 @@ from videorouter.integrations.ray.words import (
     encode,
     read_reply,
 )
+from videorouter.rules.ledger import name_item
 from videorouter.rules.money import to_dollars, to_micros
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
+    from typing import TypeAlias
 
     from videorouter.io.journal import Ending, Intent
     from videorouter.rules.ledger import Recorded
 
+    _Said: TypeAlias = tuple[Word, asyncio.Future[Answer | None] | None]
+
 _ASK_AGAIN = 0.5
 _MOST = 2_000
 """Words in one group, so that no group keeps the others waiting."""
+_FULL = 128
+"""Words that are worth a call of their own: no more are waited for."""
+
+
+class Block:
+    """A block of rows in this worker.
+
+    Args:
+        start: The place of its first row, which is its name.
+        given: The ids that its rows were given, in their order.
+    """
+
+    __slots__ = ("claimed", "fresh", "given", "runs", "start", "trouble", "twice")
+
+    def __init__(self, start: int, given: list[str | None]) -> None:
+        self.start = start
+        self.given = given
+        self.claimed: asyncio.Task[None] | None = None
+        self.trouble: VideoRouterError | None = None
+        """Why its rows cannot be sent here."""
+        self.runs: int = 0
+        self.fresh: bool = False
+        """Whether nobody has met a row of it: then there is nothing to ask about its rows."""
+        self.twice: frozenset[int] = frozenset()
 
 
 class RemoteJournal:
@@ -60,7 +96,13 @@ class RemoteJournal:
         self._call = call
         self._stop = stop
         self._beat = beat
-        self._pending: list[tuple[Word, asyncio.Future[Answer | None] | None]] = []
+        self.blocks: dict[int, Block] = {}
+        """Rows that are in this worker, by place: their blocks."""
+        self._homes: dict[str, int] = {}
+        self._endings: list[_Said] = []
+        self._pending: list[_Said] = []
+        self._intents: list[_Said] = []
+        self._full: asyncio.Future[None] | None = None
         self._courier: asyncio.Task[None] | None = None
         self._pulse: asyncio.Task[None] | None = None
         self._last = 0.0
@@ -73,6 +115,27 @@ class RemoteJournal:
         """Begin to tell the ledger now and then that this worker is alive."""
         self._pulse = asyncio.ensure_future(self._keep_alive())
 
+    async def claim(self, block: Block) -> None:
+        """Take a block of rows; waits while another worker that lives has it. What is wrong stands on the block."""
+        given = tuple(block.given) if any(block.given) else ()
+        try:
+            answer = await self._ask(Claim(block.start, len(block.given), given))
+        except VideoRouterError as error:
+            block.trouble = error
+            return
+        if answer.verdict == "changed":
+            block.trouble = _name_change(block.start)
+        block.fresh = answer.verdict == "fresh"
+        block.twice = frozenset(answer.twice)
+
+    async def leave(self, block: Block) -> None:
+        """Say that all rows of a block are at their ends, once that is committed.
+
+        Raises:
+            JournalError: It could not be.
+        """
+        await self._say(Leave(block.start))
+
     async def meet(self, position: int, digest: str, given: str | None) -> Answer:
         """Who a row is, and what is known of it; waits while another worker that lives has it.
 
@@ -81,17 +144,22 @@ class RemoteJournal:
             ClientClosedError: Nothing more is to be sent.
             JournalError: The ledger cannot be asked.
         """
-        answer = await self._ask(Meet(position, digest, given))
-        if answer.verdict == "twice":
-            raise InvalidRequestError(
-                f"The id {given!r} came twice in this dataset. This row was not sent. Give each row an id of its own."
-            )
-        if answer.verdict == "changed":
-            raise InvalidRequestError(
-                f"Row {position} was another one when its block ran for the first time, so what it buys cannot be told "
-                "apart. It was not sent. Make the steps before generate_dataset give the same rows each time, or write "
-                "the prompts to a file first."
-            )
+        block = self.blocks[position]
+        if block.trouble is not None:
+            raise block.trouble
+        offset = position - block.start
+        if block.fresh and given == block.given[offset]:
+            if offset in block.twice:
+                raise _name_twice(given)
+            answer = Answer(id=given or "")
+        else:
+            answer = await self._ask(Meet(block.start, position, digest, given))
+            if answer.verdict == "twice":
+                raise _name_twice(given)
+            if answer.verdict == "changed":
+                raise _name_change(position)
+        if answer.id:
+            self._homes[answer.id] = block.start
         return answer
 
     async def intend(self, intent: Intent) -> str:
@@ -105,8 +173,20 @@ class RemoteJournal:
             ClientClosedError: Another worker has the item now, or nothing more is to be sent.
             JournalError: It could not be committed.
         """
+        block = self.blocks[intent.position]
         micros = to_micros(intent.reserved)
-        answer = await self._ask(Intend(intent, micros))
+        row = (
+            intent.id,
+            intent.position,
+            intent.digest,
+            intent.verb,
+            intent.model,
+            intent.request,
+            intent.idempotency_key,
+            intent.reserved,
+            intent.parent,
+        )
+        answer = await self._ask(Intend(block.start, micros, row))
         if answer.verdict == "over":
             raise BudgetExceededError(
                 f"max_cost is reached: the next item may cost ${to_dollars(micros):.6g}, and ${answer.text} are left in "
@@ -116,19 +196,42 @@ class RemoteJournal:
             raise ClientClosedError(
                 "This worker was silent for so long that another one has taken this item over. It was not sent here."
             )
-        return intent.id
+        item = answer.id or intent.id or name_item(intent.digest, 1)
+        self._homes[item] = block.start
+        return item
 
     async def accept(self, item: str, task_id: str, poll_url: str | None = None, request_id: str | None = None) -> None:
         """Commit what an accepted task is called."""
-        await self._say(Accept(item, task_id, poll_url, request_id))
+        await self._say(Accept(self._homes.get(item, -1), item, task_id, poll_url, request_id))
 
     async def finish(self, ending: Ending) -> None:
-        """Commit what became of a request."""
-        await self._say(Finish(ending))
+        """Say what became of a request. It is committed with its block, if not before.
+
+        Raises:
+            JournalError: The ledger has gone.
+        """
+        self._check()
+        row = (
+            ending.id,
+            ending.state,
+            ending.reserved,
+            ending.cost,
+            ending.unknown,
+            read_text(ending.result),
+            read_text(ending.failure),
+            ending.task_id,
+            ending.request_id,
+        )
+        self._post(Finish(self._homes.get(ending.id, -1), row, ending.inline), None)
 
     async def refuse(self, item: str, position: int, verb: str, failure: bytes) -> None:
         """Commit that a row could not be read."""
         await self._say(Refuse(item, position, verb, failure))
+
+    def forget(self, position: int, item: str) -> None:
+        """A row has come to its end in this worker."""
+        self.blocks.pop(position, None)
+        self._homes.pop(item, None)
 
     async def find(self, item: str) -> Recorded | None:
         """What is recorded of an item."""
@@ -164,10 +267,6 @@ class RemoteJournal:
         """Commit that a file stands whole under its name."""
         await self._say(RecordFile(str(path), size, sha256))
 
-    def leave(self, item: str) -> None:
-        """This worker is done with an item."""
-        self._post(Leave(item), None)
-
     def stop(self, reason: str) -> None:
         """Let no worker send anything more."""
         if self._stopped is None:
@@ -198,26 +297,42 @@ class RemoteJournal:
             await asyncio.sleep(_ASK_AGAIN)
 
     async def _say(self, word: Word) -> Answer | None:
-        if self._gone is not None:
-            raise JournalError(self._gone, path=str(self.path))
+        self._check()
         future: asyncio.Future[Answer | None] = asyncio.get_running_loop().create_future()
         self._post(word, future)
         return await future
 
+    def _check(self) -> None:
+        if self._gone is not None:
+            raise JournalError(self._gone, path=str(self.path))
+
     def _post(self, word: Word, future: asyncio.Future[Answer | None] | None) -> None:
-        self._pending.append((word, future))
+        kind = type(word)
+        words = self._endings if kind is Finish else self._intents if kind is Intend else self._pending
+        words.append((word, future))
         if self._courier is None or self._courier.done():
             self._courier = asyncio.ensure_future(self._carry())
+        elif self._full is not None and len(words) >= _FULL and not self._full.done():
+            self._full.set_result(None)
+
+    def _gather(self) -> list[_Said]:
+        """The next group. Endings come first: what is left and what is met again counts on them."""
+        said = self._endings + self._pending + self._intents
+        self._endings, self._pending, self._intents = [], [], []
+        for word in said[_MOST:]:
+            self._post(*word)
+        return said[:_MOST]
 
     async def _carry(self) -> None:
-        while self._pending:
+        while self._endings or self._pending or self._intents:
             gap = self._last + self._gap - time.monotonic()
-            if gap > 0:
-                await asyncio.sleep(gap)
-            group, self._pending = self._pending[:_MOST], self._pending[_MOST:]
-            await self._exchange(group)
+            if gap > 0 and max(len(self._endings), len(self._intents), len(self._pending)) < _FULL:
+                self._full = asyncio.get_running_loop().create_future()
+                await asyncio.wait([self._full], timeout=gap)
+                self._full = None
+            await self._exchange(self._gather())
 
-    async def _exchange(self, group: list[tuple[Word, asyncio.Future[Answer | None] | None]]) -> None:
+    async def _exchange(self, group: list[_Said]) -> None:
         self._last = time.monotonic()
         self.groups += 1
         try:
@@ -251,6 +366,25 @@ class RemoteJournal:
 
 
 _YES = Answer()
+
+
+def read_text(data: bytes | None) -> str | None:
+    """JSON as the journal keeps it."""
+    return None if data is None else data.decode("utf-8", "replace")
+
+
+def _name_twice(given: str | None) -> InvalidRequestError:
+    return InvalidRequestError(
+        f"The id {given!r} came twice in this dataset. This row was not sent. Give each row an id of its own."
+    )
+
+
+def _name_change(position: int) -> InvalidRequestError:
+    return InvalidRequestError(
+        f"Row {position} was another one when its block ran for the first time, so what it buys cannot be told "
+        "apart. It was not sent. Make the steps before generate_dataset give the same rows each time, or write "
+        "the prompts to a file first."
+    )
 
 
 def _explain(error: Exception) -> str:

@@ -9,31 +9,42 @@ from typing import TYPE_CHECKING, TypeAlias
 
 import msgspec
 
-from videorouter.io.journal import Ending, Intent
+from videorouter.io.journal import EndingRow, IntentRow
 from videorouter.rules.ledger import Recorded
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 
-class Meet(msgspec.Struct, frozen=True, array_like=True, tag="m"):
-    """A row of the input has come up: who is it, and what is known of it?"""
+class Claim(msgspec.Struct, frozen=True, array_like=True, tag="c"):
+    """This worker takes a block: so many rows from ``block`` on, with the ids that its rows were given, if any."""
 
+    block: int
+    rows: int
+    given: tuple[str | None, ...] = ()
+
+
+class Meet(msgspec.Struct, frozen=True, array_like=True, tag="m"):
+    """A row of a block that has run before, or of a journal that knows rows: who is it, and what is known of it?"""
+
+    block: int
     position: int
     digest: str
     given: str | None = None
 
 
 class Intend(msgspec.Struct, frozen=True, array_like=True, tag="i"):
-    """Its request is about to be sent; ``micros`` is what it may cost, in millionths of a dollar."""
+    """A request is about to be sent, ``row`` as the journal writes it; ``micros`` are held, millionths of a dollar."""
 
-    intent: Intent
-    micros: int = 0
+    block: int
+    micros: int
+    row: IntentRow
 
 
 class Accept(msgspec.Struct, frozen=True, array_like=True, tag="a"):
     """The gateway has accepted it."""
 
+    block: int
     id: str
     task_id: str
     poll_url: str | None = None
@@ -41,9 +52,11 @@ class Accept(msgspec.Struct, frozen=True, array_like=True, tag="a"):
 
 
 class Finish(msgspec.Struct, frozen=True, array_like=True, tag="f"):
-    """What became of it."""
+    """What became of it, ``row`` as the journal writes it; ``inline`` are videos that came inside the answer."""
 
-    ending: Ending
+    block: int
+    row: EndingRow
+    inline: tuple[tuple[int, str | None, bytes], ...] = ()
 
 
 class Refuse(msgspec.Struct, frozen=True, array_like=True, tag="r"):
@@ -56,9 +69,9 @@ class Refuse(msgspec.Struct, frozen=True, array_like=True, tag="r"):
 
 
 class Leave(msgspec.Struct, frozen=True, array_like=True, tag="l"):
-    """This worker is done with it for this run."""
+    """This worker has brought all rows of a block to where this run leaves them, and has said so before."""
 
-    id: str
+    block: int
 
 
 class Find(msgspec.Struct, frozen=True, array_like=True, tag="?"):
@@ -103,7 +116,19 @@ class Stop(msgspec.Struct, frozen=True, array_like=True, tag="x"):
 
 
 Word: TypeAlias = (
-    Meet | Intend | Accept | Finish | Refuse | Leave | Find | FindInline | FindFiles | PlanFile | RecordFile | Stop
+    Claim
+    | Meet
+    | Intend
+    | Accept
+    | Finish
+    | Refuse
+    | Leave
+    | Find
+    | FindInline
+    | FindFiles
+    | PlanFile
+    | RecordFile
+    | Stop
 )
 
 
@@ -111,14 +136,16 @@ class Answer(msgspec.Struct, frozen=True, array_like=True, omit_defaults=True):
     """What the ledger says to one word.
 
     Attributes:
-        verdict: ``""`` is yes; ``wait``: ask again, another worker has it or money may come back; ``twice``: the id
-            belongs to another row; ``taken``: another worker has taken it over; ``over``: the money cap is reached.
+        verdict: ``""`` is yes; ``fresh``: nobody has ever met a row of this block; ``wait``: ask again, another worker
+            has it or money may come back; ``twice``: the id belongs to another row; ``changed``: it is not what it was;
+            ``taken``: another worker has taken it over; ``over``: the money cap is reached.
         id: The item.
         recorded: What the journal has of it.
         settled: Whether this very run has brought it to where it is, so that it is not tried again.
         text: A file's name, or a reason.
         files: Names and digests.
         inline: Videos by number.
+        twice: Rows of a fresh block, counted from its first, whose ids belong to other rows.
     """
 
     verdict: str = ""
@@ -128,6 +155,7 @@ class Answer(msgspec.Struct, frozen=True, array_like=True, omit_defaults=True):
     text: str = ""
     files: tuple[tuple[str, str | None], ...] = ()
     inline: dict[int, bytes] = {}
+    twice: tuple[int, ...] = ()
 
 
 class Reply(msgspec.Struct, frozen=True, array_like=True):

@@ -26,7 +26,7 @@ from videorouter.flows.batch_options import check_options
 from videorouter.flows.batch_saving import Saver
 from videorouter.integrations.ray.books import WorkerBooks
 from videorouter.integrations.ray.pacing import Link
-from videorouter.integrations.ray.proxy import RemoteJournal
+from videorouter.integrations.ray.proxy import Block, RemoteJournal
 from videorouter.integrations.ray.rows import make_table, read_rows
 from videorouter.integrations.ray.saving import StoreSaver
 from videorouter.models import BatchItem
@@ -82,6 +82,7 @@ class Worker:
         self._queue: deque[tuple[int, dict[str, Any]]] = deque()
         self._waiting: dict[int, asyncio.Future[BatchItem]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
+        self._blocks: dict[int, Block] = {}
         self._walking = 0
         self._stopped: str | None = None
         self._fatal: VideoRouterError | None = None
@@ -161,19 +162,49 @@ class Worker:
             await self._remote.aclose()
         await self._client.aclose()
 
-    async def _take_block(self, block: pa.Table) -> pa.Table:
+    async def _take_block(self, table: pa.Table) -> pa.Table:
         plan = self._plan
-        rows = read_rows(block, plan.prompt_column, plan.id_column, plan.field_columns)
-        futures = [self._enter(position, raw) for position, raw in rows]
+        rows = list(read_rows(table, plan.prompt_column, plan.id_column, plan.field_columns))
+        block = await self._claim(rows)
+        futures = [self._enter(position, raw, block) for position, raw in rows]
         self._admit()
-        items = await asyncio.gather(*futures)
-        return make_table(block, list(items))
+        try:
+            items = await asyncio.gather(*futures)
+        finally:
+            await self._leave(block)
+        return make_table(table, items)
 
-    def _enter(self, position: int, raw: dict[str, Any]) -> asyncio.Future[BatchItem]:
+    async def _claim(self, rows: list[tuple[int, dict[str, Any]]]) -> Block | None:
+        """Tell the ledger that the rows are here, unless they are already, from an earlier run of their block."""
+        if self._remote is None:
+            return None
+        start = rows[0][0]
+        block = self._blocks.get(start)
+        if block is None:
+            block = self._blocks[start] = Block(start, [_read_id(raw) for _, raw in rows])
+            block.claimed = self._loop.create_task(self._remote.claim(block))
+        block.runs += 1
+        if block.claimed is not None:
+            await asyncio.shield(block.claimed)
+        return block
+
+    async def _leave(self, block: Block | None) -> None:
+        """All that was said of a block is committed when this returns, or dispatch has stopped."""
+        if block is None or self._remote is None:
+            return
+        block.runs -= 1
+        if not block.runs:
+            del self._blocks[block.start]
+            with contextlib.suppress(JournalError):
+                await self._remote.leave(block)
+
+    def _enter(self, position: int, raw: dict[str, Any], block: Block | None) -> asyncio.Future[BatchItem]:
         """A row's outcome to be; the one that is on its way already, when Ray runs its block again here."""
         future = self._waiting.get(position)
         if future is None:
             future = self._waiting[position] = self._loop.create_future()
+            if block is not None and self._remote is not None:
+                self._remote.blocks[position] = block
             self._queue.append((position, raw))
         return future
 
@@ -220,23 +251,20 @@ class Worker:
                 self._admit()
 
     async def _take(self, position: int, raw: dict[str, Any]) -> BatchItem:
-        given = raw.get("id")
         if self._stopped is not None:
             return _show_unsent(position, raw, InvalidRequestError(f"Not sent, the batch has stopped: {self._stopped}"))
         try:
             entry = read_entry(raw)
         except InvalidRequestError as error:
-            entry = Entry(prompt=None, id=given if isinstance(given, str) else None, broken=error)
+            entry = Entry(prompt=None, id=_read_id(raw), broken=error)
         walk = Walk(self._books, self._maker, position, entry, given=entry.id)
-        item: BatchItem | None = None
         try:
-            item = await walk.take()
+            return await walk.take()
         except VideoRouterError as error:
-            item = _show_unsent(position, raw, error)
+            return _show_unsent(position, raw, error)
         finally:
-            if self._remote is not None and walk.id and (item is None or item.state != "done"):
-                self._remote.leave(walk.id)
-        return item
+            if self._remote is not None:
+                self._remote.forget(position, walk.id)
 
     def _stop(self, reason: str) -> None:
         """This worker has met a wall: let nobody run into it."""
@@ -253,6 +281,13 @@ class Worker:
 def _fail(future: asyncio.Future[BatchItem], error: Exception) -> None:
     if not future.done():
         future.set_exception(error)
+
+
+def _read_id(raw: dict[str, Any]) -> str | None:
+    given = raw.get("id")
+    if isinstance(given, int):
+        given = str(given)
+    return given if isinstance(given, str) and given else None
 
 
 def _show_unsent(position: int, raw: dict[str, Any], error: VideoRouterError) -> BatchItem:
