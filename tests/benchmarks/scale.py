@@ -118,7 +118,7 @@ class Meter(threading.Thread):
         marks = []
         for mark in (self.items // 10, self.items - self.items // 10):
             while (count := read_arrivals(self.port, b"/count")) < mark:
-                time.sleep(0.02)
+                time.sleep(0.1)
             marks.append((count, read_cpu()))
         (first, before), (last, after) = marks
         for process, (role, seconds) in after.items():
@@ -137,7 +137,7 @@ def run_once(port, items, workers, *, ledger):
     read_arrivals(port)
     with tempfile.TemporaryDirectory() as folder:
         journal = str(Path(folder) / "run.db")
-        client = {"base_url": f"http://127.0.0.1:{port}/v1", "max_concurrency": 256}
+        client = {"base_url": f"http://127.0.0.1:{port}/v1", "max_concurrency": 1000}
         actors = (None, None)
         if ledger:
             actors = _start_actors(journal, None, None, "sk-bench")

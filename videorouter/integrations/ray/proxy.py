@@ -53,7 +53,7 @@ if TYPE_CHECKING:
 _ASK_AGAIN = 0.5
 _MOST = 2_000
 """Words in one group, so that no group keeps the others waiting."""
-_FULL = 128
+_FULL = 500
 """Words that are worth a call of their own: no more are waited for."""
 
 
@@ -136,6 +136,22 @@ class RemoteJournal:
         """
         await self._say(Leave(block.start))
 
+    def is_new(self, position: int, given: str | None) -> bool:
+        """Whether nobody has ever met a row, so that there is nothing to ask.
+
+        Raises:
+            InvalidRequestError: Its id belongs to another row.
+        """
+        block = self.blocks[position]
+        offset = position - block.start
+        if not block.fresh or given != block.given[offset]:
+            return False
+        if offset in block.twice:
+            raise _name_twice(given)
+        if given is not None:
+            self._homes[given] = block.start
+        return True
+
     async def meet(self, position: int, digest: str, given: str | None) -> Answer:
         """Who a row is, and what is known of it; waits while another worker that lives has it.
 
@@ -147,17 +163,11 @@ class RemoteJournal:
         block = self.blocks[position]
         if block.trouble is not None:
             raise block.trouble
-        offset = position - block.start
-        if block.fresh and given == block.given[offset]:
-            if offset in block.twice:
-                raise _name_twice(given)
-            answer = Answer(id=given or "")
-        else:
-            answer = await self._ask(Meet(block.start, position, digest, given))
-            if answer.verdict == "twice":
-                raise _name_twice(given)
-            if answer.verdict == "changed":
-                raise _name_change(position)
+        answer = await self._ask(Meet(block.start, position, digest, given))
+        if answer.verdict == "twice":
+            raise _name_twice(given)
+        if answer.verdict == "changed":
+            raise _name_change(position)
         if answer.id:
             self._homes[answer.id] = block.start
         return answer
@@ -296,11 +306,11 @@ class RemoteJournal:
                 return answer
             await asyncio.sleep(_ASK_AGAIN)
 
-    async def _say(self, word: Word) -> Answer | None:
+    def _say(self, word: Word) -> asyncio.Future[Answer | None]:
         self._check()
         future: asyncio.Future[Answer | None] = asyncio.get_running_loop().create_future()
         self._post(word, future)
-        return await future
+        return future
 
     def _check(self) -> None:
         if self._gone is not None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import os
 import platform
 import threading
@@ -39,6 +40,8 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 _CLOSING = 5.0
+_GARBAGE = 50_000
+"""Objects made since the last search for garbage: a thousand rows on their way are none."""
 _AHEAD = 16
 """Rows beyond a worker's share that are on their way to their slot, so that a share that grows is used at once."""
 
@@ -77,6 +80,9 @@ class Worker:
     """
 
     def __init__(self, plan: Plan) -> None:
+        # This process is the worker's alone: what Ray has loaded stays, and is not searched for garbage over and over
+        gc.freeze()
+        gc.set_threshold(_GARBAGE)
         self._plan = plan
         self.name: str = f"{platform.node()}-{os.getpid()}-{uuid.uuid4().hex[:12]}"
         self._queue: deque[tuple[int, dict[str, Any]]] = deque()
@@ -140,9 +146,10 @@ class Worker:
                 lambda: plan.pacemaker.watch.remote(self.name),
                 caller.gate,
             )
-            self._link.on_share = self._admit
+            self._link.on_share = self._take_share
             self._link.start()
-        self._most = caller.gate.limit
+        self._room = self._most = caller.gate.limit
+        self._take_share()
         self._books = WorkerBooks(caller, chosen, self._stop, self._remote)
         self._maker = client._maker  # noqa: SLF001  as above
         self._saver: Saver | None = None
@@ -208,13 +215,16 @@ class Worker:
             self._queue.append((position, raw))
         return future
 
-    def _admit(self) -> None:
-        """Let as many rows go as the lanes will soon have room for: their deadline starts now."""
-        most = self._most
+    def _take_share(self) -> None:
+        """The lanes have room for another number of jobs."""
         if self._link is not None:
             share = sum(follower.limit for follower in self._link.followers.values())
-            most = min(most, int(share * 1.25) + _AHEAD)
-        while self._queue and self._walking < most:
+            self._room = min(self._most, int(share * 1.25) + _AHEAD)
+        self._admit()
+
+    def _admit(self) -> None:
+        """Let as many rows go as the lanes will soon have room for: their deadline starts now."""
+        while self._queue and self._walking < self._room:
             position, raw = self._queue.popleft()
             self._walking += 1
             task = self._loop.create_task(self._walk(position, raw))
