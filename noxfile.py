@@ -17,7 +17,7 @@ import nox
 nox.needs_version = ">=2025.2.9"
 nox.options.default_venv_backend = "virtualenv"
 nox.options.reuse_venv = "yes"
-nox.options.sessions = ["lint", "types", "tests", "smoke", "docs", "readme", "fuzz"]
+nox.options.sessions = ["lint", "types", "tests", "smoke", "docs", "readme", "fuzz", "ray"]
 
 ROOT = Path(__file__).parent
 PROJECT = nox.project.load_toml(ROOT / "pyproject.toml")
@@ -187,9 +187,9 @@ def fuzz(session: nox.Session) -> None:
     run_pytest(session, "-m", "fuzz", "tests/fuzz", "--session-timeout=300")
 
 
-@nox.session(default=False)
+@nox.session
 def ray(session: nox.Session) -> None:
-    """By hand, until each of its tests has proved steady: the Ray Data integration on a local cluster."""
+    """The Ray Data integration on a local cluster whose workers, nodes and drivers are killed, in a bounded time."""
     if not (ROOT / "tests" / "ray").exists():
         session.skip("there is no tests/ray yet")
     install_wheel(session, "sandbox,ray", *group("test"))

@@ -1,13 +1,17 @@
 """Batches on Ray: what two workers sustain next to one, and what ledger and pace add to a run without them.
 
 ``python tests/benchmarks/scale.py [--items 20000] [--rounds 3]`` starts a local cluster and a gateway that answers at
-once, runs the variants in turn, and prints items a second and ratios of medians. A rate is taken between the arrival of
-the first twentieth and the last at the gateway, so that the start of processes does not count.
+once, or after a quarter of a second, runs the variants in turn, and prints items a second and ratios of medians. A rate is
+taken between the arrival of the first twentieth (with a slow gateway: of half) and the last at the gateway, so that
+neither the start of processes counts nor how the lane finds its width. On two cores a second worker that waits for nobody
+has no core of its own: the slow gateway shows what it adds where the cores are not what limits.
 """
 
 from __future__ import annotations
 
 import argparse
+import collections
+import contextlib
 import json
 import os
 import select
@@ -26,10 +30,13 @@ ANSWER = (
     b'"created":1761380356}'
 )
 REPLY = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%b" % (len(ANSWER), ANSWER)
+SLOW = b"POST /slow/"
+HOLD = 0.25
+TICK = 0.005
 
 
 def serve():
-    """Answer each POST at once, with as little Python as it takes; a GET tells when they came and starts anew."""
+    """Answer each POST at once or a while later, with as little Python as it takes; a GET tells when they came."""
     server = socket.create_server(("127.0.0.1", 0), backlog=4096)
     server.setblocking(False)
     sys.stdout.write(f"{server.getsockname()[1]}\n")
@@ -37,9 +44,9 @@ def serve():
     poll = select.epoll()
     poll.register(server.fileno(), select.EPOLLIN)
     poll.register(sys.stdin.fileno(), select.EPOLLIN)
-    connections, arrivals, now = {}, [], time.monotonic
+    connections, arrivals, held, now = {}, [], collections.deque(), time.monotonic
     while True:
-        for number, _ in poll.poll():
+        for number, _ in poll.poll(TICK if held else -1):
             connection = connections.get(number)
             if connection is None:
                 if number == sys.stdin.fileno():
@@ -54,7 +61,10 @@ def serve():
                 data = connection.recv(65536)
                 if data.startswith(b"POST"):  # one write, one request: the client writes head and body together
                     arrivals.append(now())
-                    connection.send(REPLY)
+                    if data.startswith(SLOW):
+                        held.append((arrivals[-1] + HOLD, connection))
+                    else:
+                        connection.send(REPLY)
                     continue
             except OSError:
                 data = b""
@@ -66,6 +76,9 @@ def serve():
                 arrivals = arrivals if count else []
             del connections[number]
             connection.close()
+        while held and held[0][0] <= now():
+            with contextlib.suppress(OSError):
+                held.popleft()[1].send(REPLY)
 
 
 def read_arrivals(port, path=b"/"):
@@ -127,7 +140,7 @@ class Meter(threading.Thread):
                 self.spent[role] = self.spent.get(role, 0.0) + spent
 
 
-def run_once(port, items, workers, *, ledger):
+def run_once(port, items, workers, *, ledger=True, slow=False):
     """Items a second and CPU seconds an item, from the first twentieth to the last."""
     from videorouter.integrations import ray as guest
     from videorouter.integrations.ray import _start_actors
@@ -137,7 +150,10 @@ def run_once(port, items, workers, *, ledger):
     read_arrivals(port)
     with tempfile.TemporaryDirectory() as folder:
         journal = str(Path(folder) / "run.db")
-        client = {"base_url": f"http://127.0.0.1:{port}/v1", "max_concurrency": 1000}
+        client = {
+            "base_url": f"http://127.0.0.1:{port}{'/slow' if slow else ''}/v1",
+            "max_concurrency": 500 if slow else 1000,
+        }
         actors = (None, None)
         if ledger:
             actors = _start_actors(journal, None, None, "sk-bench")
@@ -170,8 +186,8 @@ def run_once(port, items, workers, *, ledger):
         meter.join()
     arrivals = sorted(read_arrivals(port))
     assert len(arrivals) == items
-    first, last = arrivals[items // 20], arrivals[-items // 20]
-    return (items * 0.9) / (last - first), meter.spent
+    begin, end = items // 2 if slow else items // 20, items - items // 20
+    return (end - begin) / (arrivals[end] - arrivals[begin]), meter.spent
 
 
 def main():
@@ -191,6 +207,7 @@ def main():
     ) as stub:
         port = int(stub.stdout.readline())
         ray.init(
+            "local",
             num_cpus=4,
             include_dashboard=False,
             object_store_memory=200 * 2**20,
@@ -199,15 +216,17 @@ def main():
         )
         ray.data.DataContext.get_current().enable_progress_bars = False
         variants = {
-            "1 worker, ledger and pace": (1, True),
-            "2 workers, ledger and pace": (2, True),
-            "2 workers, neither": (2, False),
+            "1 worker, ledger and pace": (1, {}),
+            "2 workers, ledger and pace": (2, {}),
+            "2 workers, neither": (2, {"ledger": False}),
+            "1 worker, slow gateway": (1, {"slow": True}),
+            "2 workers, slow gateway": (2, {"slow": True}),
         }
         rates: dict[str, list[tuple[float, dict[str, float]]]] = {name: [] for name in variants}
         try:
             for _ in range(given.rounds):
-                for name, (workers, ledger) in variants.items():
-                    rates[name].append(run_once(port, given.items, workers, ledger=ledger))
+                for name, (workers, how) in variants.items():
+                    rates[name].append(run_once(port, given.items, workers, **how))
                     rate, spent = rates[name][-1]
                     parts = ", ".join(f"{role} {cpu * 1e6:.0f}" for role, cpu in sorted(spent.items()))
                     sys.stdout.write(f"{name}: {rate:.0f} items/s; us of CPU an item: {parts}\n")
@@ -215,11 +234,12 @@ def main():
         finally:
             ray.shutdown()
             stub.stdin.close()
-    one, two, bare = (statistics.median(rate for rate, _ in found) for found in rates.values())
-    _, with_both, without = (
+    one, two, bare, slow_one, slow_two = (statistics.median(rate for rate, _ in found) for found in rates.values())
+    _, with_both, without, *_ = (
         statistics.median(sum(spent.values()) - spent["gateway"] for _, spent in found) for found in rates.values()
     )
     sys.stdout.write(f"two workers / one worker: {two / one:.2f} (target: at least 1.5)\n")
+    sys.stdout.write(f"two workers / one worker, slow gateway: {slow_two / slow_one:.2f}\n")
     sys.stdout.write(f"time with ledger and pace / without: {bare / two:.2f} (target: at most 1.15)\n")
     sys.stdout.write(f"CPU with ledger and pace / without: {with_both / without:.2f}\n")
 

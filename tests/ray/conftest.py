@@ -57,6 +57,7 @@ def cluster():
     import ray
 
     context = ray.init(
+        "local",
         num_cpus=4,
         include_dashboard=False,
         object_store_memory=150 * 2**20,

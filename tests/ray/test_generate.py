@@ -157,6 +157,7 @@ def test_an_empty_input_gives_an_empty_dataset_and_starts_nothing(generate, gate
         ({"prompt_column": "nothing"}, "no column 'nothing'"),
         ({"max_cost": 5.0}, "price"),
         ({"workers": 0}, "workers"),
+        ({"deduplicate": True}, "one process"),
         ({"save_to": "nowhere://bucket"}, "nowhere"),
         ({"client_options": {"api_key": "k", "http_client": object()}}, "http_client"),
     ],

@@ -40,6 +40,7 @@ _BLOCKS = 8
 """Blocks that each worker should get at least, so that none sits idle at the end."""
 BLOCKS_AT_ONCE = 64
 """Blocks that a worker has at once: one whose last row is slow holds up no other."""
+_ONE_PROCESS = {"deduplicate", "ordered"}
 _NOT_HERE = {"http_client", "ssl_context", "on_event", "on_in_doubt"}
 
 
@@ -106,6 +107,11 @@ def generate_dataset(
         JournalMismatchError: The journal has a row of the same id with another request.
         JournalError: The journal cannot be used.
     """
+    if wrong := sorted(_ONE_PROCESS & fields.keys()):
+        raise ConfigurationError(
+            f"{wrong[0]} needs one process: use generate_many, or make the dataset so, for example with Dataset.unique and "
+            "Dataset.sort."
+        )
     options = {
         "model": model,
         "save_to": None if save_to is None else _check_place(os.fspath(save_to)),
