@@ -11,10 +11,11 @@ import sys
 import threading
 from typing import TYPE_CHECKING
 
+import msgspec
 import pytest
 
 from videorouter.errors import JournalError
-from videorouter.io.journal import Ending, Intent, Journal
+from videorouter.io.journal import Ending, Intent, Journal, write_endings, write_intents
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -49,6 +50,36 @@ async def test_an_item_walks_from_intent_to_done_and_each_step_is_on_disk_when_i
     assert read(path, "SELECT prompt, url FROM overview") == [("An otter", "https://x/v")]
     await journal.aclose()
     await journal.aclose()
+
+
+async def test_what_is_written_in_groups_is_what_is_written_one_by_one(tmp_path):
+    digests = ["d1", "d2", "d1", "", "d1", "d3", "d2"]
+    rows = {}
+    for way in ("alone", "together"):
+        journal = await Journal.open(tmp_path / f"{way}.db")
+        intents = [
+            msgspec.structs.replace(
+                intent("" if digest else "given", position, digest=digest or "d4"), idempotency_key=f"k{position}"
+            )
+            for position, digest in enumerate(digests)
+        ]
+        if way == "alone":
+            ids = [await journal.intend(one) for one in intents]
+            for item in ids:
+                await journal.finish(Ending(id=item, state="done", cost=0.3, result=b"{}", request_id="r"))
+        else:
+            fields = ("id", "position", "digest", "verb", "model", "request", "idempotency_key", "reserved", "parent")
+            plain = [tuple(getattr(one, field) for field in fields) for one in intents]
+            ids = []
+            for group in (plain[:3], plain[3:]):
+                ids += await journal.transact(lambda database, group=group: write_intents(database, group, 1.0))
+            endings = [(item, "done", 0.0, 0.3, 0.0, "{}", None, None, "r") for item in ids]
+            await journal.transact(lambda database, endings=endings: write_endings(database, endings, 2.0))
+        assert ids == ["d1-1", "d2-1", "d1-2", "given", "d1-3", "d3-1", "d2-2"]
+        await journal.aclose()
+        columns = "id, position, state, digest, model, request, idempotency_key, sends, cost, result, request_id"
+        rows[way] = read(tmp_path / f"{way}.db", f"SELECT {columns} FROM items ORDER BY position")
+    assert rows["alone"] == rows["together"]
 
 
 async def test_the_file_is_its_owners_alone(tmp_path):
@@ -150,7 +181,7 @@ async def test_a_write_that_fails_is_told_and_has_not_happened(tmp_path, step):
 
 KILLED = """
 import asyncio, os, signal, sys
-from videorouter.io.journal import Ending, Intent, Journal
+from videorouter.io.journal import Ending, Intent, Journal, write_endings, write_intents
 path, at, number = sys.argv[1], sys.argv[2], int(sys.argv[3])
 seen = 0
 def fault(step):
