@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import sqlite3
 import threading
 import time
@@ -179,3 +180,24 @@ def test_the_journal_can_be_written_by_others_when_the_batch_is_over(generate, g
     while is_locked(tmp_path / "run.db"):
         assert time.monotonic() < until
         time.sleep(0.1)
+
+
+@pytest.mark.parametrize(("blocks", "most"), [(40, 20), (3, 2), (1, 1), (200, 64)])
+def test_the_worker_that_starts_first_leaves_blocks_to_the_others(cluster, monkeypatch, blocks, most):
+    import ray
+
+    from videorouter.integrations import ray as guest
+    from videorouter.integrations.ray.rows import number_rows, open_source
+
+    given = {}
+    strategy = ray.data.ActorPoolStrategy
+
+    def watch(**options):
+        given.update(options)
+        return strategy(**options)
+
+    monkeypatch.setattr(ray.data, "ActorPoolStrategy", watch)
+    watch.__signature__ = inspect.signature(strategy)
+    numbered, _ = number_rows(open_source([f"otter {n}" for n in range(blocks)], "prompt"), ["prompt"], 1, 1)
+    guest.lay_out(numbered, None, 2)
+    assert (given["size"], given["max_tasks_in_flight_per_actor"]) == (2, most)

@@ -32,6 +32,8 @@ from videorouter.integrations.ray.worker import Plan, Worker
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
+    from ray.data.dataset import MaterializedDataset
+
     from videorouter.rules.money import Price
 
 __all__ = ["generate_dataset"]
@@ -165,17 +167,19 @@ def generate_dataset(
 
 
 def lay_out(
-    numbered: ray.data.Dataset, plan: Plan, workers: int, ray_remote_args: Mapping[str, Any] | None = None
+    numbered: MaterializedDataset[Any], plan: Plan, workers: int, ray_remote_args: Mapping[str, Any] | None = None
 ) -> ray.data.Dataset:
     """The run as Ray Data will do it: so many actors, so many blocks at once in each."""
     # Else each block at a worker has a thread that reads the memory of the whole process every second
     numbered.context.memory_usage_poll_interval_s = None
-    at_once: dict[str, Any] = {"max_tasks_in_flight_per_actor": BLOCKS_AT_ONCE}
+    # The worker that starts first must not take the blocks of all the others
+    most = max(1, min(BLOCKS_AT_ONCE, -(-numbered.num_blocks() // workers)))
+    at_once: dict[str, Any] = {"max_tasks_in_flight_per_actor": most}
     others: dict[str, Any] = {"num_cpus": 0.25, **(ray_remote_args or {})}
     if "max_concurrent_calls_per_actor" in inspect.signature(ray.data.ActorPoolStrategy).parameters:
-        at_once["max_concurrent_calls_per_actor"] = BLOCKS_AT_ONCE
+        at_once["max_concurrent_calls_per_actor"] = most
     else:  # pragma: no cover  older releases of Ray
-        others["max_concurrency"] = BLOCKS_AT_ONCE
+        others["max_concurrency"] = most
     results: ray.data.Dataset = numbered.map_batches(
         Worker,
         fn_constructor_args=(plan,),

@@ -18,6 +18,8 @@ import ray.data
 from videorouter.errors import ConfigurationError
 
 if TYPE_CHECKING:
+    from ray.data.dataset import MaterializedDataset
+
     from videorouter.models import BatchItem
 
 POSITION = "__videorouter_position"
@@ -89,7 +91,7 @@ def _make_row(row: object, prompt_column: str) -> dict[str, Any]:
 
 def number_rows(
     source: ray.data.Dataset | Iterator[pa.Table], columns: Iterable[str], size: int | None, spread: int
-) -> tuple[ray.data.Dataset, int]:
+) -> tuple[MaterializedDataset[Any], int]:
     """Give each row its place, in small blocks.
 
     Args:
@@ -120,7 +122,7 @@ def number_rows(
 
 def _number_dataset(
     source: ray.data.Dataset, columns: Iterable[str], size: int | None, spread: int
-) -> tuple[ray.data.Dataset, int]:
+) -> tuple[MaterializedDataset[Any], int]:
     """As ``number_rows``, where the rows are: the driver sees only how many they are."""
     refs = source.to_arrow_refs()
     counted = ray.get([ray.remote(_describe).options(num_cpus=0).remote(ref) for ref in refs])
@@ -151,7 +153,7 @@ def _check_columns(columns: Iterable[str], names: list[str]) -> None:
         )
 
 
-def _from_blocks(blocks: list[pa.Table]) -> ray.data.Dataset:
+def _from_blocks(blocks: list[pa.Table]) -> MaterializedDataset[Any]:
     return ray.data.from_blocks(blocks) if blocks else ray.data.from_arrow(SCHEMA.empty_table())
 
 
