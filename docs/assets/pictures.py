@@ -5,7 +5,7 @@
     python docs/assets/pictures.py gallery     # gallery.webp and gallery-dark.webp: the demo's page in Chromium
 
 The film is what bash and ``videorouter`` wrote into a pseudo-terminal: nothing is drawn by hand, only long pauses are
-cut short. Chromium is ``CHROMIUM``, else ``chromium``.
+cut short, and it begins where the first line has been answered. Chromium is ``CHROMIUM``, else ``chromium``.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ COLOURS = {
 
 
 def play(folder: Path, environment: dict[str, str]) -> list[tuple[float, bytes]]:
-    """Type the lines into a real shell; what came back, and when."""
+    """Type the lines into a real shell; what came back, and when. All until the first answer is one piece."""
     child, terminal = pty.fork()
     if child == 0:
         fcntl.ioctl(0, termios.TIOCSWINSZ, struct.pack("HHHH", ROWS, COLUMNS, 0, 0))
@@ -79,6 +79,8 @@ def play(folder: Path, environment: dict[str, str]) -> list[tuple[float, bytes]]
         listen(seconds=0.3)
         os.write(terminal, b"\n")
         listen(PROMPT.encode())
+        if line == LINES[0]:  # a film that opens on an empty screen looks broken
+            heard[:] = [(0.0, b"".join(piece for _, piece in heard))]
     os.kill(child, signal.SIGKILL)
     os.waitpid(child, 0)
     return heard
