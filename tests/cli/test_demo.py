@@ -55,7 +55,7 @@ def test_without_the_extra_it_says_how_to_install_it(tmp_path):
             timeout=30,
         )
         assert done.returncode == 13, done.stderr
-        assert "pip install 'videorouter[sandbox]'" in done.stderr
+        assert "pip install '.[sandbox]' in a clone" in done.stderr
         assert "Traceback" not in done.stderr
 
 

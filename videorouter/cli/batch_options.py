@@ -73,7 +73,13 @@ def _add_run(subparsers: Any) -> None:
     options.add_path(parser, "--journal", "the journal (default: run.db in the folder)")
     parser.add_argument("--name", metavar="TEMPLATE", help='file names (default: "{index:06d}-{slug}.mp4")')
     parser.add_argument("--no-save", action="store_true", help="save no videos, only their URLs")
-    parser.add_argument("-c", "--concurrency", type=read_positive, metavar="N", help="jobs at once")
+    parser.add_argument(
+        "-c",
+        "--concurrency",
+        type=read_positive,
+        metavar="N",
+        help="jobs at once (default: as many as the limit of open files allows, at most 1,000)",
+    )
     parser.add_argument("--ordered", action="store_true", help="tell items in the order of the input")
     money = parser.add_argument_group("money", "US dollars.")
     money.add_argument("--max-cost", type=read_money, metavar="USD", help="never spend more, earlier runs included")

@@ -91,7 +91,7 @@ def check_program() -> list[Check]:
                 name=f"extra {extra}",
                 state="info" if absent else "ok",
                 found=f"not installed ({use})" if absent else f"installed ({use})",
-                mend=f"if you want it: pip install 'videorouter[{extra}]'" if absent else None,
+                mend=f"if you want it: pip install '.[{extra}]' in a clone of videorouter" if absent else None,
             )
         )
     return found

@@ -64,7 +64,9 @@ def add_sandbox_options(parser: argparse.ArgumentParser) -> None:
     """
     group = parser.add_argument_group("sandbox", "A pretend gateway on this machine: no key, no money.")
     group.add_argument("--sandbox", action="store_true", help="run against a sandbox that lives as long as the command")
-    group.add_argument("--sandbox-mode", choices=SANDBOX_MODES, help="how it answers (default: held)")
+    group.add_argument(
+        "--sandbox-mode", choices=SANDBOX_MODES, help="how it answers (default: held, unlike `videorouter sandbox`)"
+    )
     group.add_argument("--sandbox-profile", choices=SANDBOX_PROFILES, help="how long a video takes (default: quick)")
     add_path(group, "--sandbox-state", "keep its videos and tasks in this file, for later commands")
 

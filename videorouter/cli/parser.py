@@ -201,11 +201,19 @@ def _fill_balance(parser: argparse.ArgumentParser) -> None:
 )
 def _fill_sandbox(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("behaviour")
-    group.add_argument("--mode", choices=options.SANDBOX_MODES, default="mixed", help="how a POST is answered")
-    group.add_argument("--profile", choices=options.SANDBOX_PROFILES, default="quick", help="how long a video takes")
-    group.add_argument("--speed", type=float, default=1.0, metavar="X", help="divide every latency by this")
-    group.add_argument("--seed", type=int, default=0, metavar="N", help="seed of latencies and faults")
-    group.add_argument("--auth", choices=("any", "bare", "bearer"), default="any", help="how the key must come")
+    group.add_argument(
+        "--mode", choices=options.SANDBOX_MODES, default="mixed", help="how a POST is answered (default: mixed)"
+    )
+    group.add_argument(
+        "--profile", choices=options.SANDBOX_PROFILES, default="quick", help="how long a video takes (default: quick)"
+    )
+    group.add_argument(
+        "--speed", type=float, default=1.0, metavar="X", help="divide every latency by this (default: 1)"
+    )
+    group.add_argument("--seed", type=int, default=0, metavar="N", help="seed of latencies and faults (default: 0)")
+    group.add_argument(
+        "--auth", choices=("any", "bare", "bearer"), default="any", help="how the key must come (default: any)"
+    )
     add_key = options.add_path(group, "--key-file", "accept only the key in this file")
     add_key.metavar = "FILE"
     group.add_argument("--max-concurrency", type=int, metavar="N", help="refuse more unfinished jobs than this")
@@ -221,7 +229,7 @@ def _fill_sandbox(parser: argparse.ArgumentParser) -> None:
         help='a fault to order, such as "status=503; retry-after=2; every=3"; may be repeated',
     )
     place = parser.add_argument_group("place")
-    place.add_argument("--host", default="127.0.0.1", metavar="ADDRESS", help="a loopback address")
+    place.add_argument("--host", default="127.0.0.1", metavar="ADDRESS", help="a loopback address (default: 127.0.0.1)")
     place.add_argument(
         "--port", type=int, default=0, metavar="PORT", help="of the API and the gallery (default: a free one)"
     )
@@ -257,7 +265,9 @@ def _fill_demo(parser: argparse.ArgumentParser) -> None:
 )
 def _fill_doctor(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--online", action="store_true", help="contact the gateway too (it reads the balance: nothing is made or paid)"
+        "--online",
+        action="store_true",
+        help="contact a gateway beyond this machine, too (it reads the balance: nothing is made or paid)",
     )
     options.add_client_options(parser)
     options.add_output_options(parser)
@@ -286,7 +296,7 @@ def _add_destination(parser: argparse.ArgumentParser) -> None:
 
 
 def _list_codes() -> str:
-    lines = [f"  {code.value:>3}  {words}" for code, words in MEANINGS.items() if code is not Exit.BROKEN_PIPE]
+    lines = [f"  {code.value:>3}  {words}" for code, words in MEANINGS.items()]
     return "\n" + "\n".join(lines) + "\n"
 
 

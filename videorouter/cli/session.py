@@ -162,7 +162,7 @@ def find_sandbox() -> type[Sandbox]:
     except ModuleNotFoundError as error:
         msg = (
             f"The sandbox needs the package {error.name!r}, which is not installed.\n"
-            "  next: pip install 'videorouter[sandbox]'   (from a clone: pip install '.[sandbox]')"
+            "  next: pip install '.[sandbox]' in a clone of videorouter"
         )
         raise MissingPartError(msg) from error
     return Sandbox
