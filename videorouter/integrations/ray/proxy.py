@@ -68,8 +68,8 @@ class Block:
     __slots__ = ("claimed", "fresh", "given", "runs", "start", "trouble", "twice")
 
     def __init__(self, start: int, given: list[str | None]) -> None:
-        self.start = start
-        self.given = given
+        self.start: int = start
+        self.given: list[str | None] = given
         self.claimed: asyncio.Task[None] | None = None
         self.trouble: VideoRouterError | None = None
         """Why its rows cannot be sent here."""
