@@ -182,4 +182,4 @@ def test_the_client_loads_none_of_it():
 def test_without_the_package_the_message_names_the_extra():
     program = "import sys; sys.modules['opentelemetry'] = None; import videorouter.integrations.otel"
     ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
-    assert "videorouter[otel]" in ended.stderr
+    assert "pip install '.[otel]'" in ended.stderr

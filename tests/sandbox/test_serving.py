@@ -82,4 +82,4 @@ def test_a_missing_extra_is_named_with_its_remedy(tmp_path):
         check=False,
         env={**os.environ, "PYTHONPATH": str(tmp_path)},
     )
-    assert "pip install 'videorouter[sandbox]'" in done.stderr
+    assert "pip install '.[sandbox]'" in done.stderr

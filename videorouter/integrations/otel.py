@@ -26,7 +26,7 @@ from videorouter.events import (
 try:
     from opentelemetry import context, metrics, trace
 except ModuleNotFoundError as _error:
-    _msg = "Tracing needs the package opentelemetry-api. Install the extra: pip install 'videorouter[otel]'"
+    _msg = "Tracing needs the package opentelemetry-api. In a clone of videorouter: pip install '.[otel]'"
     raise ModuleNotFoundError(_msg, name=_error.name) from _error
 
 if TYPE_CHECKING:

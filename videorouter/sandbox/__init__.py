@@ -55,7 +55,7 @@ def __getattr__(name: str) -> object:
             raise
         raise ModuleNotFoundError(
             f"The sandbox needs the package {error.name!r}, which is not installed. "
-            "Install the extra: pip install 'videorouter[sandbox]'",
+            "Install the extra, in a clone of videorouter: pip install '.[sandbox]'",
             name=error.name,
         ) from error
     value: object = getattr(module, name)
