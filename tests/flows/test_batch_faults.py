@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import sqlite3
+import threading
 
 import pytest
 
@@ -53,10 +54,24 @@ class Disk:
             raise sqlite3.OperationalError("database or disk is full")
 
 
+class HeldDisk:
+    """Holds the first of the journal's steps of one name until it is told to go on."""
+
+    def __init__(self, step: str) -> None:
+        self.step = step
+        self.reached = threading.Event()
+        self.go_on = threading.Event()
+
+    def __call__(self, step: str) -> None:
+        if step == self.step and not self.reached.is_set():
+            self.reached.set()
+            assert self.go_on.wait(30)
+
+
 @pytest.fixture
 def disks(monkeypatch):
     """What each journal lies on, by its folder's name."""
-    chosen: dict[str, Disk] = {}
+    chosen: dict[str, Disk | HeldDisk] = {}
     real = journal_module.Journal.__init__
     monkeypatch.setattr(
         journal_module.Journal, "__init__", lambda self, path, **_: real(self, path, fault=chosen.get(path.parent.name))
@@ -178,3 +193,53 @@ async def test_files_are_whole_after_the_next_run_whichever_step_failed(sandbox,
             assert item.path.is_file() if item.state == "done" else item.state == "in_doubt" and known, place
         assert len(list((folder / "clips").glob("*.mp4"))) == len([item for item in again if item.ok]), place
         assert max((await sandbox.charges()).values()) == 1, place
+
+
+@pytest.mark.parametrize("by", ["its caller", "its loop"])
+@pytest.mark.parametrize(
+    ("prompt", "step", "state"),
+    [
+        ("held", "intend", "not_sent"),
+        ("held", "finish", "done"),
+        ("task", "accept", "accepted"),
+        ("task", "finish", "done"),
+        ("lost answer", "finish", "in_doubt"),
+        ("bad words", "finish", "refused"),
+    ],
+)
+async def test_a_batch_closed_while_it_writes_has_written_what_it_says(
+    sandbox, router, disks, tmp_path, prompt, step, state, by
+):
+    entry = {"id": "a", "prompt": prompt, "model": "with/task" if prompt == "task" else "m"}
+    options = {"journal": tmp_path / "run.db", "price": 0.5, "max_cost": 0.9}
+    disk = disks[tmp_path.name] = HeldDisk(step)
+    batch = router.generate_many([entry], **options)
+    loop = asyncio.ensure_future(anext(batch))
+    await asyncio.to_thread(disk.reached.wait, 30)
+    if by == "its loop":
+        for task in asyncio.all_tasks():
+            if "lane" in str(task.get_coro()):
+                task.cancel()
+        await asyncio.sleep(0)
+    closing = asyncio.ensure_future(batch.aclose())
+    await asyncio.sleep(0)
+    disk.go_on.set()
+    await closing
+    await asyncio.gather(loop, return_exceptions=True)
+    assert (batch.summary.total, getattr(batch.summary, state)) == (1, 1)
+    assert read_states(tmp_path) == {"a": state}
+    charged = sum((await sandbox.charges()).values())
+    again = router.generate_many([entry], **options)
+    async for item in again:
+        ended = "done" if state in {"not_sent", "accepted"} else state
+        assert item.state == ended
+    assert sum((await sandbox.charges()).values()) == charged + (state == "not_sent")
+    assert again.summary.cost + again.summary.cost_in_doubt <= options["max_cost"]
+
+
+def read_states(folder) -> dict[str, str]:
+    database = sqlite3.connect(folder / "run.db")
+    try:
+        return dict(database.execute("SELECT id, state FROM items").fetchall())
+    finally:
+        database.close()

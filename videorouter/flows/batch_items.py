@@ -372,6 +372,10 @@ class Walk:
             raise _TakenError
         self.id = item
         self._filed = self._intended = True
+        self.books.check_running()
+        task = asyncio.current_task()
+        if task is not None and task.cancelling():
+            await asyncio.sleep(0)  # cancelled while it was written down: it ends here, before the first byte
 
     async def _accept(self, task: Task) -> None:
         """Write down what the accepted task is called, before the first look at it."""

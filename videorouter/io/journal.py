@@ -2,7 +2,8 @@
 
 The loop hands operations over and awaits them; all that wait while the disk is busy share the next commit. An awaited
 operation has been committed with ``synchronous=FULL``. When a commit fails, every operation of its group fails with
-``JournalError`` and none of them has happened. This file decides nothing about items: ``rules/ledger.py`` does.
+``JournalError`` and none of them has happened. What was handed over cannot be taken back: whoever is cancelled meanwhile
+learns what became of it first. This file decides nothing about items: ``rules/ledger.py`` does.
 """
 
 from __future__ import annotations
@@ -362,14 +363,20 @@ class Journal:
     async def _do(self, name: str, work: Callable[[sqlite3.Connection], T]) -> T:
         if self._closed is not None or self._loop is None:
             raise JournalError(f"The journal {self.path} is closed.", path=str(self.path))
-        future = self._loop.create_future()
+        future = _Promise(loop=self._loop)
         if not self._pending:
             if self._alone:
                 self._loop.call_soon(self._flush)
             else:
                 self._loop.call_later(_GATHER, self._flush)
         self._pending.append(((name, work), future))
-        value: T = await future
+        try:
+            value: T = await future
+        except asyncio.CancelledError:
+            if not future.done():
+                raise
+            _put_off_cancellation()
+            value = future.result()
         return value
 
     def _flush(self) -> None:
@@ -431,6 +438,22 @@ class Journal:
             self._loop.call_soon_threadsafe(callback, outcomes)
         except RuntimeError:
             return  # the loop is gone, and with it everyone who waited
+
+
+class _Promise(asyncio.Future[Any]):
+    """What becomes of an operation that the writer has: nobody can cancel that, and so whoever waits is cancelled after it."""
+
+    def cancel(self, msg: object = None) -> bool:  # noqa: ARG002  as asyncio calls it
+        """Refuse."""
+        return False
+
+
+def _put_off_cancellation() -> None:
+    """Have the task that was just cancelled be cancelled at its next wait instead."""
+    task = asyncio.current_task()
+    if task is not None:
+        task.uncancel()
+        task.cancel()
 
 
 def _no_fault(_: str) -> None:
