@@ -19,6 +19,7 @@ from videorouter import (
     OutcomeUnknownError,
     VideoRouter,
 )
+from videorouter.events import CallFinished
 from videorouter.io import journal as journal_module
 from videorouter.sandbox import Sandbox
 
@@ -221,6 +222,26 @@ async def test_an_answer_that_comes_while_the_batch_is_closed_is_kept(tmp_path):
         item = (await collect(router.generate_many(["otter"], journal=path)))[0]
         assert item.ok
         assert item.result.url
+        assert await sandbox.charges() == {"otter": 1}
+
+
+@pytest.mark.parametrize("mode", ["held", "task"])
+async def test_a_video_whose_hook_is_being_told_while_the_batch_is_closed_is_kept(mode, tmp_path):
+    path, told = tmp_path / "run.db", asyncio.Event()
+
+    async def hook(event):
+        if isinstance(event, CallFinished) and not told.is_set():
+            told.set()
+            await asyncio.Event().wait()
+
+    async with (
+        Sandbox(mode=mode, profile="instant") as sandbox,
+        AsyncVideoRouter("test-key", base_url=sandbox.base_url, model="m", on_event=hook) as router,
+    ):
+        async with router.generate_many(["otter"], journal=path) as batch:
+            await told.wait()
+        assert batch.summary.done == 1
+        assert (await collect(router.generate_many(["otter"], journal=path)))[0].resumed
         assert await sandbox.charges() == {"otter": 1}
 
 

@@ -151,3 +151,23 @@ async def test_cancelling_at_any_moment_loses_no_slot_and_no_accepted_task():
         assert router.stats().in_flight == 0
         assert router.stats().queued == 0
         assert (await router.generate("otter", model="veo", timeout=10)).url
+
+
+@pytest.mark.parametrize("verb", ["generate", "submit"])
+async def test_what_a_call_has_brought_is_kept_when_it_is_cancelled_while_its_hook_is_told(verb):
+    told = asyncio.Event()
+
+    async def hook(event):
+        if type(event).__name__ == "CallFinished":
+            told.set()
+            await asyncio.Event().wait()
+
+    async with calling(answer(200, BODY), on_event=hook) as (_, router):
+        call = asyncio.create_task(getattr(router, verb)("otter", model="veo"))
+        await told.wait()
+        call.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await call
+        (record,) = router.in_doubt
+        assert record.result.url
+        assert record.phase == Phase.COMPLETE

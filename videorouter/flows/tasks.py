@@ -18,6 +18,7 @@ from videorouter.errors import (
     ClientClosedError,
     ConfigurationError,
     ContentPolicyError,
+    Phase,
     TaskFailedError,
     TaskPollError,
     TaskTimeoutError,
@@ -100,7 +101,11 @@ async def run_job(
         slot.release()
         del shared.running[slot]
     if caller.on_event is not None:
-        await _tell_finished(caller, submission, deadline, result=answer)
+        try:
+            await _tell_finished(caller, submission, deadline, result=answer)
+        except BaseException as error:
+            await _keep(caller, submission, answer, error)
+            raise
     return answer
 
 
@@ -190,8 +195,18 @@ async def submit_job(
         slot.release()
         del shared.running[slot]
     if caller.on_event is not None:
-        await _tell_finished(caller, submission, deadline, task_id=task.id, result=task.result)
+        try:
+            await _tell_finished(caller, submission, deadline, task_id=task.id, result=task.result)
+        except BaseException as error:
+            await _keep(caller, submission, task, error)
+            raise
     return task
+
+
+async def _keep(caller: Caller, submission: Submission, paid: VideoResult | Task, error: BaseException) -> None:
+    """The call was cancelled while its hook was told that it is finished: what it brought stays reachable."""
+    reason = "the call was cancelled when its answer had come; it is kept here"
+    await caller.record_loss(error, describe_doubt(submission, reason, phase=Phase.COMPLETE, caught=paid))
 
 
 def _wrap(result: VideoResult, submission: Submission) -> Task:
