@@ -184,6 +184,37 @@ async def test_what_is_in_doubt_is_sent_again_only_by_name(sandbox, router, tmp_
     assert read(path, "SELECT state, unknown, sends FROM items") == [(item.state, 0.4, charges)]
 
 
+@pytest.mark.parametrize("why", ["no money", "no gateway", "no price", "stopped"])
+@pytest.mark.parametrize("journalled", [True, False], ids=["journal", "no journal"])
+async def test_what_is_in_doubt_stays_so_when_it_cannot_be_sent_again(tmp_path, why, journalled):
+    path = tmp_path / "run.db"
+    prices = iter([0.4] if why == "no price" else [0.4, 0.4])
+    async with Sandbox() as sandbox, AsyncVideoRouter("test-key", base_url=sandbox.base_url, model="m") as router:
+        sandbox.faults.add("reset; at=body", times=1, charged=True)
+
+        async def send_again(_):
+            if why == "no gateway":
+                await sandbox.stop()
+            elif why == "stopped":
+                batch.stop()
+            return "resend"
+
+        batch = router.generate_many(
+            ["otter"],
+            journal=path if journalled else None,
+            price=lambda _: next(prices),
+            max_cost=0.5 if why == "no money" else 5.0,
+            max_retries=0,
+            on_outcome_unknown=send_again,
+        )
+        item = (await collect(batch))[0]
+        assert (item.state, type(item.error)) == ("in_doubt", OutcomeUnknownError)
+        assert (batch.summary.in_doubt, batch.summary.total, batch.summary.cost_in_doubt) == (1, 1, 0.4)
+        if journalled:
+            row = read(path, "SELECT state, reserved, unknown, json_extract(failure, '$.type') FROM items")
+            assert row == [("in_doubt", 0.0, 0.4, "OutcomeUnknownError")]
+
+
 async def test_a_later_run_may_decide_to_send_again(sandbox, router, tmp_path):
     path = tmp_path / "run.db"
     sandbox.faults.add("reset; at=body", times=1, charged=True)

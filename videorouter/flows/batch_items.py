@@ -77,6 +77,7 @@ class Walk:
 
     __slots__ = (
         "_before",
+        "_doubt",
         "_filed",
         "_future",
         "_given",
@@ -122,6 +123,7 @@ class Walk:
         self._submission: Submission | None = None
         self._future: asyncio.Future[BatchItem | None] | None = None
         self._outcome: BatchItem | None = None
+        self._doubt: BatchItem | None = None
         self._task: Task | None = None
         self._filed = False
         self._intended = False
@@ -239,6 +241,7 @@ class Walk:
         if action == "doubt":
             verdict = await self._ask(item)
             if verdict != "report":
+                self._doubt = item
                 return await self._send(
                     known, asked=True, key=recorded.idempotency_key if verdict == "replay" else None
                 )
@@ -262,6 +265,7 @@ class Walk:
                 sent = self._submission
                 verdict = await self._ask(item)
                 if verdict != "report":
+                    self._doubt = item
                     key = sent.idempotency_key if sent is not None and verdict == "replay" else None
                     continue
             self.books.note(item, self._unknown)
@@ -288,14 +292,14 @@ class Walk:
             if micros or books.purse.cap is not None:
                 await books.reserve(micros)
         except _OrphanError as error:
-            return self._show("not_sent", known, error=InvalidRequestError(str(error)))
+            return self._doubt or self._show("not_sent", known, error=InvalidRequestError(str(error)))
         except VideoRouterError as error:
             books.note_error(error)
-            return self._show(judge_error(error, sent=False), known, error=error)
+            return self._doubt or self._show(judge_error(error, sent=False), known, error=error)
         except Exception as error:  # noqa: BLE001  a function of the caller's must not lose the other items
             named = InvalidRequestError(f"This entry could not be prepared: {type(error).__name__}: {error}")
             named.__cause__ = error
-            return self._show("refused", known, error=named)
+            return self._doubt or self._show("refused", known, error=named)
         self._submission = submission
         self._reserved = micros
         self._intended = False
@@ -415,6 +419,9 @@ class Walk:
         state = judge_error(error, sent=self._intended, task_id=known_task)
         if isinstance(error, VideoRouterError):
             known_task = known_task or error.task_id
+        if state == "not_sent" and self._doubt is not None:
+            books.note_error(error)
+            return await self._stay_in_doubt(self._doubt)
         await self._settle(state, describe=error, task_id=known_task)
         books.note_error(error)
         return self._show(state, submission, error=error, task_id=known_task)
@@ -432,6 +439,9 @@ class Walk:
             return
         task_id = self._task.id if self._task is not None else doubt.task_id if doubt is not None else None
         state: ItemState = "accepted" if task_id else "in_doubt" if doubt is not None else "not_sent"
+        if state == "not_sent" and self._doubt is not None:
+            books.note(await self._stay_in_doubt(self._doubt), self._unknown)
+            return
         if state == "accepted" and self._task is None:
             await books.accept(self.id, Task(id=task_id))
         reason = None
@@ -445,6 +455,14 @@ class Walk:
             )
         await self._settle(state, describe=reason, task_id=task_id)
         books.note(self._show(state, submission, error=reason, task_id=task_id), self._unknown)
+
+    async def _stay_in_doubt(self, doubt: BatchItem) -> BatchItem:
+        """It was to be sent once more and was not: what nobody knows of the sending before is as it was."""
+        self.books.purse.release(self._reserved)
+        if self._intended:
+            failure = None if doubt.failure is None else encode(doubt.failure)
+            await self.books.write(Ending(id=self.id, state="in_doubt", failure=failure))
+        return doubt
 
     async def _settle(self, state: ItemState, *, describe: Exception | None, task_id: str | None) -> None:
         """Move the money of a call that brought no video, and write it down."""
