@@ -365,6 +365,20 @@ async def test_an_edit_means_the_first_of_two_entries_with_one_id(sandbox, route
     assert await sandbox.charges() == {"one": 1, "Snow": 1}
 
 
+@pytest.mark.parametrize("earlier", [False, True], ids=["at first", "when resumed"])
+@pytest.mark.parametrize("ring", ["a", "ab", "abc"])
+async def test_entries_that_edit_each_other_in_a_ring_are_not_waited_for(sandbox, router, tmp_path, ring, earlier):
+    entries = [{"prompt": "otter"}]
+    if earlier:
+        await collect(router.generate_many(entries, journal=tmp_path / "run.db"))
+    entries += [{"id": id_, "edit_of": of, "prompt": id_} for id_, of in zip(ring, ring[1:] + ring[:1], strict=True)]
+    async with asyncio.timeout(20):
+        items = await collect(router.generate_many(entries, journal=tmp_path / "run.db"))
+    assert [item.state for item in items.values()].count("done") == 1
+    assert "refused" in {item.state for item in items.values()}
+    assert await sandbox.charges() == {"otter": 1}
+
+
 async def test_the_cap_is_never_exceeded(sandbox, router, tmp_path):
     path = tmp_path / "run.db"
     batch = router.generate_many(prompts(50), journal=path, max_cost=2.0, price=0.4, concurrency=8)

@@ -63,6 +63,8 @@ class Books:
         self._takes: dict[str, int] = {}
         self._ids: set[int] = set()
         self._living: dict[str, asyncio.Future[BatchItem | None]] = {}
+        self._waiting: dict[str, str] = {}
+        """Items that wait for another one, by their given ids."""
         self._finished: OrderedDict[str, BatchItem] = OrderedDict()
         self._unwritten: list[Ending] = []
 
@@ -205,15 +207,31 @@ class Books:
         settled = failure is not None and failure.code == SETTLED
         return decide_resumption(recorded.state, self.options.retry, settled=settled)
 
-    async def find(self, item: str) -> BatchItem | None:
-        """How another item of this batch stands; waits for one that runs."""
+    async def find(self, item: str, asker: str | None = None) -> BatchItem | None:
+        """How another item of this batch stands; waits for one that runs, unless that one waits for the ``asker``."""
         living = self._living.get(item)
         if living is not None:
-            return await asyncio.shield(living)
+            if asker is None:
+                return await asyncio.shield(living)
+            if self._waits_for(item, asker):
+                return None
+            self._waiting[asker] = item
+            try:
+                return await asyncio.shield(living)
+            finally:
+                del self._waiting[asker]
         if self.journal is not None:
             recorded = await self.journal.find(item)
             return None if recorded is None else show_recorded(recorded)
         return self._finished.get(item)
+
+    def _waits_for(self, item: str, asker: str) -> bool:
+        """Whether an item is the asker, or waits for it, itself or through others."""
+        while item != asker:
+            if item not in self._waiting:
+                return False
+            item = self._waiting[item]
+        return True
 
     def enter(self, item: str) -> asyncio.Future[BatchItem | None] | None:
         """Let others wait for an item, unless one of that id already runs."""

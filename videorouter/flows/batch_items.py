@@ -215,7 +215,7 @@ class Walk:
         return self._submission
 
     async def _find_parent(self, parent: str) -> VideoResult:
-        item = self._before if self._before is not None else await self.books.find(parent)
+        item = self._before if self._before is not None else await self.books.find(parent, self._given)
         if item is None:
             raise InvalidRequestError(
                 f"There is no item {parent!r} before this one, so its video cannot be edited. edit_of names the id of "
