@@ -237,6 +237,40 @@ async def test_a_batch_closed_while_it_writes_has_written_what_it_says(
     assert again.summary.cost + again.summary.cost_in_doubt <= options["max_cost"]
 
 
+async def test_a_batch_closed_while_its_journal_is_opened_leaves_it_to_the_next(sandbox, router, disks, tmp_path):
+    disk = disks[tmp_path.name] = HeldDisk("open")
+    batch = router.generate_many(["held"], model="m", journal=tmp_path / "run.db")
+    loop = asyncio.ensure_future(anext(batch, None))
+    await asyncio.to_thread(disk.reached.wait, 30)
+    closing = asyncio.ensure_future(batch.aclose())
+    await asyncio.sleep(0)
+    disk.go_on.set()
+    await closing
+    assert [item.state async for item in router.generate_many(["held"], model="m", journal=tmp_path / "run.db")] == [
+        "done"
+    ]
+    assert await loop is None
+    assert await sandbox.charges() == {"held": 1}
+
+
+async def test_a_batch_that_two_close_at_once_is_closed_for_both(sandbox, router, disks, tmp_path):
+    disk = disks[tmp_path.name] = HeldDisk("intend")
+    batch = router.generate_many(["held"], model="m", journal=tmp_path / "run.db")
+    loop = asyncio.ensure_future(anext(batch, None))
+    await asyncio.to_thread(disk.reached.wait, 30)
+    first = asyncio.ensure_future(batch.aclose())
+    await asyncio.sleep(0)
+    disk.go_on.set()
+    while batch.summary.total == 0:  # it is written down and counted: only the file is left to be closed
+        await asyncio.sleep(0)
+    await batch.aclose()
+    assert [item.state async for item in router.generate_many(["held"], model="m", journal=tmp_path / "run.db")] == [
+        "done"
+    ]
+    await first
+    assert (await loop).state == "not_sent"
+
+
 def read_states(folder) -> dict[str, str]:
     database = sqlite3.connect(folder / "run.db")
     try:

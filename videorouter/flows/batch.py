@@ -90,6 +90,8 @@ class Batch:
         self._error: BaseException | None = None
         self._notes: dict[str, str] = {}
         self._state = "new"
+        self._opening = asyncio.Lock()
+        self._closing = asyncio.Lock()
         self._kept_open = False
         self._began = 0.0
         self._elapsed = 0.0
@@ -211,6 +213,8 @@ class Batch:
         if self._state == "closed":
             return
         self._halt("closed before its end")
+        async with self._opening:
+            pass  # what is being opened must be open before it can be closed
         running = [*self._lanes, *self._savers]
         for task in running:
             task.cancel()
@@ -225,31 +229,38 @@ class Batch:
         self._caller.check_open()
         self._state = "running"
         self._began = time.monotonic()
-        try:
-            if self._options.save_to is not None:
-                _make_folder(self._options.save_to)
-            if self._options.journal is not None:
-                journal = await Journal.open(self._options.journal)
-                self._books.journal = journal
-                await journal.forget_unreadable()
-                await self._books.open(journal)
-                for key, value in self._notes.items():
-                    await journal.note(key, value)
-            if isinstance(self._source, AsyncIterable):
-                self._awaiting = self._source.__aiter__()
-            else:
-                self._blocking = iter(self._source)
-        except BaseException:
-            await self._finish()
-            raise
+        async with self._opening:
+            try:
+                await self._open_up()
+            except BaseException:
+                await self._finish()
+                raise
         self._grow()
 
+    async def _open_up(self) -> None:
+        """Make the folder, open the journal, take up the input."""
+        if self._options.save_to is not None:
+            _make_folder(self._options.save_to)
+        if self._options.journal is not None:
+            journal = await Journal.open(self._options.journal)
+            self._books.journal = journal
+            await journal.forget_unreadable()
+            await self._books.open(journal)
+            for key, value in self._notes.items():
+                await journal.note(key, value)
+        if isinstance(self._source, AsyncIterable):
+            self._awaiting = self._source.__aiter__()
+        else:
+            self._blocking = iter(self._source)
+
     async def _finish(self) -> None:
-        if self._state == "closed":
-            return
-        self._state = "closed"
-        self._elapsed = time.monotonic() - self._began if self._began else 0.0
-        await self._books.close()
+        """Close the books; whoever comes second waits until that is done."""
+        async with self._closing:
+            if self._state == "closed":
+                return
+            self._elapsed = time.monotonic() - self._began if self._began else 0.0
+            await self._books.close()
+            self._state = "closed"
 
     def _grow(self) -> None:
         """Start one more lane, unless there are enough or nothing is left to do."""
