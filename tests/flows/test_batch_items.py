@@ -365,6 +365,19 @@ async def test_an_edit_means_the_first_of_two_entries_with_one_id(sandbox, route
     assert await sandbox.charges() == {"one": 1, "Snow": 1}
 
 
+@pytest.mark.parametrize("broken", [{"id": "entry-0", "prompt": "twice"}, {"prompt": 5}], ids=["twice", "unreadable"])
+async def test_the_name_of_a_refused_entry_is_no_reason_to_refuse_the_one_that_has_it(
+    sandbox, router, tmp_path, broken
+):
+    named = [{"id": f"entry-{number}", "prompt": f"otter {number}"} for number in range(5)]
+    entries = [named[0], broken, *named[1:]]
+    items = await collect(router.generate_many(entries, journal=tmp_path / "run.db", concurrency=1))
+    assert [item.state for item in items.values()] == ["done", "refused", "done", "done", "done", "done"]
+    assert await sandbox.charges() == dict.fromkeys(prompts(5), 1)
+    rows = read(tmp_path / "run.db", "SELECT id, position, state FROM items ORDER BY position")
+    assert rows == [(f"entry-{number}", number + (number > 0), "done") for number in range(5)]
+
+
 @pytest.mark.parametrize("earlier", [False, True], ids=["at first", "when resumed"])
 @pytest.mark.parametrize("ring", ["a", "ab", "abc"])
 async def test_entries_that_edit_each_other_in_a_ring_are_not_waited_for(sandbox, router, tmp_path, ring, earlier):

@@ -38,12 +38,14 @@ INSERT INTO items (id, position, state, digest, verb, model, request, idempotenc
                    created, sent)
 VALUES (?, ?, 'sending', ?, ?, ?, ?, ?, ?, 1, ?, ?, ?)
 ON CONFLICT (id) DO"""
-_INSERT = f"{_SENDING} NOTHING"
 _INTEND = f"""{_SENDING} UPDATE SET
   state = 'sending', digest = excluded.digest, request = excluded.request, model = excluded.model,
   idempotency_key = excluded.idempotency_key, reserved = excluded.reserved, sends = sends + 1, sent = excluded.sent,
   task_id = NULL, poll_url = NULL, request_id = NULL, result = NULL, failure = NULL, accepted = NULL, finished = NULL
 """
+_INSERT = (
+    f"""{_INTEND}, position = excluded.position, verb = excluded.verb, parent = excluded.parent WHERE digest = ''"""
+)
 ACCEPT = """
 UPDATE items SET state = 'accepted', task_id = ?, poll_url = ?, request_id = ?, accepted = ? WHERE id = ?
 """
