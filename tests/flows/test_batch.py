@@ -368,3 +368,23 @@ async def test_a_folder_that_cannot_be_written_is_said_before_anything_is_sent(s
     with pytest.raises(ConfigurationError, match="cannot be written"):
         await gather(router.generate_many(["otter"], save_to=tmp_path), [])
     assert await sandbox.charges() == {}
+
+
+@pytest.mark.parametrize("where", ["input", "price", "on_outcome_unknown"])
+async def test_a_cancellation_that_nobody_asked_for_ends_the_batch_and_is_said(sandbox, router, where):
+    def cancelled(_=None):
+        raise asyncio.CancelledError
+
+    async def feed():
+        yield "otter 0"
+        if where == "input":
+            cancelled()
+        yield "otter 1"
+
+    sandbox.faults.add("reset; at=body", prompt="otter 0", times=1)
+    options = {where: cancelled} if where != "input" else {}
+    batch = router.generate_many(feed(), concurrency=1, **options)
+    with pytest.raises(InvalidRequestError, match="CancelledError"):
+        await gather(batch, [])
+    assert batch.summary.in_doubt == (where != "price")
+    assert batch.summary.stopped

@@ -33,6 +33,10 @@ if TYPE_CHECKING:
     from videorouter.models import BatchItem, BatchSummary
 
 _END = object()
+_CANCELLED = (
+    "The batch ended early: its input, or a function that it was given, let a CancelledError out, such as that of a task "
+    "that it waits for. Nothing more was sent. Mend it and run the same batch with its journal again."
+)
 
 
 class Batch:
@@ -271,7 +275,10 @@ class Batch:
 
     def _end_lane(self, lane: asyncio.Task[None]) -> None:
         self._lanes.discard(lane)
-        if not lane.cancelled() and (error := lane.exception()) is not None:
+        if lane.cancelled():
+            if self._stopped is None:
+                self._break_off(InvalidRequestError(_CANCELLED))
+        elif (error := lane.exception()) is not None:
             self._break_off(error.error if isinstance(error, FatalError) else error)
         self._wake()
 

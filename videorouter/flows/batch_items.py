@@ -274,7 +274,11 @@ class Walk:
     async def _ask(self, item: BatchItem) -> str:
         try:
             return await self.books.judge_doubt(item)
+        except asyncio.CancelledError:
+            self.books.note(item, self._unknown)
+            raise
         except ConfigurationError as error:
+            self.books.note(item, self._unknown)
             raise FatalError(error) from error
         except Exception as error:  # noqa: BLE001  a function of the caller's must not lose an item
             self.books.stop(f"on_outcome_unknown failed: {error}")
