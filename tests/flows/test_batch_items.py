@@ -365,6 +365,30 @@ async def test_an_edit_means_the_first_of_two_entries_with_one_id(sandbox, route
     assert await sandbox.charges() == {"one": 1, "Snow": 1}
 
 
+@pytest.mark.parametrize("how", ["moved", "replaced", "deleted"])
+async def test_nothing_is_bought_once_the_journal_is_not_where_it_was(sandbox, router, tmp_path, how):
+    path, elsewhere = tmp_path / "run.db", tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    batch = router.generate_many(prompts(9), journal=path, concurrency=1)
+    states = []
+    async for item in batch:
+        states.append(item.state)
+        if len(states) == 1:
+            bought = await sandbox.charges()
+            for file in tmp_path.glob("run.db*"):
+                file.rename(elsewhere / file.name) if how != "deleted" else file.unlink()
+            if how == "replaced":
+                path.touch()
+    assert "while the batch ran" in batch.summary.stopped
+    assert len(await sandbox.charges()) <= len(bought) + 1  # the one that was on its way
+    assert states.count("done") == len(await sandbox.charges())
+    if how == "moved":
+        for file in elsewhere.iterdir():
+            file.rename(tmp_path / file.name)
+        assert len(await collect(router.generate_many(prompts(9), journal=path))) == 9
+        assert await sandbox.charges() == dict.fromkeys(prompts(9), 1)
+
+
 @pytest.mark.parametrize("broken", [{"id": "entry-0", "prompt": "twice"}, {"prompt": 5}], ids=["twice", "unreadable"])
 async def test_the_name_of_a_refused_entry_is_no_reason_to_refuse_the_one_that_has_it(
     sandbox, router, tmp_path, broken

@@ -155,6 +155,7 @@ class Journal:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
         self._closed: asyncio.Future[None] | None = None
+        self._identity = (0, 0)
         self._vacuum = False
         self._alone = True
 
@@ -186,6 +187,8 @@ class Journal:
         self._lock = WriterLock(self.path)
         try:
             self._database = database = open_writable(self.path)
+            there = self.path.stat()
+            self._identity = (there.st_dev, there.st_ino)
             database.execute("BEGIN IMMEDIATE")
             database.execute(_CRASHED, (_CRASH_NOTE,))
             database.execute("COMMIT")
@@ -195,6 +198,19 @@ class Journal:
                 raise name_trouble("open", error, self.path) from error
             raise
         return database
+
+    def _check_place(self) -> None:
+        """Refuse to promise anything in a file that the next run will not find."""
+        try:
+            there = os.stat(self.path)  # noqa: PTH116  this runs before each request
+        except OSError:
+            there = None
+        if there is None or (there.st_dev, there.st_ino) != self._identity:
+            raise JournalError(
+                f"The journal {self.path} was moved, replaced or deleted while the batch ran, so that the next run would "
+                "pay again for what stands in it. Put it back and run the same batch again: it resumes.",
+                path=str(self.path),
+            )
 
     def _release(self) -> None:
         if self._database is not None:
@@ -227,7 +243,12 @@ class Journal:
             JournalError: It could not be committed: the request must not be sent.
         """
         now = time.time()
-        return await self._do("intend", lambda database: write_intent(database, intent, now))
+
+        def work(database: sqlite3.Connection) -> str | None:
+            self._check_place()
+            return write_intent(database, intent, now)
+
+        return await self._do("intend", work)
 
     async def accept(self, item: str, task_id: str, poll_url: str | None = None, request_id: str | None = None) -> None:
         """Commit that the gateway has accepted a request and what its task is called."""
