@@ -89,7 +89,10 @@ def test_a_cap_without_a_price_is_refused():
         check_budget(10.0, None)
 
 
-@pytest.mark.parametrize(("cap", "price"), [(-1, 1.0), (float("nan"), 1.0), (True, 1.0), (1.0, -1), (1.0, {"m": "x"})])
+@pytest.mark.parametrize(
+    ("cap", "price"),
+    [(-1, 1.0), (float("nan"), 1.0), (1e308, 1.0), (10**400, 1.0), (True, 1.0), (1.0, -1), (1.0, {"m": "x"})],
+)
 def test_a_cap_or_price_that_is_no_money_is_refused(cap, price):
     with pytest.raises(ConfigurationError):
         check_budget(cap, price)

@@ -223,7 +223,9 @@ def test_a_failed_task_says_why_even_with_an_error_object():
     assert (status.state, status.fail_reason) == ("failed", "upstream error")
 
 
-@pytest.mark.parametrize(("cost", "dollars"), [({"total_cost": 0.6111}, 0.6111), (0.4, 0.4), (None, None), (-1, None)])
+@pytest.mark.parametrize(
+    ("cost", "dollars"), [({"total_cost": 0.6111}, 0.6111), (0.4, 0.4), (None, None), (-1, None), (1e308, None)]
+)
 def test_the_cost_is_read_where_it_makes_sense(cost, dollars):
     assert look({"data": {"status": "completed", "outputs": [URL], "cost": cost}}).cost == dollars
 

@@ -17,6 +17,8 @@ from videorouter.errors import ConfigurationError, InvalidRequestError
 
 Price: TypeAlias = float | Mapping[str, float] | Callable[[Mapping[str, Any]], float]
 MICROS = 1_000_000
+_MOST = 1e12
+"""US dollars that nobody has: a larger number is a mistake."""
 
 
 def to_micros(dollars: float | None) -> int:
@@ -176,4 +178,4 @@ def find_price(price: Price | None, request: Mapping[str, Any], *, needed: bool)
 def _is_money(value: object) -> TypeGuard[float]:
     if isinstance(value, bool) or not isinstance(value, int | float):
         return False
-    return math.isfinite(value) and value >= 0
+    return 0 <= value <= _MOST

@@ -35,6 +35,8 @@ if TYPE_CHECKING:
 
 MAX_ANSWER_BYTES = 4 * 2**20
 MAX_URL_CHARS = 4096
+_MOST_DOLLARS = 1e6
+"""What no video costs: a number beyond it is no price, and must not spend a batch's money."""
 PENDING = frozenset({"created", "in_progress", "running"})
 COMPLETED = frozenset({"completed", "succeeded", "success"})
 FAILED = frozenset({"failed", "error", "cancelled", "canceled", "expired"})
@@ -511,7 +513,7 @@ def _cost(value: object) -> float | None:
         cost = float(value)
     except (ValueError, OverflowError):
         return None
-    return cost if math.isfinite(cost) and cost >= 0 else None
+    return cost if 0 <= cost <= _MOST_DOLLARS else None
 
 
 def _identifier(value: object) -> str | None:
