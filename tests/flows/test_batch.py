@@ -388,3 +388,10 @@ async def test_a_cancellation_that_nobody_asked_for_ends_the_batch_and_is_said(s
         await gather(batch, [])
     assert batch.summary.in_doubt == (where != "price")
     assert batch.summary.stopped
+
+
+@pytest.mark.parametrize("field", ["prompt", "id", "then", "edit_of", "video", "video_id", "models", "idempotency_key"])
+async def test_what_belongs_to_one_entry_is_refused_for_all_of_them(sandbox, router, field):
+    with pytest.raises(ConfigurationError, match=field):
+        router.generate_many(prompts(2), **{field: "dusk"})
+    assert await sandbox.charges() == {}

@@ -21,7 +21,9 @@ if TYPE_CHECKING:
     from videorouter.config import Settings
 
 Doubt: TypeAlias = str | Callable[[BatchItem], "str | Awaitable[str]"]
-_NOT_HERE = frozenset({"models", "fallback_on_failure", "idempotency_key"})
+_NOT_HERE = frozenset(
+    {"models", "fallback_on_failure", "idempotency_key", "prompt", "id", "then", "edit_of", "video", "video_id"}
+)
 MOST_AT_ONCE = 1000
 
 
