@@ -202,7 +202,7 @@ class Journal:
     def _check_place(self) -> None:
         """Refuse to promise anything in a file that the next run will not find."""
         try:
-            there = os.stat(self.path)  # noqa: PTH116  this runs before each request
+            there = os.stat(self.path)  # noqa: PTH116  this runs before each commit
         except OSError:
             there = None
         if there is None or (there.st_dev, there.st_ino) != self._identity:
@@ -243,12 +243,7 @@ class Journal:
             JournalError: It could not be committed: the request must not be sent.
         """
         now = time.time()
-
-        def work(database: sqlite3.Connection) -> str | None:
-            self._check_place()
-            return write_intent(database, intent, now)
-
-        return await self._do("intend", work)
+        return await self._do("intend", lambda database: write_intent(database, intent, now))
 
     async def accept(self, item: str, task_id: str, poll_url: str | None = None, request_id: str | None = None) -> None:
         """Commit that the gateway has accepted a request and what its task is called."""
@@ -436,6 +431,8 @@ class Journal:
         doing = "write"
         try:
             database.execute("BEGIN")
+            if any(name == "intend" for (name, _), _ in group):
+                self._check_place()
             for (name, work), future in group:
                 fault(name)
                 outcomes.append((future, work(database), None))
