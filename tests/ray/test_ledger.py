@@ -19,6 +19,7 @@ from videorouter.integrations.ray.words import (
     Meet,
     Reply,
     Stop,
+    cut,
     encode,
     read_reply,
     read_words,
@@ -296,6 +297,52 @@ async def test_a_full_group_goes_at_once_and_a_small_one_gathers(tmp_path):
     rest = [asyncio.ensure_future(remote.accept(f"z{n}", "cgt")) for n in range(600)]
     await asyncio.gather(first, *rest)
     assert sizes == [1, 601]
+
+
+async def gather_groups(tmp_path, say):
+    """The groups that a worker sends while it says many things at once."""
+    groups = []
+
+    async def answer(message):
+        groups.append(read_words(message))
+        return encode(Reply([None] * len(groups[-1]), gap=60.0))
+
+    remote = RemoteJournal(answer, print, path=tmp_path, beat=60.0)
+    block = await enter(remote, 0, *[None] * 1500)
+    groups.clear()
+    await say(remote, block)
+    return groups
+
+
+async def test_no_group_holds_all_intents_of_a_worker_so_that_others_are_at_the_gateway_meanwhile(tmp_path):
+    async def say(remote, _):
+        await asyncio.gather(*[remote.intend(make_intent("", n, f"d{n}")) for n in range(1200)])
+
+    assert [len(group) for group in await gather_groups(tmp_path, say)] == [400, 400, 400]
+
+
+async def test_a_block_is_left_after_all_its_endings_however_many_they_are(tmp_path):
+    async def say(remote, block):
+        for n in range(1500):
+            await remote.finish(Ending(id=f"d{n}-1", state="done"))
+        await remote.leave(block)
+
+    groups = await gather_groups(tmp_path, say)
+    assert [type(word) for group in groups for word in group] == [Finish] * 1500 + [Leave]
+    assert len(groups) > 1
+
+
+@pytest.mark.parametrize(("size", "pieces"), [(1, 1), (90_000, 1), (90_001, 2), (300_000, 4), (5_000_000, 1)])
+async def test_a_message_travels_with_its_call_unless_it_holds_videos(size, pieces):
+    message = bytes(range(256)) * (size // 256) + b"x" * (size % 256)
+    made = cut(message)
+    assert (b"".join(made), len(made)) == (message, pieces)
+
+
+async def test_a_group_in_pieces_is_one_group(ledger):
+    message = encode([Claim(0, 2), intend("", 0, "d1"), intend("", 1, "d2")])
+    reply = read_reply(await ledger.exchange("a", message[:7], message[7:40], message[40:]))
+    assert (reply.trouble, [answer and answer.verdict for answer in reply.answers]) == (None, ["fresh", None, None])
 
 
 async def test_a_ledger_that_fails_says_what_failed_and_one_that_has_gone_says_that(tmp_path):

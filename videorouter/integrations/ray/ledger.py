@@ -55,6 +55,10 @@ LEASE = 10.0
 """Seconds of silence after which a worker's items may be taken over."""
 GAP = 0.02
 """Seconds that a worker gathers words for one group, where there are few workers."""
+_BUSY = 0.05
+"""The same, while groups are large: then what a call costs matters more than that a request waits."""
+_LARGE = 100
+"""Words of a large group."""
 CALLS_A_SECOND = 250.0
 """Groups a second that the ledger should get from all workers together."""
 _OPENING = 15.0
@@ -159,7 +163,7 @@ class Ledger:
             for item, micros in self._held.items():
                 self._lost[item] = micros
             self._held.clear()
-            await journal.transact(lambda database: database.execute("PRAGMA cache_size = -65536").close())
+            await journal.transact(_make_room)
             totals = await journal.totals()
             if self._fresh is None:
                 self._fresh = totals.items == 0
@@ -183,12 +187,13 @@ class Ledger:
         """What ended the whole run: the name of an error of this package, and its message."""
         return self._fatal
 
-    async def exchange(self, worker: str, message: bytes) -> bytes:
-        """Take a group of words, commit what they say, and answer each."""
+    async def exchange(self, worker: str, *pieces: bytes) -> bytes:
+        """Take a group of words, in the pieces of ``words.cut``, commit what they say, and answer each."""
         self._seen[worker] = time.monotonic()
-        words = read_words(message)
+        words = read_words(b"".join(pieces))
+        gap = self._find_gap(len(words))
         if not words:
-            return encode(Reply([], stopped=self._stopped, gap=self._find_gap()))
+            return encode(Reply([], stopped=self._stopped, gap=gap))
         try:
             if self._journal is None:
                 await self.open()
@@ -198,11 +203,12 @@ class Ledger:
         except JournalError as error:
             self._stopped = self._stopped or str(error)
             return encode(Reply([], trouble=str(error), stopped=self._stopped))
-        return encode(Reply(answers, stopped=self._stopped, gap=self._find_gap()))
+        return encode(Reply(answers, stopped=self._stopped, gap=gap))
 
-    def _find_gap(self) -> float:
-        """The more workers, the longer each gathers: a call costs the same whatever it carries."""
-        return max(GAP, sum(1 for worker in self._seen if self._is_alive(worker)) / CALLS_A_SECOND)
+    def _find_gap(self, words: int) -> float:
+        """The more workers and words, the longer each gathers: a call costs the same whatever it carries."""
+        alive = sum(1 for worker in self._seen if self._is_alive(worker))
+        return max(_BUSY if words >= _LARGE else GAP, alive / CALLS_A_SECOND)
 
     async def count(self) -> dict[str, float]:
         """How the journal stands: items by state, and what they cost in US dollars."""
@@ -485,6 +491,12 @@ class Ledger:
         if word.kind and self._fatal is None:
             self._fatal = (word.kind, word.reason)
         return None
+
+
+def _make_room(database: sqlite3.Connection) -> None:
+    """A cluster writes more at once than one process: a page that changes twice is copied into the file once."""
+    database.execute("PRAGMA cache_size = -65536")
+    database.execute("PRAGMA wal_autocheckpoint = 4000").close()
 
 
 def _name(row: IntentRow, item: str) -> Answer | None:

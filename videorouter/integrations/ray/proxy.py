@@ -51,10 +51,11 @@ if TYPE_CHECKING:
     _Said: TypeAlias = tuple[Word, asyncio.Future[Answer | None] | None]
 
 _ASK_AGAIN = 0.5
-_MOST = 2_000
-"""Words in one group, so that no group keeps the others waiting."""
-_FULL = 500
-"""Words that are worth a call of their own: no more are waited for."""
+_FULL = 400
+"""Words of a kind that are worth a call of their own: no more are waited for. No group has more intents: while some are
+being committed, others are at the gateway."""
+_MOST = 1_000
+"""Words of another kind in one group, so that no worker keeps the others waiting."""
 
 
 class Block:
@@ -327,11 +328,12 @@ class RemoteJournal:
 
     def _gather(self) -> list[_Said]:
         """The next group. Endings come first: what is left and what is met again counts on them."""
-        said = self._endings + self._pending + self._intents
-        self._endings, self._pending, self._intents = [], [], []
-        for word in said[_MOST:]:
-            self._post(*word)
-        return said[:_MOST]
+        said = self._endings[:_MOST]
+        del self._endings[:_MOST]
+        if not self._endings:
+            said += self._pending[:_MOST] + self._intents[:_FULL]
+            del self._pending[:_MOST], self._intents[:_FULL]
+        return said
 
     async def _carry(self) -> None:
         while self._endings or self._pending or self._intents:

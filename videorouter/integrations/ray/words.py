@@ -207,3 +207,15 @@ read_demands: Callable[[bytes], tuple[int, tuple[Demand, ...]]] = msgspec.msgpac
     tuple[int, tuple[Demand, ...]]
 ).decode
 read_shares: Callable[[bytes], Shares] = msgspec.msgpack.Decoder(Shares).decode
+
+_INLINE = 90_000
+"""Bytes of an argument that Ray hands over with the call; larger ones go through its object store."""
+_MOST_INLINE = 4_000_000
+"""Bytes of all such arguments of a call: a video inside an answer goes through the store after all."""
+
+
+def cut(message: bytes) -> list[bytes]:
+    """A message as the arguments of a call that cost it least."""
+    if len(message) > _MOST_INLINE:
+        return [message]
+    return [message[start : start + _INLINE] for start in range(0, len(message), _INLINE)]

@@ -30,6 +30,7 @@ from videorouter.integrations.ray.pacing import Link
 from videorouter.integrations.ray.proxy import Block, RemoteJournal
 from videorouter.integrations.ray.rows import make_table, read_rows
 from videorouter.integrations.ray.saving import StoreSaver
+from videorouter.integrations.ray.words import cut
 from videorouter.models import BatchItem
 from videorouter.rules.entries import Entry, read_entry
 from videorouter.rules.ledger import describe_failure
@@ -134,7 +135,7 @@ class Worker:
         chosen = check_options(caller.settings, "generate", given)
         if plan.ledger is not None:
             self._remote = RemoteJournal(
-                lambda message: plan.ledger.exchange.remote(self.name, message),
+                lambda message: plan.ledger.exchange.remote(self.name, *cut(message)),
                 self._hear_stop,
                 path=Path(plan.journal),
                 beat=plan.beat,
