@@ -4,7 +4,8 @@
 once, or after a quarter of a second, runs the variants in turn, and prints items a second and ratios of medians. A rate is
 taken between the arrival of the first twentieth (with a slow gateway: of half) and the last at the gateway, so that
 neither the start of processes counts nor how the lane finds its width. On two cores a second worker that waits for nobody
-has no core of its own: the slow gateway shows what it adds where the cores are not what limits.
+has no core of its own: the slow gateway shows what it adds where the cores are not what limits, and one worker what ledger
+and pace add where they have a core beside it.
 """
 
 from __future__ import annotations
@@ -217,6 +218,7 @@ def main():
         ray.data.DataContext.get_current().enable_progress_bars = False
         variants = {
             "1 worker, ledger and pace": (1, {}),
+            "1 worker, neither": (1, {"ledger": False}),
             "2 workers, ledger and pace": (2, {}),
             "2 workers, neither": (2, {"ledger": False}),
             "1 worker, slow gateway": (1, {"slow": True}),
@@ -234,14 +236,20 @@ def main():
         finally:
             ray.shutdown()
             stub.stdin.close()
-    one, two, bare, slow_one, slow_two = (statistics.median(rate for rate, _ in found) for found in rates.values())
-    _, with_both, without, *_ = (
-        statistics.median(sum(spent.values()) - spent["gateway"] for _, spent in found) for found in rates.values()
-    )
-    sys.stdout.write(f"two workers / one worker: {two / one:.2f} (target: at least 1.5)\n")
-    sys.stdout.write(f"two workers / one worker, slow gateway: {slow_two / slow_one:.2f}\n")
-    sys.stdout.write(f"time with ledger and pace / without: {bare / two:.2f} (target: at most 1.15)\n")
-    sys.stdout.write(f"CPU with ledger and pace / without: {with_both / without:.2f}\n")
+    rate = {name: statistics.median(rate for rate, _ in found) for name, found in rates.items()}
+    cpu = {
+        name: statistics.median(sum(spent.values()) - spent["gateway"] for _, spent in found)
+        for name, found in rates.items()
+    }
+    for kind, aim in (("ledger and pace", " (target: at least 1.5)"), ("slow gateway", "")):
+        gain = rate[f"2 workers, {kind}"] / rate[f"1 worker, {kind}"]
+        sys.stdout.write(f"two workers / one worker, {kind}: {gain:.2f}{aim}\n")
+    for workers in ("1 worker", "2 workers"):
+        both, neither = f"{workers}, ledger and pace", f"{workers}, neither"
+        sys.stdout.write(
+            f"{workers}, with ledger and pace / without: time {rate[neither] / rate[both]:.2f} (target: at most 1.15), "
+            f"CPU {cpu[both] / cpu[neither]:.2f}\n"
+        )
 
 
 if __name__ == "__main__":
