@@ -17,6 +17,7 @@ from videorouter.integrations.ray.words import (
     Intend,
     Leave,
     Meet,
+    Refuse,
     Reply,
     Stop,
     cut,
@@ -84,6 +85,31 @@ async def test_a_journal_that_knows_rows_is_asked_about_each(tmp_path):
     assert claimed.verdict == ""
     assert [answer.id for answer in met] == ["d1-1", "d1-2", "d1-3", "d1-4"]
     assert [answer.recorded and answer.recorded.state for answer in met] == ["done", None, None, None]
+
+
+async def test_a_row_that_could_not_be_read_is_met_again_by_the_next_run_and_by_no_earlier_one(tmp_path):
+    ledger = Ledger(str(tmp_path / "run.db"))
+    await say(ledger, "a", Claim(0, 1), Refuse("entry-0", 0, "generate", b"{}"))
+    await ledger.close()
+    assert (await ledger.count())["refused"] == 1
+    await ledger.close()
+    after = Ledger(str(tmp_path / "run.db"))
+    assert (await after.count())["refused"] == 0
+    await after.close()
+
+
+async def test_a_ledger_whose_journal_was_moved_promises_nothing_more_and_still_takes_what_was_paid_for(tmp_path):
+    ledger = Ledger(str(tmp_path / "run.db"))
+    await say(ledger, "a", Claim(0, 2), intend("", 0, "d1"))
+    (tmp_path / "run.db").rename(tmp_path / "elsewhere.db")
+    reply = read_reply(await ledger.exchange("a", encode([intend("", 1, "d2")])))
+    assert "moved, replaced or deleted" in reply.trouble
+    assert reply.stopped == reply.trouble
+    await say(ledger, "a", finish("d1-1"))
+    (tmp_path / "elsewhere.db").rename(tmp_path / "run.db")
+    await ledger.close()
+    with sqlite3.connect(tmp_path / "run.db") as database:
+        assert database.execute("SELECT id, state FROM items").fetchall() == [("d1-1", "done")]
 
 
 async def test_an_id_of_another_row_is_refused(ledger):

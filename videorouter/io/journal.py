@@ -301,16 +301,17 @@ class Journal:
         """Commit a word about the batch itself, such as where its input lies."""
         await self._execute("note", "INSERT OR REPLACE INTO meta VALUES (?, ?)", (key, value))
 
-    async def transact(self, work: Callable[[sqlite3.Connection], T]) -> T:
+    async def transact(self, work: Callable[[sqlite3.Connection], T], *, intends: bool = False) -> T:
         """Do several things as one operation of the next commit: for a ledger that writes for many processes.
 
         Args:
             work: Is called with the database in the writer's thread, inside the transaction.
+            intends: Whether an intent is among them: then the file must be where the next run looks for it.
 
         Returns:
             What ``work`` gave, once it is committed.
         """
-        return await self._do("transact", work)
+        return await self._do("intend" if intends else "transact", work)
 
     async def forget(self) -> int:
         """Forget every prompt, and the prompts that the gateway rewrote; returns the rows.

@@ -164,6 +164,8 @@ class Ledger:
                 self._lost[item] = micros
             self._held.clear()
             await journal.transact(_make_room)
+            if self._fresh is None:
+                await journal.forget_unreadable()
             totals = await journal.totals()
             if self._fresh is None:
                 self._fresh = totals.items == 0
@@ -199,7 +201,10 @@ class Ledger:
                 await self.open()
             if self._journal is None:
                 return encode(Reply([], trouble="The journal is closed.", stopped=self._stopped))
-            answers = await self._journal.transact(lambda database: self._apply(database, worker, words))
+            answers = await self._journal.transact(
+                lambda database: self._apply(database, worker, words),
+                intends=any(type(word) is Intend for word in words),
+            )
         except JournalError as error:
             self._stopped = self._stopped or str(error)
             return encode(Reply([], trouble=str(error), stopped=self._stopped))
