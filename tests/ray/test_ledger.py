@@ -347,6 +347,22 @@ async def test_no_group_holds_all_intents_of_a_worker_so_that_others_are_at_the_
     assert [len(group) for group in await gather_groups(tmp_path, say)] == [400, 400, 400]
 
 
+async def test_a_group_goes_soon_where_half_of_all_jobs_wait_for_it(tmp_path):
+    async def say(remote, _):
+        remote.room = 8
+        async with asyncio.timeout(10.0):  # the gap that the ledger asked for is a minute
+            await asyncio.gather(*[remote.intend(make_intent("", n, f"d{n}")) for n in range(4)])
+
+    assert [len(group) for group in await gather_groups(tmp_path, say)] == [4]
+
+
+async def test_the_ledger_gets_no_more_groups_from_many_workers_than_it_can_take(ledger):
+    for worker in range(50):
+        await ledger.greet(str(worker))
+    reply = read_reply(await ledger.exchange("a", encode([Claim(0, 1)])))
+    assert (reply.least, reply.gap) == (51 / 250, 51 / 250)
+
+
 async def test_a_block_is_left_after_all_its_endings_however_many_they_are(tmp_path):
     async def say(remote, block):
         for n in range(1500):

@@ -7,8 +7,9 @@ import asyncio
 import pytest
 from hypothesis import given, strategies as st
 
-from videorouter.integrations.ray.pacing import Pacemaker, deal
-from videorouter.integrations.ray.words import Demand, encode, read_shares
+from videorouter.integrations.ray.pacing import Follower, Link, Pacemaker, deal
+from videorouter.integrations.ray.words import Demand, Share, Shares, encode, read_demands, read_shares
+from videorouter.io.lanes import Gate
 
 LANE = ("https", "video.example", 443, "veo3-fast")
 
@@ -75,6 +76,55 @@ async def test_a_retry_after_that_one_hears_is_pushed_to_all():
     await report(pacemaker, "a", refusals=(30.0,))
     shares = read_shares(await watching)
     assert 29 < shares.shares[0].pause <= 30
+
+
+@pytest.mark.anyio
+async def test_a_worker_that_waits_is_told_when_another_has_given_back_what_it_may_have():
+    pacemaker = Pacemaker(concurrency=10)
+    first = await report(pacemaker, "a")
+    assert (await report(pacemaker, "b")).shares[0].limit == 0
+    watching = asyncio.ensure_future(pacemaker.watch("b"))
+    await asyncio.sleep(0)
+    smaller = await report(pacemaker, "a", first.serial, used=10)
+    assert not watching.done()
+    await report(pacemaker, "a", smaller.serial, used=5)
+    assert read_shares(await asyncio.wait_for(watching, 1.0)).shares[0].limit == 5
+
+
+@pytest.mark.anyio
+async def test_a_worker_that_waits_is_told_when_the_lane_has_grown():
+    pacemaker = Pacemaker()
+    serial = (await report(pacemaker, "a")).serial
+    await report(pacemaker, "b")
+    watching = asyncio.ensure_future(pacemaker.watch("b"))
+    await asyncio.sleep(0)
+    await report(pacemaker, "a", serial, used=16, successes=16)
+    assert read_shares(await asyncio.wait_for(watching, 1.0)).shares[0].limit > 0
+
+
+@pytest.mark.anyio
+async def test_a_smaller_share_is_confirmed_at_once_although_nothing_else_has_changed():
+    serials = []
+    confirmed = asyncio.Event()
+
+    async def answer(message):
+        serials.append(read_demands(message)[0])
+        if len(serials) == 1:
+            link.followers[LANE].count_success(0.0, 0)
+        elif len(serials) == 3:
+            confirmed.set()
+        return encode(Shares(len(serials), (Share(LANE, 10 if len(serials) == 1 else 5),), every=0.001))
+
+    async def watch():
+        await asyncio.Event().wait()
+
+    link = Link(answer, watch, Gate(10))
+    Follower(link, LANE)
+    link.start()
+    async with asyncio.timeout(1.0):  # and not after the two seconds in which every worker shows that it is alive
+        await confirmed.wait()
+    await link.aclose()
+    assert serials == [0, 1, 2]
 
 
 @pytest.mark.anyio

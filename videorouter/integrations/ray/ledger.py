@@ -193,9 +193,11 @@ class Ledger:
         """Take a group of words, in the pieces of ``words.cut``, commit what they say, and answer each."""
         self._seen[worker] = time.monotonic()
         words = read_words(b"".join(pieces))
-        gap = self._find_gap(len(words))
+        # The more workers and words, the longer each gathers: a call costs the same whatever it carries
+        least = sum(1 for other in self._seen if self._is_alive(other)) / CALLS_A_SECOND
+        gap = max(least, _BUSY if len(words) >= _LARGE else GAP)
         if not words:
-            return encode(Reply([], stopped=self._stopped, gap=gap))
+            return encode(Reply([], stopped=self._stopped, gap=gap, least=least))
         try:
             if self._journal is None:
                 await self.open()
@@ -208,12 +210,7 @@ class Ledger:
         except JournalError as error:
             self._stopped = self._stopped or str(error)
             return encode(Reply([], trouble=str(error), stopped=self._stopped))
-        return encode(Reply(answers, stopped=self._stopped, gap=gap))
-
-    def _find_gap(self, words: int) -> float:
-        """The more workers and words, the longer each gathers: a call costs the same whatever it carries."""
-        alive = sum(1 for worker in self._seen if self._is_alive(worker))
-        return max(_BUSY if words >= _LARGE else GAP, alive / CALLS_A_SECOND)
+        return encode(Reply(answers, stopped=self._stopped, gap=gap, least=least))
 
     async def count(self) -> dict[str, float]:
         """How the journal stands: items by state, and what they cost in US dollars."""

@@ -43,6 +43,8 @@ CALLS_A_SECOND = 250.0
 _WATCH = 5.0
 _TURN = 5.0
 _STILL_HERE = 2.0
+_WORTH_TELLING = 1.25
+"""How much larger a share must have become for a worker that waits to be told at once, and not when it next asks."""
 
 
 def deal(total: int, wants: Mapping[str, tuple[int, int, int]], turn: int = 0) -> dict[str, int]:
@@ -145,15 +147,13 @@ class Pacemaker:
             pace.count_overload(now)
         if demand.pause > 0:
             pace.paused_until = max(pace.paused_until, now + min(demand.pause, LONGEST_HOLD))
-        if demand.refusals or pace.paused_until > before[0] or int(pace.limit) < before[1]:
-            self._shout(worker, room)
-        elif demand.waiting == 0 and demand.used < room.standing.get(worker, 0):
-            # What it leaves may be what others wait for.
-            self._shout(worker, room, only_waiting=True)
-
-    def _shout(self, worker: str, room: _Room, *, only_waiting: bool = False) -> None:
-        for other, demand in room.demands.items():
-            if other != worker and (demand.waiting or not only_waiting) and other in self._news:
+        slower = demand.refusals or pace.paused_until > before[0] or int(pace.limit) < before[1]
+        shares = {} if slower else self._deal(room)
+        for other, wants in room.demands.items():
+            if other == worker or other not in self._news:
+                continue
+            _, share = room.told.get(other, (0, 0))
+            if slower or (wants.waiting and shares[other] > share * _WORTH_TELLING):
                 self._news[other].set()
 
     def _tell(self, worker: str, now: float) -> Shares:
@@ -260,6 +260,7 @@ class Link:
         self._every = EVERY
         self._urgent = asyncio.Event()
         self._last: tuple[float, list[tuple[int, int]]] = (0.0, [])
+        self._owes = False
         self._tasks: list[asyncio.Task[None]] = []
 
     def start(self) -> None:
@@ -338,8 +339,9 @@ class Link:
         now = time.monotonic()
         figures = [(demand.used, demand.waiting) for demand in demands]
         seen = any(demand.successes or demand.refusals or demand.overloads for demand in demands)
-        if seen or figures != self._last[1] or now - self._last[0] > _STILL_HERE:
+        if seen or self._owes or figures != self._last[1] or now - self._last[0] > _STILL_HERE:
             self._last = (now, figures)
+            self._owes = False
             return True
         return False
 
@@ -353,6 +355,10 @@ class Link:
             for share in shares.shares:
                 follower = self.followers.get(share.lane)
                 if follower is not None:
+                    if share.limit < follower.limit:
+                        # Others have what is taken back only when it is confirmed.
+                        self._owes = True
+                        self._urgent.set()
                     follower.take_share(share, now)
             for bay in self._gate.bays:
                 bay.lane.dispatch(now)

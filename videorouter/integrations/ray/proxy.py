@@ -99,6 +99,8 @@ class RemoteJournal:
         self._beat = beat
         self.blocks: dict[int, Block] = {}
         """Rows that are in this worker, by place: their blocks."""
+        self.room: int = 1 << 30
+        """Jobs that may run here at once: where half of them wait for the ledger, little more will come for its next group."""
         self._homes: dict[str, int] = {}
         self._endings: list[_Said] = []
         self._pending: list[_Said] = []
@@ -107,7 +109,7 @@ class RemoteJournal:
         self._courier: asyncio.Task[None] | None = None
         self._pulse: asyncio.Task[None] | None = None
         self._last = 0.0
-        self._gap = 0.0
+        self._gap = self._least = 0.0
         self._stopped: str | None = None
         self._gone: str | None = None
         self.groups: int = 0
@@ -323,8 +325,15 @@ class RemoteJournal:
         words.append((word, future))
         if self._courier is None or self._courier.done():
             self._courier = asyncio.ensure_future(self._carry())
-        elif self._full is not None and len(words) >= _FULL and not self._full.done():
+        elif self._full is not None and self._find_gap() < self._gap and not self._full.done():
             self._full.set_result(None)
+
+    def _find_gap(self) -> float:
+        """Seconds between two groups: the fewer, the less there is to gain by waiting for more words."""
+        intents, pending = len(self._intents), len(self._pending)
+        if max(intents, pending, len(self._endings)) >= _FULL:
+            return 0.0
+        return self._least if 2 * (intents + pending) >= self.room else self._gap
 
     def _gather(self) -> list[_Said]:
         """The next group. Endings come first: what is left and what is met again counts on them."""
@@ -337,10 +346,9 @@ class RemoteJournal:
 
     async def _carry(self) -> None:
         while self._endings or self._pending or self._intents:
-            gap = self._last + self._gap - time.monotonic()
-            if gap > 0 and max(len(self._endings), len(self._intents), len(self._pending)) < _FULL:
+            while (left := self._last + self._find_gap() - time.monotonic()) > 0:
                 self._full = asyncio.get_running_loop().create_future()
-                await asyncio.wait([self._full], timeout=gap)
+                await asyncio.wait([self._full], timeout=left)
                 self._full = None
             await self._exchange(self._gather())
 
@@ -355,7 +363,7 @@ class RemoteJournal:
             for _, future in group:
                 _fail(future, JournalError(self._gone, path=str(self.path)))
             return
-        self._gap = reply.gap
+        self._gap, self._least = reply.gap, reply.least
         if reply.stopped is not None:
             self._hear_stop(reply.stopped)
         if reply.trouble is not None:

@@ -162,13 +162,14 @@ class Reply(msgspec.Struct, frozen=True, array_like=True):
     """What the ledger says to a group of words: one answer each, ``None`` for a plain yes.
 
     ``trouble`` says why nothing of the group was written; ``stopped`` why nothing more should be sent; ``gap`` is how many
-    seconds to gather words for the next group.
+    seconds to gather words for the next group, and ``least`` how many where little more can come.
     """
 
     answers: list[Answer | None]
     trouble: str | None = None
     stopped: str | None = None
     gap: float = 0.02
+    least: float = 0.004
 
 
 class Demand(msgspec.Struct, frozen=True, array_like=True):

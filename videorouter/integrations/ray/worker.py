@@ -221,6 +221,8 @@ class Worker:
         if self._link is not None:
             share = sum(follower.limit for follower in self._link.followers.values())
             self._room = min(self._most, int(share * 1.25) + _AHEAD)
+            if self._remote is not None:
+                self._remote.room = int(min(self._most, share))
         self._admit()
 
     def _admit(self) -> None:
