@@ -11,6 +11,7 @@ import subprocess
 import sys
 import textwrap
 import threading
+import time
 
 import pytest
 import trio
@@ -27,6 +28,7 @@ class Client:
         self.thread = None
         self.begun = threading.Event()
         self.cancelled = threading.Event()
+        self.cancelled_at = 0.0
         self.pid = os.getpid()
 
     async def aclose(self):
@@ -46,6 +48,7 @@ class Client:
             await asyncio.Event().wait()
         except asyncio.CancelledError:
             await asyncio.sleep(0)
+            self.cancelled_at = time.monotonic()
             self.cancelled.set()
             raise
 
@@ -155,6 +158,15 @@ def test_an_interrupt_cancels_the_work_and_waits_for_its_last_words(portal):
         portal.call(lambda client: client.hold())
     assert client.cancelled.is_set()
     assert portal.call(lambda client: client.echo("goes on")) == "goes on"
+
+
+def test_an_interrupted_caller_waits_no_longer_than_its_work(portal, monkeypatch):
+    monkeypatch.setattr("videorouter.io.portal.LAST_WORDS", 60.0)
+    client = portal.client
+    press_until_cancelled(client, signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt):
+        portal.call(lambda client: client.hold())
+    assert time.monotonic() - client.cancelled_at < 30
 
 
 def test_any_exception_of_a_signal_handler_cancels_the_work(portal):

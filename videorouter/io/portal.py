@@ -14,7 +14,7 @@ import os
 import threading
 import weakref
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from concurrent.futures import CancelledError, Future, wait
+from concurrent.futures import CancelledError, Future
 from contextlib import AbstractAsyncContextManager, contextmanager, suppress
 from contextvars import copy_context
 from functools import partial
@@ -305,7 +305,9 @@ class _Running:
             return errand.outcome.result()
         except BaseException as error:
             if not errand.outcome.done() and self.schedule(errand.drop):
-                wait([errand.outcome], LAST_WORDS)
+                # Not futures.wait(): a future that is cancelled does not wake it.
+                with suppress(TimeoutError, CancelledError):
+                    errand.outcome.exception(LAST_WORDS)
             if isinstance(error, CancelledError):
                 msg = "The client was closed while this call ran. What may have been billed is in client.in_doubt."
                 raise ClientClosedError(msg) from error
