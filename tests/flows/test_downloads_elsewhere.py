@@ -8,6 +8,7 @@ import io
 import pickle
 from pathlib import Path
 
+import httpx
 import pytest
 
 from videorouter import (
@@ -168,3 +169,14 @@ class TestEvents:
             raise RuntimeError
 
         assert (await router.save(host.video(), tmp_path / "otter.mp4", on_progress=hook)).size
+
+    async def test_a_file_whose_bytes_a_hook_of_your_client_has_read_is_saved(self, host, tmp_path):
+        async def read(response: httpx.Response) -> None:
+            await response.aread()
+
+        async with (
+            httpx.AsyncClient(event_hooks={"response": [read]}) as client,
+            AsyncVideoRouter("k", base_url=host.url("/v1"), http_client=client) as router,
+        ):
+            saved = await router.save(host.video(), tmp_path / "otter.mp4", sha256=True, timeout=20)
+        assert saved.sha256 == hashlib.sha256(host.body).hexdigest()

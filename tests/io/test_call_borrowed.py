@@ -9,7 +9,13 @@ import pytest
 from calling import KEY, fail
 from servers import BODY, Gateway, answer, lose, raw, reset_midway, reset_unread
 
-from videorouter import APIConnectionError, AsyncVideoRouter, OutcomeUnknownError, RateLimitError
+from videorouter import (
+    APIConnectionError,
+    AsyncVideoRouter,
+    OutcomeUnknownError,
+    RateLimitError,
+    UnprocessableEntityError,
+)
 
 pytestmark = pytest.mark.anyio
 
@@ -52,6 +58,38 @@ async def test_a_refusal_is_waited_out():
         router = AsyncVideoRouter(KEY, base_url=gateway.url, http_client=client)
         assert (await router.generate("otter", model="veo", timeout=20)).video_id == "video_1"
         assert len(gateway.posts) == 2
+
+
+async def test_a_video_whose_answer_a_hook_has_read_is_kept():
+    async def read(response):
+        await response.aread()
+
+    async with Gateway(answer()) as gateway, httpx.AsyncClient(event_hooks={"response": [read]}) as client:
+        router = AsyncVideoRouter(KEY, base_url=gateway.url, http_client=client)
+        assert (await router.generate("otter", model="veo", timeout=5)).video_id == "video_1"
+
+
+async def test_an_answer_that_a_hook_has_used_up_is_in_doubt_at_once():
+    async def use_up(response):
+        async for _ in response.aiter_raw():
+            pass
+
+    async with Gateway(answer()) as gateway, httpx.AsyncClient(event_hooks={"response": [use_up]}) as client:
+        router = AsyncVideoRouter(KEY, base_url=gateway.url, http_client=client)
+        began = time.monotonic()
+        error = await fail(router, timeout=20)
+        assert type(error) is OutcomeUnknownError
+        assert time.monotonic() - began < 10
+
+
+async def test_a_refusal_that_a_hook_has_read_says_what_it_says():
+    async def read(response):
+        await response.aread()
+
+    async with Gateway(answer(422)) as gateway, httpx.AsyncClient(event_hooks={"response": [read]}) as client:
+        error = await fail(AsyncVideoRouter(KEY, base_url=gateway.url, http_client=client), timeout=20)
+        assert type(error) is UnprocessableEntityError
+        assert "says 422" in error.message
 
 
 async def test_a_hook_that_raises_ends_in_an_error_of_ours():

@@ -356,6 +356,12 @@ def _open(response: httpx.Response, probe: Probe) -> Incoming:
 async def _read_whole(response: httpx.Response, incoming: Incoming, host: str | None, max_body: int) -> None:
     total = 0
     parts: list[bytes] = []
+    if response.is_stream_consumed:
+        left = _find_left(response, host)
+        incoming.body = left[:max_body]
+        if len(left) > max_body:
+            raise explain(Trouble.TOO_LARGE, host)
+        return
     try:
         async for part in response.stream:  # type: ignore[union-attr]  # an async client gives these
             total += len(part)
@@ -364,6 +370,14 @@ async def _read_whole(response: httpx.Response, incoming: Incoming, host: str | 
                 raise explain(Trouble.TOO_LARGE, host)
     finally:
         incoming.body = b"".join(parts)[:max_body]
+
+
+def _find_left(response: httpx.Response, host: str | None) -> bytes:
+    """The body that a hook of the client has read before us; its stream gives nothing any more, and may never end."""
+    try:
+        return response.content
+    except httpx.ResponseNotRead as error:
+        raise explain(Trouble.BODY_CUT, host, error) from error
 
 
 class _ClientStream:
@@ -380,6 +394,10 @@ class _ClientStream:
         self._stall = stall
 
     async def chunks(self) -> AsyncIterator[bytes]:
+        if self._response.is_stream_consumed:
+            yield _find_left(self._response, self._probe.host)
+            self._probe.phase = Phase.COMPLETE
+            return
         pieces = self._response.stream.__aiter__()  # type: ignore[union-attr]  # an async client gives these
         while True:
             left = self._deadline - time.monotonic()
