@@ -90,7 +90,7 @@ def test_a_task_id_is_found_in_whatever_holds_one(task):
     assert find_task_id(task) == "t-1"
 
 
-@pytest.mark.parametrize("task", [None, "", Task(id=None)])
+@pytest.mark.parametrize("task", [None, "", Task(id=None), "t-\ud800"])
 def test_what_is_no_task_is_refused(task):
     with pytest.raises(InvalidRequestError):
         find_task_id(task)

@@ -160,6 +160,7 @@ def test_an_error_answer_keeps_what_it_said():
         ({"data": []}, "empty"),
         ({}, "empty"),
         ({"data": 5}, "unknown shape"),
+        ({"data": {"task_id": "x" * 5000}}, "unknown shape"),
         ({"data": [{"url": "file:///etc/passwd"}]}, "no usable URL"),
         ([1], "not an object"),
         (b"", "not JSON (DecodeError)"),

@@ -215,4 +215,9 @@ def find_task_id(task: object) -> str:
     if not isinstance(task, str) or not task.strip():
         msg = "task must be a Task, or the text of a task id."
         raise InvalidRequestError(msg)
+    try:
+        task.encode()
+    except UnicodeEncodeError as error:
+        msg = "task holds half of a character (a lone surrogate), which no task id can have."
+        raise InvalidRequestError(msg) from error
     return task

@@ -35,6 +35,8 @@ if TYPE_CHECKING:
 
 MAX_ANSWER_BYTES = 4 * 2**20
 MAX_URL_CHARS = 4096
+MAX_ID_CHARS = 4096
+"""An id goes into addresses, messages and journals; one of a megabyte is none."""
 _MOST_DOLLARS = 1e6
 """What no video costs: a number beyond it is no price, and must not spend a batch's money."""
 PENDING = frozenset({"created", "in_progress", "running"})
@@ -520,8 +522,8 @@ def _identifier(value: object) -> str | None:
     if isinstance(value, bool):
         return None
     if isinstance(value, int):
-        return str(value)
-    return value if isinstance(value, str) and value.strip() else None
+        value = str(value)
+    return value if isinstance(value, str) and value.strip() and len(value) <= MAX_ID_CHARS else None
 
 
 def _integer(value: object) -> int | None:
