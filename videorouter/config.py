@@ -6,6 +6,7 @@ performs I/O.
 
 from __future__ import annotations
 
+import base64
 import math
 import re
 from collections.abc import Awaitable, Callable
@@ -101,6 +102,7 @@ class Sealed(bytes):
 
 _SHORT = 4
 _TELLING = 6
+_ARMOURED = 8
 
 
 def _build_redactor(key: str) -> Callable[[str], str]:
@@ -110,7 +112,7 @@ def _build_redactor(key: str) -> Callable[[str], str]:
     if len(bare) < _SHORT:
         # A key of three letters is somebody's test; whole words only, or every message would be holes.
         spelling = rf"(?<![\w]){spelling}(?![\w])"
-    find = re.compile(spelling)
+    find = re.compile("|".join((spelling, *_armour(bare))))
     forms = {bare, quote(bare, safe=""), quote(bare), bare.replace("/", "\\/")}
     starts = sorted({form[:size] for form in forms for size in range(_TELLING, len(form))}, key=len, reverse=True)
 
@@ -125,12 +127,33 @@ def _build_redactor(key: str) -> Callable[[str], str]:
 
 
 def _spell(char: str) -> str:
-    """All the ways in which servers write one character of a key, as a pattern."""
+    """All the ways in which servers write one character of a key, as a pattern.
+
+    Each repetition has an end: without one, an answer that is all backslashes would take minutes to search.
+    """
     number = ord(char)
+    named = f"|&(?:amp;){{0,4}}{_ENTITIES[char]};" if char in _ENTITIES else ""
     return (
-        rf"(?:\\?{re.escape(char)}|%(?:25)*(?i:{number:02x})|\\+u00(?i:{number:02x})|\\+x(?i:{number:02x})"
-        rf"|&#0*{number};|&#[xX]0*(?i:{number:x});)"
+        rf"(?:%(?:25){{0,4}}(?i:{number:02x})|\\{{1,8}}u00(?i:{number:02x})|\\{{1,8}}x(?i:{number:02x})"
+        rf"|&(?:amp;){{0,4}}#0{{0,8}}{number};|&(?:amp;){{0,4}}#[xX]0{{0,8}}(?i:{number:x});{named}"
+        rf"|\\?{re.escape(char)})"
     )
+
+
+_ENTITIES = {"&": "amp", "<": "lt", ">": "gt", '"': "quot", "'": "apos"}
+
+
+def _armour(key: str) -> list[str]:
+    """Patterns for the key in base64, wherever in the encoded text it begins; nothing for a key that is too short."""
+    if len(key) < _ARMOURED:
+        return []
+    pieces: list[str] = []
+    for before in range(3):
+        text = base64.b64encode(b"\0" * before + key.encode("latin-1", "replace")).decode()
+        # The characters at both ends hold bits of what stands around the key.
+        whole = text.rstrip("=")[(before * 8 + 5) // 6 : (before + len(key)) * 8 // 6]
+        pieces.append("".join({"+": "[+-]", "/": "[/_]"}.get(char, char) for char in whole))
+    return [f"[A-Za-z0-9+/_-]?{piece}[A-Za-z0-9+/_-]?=*" for piece in pieces]
 
 
 def seal(value: object) -> object:

@@ -53,6 +53,8 @@ HOSTILE = {
     "not UTF-8": answer(200, b'{"data":[{"url":"https://x.example/\xff"}]}'),
     "huge numbers": answer(200, b'{"code":1' + b"0" * 5000 + b',"data":[]}'),
     "huge float": answer(500, b'{"error":{"code":1e999,"message":"x"}}'),
+    "nothing but backslashes": answer(500, b"\\" * 4_000_000),
+    "an endless type": answer(500, {"error": {"type": "\\" * 1_900_000, "param": "x" * 300_000}}),
     "null bytes": answer(200, b"\0" * 1000),
     "a negative length": raw(b"HTTP/1.1 200 OK\r\nContent-Length: -1\r\n\r\n{}"),
     "two lengths": raw(b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n{}"),

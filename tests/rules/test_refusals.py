@@ -18,6 +18,13 @@ def refuse(status, *, effective=None, headers=(), auth_scheme=None, **told):
     return build_refusal(answer, headers, redact=redact, auth_scheme=auth_scheme, model="veo")
 
 
+def test_what_a_refusal_says_is_bounded():
+    endless = "x" * 3_000_000
+    error = refuse(422, message=endless, code=endless, type=endless, param=endless)
+    assert len(error.message) < 1500
+    assert max(map(len, (error.code, error.type, error.param))) <= 1000
+
+
 @pytest.mark.parametrize(
     ("status", "cls"),
     [

@@ -30,7 +30,7 @@ from videorouter.io.outcomes import Outcome
 from videorouter.models import Task, TaskStatus, VideoResult
 from videorouter.rules.pacing import LONGEST_HOLD
 from videorouter.rules.polling import EMPTY_LOOKS, must_stop, next_interval, pause_after_error
-from videorouter.rules.refusals import is_moderation
+from videorouter.rules.refusals import MAX_WORDS, is_moderation
 from videorouter.rules.retry import Row
 from videorouter.rules.wire import ErrorAnswer, Unusable, read_task
 
@@ -444,7 +444,7 @@ def _name_result(result: VideoResult, task: Task) -> VideoResult:
 
 
 def _name_failure(status: TaskStatus, task: Task) -> VideoRouterError:
-    reason = status.fail_reason or "no reason given"
+    reason = (status.fail_reason or "no reason given")[:MAX_WORDS]
     facts = {"task_id": task.id, "model": task.model, "idempotency_key": task.idempotency_key}
     facts = {name: value for name, value in facts.items() if value is not None}
     if is_moderation(None, None, reason):

@@ -25,7 +25,14 @@ from videorouter.errors import (
     VideoRouterError,
 )
 from videorouter.io.transport.seam import Incoming, Probe, Trouble, WireError
-from videorouter.rules.refusals import build_refusal, find_header, find_request_id, show_body, show_headers
+from videorouter.rules.refusals import (
+    build_refusal,
+    find_header,
+    find_request_id,
+    show_body,
+    show_headers,
+    show_words,
+)
 from videorouter.rules.retry import Column, Ending, Row, find_row, read_retry_after
 from videorouter.rules.wire import ErrorAnswer, Unusable, decode_json, find_error
 
@@ -245,7 +252,7 @@ def _find_reason(outcome: Outcome, settings: Settings) -> str:
     if isinstance(answer, Unusable):
         return settings.redact(answer.reason)
     if isinstance(answer, ErrorAnswer):
-        words = settings.redact(answer.message)[:300]
+        words = show_words(answer.message, settings.redact, 300)
         return f"status {answer.effective or answer.status}" + (f": {words}" if words else "")
     return "no answer"
 
@@ -260,9 +267,9 @@ def _build_doubt(outcome: Outcome, settings: Settings, said: str, facts: dict[st
         if found is not None:
             facts["task_id"] = redact(found.group(1).decode("utf-8", "replace"))
     if isinstance(answer, ErrorAnswer):
-        facts["code"] = redact(answer.code) if isinstance(answer.code, str) else answer.code
-        facts["type"] = redact(answer.type) if answer.type else None
-        facts["param"] = redact(answer.param) if answer.param else None
+        facts["code"] = show_words(answer.code, redact) if isinstance(answer.code, str) else answer.code
+        facts["type"] = show_words(answer.type, redact) if answer.type else None
+        facts["param"] = show_words(answer.param, redact) if answer.param else None
         facts["request_id"] = facts.get("request_id") or _clean(find_request_id((), answer.message), redact)
         happened = f"The gateway took the request and answered without a result ({_find_reason(outcome, settings)})."
         if answer.status == 524:

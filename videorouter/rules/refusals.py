@@ -29,6 +29,9 @@ if TYPE_CHECKING:
 MAX_EVIDENCE = 4096
 """Bytes of an answer that an error keeps."""
 
+MAX_WORDS = 1000
+"""Characters of a message, a type or a code that an error keeps."""
+
 _WINDOW = 64 * MAX_EVIDENCE
 """Bytes that are searched for the key: what is taken out must not pull an unsearched piece into sight."""
 
@@ -76,6 +79,11 @@ def show_body(body: bytes, redact: Callable[[str], str]) -> str:
     return text[:MAX_EVIDENCE]
 
 
+def show_words(text: str, redact: Callable[[str], str], most: int = MAX_WORDS) -> str:
+    """Some of what an answer says, bounded, without the key."""
+    return redact(text[:_WINDOW])[:most]
+
+
 def show_headers(headers: Headers, redact: Callable[[str], str]) -> tuple[tuple[str, str], ...]:
     """Header fields as text, bounded, without secrets."""
     return tuple(
@@ -101,7 +109,7 @@ def build_refusal(
 ) -> APIStatusError:
     """The exception for an answer that says no, with everything known about it and no secret; ``cls`` overrides."""
     status = answer.effective or answer.status
-    message = redact(answer.message)[:1000]
+    message = show_words(answer.message, redact)
     body = show_body(answer.body, redact)
     if cls is None:
         cls = _CLASSES.get(status, InternalServerError if status >= 500 else APIStatusError)
@@ -112,9 +120,9 @@ def build_refusal(
     return cls(
         f"The gateway refused the {what} with {status}{under}{said} {_advise(cls, status, auth_scheme, model, body)}",
         status=answer.status if answer.effective == answer.status else status,
-        code=redact(answer.code) if isinstance(answer.code, str) else answer.code,
-        type=redact(answer.type) if answer.type else None,
-        param=redact(answer.param) if answer.param else None,
+        code=show_words(answer.code, redact) if isinstance(answer.code, str) else answer.code,
+        type=show_words(answer.type, redact) if answer.type else None,
+        param=show_words(answer.param, redact) if answer.param else None,
         request_id=_clean(find_request_id(headers, answer.message), redact),
         cf_ray=_clean(find_header(headers, b"cf-ray"), redact),
         body=body,
