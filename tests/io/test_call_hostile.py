@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import gzip
 import json
 import time
 import tracemalloc
 
+import httpx
 import pytest
+from calling import fail
 from servers import Gateway, answer, raw, task_accepted
 
 from videorouter import AsyncVideoRouter, OutcomeUnknownError, TaskPollError, TaskTimeoutError, VideoRouterError
@@ -101,3 +104,18 @@ async def test_a_large_answer_within_the_bound_is_read():
     body = json.dumps({"data": [{"url": "https://x.example/v.mp4", "revised_prompt": "p" * 4_000_000}]}).encode()
     async with Gateway(answer(200, body)) as gateway, AsyncVideoRouter(KEY, base_url=gateway.url) as router:
         assert (await router.generate("otter", model="veo", timeout=10)).url == "https://x.example/v.mp4"
+
+
+@pytest.mark.parametrize("stock", [False, True], ids=["our transport", "stock httpx"])
+async def test_of_an_answer_that_is_too_large_an_error_keeps_a_piece(stock):
+    step = endless(OK + b"Transfer-Encoding: chunked\r\n\r\n", b"10000\r\n" + b" " * 65536 + b"\r\n")
+    async with Gateway(step) as gateway, httpx.AsyncClient() as client:
+        router = AsyncVideoRouter(KEY, base_url=gateway.url, http_client=client if stock else None)
+        tracemalloc.start()
+        try:
+            errors = [await fail(router, timeout=20) for _ in range(8)]
+            gc.collect()
+            assert tracemalloc.get_traced_memory()[0] < len(errors) * 2**20
+        finally:
+            tracemalloc.stop()
+        await router.aclose()

@@ -26,7 +26,15 @@ from videorouter.io.transport.httpx_causes import name_httpx_failure
 from videorouter.io.transport.interception import is_mocked
 from videorouter.io.transport.naming import find_host, resolve_name
 from videorouter.io.transport.ours import NOTES, VideoTransport
-from videorouter.io.transport.seam import Incoming, IncomingStream, Outgoing, Probe, Trouble, WireError
+from videorouter.io.transport.seam import (
+    Incoming,
+    IncomingStream,
+    Outgoing,
+    Probe,
+    Trouble,
+    WireError,
+    keep_piece,
+)
 from videorouter.io.transport.stock import StockTransport
 
 if TYPE_CHECKING:
@@ -354,22 +362,22 @@ def _open(response: httpx.Response, probe: Probe) -> Incoming:
 
 
 async def _read_whole(response: httpx.Response, incoming: Incoming, host: str | None, max_body: int) -> None:
-    total = 0
-    parts: list[bytes] = []
     if response.is_stream_consumed:
         left = _find_left(response, host)
-        incoming.body = left[:max_body]
+        incoming.body = keep_piece(left, max_body)
         if len(left) > max_body:
             raise explain(Trouble.TOO_LARGE, host)
         return
+    # One object, not a list: a million chunks of one byte would weigh far more, and a traceback keeps this frame.
+    body = bytearray()
     try:
         async for part in response.stream:  # type: ignore[union-attr]  # an async client gives these
-            total += len(part)
-            parts.append(part)
-            if total > max_body:
+            body += part
+            if len(body) > max_body:
                 raise explain(Trouble.TOO_LARGE, host)
     finally:
-        incoming.body = b"".join(parts)[:max_body]
+        incoming.body = keep_piece(bytes(body), max_body)
+        body.clear()
 
 
 def _find_left(response: httpx.Response, host: str | None) -> bytes:

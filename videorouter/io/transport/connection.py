@@ -19,7 +19,7 @@ import httptools
 
 from videorouter.errors import Phase
 from videorouter.io.transport.causes import explain
-from videorouter.io.transport.seam import Incoming, Probe, Trouble
+from videorouter.io.transport.seam import Incoming, Probe, Trouble, keep_piece
 
 if TYPE_CHECKING:
     import socket
@@ -381,9 +381,8 @@ class Connection:
             probe = self.probe
             probe.write_failed = len(self.outbox) > 0
             if self.status:
-                probe.incoming = Incoming(
-                    status=self.status, headers=tuple(self.headers), body=b"".join(self.body)[: self.max_body]
-                )
+                body = keep_piece(b"".join(self.body), self.max_body)
+                probe.incoming = Incoming(status=self.status, headers=tuple(self.headers), body=body)
         self.close()
 
     def listen_again(self, seconds: float) -> asyncio.Future[Incoming]:
@@ -424,6 +423,8 @@ class Connection:
             if self.outbox:
                 loop.remove_writer(self.fd)
         sock.close()
+        # An error's traceback keeps this object for as long as its owner likes.
+        self.body = []
         self.origin.lose(self)
         if self.waiter is not None:
             _settle(self.waiter, True)

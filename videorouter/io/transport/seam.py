@@ -57,6 +57,14 @@ class Incoming(msgspec.Struct, kw_only=True):
         return None
 
 
+_PIECE = 2**18
+
+
+def keep_piece(body: bytes, most: int) -> bytes:
+    """A body that was read, or the beginning of one that is larger than what was to be accepted: it is evidence only."""
+    return body if len(body) <= most else body[: min(most, _PIECE)]
+
+
 class Probe:
     """What is known of one attempt while it runs: written by the sender, read by whoever asks what was lost."""
 
