@@ -13,6 +13,7 @@ import traceback
 from pathlib import Path
 from urllib.parse import quote
 
+import httpx
 import pytest
 from servers import Gateway, answer, find_dead_port, lose, raw, task_accepted, until
 
@@ -136,6 +137,31 @@ async def test_a_protocol_error_does_not_quote_the_key():
         with pytest.raises(VideoRouterError) as caught:
             await router.generate("otter", model="veo", timeout=5)
         assert_clean(collect(caught.value))
+
+
+@pytest.mark.parametrize(
+    "noise",
+    [
+        f"{KEY}\r\n\r\n",
+        f"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n{KEY}\r\n",
+        f"HTTP/1.1 200 {KEY}\r\nContent-Length: 100\r\n\r\ncut",
+        f"HTTP/1.1 200 OK\r\n{KEY}: \0\r\n\r\n",
+    ],
+    ids=["status line", "chunk", "reason phrase", "field"],
+)
+async def test_no_frame_on_the_way_through_your_own_client_shows_an_echoed_key(noise):
+    async with Gateway(raw(noise.encode())) as gateway, httpx.AsyncClient() as client:
+        router = AsyncVideoRouter(KEY, base_url=gateway.url, http_client=client)
+        with pytest.raises(VideoRouterError) as caught:
+            await router.generate("otter", model="veo", timeout=5)
+    error: BaseException | None = caught.value
+    # The first frame is this test's own.
+    trace = caught.value.__traceback__.tb_next
+    while error is not None:
+        for frame, _ in traceback.walk_tb(trace):
+            assert_clean(repr(frame.f_locals))
+        error = error.__cause__ or error.__context__
+        trace = error.__traceback__ if error is not None else None
 
 
 async def test_results_and_tasks_do_not_carry_an_echoed_key():

@@ -9,7 +9,6 @@ default of 5 s would turn each held POST into a lost answer.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import time
 import weakref
 from functools import lru_cache
@@ -38,7 +37,7 @@ from videorouter.io.transport.seam import (
 from videorouter.io.transport.stock import StockTransport
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator
+    from collections.abc import AsyncIterator
 
     from videorouter.io.transport.seam import Header
 
@@ -222,25 +221,32 @@ class ClientSender:
         scope = anyio.CancelScope(deadline=anyio.current_time() + (deadline - time.monotonic()))
         incoming: Incoming | None = None
         rest_ends = deadline
-        with scope, self._translate(probe, tracer, request.url):
-            built = self._build(request, tracer, deadline)
-            probe.phase = self._begin(built.url)
-            try:
-                response = await self._client.send(built, stream=True, follow_redirects=False)
-            except httpx.RemoteProtocolError:
-                # httpx parses Location even of a redirect that nobody follows.
-                if probe.incoming is None or not 300 <= probe.incoming.status < 400:
-                    raise
+        try:
+            with scope:
+                built = self._build(request, tracer, deadline)
+                probe.phase = self._begin(built.url)
+                try:
+                    response = await self._client.send(built, stream=True, follow_redirects=False)
+                except httpx.RemoteProtocolError:
+                    # httpx parses Location even of a redirect that nobody follows.
+                    if probe.incoming is None or not 300 <= probe.incoming.status < 400:
+                        raise
+                    probe.phase = Phase.COMPLETE
+                    return probe.incoming
+                incoming = _open(response, probe)
+                rest_ends = time.monotonic() + self._rest_timeout
+                scope.deadline = min(scope.deadline, anyio.current_time() + self._rest_timeout)
+                try:
+                    await _read_whole(response, incoming, probe.host, max_body)
+                finally:
+                    await response.aclose()
+                    # Its repr has the server's reason phrase, in which the key may stand.
+                    del response
                 probe.phase = Phase.COMPLETE
-                return probe.incoming
-            incoming = _open(response, probe)
-            rest_ends = time.monotonic() + self._rest_timeout
-            scope.deadline = min(scope.deadline, anyio.current_time() + self._rest_timeout)
-            try:
-                await _read_whole(response, incoming, probe.host, max_body)
-            finally:
-                await response.aclose()
-            probe.phase = Phase.COMPLETE
+        except (WireError, AssertionError):
+            raise
+        except Exception as error:
+            raise self._explain(error, probe, tracer, request.url) from error
         if scope.cancelled_caught or incoming is None:
             trouble = Trouble.STALLED if rest_ends < deadline else Trouble.DEADLINE
             raise explain(trouble, probe.host)
@@ -277,9 +283,14 @@ class ClientSender:
         built = self._build_bare(request, tracer, deadline, stall, addresses)
         scope = anyio.CancelScope(deadline=anyio.current_time() + (deadline - time.monotonic()))
         response: httpx.Response | None = None
-        with scope, self._translate(probe, tracer, request.url):
-            probe.phase = self._begin(built.url)
-            response = await self._client.send(built, stream=True, auth=None, follow_redirects=False)
+        try:
+            with scope:
+                probe.phase = self._begin(built.url)
+                response = await self._client.send(built, stream=True, auth=None, follow_redirects=False)
+        except (WireError, AssertionError):
+            raise
+        except Exception as error:
+            raise self._explain(error, probe, tracer, request.url) from error
         if response is None:
             raise explain(Trouble.DEADLINE, probe.host)
         incoming = _open(response, probe)
@@ -317,20 +328,15 @@ class ClientSender:
         known = type(self._find_transport(url)) in _TRACING and not is_mocked()
         return Phase.QUEUED if known else Phase.UNKNOWN
 
-    @contextlib.contextmanager
-    def _translate(self, probe: Probe, tracer: _Tracer, url: str) -> Iterator[None]:
-        try:
-            yield
-        except (WireError, AssertionError):
-            raise
-        except Exception as error:
-            if isinstance(error.__cause__, WireError):
-                raise error.__cause__ from error
-            trouble = name_httpx_failure(error)
-            connecting = isinstance(error, (httpx.ConnectError, httpx.ConnectTimeout))
-            if connecting and not tracer.fired and self._is_honest(url):
-                probe.phase = Phase.CONNECTING
-            raise explain(trouble, probe.host, error) from error
+    def _explain(self, error: Exception, probe: Probe, tracer: _Tracer, url: str) -> WireError:
+        """What a client's error means. No context manager: its frame would show the error, which may quote the key."""
+        if isinstance(error.__cause__, WireError):
+            return error.__cause__
+        trouble = name_httpx_failure(error)
+        connecting = isinstance(error, (httpx.ConnectError, httpx.ConnectTimeout))
+        if connecting and not tracer.fired and self._is_honest(url):
+            probe.phase = Phase.CONNECTING
+        return explain(trouble, probe.host, error)
 
     def _is_honest(self, url: str) -> bool:
         return is_mocked() or type(self._find_transport(httpx.URL(url))) is httpx.MockTransport
@@ -378,6 +384,7 @@ async def _read_whole(response: httpx.Response, incoming: Incoming, host: str | 
     finally:
         incoming.body = keep_piece(bytes(body), max_body)
         body.clear()
+        del response
 
 
 def _find_left(response: httpx.Response, host: str | None) -> bytes:
