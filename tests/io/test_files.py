@@ -186,6 +186,26 @@ def test_rejected_bytes_keep_their_own_name(tmp_path):
     assert names(tmp_path) == ["a.mp4.rejected"]
 
 
+def test_rejected_bytes_are_kept_although_a_folder_has_their_name(tmp_path):
+    (tmp_path / "a.mp4.rejected").mkdir()
+    landing = begin(tmp_path / "a.mp4")
+    landing.write([b"<html>"])
+    kept = landing.reject()
+    assert kept.read_bytes() == b"<html>"
+    assert kept.suffix == ".rejected"
+
+
+def test_a_second_name_of_another_file_is_no_sidecar(tmp_path):
+    other = tmp_path / "other"
+    other.write_bytes(b"precious")
+    os.link(other, tmp_path / ".a.mp4.resume")
+    landing = begin(tmp_path / "a.mp4")
+    landing.write([VIDEO])
+    landing.commit()
+    assert other.read_bytes() == b"precious"
+    assert names(tmp_path) == ["a.mp4", "other"]
+
+
 def test_many_small_parts_are_written_in_their_order(tmp_path):
     landing = begin(tmp_path / "a", Known())
     parts = [bytes([number % 256]) * 3 for number in range(5000)]

@@ -211,6 +211,8 @@ class Landing:
         """Keep what was written under a name that says that it is no video; it was paid for."""
         kept = self.path.with_name(rejected_name(self.path.name))
         part = self._settle()
+        if kept.is_dir() and not kept.is_symlink():
+            kept = self.path.with_name(free_name(kept.name, secrets.randbelow(10**9)))
         part.replace(kept)
         self._part = None
         _sync_folder(kept.parent)
@@ -298,7 +300,11 @@ class Landing:
                 _refuse_odd(lock, sidecar)
                 _lock_file(lock)
                 if _is_same(lock, sidecar):
-                    return lock
+                    if os.fstat(lock).st_nlink == 1:
+                        return lock
+                    # Another name of somebody's file, which is not for us to write to.
+                    with contextlib.suppress(FileNotFoundError):
+                        sidecar.unlink()
             except BaseException:
                 os.close(lock)
                 raise
