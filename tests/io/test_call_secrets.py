@@ -165,7 +165,8 @@ async def test_no_frame_on_the_way_through_your_own_client_shows_an_echoed_key(n
 
 
 async def test_results_and_tasks_do_not_carry_an_echoed_key():
-    ok = {"data": [{"url": "https://x.example/v.mp4"}], "debug": {"authorization": KEY}}
+    video = {"url": "https://x.example/v.mp4", "revised_prompt": f"an otter with {KEY}"}
+    ok = {"data": [video], "debug": {"authorization": KEY}}
     done = {"data": {"status": "completed", "urls": {"video": "https://x.example/v.mp4"}, "debug": KEY}}
     failed = {"data": {"status": "failed", "fail_reason": f"key {KEY} expired"}}
     steps = answer(200, ok), task_accepted(debug=KEY), answer(200, done), answer(200, failed)

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from videorouter.errors import VideoRouterError
     from videorouter.events import Event, EventHook, InDoubtHook
     from videorouter.io.shared import Shared
+    from videorouter.models import Video
     from videorouter.rules.retry import Decision
 
     Check = Callable[[Incoming], ErrorAnswer | Unusable | None]
@@ -164,7 +165,16 @@ class Reader:
         result = getattr(record, "result", None)
         if isinstance(result, VideoResult):
             changes["result"] = self.scrub(result, incoming)
+        if isinstance(record, VideoResult):
+            changes["videos"] = tuple(self._scrub_words(video) for video in record.videos)
         return msgspec.structs.replace(record, **changes).beside(**{**record.__dict__, "raw_": raw})
+
+    def _scrub_words(self, video: Video) -> Video:
+        """Addresses and ids stay as they are: without them what was paid for could not be had."""
+        if video.revised_prompt is None:
+            return video
+        words = self.settings.redact(video.revised_prompt)
+        return msgspec.structs.replace(video, revised_prompt=words).beside(**video.__dict__)
 
     def _decide(self, outcome: Outcome, column: Column, history: History, deadline: float) -> Decision:
         return decide(
