@@ -1,5 +1,6 @@
 """The front door against a running gateway: the same calls in every mode, and errors that a stranger understands."""
 
+import copy
 import inspect
 import pickle
 import socket
@@ -18,6 +19,7 @@ from videorouter import (
     OutcomeUnknownError,
     Task,
     VideoResult,
+    VideoRouter,
     VideoRouterError,
 )
 from videorouter.rules.signatures import job
@@ -238,3 +240,11 @@ async def test_a_closed_client_says_so_and_closing_twice_is_fine(sandbox):
     with pytest.raises(ClientClosedError):
         await router.generate("otter", model="veo3-fast")
     assert sandbox.requests == []
+
+
+@pytest.mark.parametrize("kind", [AsyncVideoRouter, VideoRouter])
+@pytest.mark.parametrize("take", [pickle.dumps, copy.copy, copy.deepcopy])
+def test_a_client_that_is_to_be_pickled_or_copied_says_what_to_do_instead(kind, take):
+    client = kind("sk-test")
+    with pytest.raises(TypeError, match=f"{kind.__name__} cannot be pickled.*Make a client in each process"):
+        take(client)

@@ -5,11 +5,19 @@ from __future__ import annotations
 import inspect
 import os
 import time
-from typing import TYPE_CHECKING, Any, Literal, Self, Unpack, overload
+from typing import TYPE_CHECKING, Any, Literal, NoReturn, Self, Unpack, overload
 
 from msgspec import UNSET, UnsetType
 
-from videorouter.config import Settings, check_count, check_timeout, read_environment, resolve, seal
+from videorouter.config import (
+    Settings,
+    check_count,
+    check_timeout,
+    read_environment,
+    refuse_pickling,
+    resolve,
+    seal,
+)
 from videorouter.errors import ConfigurationError, InvalidRequestError
 from videorouter.flows import downloads, draining, tasks
 from videorouter.flows.batch_verbs import BatchVerbs
@@ -515,6 +523,9 @@ class AsyncVideoRouter(BatchVerbs):
         if self._is_view:
             return
         await self._caller.shared.aclose()
+
+    def __reduce__(self) -> NoReturn:
+        refuse_pickling(self)
 
     async def __aenter__(self) -> Self:
         return self

@@ -156,6 +156,19 @@ def _armour(key: str) -> list[str]:
     return [f"[A-Za-z0-9+/_-]?{piece}[A-Za-z0-9+/_-]?=*" for piece in pieces]
 
 
+def refuse_pickling(client: object) -> NoReturn:
+    """Say why a client goes to no other process.
+
+    Raises:
+        TypeError: Always, as ``pickle`` and ``copy`` expect it.
+    """
+    msg = (
+        f"{type(client).__name__} cannot be pickled or copied: it holds connections, a key and the limits of its own "
+        "process. Make a client in each process; with_options gives one with other settings that shares them."
+    )
+    raise TypeError(msg)
+
+
 def seal(value: object) -> object:
     """Text as a :class:`Secret`, before anything can raise with it in a local; anything else as it is."""
     return Secret(value) if isinstance(value, str) else value

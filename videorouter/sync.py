@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import functools
 import inspect
-from typing import TYPE_CHECKING, Any, Concatenate, Literal, ParamSpec, Self, TypeVar, Unpack, overload
+from typing import TYPE_CHECKING, Any, Concatenate, Literal, NoReturn, ParamSpec, Self, TypeVar, Unpack, overload
 
 from videorouter.client import AsyncVideoRouter
+from videorouter.config import refuse_pickling
 from videorouter.io.portal import Portal
 from videorouter.rules.signatures import dress
 
@@ -306,6 +307,9 @@ class VideoRouter:
         """Close what is open. Idempotent; a client that you brought stays open, and so does what a view shares."""
         if not self._is_view:
             self._portal.close()
+
+    def __reduce__(self) -> NoReturn:
+        refuse_pickling(self)
 
     def __enter__(self) -> Self:
         return self
