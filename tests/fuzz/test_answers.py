@@ -29,6 +29,10 @@ from videorouter.io import lanes
 
 pytestmark = [pytest.mark.anyio, pytest.mark.fuzz, pytest.mark.timeout(3 * 3600)]
 
+# Read here: no test sees variables of this name
+SEED = int(os.environ.get("VIDEOROUTER_FUZZ_SEED", time.time_ns() % 2**32))
+CASES = int(os.environ.get("VIDEOROUTER_FUZZ_CASES", "0"))
+SECONDS = float(os.environ.get("VIDEOROUTER_FUZZ_SECONDS", "60"))
 KEY = "sk-Sekret-0123456789abcdef"
 PIECES = (
     b"HTTP/1.1 ", b"HTTP/1.0 ", b"200", b"204", b"302", b"429", b"500", b"503", b"524", b" OK", b"\r\n", b"\r\n\r\n",
@@ -98,9 +102,7 @@ def check_error(error: VideoRouterError, seed: int, answer: bytes) -> None:
 
 async def test_whatever_a_server_says_ends_in_an_error_of_ours():
     lanes.WORLD.lanes.clear()
-    seed = int(os.environ.get("VIDEOROUTER_FUZZ_SEED", time.time_ns() % 2**32))
-    cases = int(os.environ.get("VIDEOROUTER_FUZZ_CASES", "0"))
-    seconds = float(os.environ.get("VIDEOROUTER_FUZZ_SECONDS", "60"))
+    seed, cases = SEED, CASES
     print(f"seed {seed}")  # noqa: T201  it repeats the run
     dice = random.Random(seed)
     answers: dict[str, bytes] = {}
@@ -119,7 +121,7 @@ async def test_whatever_a_server_says_ends_in_an_error_of_ours():
             visit.reset()
 
     done = 0
-    ends = time.monotonic() + seconds
+    ends = time.monotonic() + SECONDS
 
     async def work(router, gateway):
         nonlocal done
