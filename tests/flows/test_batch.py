@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import os
+from collections.abc import Mapping
 
 import pytest
 
@@ -273,6 +274,30 @@ async def test_a_broken_chain_sends_none_of_its_later_steps(sandbox, router):
     items = [item async for item in router.generate_many([{"prompt": "An otter", "then": ["Snow", "Rain"]}])]
     assert [item.state for item in items] == ["refused", "not_sent", "not_sent"]
     assert await sandbox.charges() == {}
+
+
+class Unwilling(dict):
+    def get(self, *_):
+        raise RuntimeError("this row was deleted")
+
+
+class Elusive(Mapping):
+    def __len__(self):
+        return 1
+
+    def __iter__(self):
+        return iter(["prompt", "then"])
+
+    def __getitem__(self, name):
+        raise RuntimeError(f"{name} is gone")
+
+
+@pytest.mark.parametrize("entry", [Unwilling(id="a", prompt="two", then=["Snow"]), Elusive()], ids=["dict", "mapping"])
+async def test_a_mapping_that_raises_is_one_refused_entry(sandbox, router, entry):
+    items = [item async for item in router.generate_many(["one", entry, "three"], concurrency=1)]
+    assert [item.state for item in items] == ["done", "refused", "done"]
+    assert isinstance(items[1].error, InvalidRequestError)
+    assert await sandbox.charges() == {"one": 1, "three": 1}
 
 
 async def test_many_edits_of_known_videos(sandbox, router):

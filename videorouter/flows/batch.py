@@ -19,7 +19,7 @@ from videorouter.flows.batch_books import Books
 from videorouter.flows.batch_items import FatalError, Walk
 from videorouter.flows.batch_saving import Saver
 from videorouter.io.journal import Journal
-from videorouter.rules.entries import Entry, read_entry
+from videorouter.rules.entries import Entry, find_id, read_entry
 from videorouter.rules.money import to_dollars
 
 if TYPE_CHECKING:
@@ -371,7 +371,7 @@ class Batch:
             try:
                 entry = read_entry(raw, self._options.verb)
             except Exception as error:  # noqa: BLE001  an entry of any kind must not lose the others
-                entry = Entry(prompt=None, id=_find_id(raw), broken=_name_broken(error))
+                entry = Entry(prompt=None, id=find_id(raw), broken=_name_broken(error))
             item = await Walk(self._books, self._maker, index, entry, given=entry.id).take()
             if self._saver is None and self._caller.on_event is None:
                 self._hand_out(item)
@@ -445,11 +445,6 @@ class Batch:
         consumer = self._consumer
         if consumer is not None and not consumer.done():
             consumer.set_result(None)
-
-
-def _find_id(raw: object) -> str | None:
-    given = raw.get("id") if isinstance(raw, dict) else None
-    return given if isinstance(given, str) and 0 < len(given) <= 200 and given.isprintable() else None
 
 
 def _name_broken(error: Exception) -> InvalidRequestError:

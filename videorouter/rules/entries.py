@@ -76,6 +76,14 @@ def read_entry(raw: object, verb: Verb = "generate") -> Entry:
     raise InvalidRequestError(f"An entry of this batch must be {expected}, not {type(raw).__name__}.")
 
 
+def find_id(raw: object) -> str | None:
+    """The id of an entry that cannot be read, where that much of it can; whatever it is, this raises nothing."""
+    try:
+        return _check_id(raw.get("id"), "id") if isinstance(raw, Mapping) else None
+    except Exception:  # noqa: BLE001  a mapping of the caller's may do anything
+        return None
+
+
 def _drop_empty(fields: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in fields.items() if value is not None and value is not msgspec.UNSET}
 

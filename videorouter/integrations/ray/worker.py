@@ -32,7 +32,7 @@ from videorouter.integrations.ray.rows import make_table, read_rows
 from videorouter.integrations.ray.saving import StoreSaver
 from videorouter.integrations.ray.words import cut
 from videorouter.models import BatchItem
-from videorouter.rules.entries import Entry, read_entry
+from videorouter.rules.entries import Entry, find_id, read_entry
 from videorouter.rules.ledger import describe_failure
 
 if TYPE_CHECKING:
@@ -189,7 +189,7 @@ class Worker:
         start = rows[0][0]
         block = self._blocks.get(start)
         if block is None:
-            block = self._blocks[start] = Block(start, [_read_id(raw) for _, raw in rows])
+            block = self._blocks[start] = Block(start, [find_id(raw) for _, raw in rows])
             block.claimed = self._loop.create_task(self._remote.claim(block))
         block.runs += 1
         if block.claimed is not None:
@@ -269,7 +269,7 @@ class Worker:
         try:
             entry = read_entry(raw)
         except InvalidRequestError as error:
-            entry = Entry(prompt=None, id=_read_id(raw), broken=error)
+            entry = Entry(prompt=None, id=find_id(raw), broken=error)
         walk = Walk(self._books, self._maker, position, entry, given=entry.id)
         try:
             return await walk.take()
@@ -294,13 +294,6 @@ class Worker:
 def _fail(future: asyncio.Future[BatchItem], error: Exception) -> None:
     if not future.done():
         future.set_exception(error)
-
-
-def _read_id(raw: dict[str, Any]) -> str | None:
-    given = raw.get("id")
-    if isinstance(given, int):
-        given = str(given)
-    return given if isinstance(given, str) and given else None
 
 
 def _show_unsent(position: int, raw: dict[str, Any], error: VideoRouterError) -> BatchItem:
