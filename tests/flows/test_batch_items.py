@@ -91,7 +91,7 @@ async def test_an_id_that_comes_twice_is_refused_and_leaves_the_first_ones_row(s
     assert read(tmp_path / "run.db", "SELECT id, state, position FROM items ORDER BY id") == [
         ("a", "done", 0),
         ("b", "done", 2),
-        ("entry-1", "refused", 1),
+        ("entry@1", "refused", 1),
     ]
 
 
@@ -248,8 +248,8 @@ async def test_every_entry_of_the_input_has_its_row_and_a_mended_one_leaves_none
     entries = [{"id": "a", "prompt": "one"}, {"id": "a", "prompt": "two"}, {"prompt": 3}, {"id": "d"}]
     items = [item async for item in router.generate_many(entries, journal=path, ordered=True)]
     rows = "SELECT id, state FROM items ORDER BY position"
-    assert read(path, rows) == [("a", "done"), ("entry-1", "refused"), ("entry-2", "refused"), ("d", "refused")]
-    assert [item.id for item in items] == ["a", "entry-1", "entry-2", "d"]
+    assert read(path, rows) == [("a", "done"), ("entry@1", "refused"), ("entry@2", "refused"), ("d", "refused")]
+    assert [item.id for item in items] == ["a", "entry@1", "entry@2", "d"]
     again = [item async for item in router.generate_many(entries, journal=path, ordered=True)]
     assert [item.state for item in again] == [item.state for item in items]
     assert len(read(path, rows)) == 4
@@ -297,17 +297,57 @@ async def test_nothing_is_bought_once_the_journal_is_not_where_it_was(sandbox, r
         assert await sandbox.charges() == dict.fromkeys(prompts(9), 1)
 
 
-@pytest.mark.parametrize("broken", [{"id": "entry-0", "prompt": "twice"}, {"prompt": 5}], ids=["twice", "unreadable"])
-async def test_the_name_of_a_refused_entry_is_no_reason_to_refuse_the_one_that_has_it(
-    sandbox, router, tmp_path, broken
+@pytest.mark.parametrize("shape", ["entry-{}", "entry{}", "{}", "#{}", "entry @{}"])
+@pytest.mark.parametrize(
+    "broken",
+    [{"id": "first", "prompt": "twice"}, {"prompt": 5}, {"id": "first", "prompt": 5}],
+    ids=["twice", "unreadable", "both"],
+)
+async def test_a_refused_entry_never_has_the_id_of_another_one(sandbox, router, tmp_path, broken, shape):
+    named = [{"id": shape.format(number), "prompt": f"otter {number}"} for number in range(4)]
+    entries = [{"id": "first", "prompt": "first"}, *named[:2], broken, *named[2:]]
+    for _ in range(2):
+        batch = router.generate_many(entries, journal=tmp_path / "run.db", concurrency=1, ordered=True)
+        items = [item async for item in batch]
+        assert [item.state for item in items] == ["done", "done", "done", "refused", "done", "done"]
+        rows = read(tmp_path / "run.db", "SELECT id, position, state FROM items ORDER BY position")
+        assert rows == [(item.id, item.index, item.state) for item in items]
+        assert len({item.id for item in items}) == 6
+    assert await sandbox.charges() == {"first": 1} | dict.fromkeys(prompts(4), 1)
+
+
+@pytest.mark.parametrize("given", ["entry@1", "entry@0/2"])
+async def test_no_entry_may_have_the_name_of_a_refused_one(sandbox, router, tmp_path, given):
+    entries = [{"id": given, "prompt": "otter"}, {"prompt": 5}, {"edit_of": given, "prompt": "Snow"}]
+    items = await collect(router.generate_many(entries, journal=tmp_path / "run.db"))
+    assert [items[index].id for index in range(3)] == ["entry@0", "entry@1", "entry@2"]
+    assert "choose another" in str(items[0].error)
+    assert await sandbox.charges() == {}
+
+
+async def test_each_refused_step_of_a_chain_has_a_row_of_its_own(sandbox, router, tmp_path):
+    steps = [{"id": "a", "prompt": "Snow"}, {"id": "a", "prompt": "Rain"}]
+    batch = router.generate_many([{"id": "a", "prompt": "otter", "then": steps}], journal=tmp_path / "run.db")
+    assert [(item.id, item.state) async for item in batch] == [
+        ("a", "done"),
+        ("entry@0/1", "refused"),
+        ("entry@0/2", "refused"),
+    ]
+    assert len(read(tmp_path / "run.db", "SELECT id FROM items")) == 3
+    assert await sandbox.charges() == {"otter": 1}
+
+
+@pytest.mark.parametrize("kept", ["no journal", "fresh", "resumed"])
+async def test_an_edit_means_the_entry_that_was_sent_and_not_an_unreadable_one_of_its_id(
+    sandbox, router, tmp_path, kept
 ):
-    named = [{"id": f"entry-{number}", "prompt": f"otter {number}"} for number in range(5)]
-    entries = [named[0], broken, *named[1:]]
-    items = await collect(router.generate_many(entries, journal=tmp_path / "run.db", concurrency=1))
-    assert [item.state for item in items.values()] == ["done", "refused", "done", "done", "done", "done"]
-    assert await sandbox.charges() == dict.fromkeys(prompts(5), 1)
-    rows = read(tmp_path / "run.db", "SELECT id, position, state FROM items ORDER BY position")
-    assert rows == [(f"entry-{number}", number + (number > 0), "done") for number in range(5)]
+    entries = [{"id": "a", "prompt": "one"}, {"id": "a", "prompt": 5}, {"edit_of": "a", "prompt": "Snow"}]
+    journal = tmp_path / "run.db" if kept != "no journal" else None
+    if kept == "resumed":
+        await collect(router.generate_many(entries[:1], journal=journal))
+    items = await collect(router.generate_many(entries, journal=journal, concurrency=1))
+    assert [items[index].state for index in range(3)] == ["done", "refused", "done"]
+    assert await sandbox.charges() == {"one": 1, "Snow": 1}
 
 
 @pytest.mark.parametrize("earlier", [False, True], ids=["at first", "when resumed"])

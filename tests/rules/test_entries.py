@@ -9,7 +9,7 @@ import pytest
 
 from videorouter.errors import InvalidRequestError
 from videorouter.models import Video
-from videorouter.rules.entries import Unreadable, read_entry
+from videorouter.rules.entries import Unreadable, find_id, name_refused, read_entry
 
 
 def test_a_prompt_is_an_entry():
@@ -63,6 +63,8 @@ def test_a_chain_is_edit_of_or_then():
         ({"prompt": "x", "edit_of": "a", "video": "v"}, "generate"),
         ({"prompt": "x", "id": "a\nb"}, "generate"),
         ({"prompt": "x", "id": "y" * 201}, "generate"),
+        ({"prompt": "x", "id": name_refused(7)}, "generate"),
+        ({"prompt": "x", "id": name_refused(7, 2)}, "generate"),
         ({"prompt": "x", "then": [{"prompt": "y", "video": "v"}]}, "generate"),
         ({"prompt": "x", "then": [3]}, "generate"),
         ({3: "x"}, "generate"),
@@ -72,3 +74,20 @@ def test_a_chain_is_edit_of_or_then():
 def test_what_cannot_be_read_is_an_invalid_request(raw, verb):
     with pytest.raises(InvalidRequestError):
         read_entry(raw, verb)
+
+
+@pytest.mark.parametrize(
+    ("raw", "found"),
+    [
+        ({"id": "a", "then": 3}, "a"),
+        ({"id": 7, "then": 3}, "7"),
+        ({"id": "a\nb"}, None),
+        ({"id": name_refused(7)}, None),
+        ({"id": ""}, None),
+        ({}, None),
+        (("a", "b"), None),
+        (7, None),
+    ],
+)
+def test_of_what_cannot_be_read_an_id_that_can_be_used_is_kept(raw, found):
+    assert find_id(raw) == found

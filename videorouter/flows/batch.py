@@ -380,7 +380,8 @@ class Batch:
             root = item.id
             for step, following in enumerate(entry.then, 1):
                 given = following.id or f"{root}/{step}"
-                item = await Walk(self._books, self._maker, index, following, given=given, before=item).take()
+                walk = Walk(self._books, self._maker, index, following, given=given, before=item, step=step)
+                item = await walk.take()
                 await self._deliver(item, step)
         finally:
             if self._options.ordered:

@@ -194,8 +194,12 @@ class Books:
         return met.id, met.times, met.recorded
 
     def _check_new(self, given: str | None) -> None:
-        if given is not None and hash(given) in self._ids:
+        if given is not None and self.has_met(given):
             raise name_duplicate(given)
+
+    def has_met(self, given: str) -> bool:
+        """Whether this run keeps an id of which there is no row in a journal."""
+        return hash(given) in self._ids
 
     def remember(self, given: str) -> None:
         """Keep an id of which there is no row in a journal."""

@@ -33,6 +33,7 @@ from videorouter.flows.inputs import needs_upload
 from videorouter.flows.tasks import resume_job, run_job
 from videorouter.io.journal import Ending, Intent
 from videorouter.models import BatchItem, Task, VideoResult
+from videorouter.rules.entries import name_refused
 from videorouter.rules.ledger import describe_failure, digest_request, judge_error
 from videorouter.rules.money import find_price, to_micros
 
@@ -73,6 +74,7 @@ class Walk:
         entry: What is asked for.
         given: The id that it was given.
         before: For a step of a chain, the item whose video it edits.
+        step: Which step of the chain it is, from 1.
     """
 
     __slots__ = (
@@ -89,6 +91,7 @@ class Walk:
         "_priced",
         "_reserved",
         "_spent",
+        "_step",
         "_submission",
         "_task",
         "_unknown",
@@ -108,6 +111,7 @@ class Walk:
         *,
         given: str | None = None,
         before: BatchItem | None = None,
+        step: int = 0,
     ) -> None:
         self.books: Books = books
         self.entry: Entry = entry
@@ -117,6 +121,7 @@ class Walk:
         self._maker = maker
         self._given = given
         self._before = before
+        self._step = step
         self._parent = before.id if before is not None else entry.parent
         common = books.options.common
         self._options: dict[str, Any] = {**common, **entry.options} if entry.options else common
@@ -493,33 +498,41 @@ class Walk:
 
     async def _refuse(self, error: Exception) -> BatchItem:
         """The entry itself cannot be used: nothing was sent for it."""
-        self.id = self.id or f"entry-{self.index}"
-        if self._given is not None:
-            self.books.remember(self._given)
         named = error
         if not isinstance(error, VideoRouterError):
             named = InvalidRequestError(f"This entry could not be read: {type(error).__name__}: {error}")
             named.__cause__ = error
+        if self._given is None or self._future is None or self.books.has_met(self._given):
+            await self._leave_id()
+        else:
+            self.books.remember(self._given)
         await self._file_refusal(named)
         return self._end("refused", None, error=named)
 
     async def _step_aside(self, *, counted: bool = False) -> BatchItem:
         """Leave the id to the entry that came first, and be refused under another; ``counted`` has that counted here."""
         error = name_duplicate(self._given or self.id)
-        if self._future is not None:
-            future, self._future = self._future, None
-            await self.books.give_back(self.id, future)
-        self.id = f"entry-{self.index}"
+        await self._leave_id()
         await self._file_refusal(error)
         return self._end("refused", None, error=error) if counted else self._show("refused", None, error=error)
 
+    async def _leave_id(self) -> None:
+        """Leave the id, where it has one, to the entry that has it too, and take one that nobody can give."""
+        if self._future is not None:
+            future, self._future = self._future, None
+            await self.books.give_back(self.id, future)
+        self.id = name_refused(self.index, self._step)
+
     async def _file_refusal(self, error: Exception) -> None:
-        books = self.books
-        if books.journal is not None:
-            try:
-                await books.journal.refuse(self.id, self.index, self.entry.verb, encode(describe_failure(error)))
-            except JournalError as trouble:
-                books.note_error(trouble)
+        journal, failure = self.books.journal, encode(describe_failure(error))
+        if journal is None:
+            return
+        try:
+            if await journal.refuse(self.id, self.index, self.entry.verb, failure):
+                await self._leave_id()
+                await journal.refuse(self.id, self.index, self.entry.verb, failure)
+        except JournalError as trouble:
+            self.books.note_error(trouble)
 
     async def _copy_twin(self, known: Submission) -> BatchItem:
         """The same request ran, or runs, in this batch: its outcome is this one's too, and is paid once."""

@@ -57,8 +57,10 @@ UPDATE items SET state = ?, reserved = ?, cost = CASE WHEN ? IS NULL THEN cost E
 REFUSE = """
 INSERT INTO items (id, position, state, digest, verb, failure, created, finished)
 VALUES (?, ?, 'refused', '', ?, ?, ?, ?)
-ON CONFLICT (id) DO UPDATE SET failure = excluded.failure, finished = excluded.finished WHERE digest = ''
+ON CONFLICT (id) DO UPDATE SET failure = excluded.failure, finished = excluded.finished
+  WHERE digest = '' AND position = excluded.position
 """
+_ELSEWHERE = "SELECT 1 FROM items WHERE id = ? AND position <> ?"
 _CRASHED = """
 UPDATE items SET state = 'in_doubt', unknown = unknown + reserved, reserved = 0,
   failure = coalesce(failure, ?) WHERE state = 'sending'
@@ -255,11 +257,20 @@ class Journal:
         now = time.time()
         await self._do("finish", lambda database: write_ending(database, ending, now))
 
-    async def refuse(self, item: str, position: int, verb: str, failure: bytes) -> None:
-        """Commit that an entry could not be read, so that nothing was ever sent for it."""
+    async def refuse(self, item: str, position: int, verb: str, failure: bytes) -> bool:
+        """Commit that an entry could not be read, so that nothing was ever sent for it.
+
+        Returns:
+            Whether an entry at another place has that id: then nothing was written.
+        """
         now = time.time()
         row = (item, position, verb, _text(failure), now, now)
-        await self._execute("refuse", REFUSE, row)
+
+        def work(database: sqlite3.Connection) -> bool:
+            written = database.execute(REFUSE, row).rowcount
+            return not written and database.execute(_ELSEWHERE, (item, position)).fetchone() is not None
+
+        return await self._do("refuse", work)
 
     async def forget_unreadable(self) -> None:
         """Commit that entries which could not be read are to be met again: they may have been mended since."""

@@ -7,6 +7,7 @@ cannot be read is an error of that entry alone. This file reads no files; it onl
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -19,6 +20,7 @@ from videorouter.rules.requests import Verb
 MAX_ID = 200
 _OWN = frozenset({"id", "prompt", "edit_of", "video", "video_id", "then"})
 _PLAIN = frozenset({"id", "prompt"})
+_NAMELESS = re.compile(r"entry@\d+(/\d+)?")
 
 
 class Unreadable(msgspec.Struct, frozen=True):
@@ -74,6 +76,16 @@ def read_entry(raw: object, verb: Verb = "generate") -> Entry:
         )
     expected = "a pair (video, prompt) or a dict" if verb == "edit" else "a prompt or a dict"
     raise InvalidRequestError(f"An entry of this batch must be {expected}, not {type(raw).__name__}.")
+
+
+def name_refused(index: int, step: int = 0) -> str:
+    """The id of an entry that was refused and has none, or not one of its own. No caller can give it to another one.
+
+    Args:
+        index: The entry's place in the input.
+        step: Which step of its chain, from 1; 0 for the entry itself.
+    """
+    return f"entry@{index}/{step}" if step else f"entry@{index}"
 
 
 def find_id(raw: object) -> str | None:
@@ -146,4 +158,6 @@ def _check_id(value: object, name: str) -> str | None:
         value = str(value)
     if not isinstance(value, str) or not value.strip() or len(value) > MAX_ID or not value.isprintable():
         raise InvalidRequestError(f"{name} must be 1 to {MAX_ID} printable characters, not {value!r}.")
+    if _NAMELESS.fullmatch(value):
+        raise InvalidRequestError(f"{name} {value!r} is what a refused entry without an id is called: choose another.")
     return value
