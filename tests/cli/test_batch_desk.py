@@ -138,6 +138,21 @@ def test_a_second_sending_that_was_accepted_by_name_can_be_settled_afterwards(ru
     assert sandbox.charges()["=otter 3"] == 2
 
 
+def test_a_doubt_outlives_the_refusal_of_its_second_sending_also_without_a_price(run, sandbox, tmp_path):
+    (tmp_path / "p.txt").write_text("otter\n")
+    sandbox.faults.add("status=500", charged=True, times=1)
+    sandbox.faults.add("moderation", times=1)
+    ended = run("batch", "run", "p.txt", "--out", "clips", "--on-unknown", "resend", env=point_at(sandbox))
+    assert ended.code == 8
+    assert "1 in doubt" in ended.err
+    assert "1 may have been billed" in ended.err
+    assert run("batch", "status", "clips", "--json").records[0]["in_doubt"] == 1
+    (record,) = run("batch", "settle", "clips", "--json").records
+    assert "and that was refused" in record["failure"]
+    assert run("batch", "settle", "clips", record["id"], "--not-bought").code == 0
+    assert run("batch", "run", "p.txt", "--out", "clips", env=point_at(sandbox)).code == 0
+
+
 def test_what_was_not_bought_runs_again(run, clips, sandbox):
     listed = run("batch", "settle", "clips")
     assert listed.code == 0

@@ -2,9 +2,10 @@
 
 ``python gateway.py`` prints its port and serves until its standard input closes. A prompt says what happens to it:
 ``hold S`` answers a finished video after S seconds, ``task S`` accepts at once and is done S seconds later, ``flaky``
-drops the connection once it has charged, ``refuse`` is 422, ``nokey`` is 401, anything else is answered at once. ``GET
-/ledger`` tells the charges by prompt, the keys seen, how many requests ran at once, and when each arrived. ``POST
-/pause/S`` makes the next request a 429 with ``Retry-After: S``; ``POST /least/N`` refuses beyond N at once.
+drops the connection once it has charged and refuses the same prompt from then on, ``refuse`` is 422, ``nokey`` is 401,
+anything else is answered at once. ``GET /ledger`` tells the charges by prompt, the keys seen, how many requests ran at
+once, and when each arrived. ``POST /pause/S`` makes the next request a 429 with ``Retry-After: S``; ``POST /least/N``
+refuses beyond N at once.
 """
 
 from __future__ import annotations
@@ -96,7 +97,7 @@ class Gateway(asyncio.Protocol):
             self.reply({"error": {"message": "too many"}}, status="429 Too Many")
             return
         word = prompt.split()[0]
-        if word == "refuse":
+        if word == "refuse" or (word == "flaky" and prompt in LEDGER.charges):
             self.reply({"error": {"message": "bad field", "code": 422}}, status="422 Unprocessable")
             return
         if word == "nokey":

@@ -121,6 +121,18 @@ def test_what_may_have_been_billed_is_reported_and_a_refusal_stays(generate, gat
         assert gateway.ledger()["charges"] == {"flaky one": 1, "otter three": 1}
 
 
+def test_what_is_in_doubt_stays_so_when_its_second_sending_is_refused(generate, gateway, tmp_path):
+    call = {"journal": tmp_path / "run.db", "model": "m", "client_options": gateway.options}
+    for _ in range(2):
+        (row,) = generate(["flaky one"], on_outcome_unknown="resend", **call).take_all()
+        assert row["state"] == "in_doubt"
+        assert "and that was refused" in row["error"]
+    assert gateway.ledger()["charges"] == {"flaky one": 1}
+    database = sqlite3.connect(tmp_path / "run.db")
+    assert database.execute("SELECT state, sends FROM items").fetchall() == [("in_doubt", 3)]
+    database.close()
+
+
 def test_a_wall_stops_every_worker(generate, gateway, tmp_path):
     rows = generate(
         ["nokey"] + [f"hold 0.5 of {n}" for n in range(400)],

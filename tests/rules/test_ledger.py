@@ -13,6 +13,7 @@ from videorouter.rules.ledger import (
     describe_failure,
     digest_request,
     judge_error,
+    keep_doubt,
     may_move,
     name_item,
     read_crash,
@@ -78,6 +79,24 @@ def test_retry_refuses_states_that_could_buy_twice(wrong):
 )
 def test_an_error_ends_in_the_state_that_never_pays_twice(error, sent, state):
     assert judge_error(error, sent=sent) == state
+
+
+@pytest.mark.parametrize(
+    ("ended", "decided", "stands"),
+    [
+        ("refused", False, "in_doubt"),
+        ("refused", True, "in_doubt"),
+        ("not_sent", False, "in_doubt"),
+        ("not_sent", True, "not_sent"),
+        ("in_doubt", True, "in_doubt"),
+        ("accepted", False, "accepted"),
+        ("failed", False, "failed"),
+        ("done", False, "done"),
+    ],
+)
+def test_what_is_in_doubt_stays_so_unless_a_second_sending_was_accepted(ended, decided, stands):
+    assert keep_doubt(ended, decided=decided) == stands
+    assert may_move("sending", stands)
 
 
 def test_an_error_after_acceptance_leaves_the_item_accepted():

@@ -8,19 +8,22 @@ from __future__ import annotations
 import asyncio
 import inspect
 from collections import OrderedDict
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+import msgspec
 
 from videorouter.errors import (
     BudgetExceededError,
     ClientClosedError,
     InvalidRequestError,
     JournalError,
+    JournalMismatchError,
     VideoRouterError,
 )
 from videorouter.flows.batch_options import check_replay
-from videorouter.flows.batch_records import read_failure, show_recorded
+from videorouter.flows.batch_records import read_failure, restore_inline, show_recorded, spell_path
 from videorouter.rules.ledger import SETTLED, VERDICTS, Recorded, StopRule, Tally, decide_resumption, name_item
-from videorouter.rules.money import Overruns, Purse, to_dollars, to_micros
+from videorouter.rules.money import Overruns, Purse, find_price, to_dollars, to_micros
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -30,6 +33,9 @@ if TYPE_CHECKING:
     from videorouter.io.journal import Ending, Journal
     from videorouter.models import BatchItem, Task
     from videorouter.rules.ledger import Resumption
+    from videorouter.rules.requests import Submission
+
+_decode = msgspec.json.Decoder(dict[str, Any]).decode
 
 REMEMBERED = 16_384
 """Distinct requests, and finished parents, that a batch without a journal remembers."""
@@ -280,6 +286,26 @@ class Books:
         except JournalError as error:
             self.stop_for(error)
 
+    async def collect(self, journal: Journal, item: BatchItem) -> BatchItem:
+        """A finished item with what the journal keeps of its videos: bytes that came inside the answer, and files."""
+        if item.result is not None and any(video.url is None for video in item.result.videos):
+            restore_inline(item.result, await journal.find_inline(item.id))
+        saved = await journal.find_files(item.id)
+        files = tuple(str(spell_path(path, self.options.save_to)) for path, _ in saved)
+        return msgspec.structs.replace(item, files=files, sha256=saved[0][1] if saved else item.sha256)
+
+    def find_price(self, submission: Submission) -> int:
+        """What a request may cost, in millionths of a dollar.
+
+        Raises:
+            InvalidRequestError: A price is needed and there is none, or the caller's function gave no usable number.
+        """
+        price, needed = self.options.price, self.options.max_cost is not None
+        if price is None:
+            return 0
+        fields: dict[str, Any] = _decode(submission.body) if callable(price) else {"model": submission.model}
+        return find_price(price, fields, needed=needed)
+
     async def judge_doubt(self, item: BatchItem) -> str:
         """What the caller wants done about an item that may have been billed.
 
@@ -307,4 +333,13 @@ def name_duplicate(given: str) -> InvalidRequestError:
     """The error of an entry whose id another entry of its batch has."""
     return InvalidRequestError(
         f"The id {given!r} came twice in this batch. The second one was not sent. Give each entry an id of its own."
+    )
+
+
+def name_mismatch(recorded: Recorded, index: int, journal: Journal | None) -> JournalMismatchError:
+    """The error of an entry whose id is another request's in the journal."""
+    return JournalMismatchError(
+        f"The journal has item {recorded.id!r} with another request (position {recorded.position} then, {index} now). It was "
+        "not sent. Give the changed entry another id, put the input back, or start another journal.",
+        path=str(journal.path) if journal is not None else None,
     )

@@ -15,27 +15,26 @@ from videorouter.errors import (
     ConfigurationError,
     InvalidRequestError,
     JournalError,
-    JournalMismatchError,
     OutcomeUnknownError,
     Phase,
     VideoRouterError,
 )
-from videorouter.flows.batch_books import name_duplicate
+from videorouter.flows.batch_books import name_duplicate, name_mismatch
 from videorouter.flows.batch_records import (
     encode,
     find_inline,
-    restore_inline,
+    read_failure,
     show_recorded,
     spell_inputs,
-    spell_path,
+    tell_refusal,
 )
 from videorouter.flows.inputs import needs_upload
 from videorouter.flows.tasks import resume_job, run_job
 from videorouter.io.journal import Ending, Intent
 from videorouter.models import BatchItem, Task, VideoResult
 from videorouter.rules.entries import name_refused
-from videorouter.rules.ledger import describe_failure, digest_request, judge_error
-from videorouter.rules.money import find_price, to_micros
+from videorouter.rules.ledger import describe_failure, digest_request, judge_error, keep_doubt
+from videorouter.rules.money import to_micros
 
 if TYPE_CHECKING:
     from videorouter.flows.batch_books import Books
@@ -44,8 +43,6 @@ if TYPE_CHECKING:
     from videorouter.rules.entries import Entry
     from videorouter.rules.ledger import Recorded
     from videorouter.rules.requests import Submission
-
-_decode = msgspec.json.Decoder(dict[str, Any]).decode
 
 
 class FatalError(Exception):
@@ -80,6 +77,7 @@ class Walk:
     __slots__ = (
         "_before",
         "_doubt",
+        "_earlier",
         "_filed",
         "_future",
         "_given",
@@ -129,6 +127,7 @@ class Walk:
         self._future: asyncio.Future[BatchItem | None] | None = None
         self._outcome: BatchItem | None = None
         self._doubt: BatchItem | None = None
+        self._earlier: Recorded | None = None
         self._task: Task | None = None
         self._filed = False
         self._intended = False
@@ -183,7 +182,7 @@ class Walk:
         if recorded is None or not recorded.digest:
             return await self._send(known)
         if recorded.digest != self.digest:
-            raise FatalError(self._name_mismatch(recorded))
+            raise FatalError(name_mismatch(recorded, self.index, books.journal))
         self._unknown = recorded.unknown
         self._spent = recorded.cost or 0.0
         return await self._resume(recorded, known)
@@ -237,27 +236,23 @@ class Walk:
         books = self.books
         action = books.decide(recorded)
         if action == "send":
+            failure = read_failure(recorded.failure)
+            if recorded.state == "not_sent" and failure is not None and failure.in_doubt:
+                self._doubt = self._show_recorded(recorded, known, state="in_doubt")
+                self._earlier = recorded
             return await self._send(known)
         if action == "poll":
             return await self._poll(recorded, known)
-        item = msgspec.structs.replace(show_recorded(recorded), index=self.index, prompt=known.prompt)
-        if item.failure is not None:
-            item.beside(**show_recorded(recorded).__dict__)
+        item = self._show_recorded(recorded, known)
         if action == "doubt":
             verdict = await self._ask(item)
             if verdict != "report":
-                self._doubt = item
+                self._doubt, self._earlier = item, recorded
                 return await self._send(
                     known, asked=True, key=recorded.idempotency_key if verdict == "replay" else None
                 )
         elif action == "collect" and books.journal is not None:
-            if item.result is not None and any(video.url is None for video in item.result.videos):
-                restore_inline(item.result, await books.journal.find_inline(item.id))
-            saved = await books.journal.find_files(item.id)
-            folder = books.options.save_to
-            item = msgspec.structs.replace(item, files=tuple(str(spell_path(path, folder)) for path, _ in saved))
-            if saved:
-                item = msgspec.structs.replace(item, sha256=saved[0][1])
+            item = await books.collect(books.journal, item)
         books.note(item, recorded.unknown)
         return item
 
@@ -270,7 +265,7 @@ class Walk:
                 sent = self._submission
                 verdict = await self._ask(item)
                 if verdict != "report":
-                    self._doubt = item
+                    self._doubt, self._earlier = item, None
                     key = sent.idempotency_key if sent is not None and verdict == "replay" else None
                     continue
             self.books.note(item, self._unknown)
@@ -295,20 +290,20 @@ class Walk:
             submission = self._submission or await self._complete()
             if key is not None:
                 submission = msgspec.structs.replace(submission, idempotency_key=key)
-            self._priced = self._find_price(submission)
+            self._priced = books.find_price(submission)
             micros = books.overruns.correct(submission.model, self._priced) if self._priced else 0
             books.check_running()
             if micros or books.purse.cap is not None:
                 await books.reserve(micros)
         except _OrphanError as error:
-            return self._doubt or self._show("not_sent", known, error=InvalidRequestError(str(error)))
+            return self._stay("not_sent", known, InvalidRequestError(str(error)))
         except VideoRouterError as error:
             books.note_error(error)
-            return self._doubt or self._show(judge_error(error, sent=False), known, error=error)
+            return self._stay(judge_error(error, sent=False), known, error)
         except Exception as error:  # noqa: BLE001  a function of the caller's must not lose the other items
             named = InvalidRequestError(f"This entry could not be prepared: {type(error).__name__}: {error}")
             named.__cause__ = error
-            return self._doubt or self._show("refused", known, error=named)
+            return self._stay("refused", known, named)
         self._submission = submission
         self._reserved = micros
         self._intended = False
@@ -428,9 +423,9 @@ class Walk:
         state = judge_error(error, sent=self._intended, task_id=known_task)
         if isinstance(error, VideoRouterError):
             known_task = known_task or error.task_id
-        if state == "not_sent" and self._doubt is not None:
+        if self._doubt is not None and state in {"not_sent", "refused"}:
             books.note_error(error)
-            return await self._stay_in_doubt(self._doubt)
+            return await self._stay_in_doubt(self._doubt, submission, state, error)
         await self._settle(state, describe=error, task_id=known_task)
         books.note_error(error)
         return self._show(state, submission, error=error, task_id=known_task)
@@ -449,7 +444,7 @@ class Walk:
         task_id = self._task.id if self._task is not None else doubt.task_id if doubt is not None else None
         state: ItemState = "accepted" if task_id else "in_doubt" if doubt is not None else "not_sent"
         if state == "not_sent" and self._doubt is not None:
-            books.note(await self._stay_in_doubt(self._doubt), self._unknown)
+            books.note(await self._stay_in_doubt(self._doubt, submission), self._unknown)
             return
         if state == "accepted" and self._task is None:
             await books.accept(self.id, Task(id=task_id))
@@ -465,13 +460,36 @@ class Walk:
         await self._settle(state, describe=reason, task_id=task_id)
         books.note(self._show(state, submission, error=reason, task_id=task_id), self._unknown)
 
-    async def _stay_in_doubt(self, doubt: BatchItem) -> BatchItem:
-        """It was to be sent once more and was not: what nobody knows of the sending before is as it was."""
+    @property
+    def _decided(self) -> bool:
+        """Whether somebody has said of this very item, which is in doubt, that it be sent again."""
+        return self._earlier is not None and self._earlier.state == "not_sent"
+
+    def _stay(self, state: ItemState, known: Submission, error: Exception) -> BatchItem:
+        """Nothing of it was written down or sent: what was in doubt before is so still."""
+        return self._doubt if self._doubt is not None and not self._decided else self._show(state, known, error=error)
+
+    async def _stay_in_doubt(
+        self, doubt: BatchItem, known: Submission, state: ItemState = "not_sent", error: Exception | None = None
+    ) -> BatchItem:
+        """Sending it once more bought nothing: what nobody knows of the sending before is as it was."""
         self.books.purse.release(self._reserved)
+        if state == "refused" and error is not None:
+            doubt = tell_refusal(doubt, error)
+        state = keep_doubt(state, decided=self._decided)
+        failure, earlier = doubt.failure, self._earlier
         if self._intended:
-            failure = None if doubt.failure is None else encode(doubt.failure)
-            await self.books.write(Ending(id=self.id, state="in_doubt", failure=failure))
-        return doubt
+            await self.books.write(
+                Ending(
+                    id=self.id,
+                    state=state,
+                    failure=None if failure is None else encode(failure),
+                    request_id=None if failure is None else failure.request_id,
+                    idempotency_key=None if earlier is None else earlier.idempotency_key,
+                    sent=None if earlier is None else earlier.sent,
+                )
+            )
+        return doubt if state == "in_doubt" else self._show(state, known, error=error)
 
     async def _settle(self, state: ItemState, *, describe: Exception | None, task_id: str | None) -> None:
         """Move the money of a call that brought no video, and write it down."""
@@ -544,13 +562,10 @@ class Walk:
         self.books.note(copy)
         return copy
 
-    def _find_price(self, submission: Submission) -> int:
-        options = self.books.options
-        price = options.price
-        if price is None:
-            return 0
-        fields: dict[str, Any] = _decode(submission.body) if callable(price) else {"model": submission.model}
-        return find_price(price, fields, needed=options.max_cost is not None)
+    def _show_recorded(self, recorded: Recorded, known: Submission, **changed: Any) -> BatchItem:
+        item = show_recorded(recorded)
+        shown = msgspec.structs.replace(item, index=self.index, prompt=known.prompt, **changed)
+        return shown.beside(**item.__dict__)
 
     def _end(self, state: ItemState, known: Submission | None, *, error: Exception) -> BatchItem:
         item = self._show(state, known, error=error)
@@ -582,11 +597,3 @@ class Walk:
             task_id=task_id,
         )
         return item if error is None else item.beside(error_=error)
-
-    def _name_mismatch(self, recorded: Recorded) -> JournalMismatchError:
-        journal = self.books.journal
-        return JournalMismatchError(
-            f"The journal has item {self.id!r} with another request (position {recorded.position} then, {self.index} "
-            "now). It was not sent. Give the changed entry another id, put the input back, or start another journal.",
-            path=str(journal.path) if journal is not None else None,
-        )

@@ -13,12 +13,14 @@ import msgspec
 from videorouter import errors
 from videorouter.models import Asset, BatchItem, Failure, Video, VideoResult
 from videorouter.rules.inputs import FIELDS
-from videorouter.rules.ledger import read_crash
+from videorouter.rules.ledger import describe_failure, read_crash
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from videorouter.rules.ledger import Recorded
+
+_ONCE_MORE = " It was sent once more, as its caller wished, and that was refused: "
 
 encode: Callable[[object], bytes] = msgspec.json.Encoder().encode
 _read_result = msgspec.json.Decoder(VideoResult).decode
@@ -85,6 +87,18 @@ def revive_error(failure: Failure, recorded: Recorded) -> errors.VideoRouterErro
         idempotency_key=recorded.idempotency_key,
     )
     return error
+
+
+def tell_refusal(doubt: BatchItem, refusal: Exception) -> BatchItem:
+    """An item in doubt that was sent once more and refused: the doubt is the first sending's, and both are told."""
+    before, failure = doubt.error, doubt.failure
+    words = failure.message.partition(_ONCE_MORE)[0] if failure is not None else "It may have been billed."
+    error = errors.OutcomeUnknownError(f"{words}{_ONCE_MORE}{refusal}")
+    if isinstance(before, errors.VideoRouterError):
+        error.add(**before.facts)
+    error.__cause__ = refusal
+    told = msgspec.structs.replace(doubt, failure=describe_failure(error), resumed=False)
+    return told.beside(error_=error)
 
 
 def find_inline(result: VideoResult) -> tuple[tuple[int, str | None, bytes], ...]:

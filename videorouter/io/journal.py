@@ -54,6 +54,7 @@ UPDATE items SET state = ?, reserved = ?, cost = CASE WHEN ? IS NULL THEN cost E
   unknown = max(0, unknown + ?), result = coalesce(?, result), failure = ?, task_id = coalesce(?, task_id),
   request_id = coalesce(?, request_id), finished = ? WHERE id = ?
 """
+_BACK = "UPDATE items SET idempotency_key = ?, sent = ? WHERE id = ?"
 REFUSE = """
 INSERT INTO items (id, position, state, digest, verb, failure, created, finished)
 VALUES (?, ?, 'refused', '', ?, ?, ?, ?)
@@ -101,7 +102,8 @@ class Intent(msgspec.Struct, frozen=True, kw_only=True):
 class Ending(msgspec.Struct, frozen=True, kw_only=True):
     """How a sending ended, or for now: what changes in its row.
 
-    ``reserved`` is what stays held, ``cost`` and ``unknown`` are what is added, all in US dollars.
+    ``reserved`` is what stays held, ``cost`` and ``unknown`` are what is added, all in US dollars. ``idempotency_key`` and
+    ``sent`` are given where they shall be those of an earlier sending again.
     """
 
     id: str
@@ -113,6 +115,8 @@ class Ending(msgspec.Struct, frozen=True, kw_only=True):
     failure: bytes | None = None
     task_id: str | None = None
     request_id: str | None = None
+    idempotency_key: str | None = None
+    sent: float | None = None
     inline: tuple[tuple[int, str | None, bytes], ...] = ()
 
 
@@ -149,7 +153,7 @@ class Journal:
         self.commits: int = 0
         self.erased: bool = False
         """Whether what ``forget`` forgot is gone from the disk, too; known once the journal is closed."""
-        self._fault = fault or _no_fault
+        self._fault = fault or (lambda _: None)
         self._inbox: queue.SimpleQueue[list[tuple[Any, asyncio.Future[Any]]] | None] = queue.SimpleQueue()
         self._pending: list[tuple[Any, asyncio.Future[Any]]] = []
         self._database: sqlite3.Connection | None = None
@@ -263,8 +267,7 @@ class Journal:
         Returns:
             Whether an entry at another place has that id: then nothing was written.
         """
-        now = time.time()
-        row = (item, position, verb, _text(failure), now, now)
+        row = (item, position, verb, _text(failure), now := time.time(), now)
 
         def work(database: sqlite3.Connection) -> bool:
             written = database.execute(REFUSE, row).rowcount
@@ -488,10 +491,6 @@ def _put_off_cancellation() -> None:
         task.cancel()
 
 
-def _no_fault(_: str) -> None:
-    return
-
-
 def _resolve(outcomes: list[tuple[Any, Any, Exception | None]]) -> None:
     for future, value, error in outcomes:
         if future is None or future.done():
@@ -558,6 +557,8 @@ def write_ending(database: sqlite3.Connection, ending: Ending, now: float) -> No
         ending.id,
     )
     database.execute(_FINISH, row)
+    if ending.sent is not None:
+        database.execute(_BACK, (ending.idempotency_key, ending.sent, ending.id))
     for number, kind, data in ending.inline:
         database.execute("INSERT OR REPLACE INTO inline VALUES (?, ?, ?, ?)", (ending.id, number, kind, data))
 

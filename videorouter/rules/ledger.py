@@ -11,6 +11,9 @@
        |   settled, resent     v                               |
        +------------------- in_doubt          accepted --------+
 
+What is in doubt and is sent once more, as its caller wishes, stays in doubt unless something was bought by that: neither
+a refusal nor a lost connection says what became of the sending before.
+
 A crash leaves the last state that was committed, and the commit order makes each one mean a single thing:
 
 * nothing, or ``not_sent``: no byte left; it runs.
@@ -139,6 +142,19 @@ def judge_error(error: BaseException, *, sent: bool, task_id: str | None = None)
     if isinstance(error, VideoRouterError):
         return "not_sent"
     return "in_doubt" if sent else "not_sent"
+
+
+def keep_doubt(state: ItemState, *, decided: bool) -> ItemState:
+    """The state of an item whose sending is in doubt, after it was sent once more.
+
+    Args:
+        state: How the later sending ended.
+        decided: Whether somebody has said of this item that it be sent again, and not of all that are in doubt: then it
+            is to be sent still when nothing left.
+    """
+    if state == "not_sent" and decided:
+        return "not_sent"
+    return "in_doubt" if state in {"not_sent", "refused"} else state
 
 
 def describe_failure(error: BaseException) -> Failure:
