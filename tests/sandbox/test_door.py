@@ -7,7 +7,7 @@ from videorouter.sandbox import Sandbox
 
 pytestmark = pytest.mark.anyio
 REQUEST = (
-    b"POST /v1/videos/generations HTTP/1.1\r\nHost: x\r\nAuthorization: k\r\nConnection: close\r\n"
+    b"POST /v1/videos/generations HTTP/1.1\r\nHost: localhost\r\nAuthorization: k\r\nConnection: close\r\n"
     b"Content-Length: 30\r\n\r\n" + b'{"model":"m","prompt":"otter"}'
 )
 

@@ -22,7 +22,7 @@ async def ask(http, sandbox, words=None, **fields):
 async def raw(sandbox, *, body=b'{"model":"m","prompt":"otter"}', words="", length=None):
     """Send one POST over a bare socket and return every byte that came, and how it ended."""
     head = (
-        f"POST /v1/videos/generations HTTP/1.1\r\nHost: x\r\nAuthorization: k\r\n"
+        f"POST /v1/videos/generations HTTP/1.1\r\nHost: localhost\r\nAuthorization: k\r\n"
         f"Content-Length: {len(body) if length is None else length}\r\n"
         + (f"X-Sandbox-Fault: {words}\r\n" if words else "")
         + "\r\n"

@@ -300,7 +300,7 @@ async def test_a_question_for_the_rest_of_a_body_is_answered():
         port = int(sandbox.url.rsplit(":", 1)[1])
         async with await anyio.connect_tcp("127.0.0.1", port) as stream:
             await stream.send(
-                b"POST /v1/videos/generations HTTP/1.1\r\nHost: x\r\nAuthorization: k\r\n"
+                b"POST /v1/videos/generations HTTP/1.1\r\nHost: localhost\r\nAuthorization: k\r\n"
                 b"Expect: 100-continue\r\nContent-Length: 26\r\n\r\n"
             )
             assert (await stream.receive()).startswith(b"HTTP/1.1 100 Continue")

@@ -26,7 +26,7 @@ def many_files():
 
 async def ask(port, number):
     body = json.dumps({"model": "m", "prompt": f"otter {number}"}).encode()
-    head = f"POST /v1/videos/generations HTTP/1.1\r\nHost: x\r\nAuthorization: k\r\nContent-Length: {len(body)}\r\n\r\n"
+    head = f"POST /v1/videos/generations HTTP/1.1\r\nHost: localhost\r\nAuthorization: k\r\nContent-Length: {len(body)}\r\n\r\n"
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     try:
         writer.write(head.encode() + body)

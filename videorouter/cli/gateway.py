@@ -30,6 +30,7 @@ _PASSED = (
     "honour_idempotency",
     "strict_models",
     "host",
+    "allowed_hosts",
     "port",
     "files_port",
     "state",

@@ -231,6 +231,14 @@ def _fill_sandbox(parser: argparse.ArgumentParser) -> None:
     place = parser.add_argument_group("place")
     place.add_argument("--host", default="127.0.0.1", metavar="ADDRESS", help="a loopback address (default: 127.0.0.1)")
     place.add_argument(
+        "--allow-host",
+        action="append",
+        default=[],
+        dest="allowed_hosts",
+        metavar="NAME",
+        help="a further name by which it may be asked, where a proxy or a forwarded port leads to it; may be repeated",
+    )
+    place.add_argument(
         "--port", type=int, default=0, metavar="PORT", help="of the API and the gallery (default: a free one)"
     )
     place.add_argument("--files-port", type=int, default=0, metavar="PORT", help="of the videos (default: a free one)")

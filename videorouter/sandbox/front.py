@@ -1,6 +1,6 @@
-"""The front of the API's port: the gallery, the control path, the gateway, and what becomes of a broken connection.
+"""The front of both ports: strangers, the gallery, the control path, the gateway, and what becomes of a broken connection.
 
-It decides which of them answers; it never answers itself.
+It decides which of them answers; it never answers itself, but to turn a stranger away.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from videorouter.sandbox import gallery
 from videorouter.sandbox.answers import write_error
 from videorouter.sandbox.control import PREFIX, Control, list_jobs
 from videorouter.sandbox.delivery import Answer, Holds, StoppedError, deliver, drop
+from videorouter.sandbox.visitors import find_stranger
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -39,6 +40,7 @@ class Front:
         self._files = files
         self._studio = studio
         self._control = Control(gateway)
+        self._allowed = frozenset(name.lower() for name in gateway.settings.allowed_hosts)
 
     async def handle_api(self, request: web.BaseRequest) -> web.StreamResponse:
         """Answer on the API's port.
@@ -46,7 +48,7 @@ class Front:
         Args:
             request: The request.
         """
-        return await _guard(request, self._answer)
+        return await self._guard(request, self._answer)
 
     async def handle_files(self, request: web.BaseRequest) -> web.StreamResponse:
         """Answer on the files' port.
@@ -54,7 +56,7 @@ class Front:
         Args:
             request: The request.
         """
-        return await _guard(request, self._files.handle)
+        return await self._guard(request, self._files.handle)
 
     async def _answer(self, request: web.BaseRequest) -> web.StreamResponse:
         path = request.path
@@ -78,17 +80,20 @@ class Front:
         reel = await self._studio.poster(job, video.take)
         return Answer(body=reel.data, content_type="image/jpeg", headers={"ETag": reel.etag})
 
-
-async def _guard(
-    request: web.BaseRequest, answer: Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
-) -> web.StreamResponse:
-    try:
-        return await answer(request)
-    except StoppedError:
-        drop(request.transport, reset=False)
-    except Exception as error:
-        _LOGGER.exception("The sandbox failed on %s %s", request.method, request.path)
-        words = write_error(500, f"The sandbox itself failed: {error!r}.", request_id="sandbox")
-        return await deliver(request, words, None, Holds())
-    # The connection is gone: aiohttp finds that out when it tries to send this.
-    return web.Response(status=500)
+    async def _guard(
+        self, request: web.BaseRequest, answer: Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
+    ) -> web.StreamResponse:
+        try:
+            stranger = find_stranger(request.headers.get("Host"), request.headers.get("Origin"), self._allowed)
+            if stranger is None:
+                return await answer(request)
+            words = f"The sandbox answers only to this machine, and {stranger}."
+            return await deliver(request, write_error(403, words, request_id="sandbox"), None, Holds())
+        except StoppedError:
+            drop(request.transport, reset=False)
+        except Exception as error:
+            _LOGGER.exception("The sandbox failed on %s %s", request.method, request.path)
+            failed = write_error(500, f"The sandbox itself failed: {error!r}.", request_id="sandbox")
+            return await deliver(request, failed, None, Holds())
+        # The connection is gone: aiohttp finds that out when it tries to send this.
+        return web.Response(status=500)

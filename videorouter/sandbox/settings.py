@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, TypedDict
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
     from pathlib import Path
 
 Mode = Literal["held", "task", "mixed", "final"]
@@ -32,6 +33,7 @@ class Options(TypedDict, total=False):
     latency: float | tuple[float, float] | None
     review: float | None
     host: str
+    allowed_hosts: Collection[str]
     port: int
     files_port: int
     state: str | Path | None
@@ -65,6 +67,8 @@ class Settings:
         latency: Seconds instead of the profile's, or a pair to draw between; ``math.inf`` holds until ``release()``.
         review: Seconds that the review of an upload takes, instead of the profile's.
         host: A loopback address.
+        allowed_hosts: Names, beside those of loopback, by which it may be asked, and whose pages may ask it: where a
+            proxy or a forwarded port leads to it. Everybody else gets 403, so that no web page reaches it.
         port: Port of the API and the gallery; 0 takes a free one.
         files_port: Port of the result files; 0 takes a free one.
         state: File to keep everything in; ``None`` keeps it in memory.
@@ -94,6 +98,7 @@ class Settings:
     latency: float | tuple[float, float] | None = None
     review: float | None = None
     host: str = "127.0.0.1"
+    allowed_hosts: Collection[str] = ()
     port: int = 0
     files_port: int = 0
     state: str | Path | None = None
@@ -120,6 +125,11 @@ class Settings:
             raise ValueError(
                 f"The sandbox listens on loopback only, host={self.host!r} is not. Use one of {', '.join(LOOPBACK)}."
             )
+        if isinstance(self.allowed_hosts, str) or not all(map(_is_name, self.allowed_hosts)):
+            raise ValueError(
+                "allowed_hosts must be host names without scheme, port or path, such as ['sandbox.test'], "
+                f"not {self.allowed_hosts!r}."
+            )
         if not (self.speed > 0 and math.isfinite(self.speed)):
             raise ValueError(f"speed must be a positive number, got {self.speed!r}.")
         low, high = self.latency if isinstance(self.latency, tuple) else (self.latency or 0.0, self.latency or 0.0)
@@ -136,6 +146,10 @@ class Settings:
             raise ValueError(f"size must be a width and a height from 16 to 1920 pixels, got {self.size!r}.")
         if not 0.1 <= self.seconds <= 60:
             raise ValueError(f"seconds must be from 0.1 to 60, got {self.seconds!r}.")
+
+
+def _is_name(name: object) -> bool:
+    return isinstance(name, str) and bool(name) and not set(name) & set("/:@?#*, ")
 
 
 def _one_of(name: str, value: str, allowed: tuple[str, ...]) -> None:
