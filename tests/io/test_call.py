@@ -306,6 +306,13 @@ async def test_an_honoured_key_is_sent_again_with_the_same_bytes(step):
         assert router.in_doubt == ()
 
 
+async def test_a_body_that_was_cut_is_said_once():
+    cut = raw(b"HTTP/1.1 200 OK\r\nContent-Length: 500\r\n\r\n{", then="reset")
+    async with calling(cut) as (_, router):
+        error = await fail(router)
+    assert f"(body cut at {error.host}" in str(error)
+
+
 async def test_honoured_retries_are_counted():
     async with calling(lose(), idempotency="honoured", max_retries=2) as (gateway, router):
         error = await fail(router, timeout=20)

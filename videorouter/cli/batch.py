@@ -48,6 +48,8 @@ if TYPE_CHECKING:
 
 _REDRAW = 0.25
 _MOST_TOLD = 20
+_NOTICE = 60
+"""Characters of why a batch stops while it does: the whole sentence comes at its end."""
 _STATE_EXITS = {
     "in_doubt": Exit.IN_DOUBT,
     "accepted": Exit.RUNNING,
@@ -270,7 +272,7 @@ class Run:
         waiting = min(stats.queued, batch.in_flight)
         notice = self._notice
         if not notice and summary.stopped and (batch.in_flight or batch.saving):
-            notice = f"Stopping: {summary.stopped}"
+            notice = f"Stopping: {shorten(summary.stopped, _NOTICE)}"
         return Moment(
             summary=summary,
             in_flight=batch.in_flight - waiting,
@@ -287,7 +289,7 @@ class Run:
         self._handed += 1
         if not item.resumed:
             self._fresh += 1
-        stopped = item.state == "not_sent" and isinstance(item.error, ClientClosedError)
+        stopped = item.state == "not_sent" and isinstance(item.error, ClientClosedError | BudgetExceededError)
         self._settled += item.failure is not None and item.failure.code == SETTLED
         self._unsaved += item.state == "done" and item.error is not None
         if item.error is not None:

@@ -277,7 +277,9 @@ def _build_doubt(outcome: Outcome, settings: Settings, said: str, facts: dict[st
     elif isinstance(answer, Unusable):
         if answer.url is not None:
             facts["result_url"] = redact(answer.url)
-        reason = f"{_find_reason(outcome, settings)}: {said}" if said else _find_reason(outcome, settings)
+        reason = _find_reason(outcome, settings)
+        if said:
+            reason = said if said.startswith(reason) else f"{reason}: {said}"
         happened = f"The gateway's answer of status {answer.status} is not usable ({reason})."
     else:
         happened = f"{said or 'The answer is missing'}. The request had left (phase {outcome.probe.phase})."
