@@ -427,6 +427,16 @@ async def test_missing_files_are_fetched_by_the_next_run(sandbox, router, tmp_pa
     assert len(await sandbox.charge_list()) == 4
 
 
+async def test_equal_entries_that_are_one_item_have_one_file(sandbox, router, tmp_path):
+    clips = tmp_path / "clips"
+    batch = router.generate_many(["otter"] * 5, journal=tmp_path / "run.db", save_to=clips, deduplicate=True)
+    items = [item async for item in batch]
+    assert [item.error for item in items] == [None] * 5
+    assert len({item.path for item in items}) == 1
+    assert [path.name for path in clips.iterdir()] == [items[0].path.name]
+    assert len([request for request in sandbox.requests if "/video/" in request.path]) == 1
+
+
 async def test_a_full_disk_for_videos_stops_buying_more_of_them(sandbox, router, tmp_path, monkeypatch):
     path, clips = tmp_path / "run.db", tmp_path / "clips"
     with monkeypatch.context() as patch:

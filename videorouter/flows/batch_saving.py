@@ -11,6 +11,7 @@ import os
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
+from weakref import WeakValueDictionary
 
 import msgspec
 
@@ -53,6 +54,8 @@ class Saver:
         self._template = template
         self._save = save
         self._lanes = asyncio.Semaphore(LANES)
+        self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+        """Of items that are being saved: equal entries that are one item have one file, which the first of them fetches."""
 
     def wants(self, item: BatchItem) -> bool:
         """Whether an item has videos that are not saved yet."""
@@ -72,7 +75,8 @@ class Saver:
         Returns:
             The item with its files, or with the error that kept one of them away.
         """
-        async with self._lanes:
+        turn = self._turns.setdefault(item.id, asyncio.Lock())
+        async with turn, self._lanes:
             saved: list[Download] = []
             try:
                 try:
