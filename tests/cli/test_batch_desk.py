@@ -222,6 +222,34 @@ def test_every_video_of_an_item_is_told_exported_and_shown(run, sandbox, tmp_pat
     assert json.loads(page.split('id="batch">')[1].split("</script>")[0])["items"][0]["urls"] == ended.lines
 
 
+def test_export_and_gallery_say_how_much_of_the_input_was_never_sent(run, sandbox, tmp_path):
+    (tmp_path / "p.txt").write_text("".join(f"otter {n}\n" for n in range(7)))
+    command = ("batch", "run", "p.txt", "--out", "clips", "--price", "1", "--no-save", "--max-cost")
+    assert run(*command, "3", env=point_at(sandbox)).code == 15
+    ended = run("batch", "export", "clips")
+    assert len(ended.records) == 3
+    assert "4 more of the input have no line: nothing was sent for them." in ended.err
+    assert "4 more of the input" in run("batch", "export", "clips", "-o", "items.jsonl").err
+    assert "more of the input" not in run("batch", "export", "clips", "--state", "done").err
+    assert read_page(run, tmp_path)["unmet"] == run("batch", "status", "clips", "--json").records[0]["not_met"] == 4
+    assert run(*command, "80", env=point_at(sandbox)).code == 0
+    assert "more of the input" not in run("batch", "export", "clips").err
+    assert read_page(run, tmp_path)["unmet"] == 0
+
+
+def read_page(run, tmp_path):
+    assert run("batch", "gallery", "clips").code == 0
+    page = (tmp_path / "clips" / "gallery.html").read_text()
+    return json.loads(page.split('id="batch">')[1].split("</script>")[0])
+
+
+def test_equal_entries_that_share_a_row_are_not_said_to_be_missing(run, sandbox, tmp_path):
+    (tmp_path / "p.txt").write_text("otter\n" * 5)
+    assert run("batch", "run", "p.txt", "--out", "clips", "--deduplicate", env=point_at(sandbox)).code == 0
+    assert run("batch", "status", "clips", "--json").records[0]["not_met"] == 0
+    assert "(resumes)" not in run("batch", "status", "clips").err
+
+
 def test_a_link_that_is_no_web_address_is_no_link(clips):
     database = sqlite3.connect(clips / "run.db")
     database.execute("UPDATE items SET result = json_set(result, '$.videos[0].url', 'javascript:alert(1)')")

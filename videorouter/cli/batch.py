@@ -218,7 +218,8 @@ class Run:
         async with open_router(args, self._console) as router:
             batch = self._start(router, file)
             board = make_board(self._console, gauge)
-            batch.note({"command": json.dumps(self._words), "folder": str(Path.cwd()), "planned": str(planned or "")})
+            counted = "" if planned is None or args.deduplicate else str(planned)  # equal entries share a row
+            batch.note({"command": json.dumps(self._words), "folder": str(Path.cwd()), "planned": counted})
             # Ctrl-C is obeyed before the first request leaves.
             with board, self._obey_signals(batch):
                 async with batch:

@@ -95,7 +95,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _show_status(path: Path, console: Console) -> int:
     standing = read_standing(path)
-    left = _count_left(standing)
+    left = standing.unmet
     if console.json:
         values: dict[str, object] = {"journal": str(path), "running": standing.running}
         values.update((state, standing.counts.get(state, 0)) for state in STATES)
@@ -130,7 +130,7 @@ def _show_status(path: Path, console: Console) -> int:
     if standing.unknown:
         console.data(f"in doubt   ${standing.unknown:,.4f}  may have been billed")
     console.data(f"at most    ${standing.cost + standing.reserved + standing.unknown:,.4f}")
-    for words in _list_next(path, standing, left):
+    for words in _list_next(path, standing):
         console.say(f"  {console.style('next:', 'cyan')} {words}")
     return Exit.OK
 
@@ -147,16 +147,11 @@ def _count_missing(standing: Standing) -> int:
     return standing.unsaved if words and "--no-save" not in words else 0
 
 
-def _count_left(standing: Standing) -> int:
-    planned = standing.meta.get("planned", "")
-    return max(0, int(planned) - sum(standing.counts.values())) if planned.isdigit() else 0
-
-
-def _list_next(path: Path, standing: Standing, left: int) -> list[str]:
+def _list_next(path: Path, standing: Standing) -> list[str]:
     steps = []
     counts = standing.counts
     words = json.loads(standing.meta.get("command", "null"))
-    unfinished = left or counts.get("not_sent") or counts.get("accepted") or _count_missing(standing)
+    unfinished = standing.unmet or counts.get("not_sent") or counts.get("accepted") or _count_missing(standing)
     if not standing.running and words and unfinished:
         steps.append(f"{say_command(words)}   (resumes)")
     if standing.doubtful:
@@ -219,9 +214,12 @@ def _export(path: Path, args: argparse.Namespace, console: Console) -> int:
         except OSError as error:
             raise ConfigurationError(f"{args.output} cannot be written: {error.strerror or error}.") from error
         console.say(f"{args.output}: {count - (args.format == 'csv'):,} items")
-        return Exit.OK
-    for line in lines:
-        console.data(line)
+    else:
+        for line in lines:
+            console.data(line)
+    unmet = read_standing(path).unmet
+    if unmet and (not args.state or "not_sent" in args.state):
+        console.say(f"{unmet:,} more of the input have no line: nothing was sent for them.")
     return Exit.OK
 
 

@@ -98,6 +98,7 @@ def write_gallery(journal: Path, page: Path, *, title: str) -> int:
         "cost": standing.cost,
         "reserved": standing.reserved,
         "unknown": standing.unknown,
+        "unmet": standing.unmet,
         "items": items,
     }
     text = json.dumps(data, ensure_ascii=False, separators=(",", ":"))

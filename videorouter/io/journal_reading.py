@@ -68,6 +68,12 @@ class Standing(msgspec.Struct, frozen=True, kw_only=True):
     unsaved: int
     meta: Mapping[str, str]
 
+    @property
+    def unmet(self) -> int:
+        """Entries of the input that have no row, as nothing was sent for them; 0 where the input was not counted."""
+        planned = self.meta.get("planned", "")
+        return max(0, int(planned) - sum(self.counts.values())) if planned.isdigit() else 0
+
 
 @contextmanager
 def reading(path: Path) -> Iterator[sqlite3.Connection]:
