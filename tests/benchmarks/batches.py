@@ -9,11 +9,11 @@ import argparse
 import asyncio
 import resource
 import statistics
-import subprocess
-import sys
 import tempfile
 import time
 from pathlib import Path
+
+from field import serve
 
 from videorouter import AsyncVideoRouter
 
@@ -100,11 +100,6 @@ def draw(marks):
     )
 
 
-def start_stub():
-    words = [sys.executable, Path(__file__).with_name("stub.py")]
-    return subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
-
-
 async def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--count", type=int, default=20_000)
@@ -113,9 +108,7 @@ async def main():
     parser.add_argument("--journal", action="store_true", help="with --million: keep one")
     parser.add_argument("--plot", type=Path, help="with --million: draw memory over prompts into this file")
     args = parser.parse_args()
-    stub = start_stub()
-    port = int(stub.stdout.readline().split()[-1])
-    try:
+    with serve("stub.py") as port:
         async with AsyncVideoRouter("key-of-benchmarks", base_url=f"http://127.0.0.1:{port}/v1", model="m") as router:
             await run_calls(router, 500)
             if args.million:
@@ -127,9 +120,6 @@ async def main():
             found = await measure(router, args.count, args.rounds)
             for name, value in found.items():
                 print(f"{name:<20} {value:6.1f} us CPU a prompt, {value - found['calls']:+6.1f} over the calls")
-    finally:
-        stub.stdin.close()
-        stub.wait(10)
 
 
 if __name__ == "__main__":

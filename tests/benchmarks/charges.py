@@ -9,12 +9,10 @@ call that still runs after 90 s is stopped.
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import contextlib
 import json
 import os
-import platform
 import re
 import ssl
 import subprocess
@@ -23,14 +21,13 @@ import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 HERE = Path(__file__).parent
 sys.path[:0] = [str(HERE), str(HERE.parent)]
 
+from comparing import choose, make_environment, merge_columns, order, tell_versions, write_certificate  # noqa: E402
 from field import print_table  # noqa: E402 - neither folder is a package
 from peers import CONTENDERS, PROMPT  # noqa: E402
 from servers import Gateway, Visit, lose, raw, reset_unread, write_answer  # noqa: E402
@@ -227,10 +224,10 @@ async def work(name: str, faults: list[str], cert: str) -> None:
 
 
 def measure(name: str, faults: list[str], folder: str) -> dict[str, Outcome]:
-    environment = {key: value for key, value in os.environ.items() if "proxy" not in key.lower()}
-    environment["SSL_CERT_FILE"] = f"{folder}/ca.pem"
-    command = [sys.executable, __file__, "--work", json.dumps([name, faults, f"{folder}/cert.pem"])]
-    run = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=900, check=False)
+    command = order(__file__, name, faults, f"{folder}/cert.pem")
+    run = subprocess.run(
+        command, env=make_environment(folder), capture_output=True, text=True, timeout=900, check=False
+    )
     if run.returncode:
         sys.exit(f"{name}: {run.stderr}")
     found = [json.loads(line) for line in run.stdout.splitlines()]
@@ -255,38 +252,8 @@ def sum_up(name: str, outcomes: dict[str, Outcome]) -> tuple:
     )
 
 
-def write_certificate(folder: str) -> None:
-    import trustme
-
-    authority = trustme.CA()
-    authority.cert_pem.write_to_path(f"{folder}/ca.pem")
-    authority.issue_cert("localhost").private_key_and_cert_chain_pem.write_to_path(f"{folder}/cert.pem")
-
-
-def merge_columns(names: list[str], columns: dict[str, list[str]]) -> dict[str, list[str]]:
-    """Clients that did the same in every row share a column."""
-    merged: dict[tuple, list[str]] = {}
-    for name in names:
-        merged.setdefault(tuple(columns[name]), []).append(name)
-    return {", ".join(alike): list(cells) for cells, alike in merged.items()}
-
-
-def tell_versions(distributions: list[str]) -> None:
-    packages = ", ".join(f"{name} {version(name)}" for name in dict.fromkeys([*distributions, "httpx"]))
-    print(f"{datetime.now(UTC).date()}, Python {platform.python_version()}, {platform.system()}; {packages}\n")
-
-
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--only", action="append", choices=list(CONTENDERS), help="these clients only")
-    parser.add_argument("--fault", action="append", default=[], help="only faults with this in their names")
-    parser.add_argument("--work", help=argparse.SUPPRESS)
-    options = parser.parse_args()
-    if options.work:
-        asyncio.run(work(*json.loads(options.work)))
-        return
-    names = options.only or list(CONTENDERS)
-    faults = [fault for fault in FAULTS if not options.fault or any(text in fault for text in options.fault)]
+    names, faults = choose(__doc__, CONTENDERS, FAULTS, kind="fault", work=work)
     with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(3) as pool:
         write_certificate(folder)
         found = dict(zip(names, pool.map(lambda name: measure(name, faults, folder), names), strict=True))

@@ -7,10 +7,8 @@ film has 8 MB. What still runs after 60 s is killed.
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import contextlib
-import json
 import os
 import re
 import struct
@@ -21,7 +19,7 @@ from pathlib import Path
 HERE = Path(__file__).parent
 sys.path[:0] = [str(HERE), str(HERE.parent)]
 
-from charges import tell_versions  # noqa: E402 - neither folder is a package
+from comparing import choose, make_environment, order, tell_versions  # noqa: E402 - neither folder is a package
 from field import print_table  # noqa: E402
 from peers import KEY  # noqa: E402
 from servers import Gateway, Visit  # noqa: E402
@@ -163,13 +161,8 @@ def look(place: Path) -> str:
 
 
 def start(name: str, gateway: Gateway, place: Path):
-    environment = {key: value for key, value in os.environ.items() if "proxy" not in key.lower()}
-    order = json.dumps([name, f"http://localhost:{gateway.port}", str(place)])
-    return asyncio.create_subprocess_exec(
-        *(sys.executable, "-W", "ignore", __file__, "--work", order),
-        env=environment,
-        stdout=asyncio.subprocess.PIPE,
-    )
+    command = order(__file__, name, f"http://localhost:{gateway.port}", str(place))
+    return asyncio.create_subprocess_exec(*command, env=make_environment(), stdout=asyncio.subprocess.PIPE)
 
 
 async def fetch(name: str, steps: list, place: Path) -> tuple[str, bool]:
@@ -226,16 +219,7 @@ async def save(name: str, origin: str, place: str) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--only", action="append", choices=list(CONTENDERS), help="these clients only")
-    parser.add_argument("--fault", action="append", default=[], help="only faults with this in their names")
-    parser.add_argument("--work", help=argparse.SUPPRESS)
-    options = parser.parse_args()
-    if options.work:
-        asyncio.run(save(*json.loads(options.work)))
-        return
-    names = options.only or list(CONTENDERS)
-    faults = [name for name in (*FAULTS, KILLED) if not options.fault or any(text in name for text in options.fault)]
+    names, faults = choose(__doc__, CONTENDERS, (*FAULTS, KILLED), kind="fault", work=save)
 
     async def everyone() -> list[dict[str, str]]:
         return await asyncio.gather(*(measure(name, faults) for name in names))

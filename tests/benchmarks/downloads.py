@@ -18,23 +18,10 @@ import time
 from pathlib import Path
 
 import psutil
-from field import print_table, raise_file_limit, stub, tell_conditions
+from field import print_table, raise_file_limit, serve, tell_conditions
 
 HERE = Path(__file__).parent
 MB = 10**6
-
-
-@contextlib.contextmanager
-def file_source():
-    process = subprocess.Popen(
-        [sys.executable, str(HERE / "file_source.py")], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    )
-    try:
-        yield int(process.stdout.readline())
-    finally:
-        process.stdin.close()
-        process.wait(30)
-        process.stdout.close()
 
 
 class Memory:
@@ -172,7 +159,7 @@ def main():
     size, rounds = (20 * MB, 1) if quick else (200 * MB, 7)
     raise_file_limit()
     tell_conditions()
-    with file_source() as port, stub() as gateway:
+    with serve("file_source.py") as port, serve("stub.py") as gateway:
         origin = f"http://127.0.0.1:{port}"
         found = {name: [] for name in CONTENDERS}
         for _ in range(rounds):

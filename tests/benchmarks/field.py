@@ -10,6 +10,7 @@ import tempfile
 from pathlib import Path
 
 import trustme
+from comparing import make_environment
 
 HERE = Path(__file__).parent
 
@@ -22,13 +23,12 @@ def raise_file_limit():
 
 class Worker:
     def __init__(self, name, urls, ca):
-        environment = {key: value for key, value in os.environ.items() if "proxy" not in key.lower()}
         self._process = subprocess.Popen(
             [sys.executable, str(HERE / "worker.py"), name, json.dumps(urls), ca],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
-            env=environment,
+            env=make_environment(),
         )
 
     def ask(self, **order):
@@ -47,10 +47,10 @@ class Worker:
 
 
 @contextlib.contextmanager
-def stub(*arguments):
-    """A stub gateway; yields its port."""
+def serve(script, *arguments):
+    """A server of this folder in a process of its own; yields its port."""
     process = subprocess.Popen(
-        [sys.executable, str(HERE / "stub.py"), *arguments], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        [sys.executable, str(HERE / script), *arguments], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )
     try:
         yield int(process.stdout.readline())
@@ -69,7 +69,8 @@ def field():
         ca, cert = Path(folder, "ca.pem"), Path(folder, "cert.pem")
         authority.cert_pem.write_to_path(ca)
         authority.issue_cert("127.0.0.1", "localhost").private_key_and_cert_chain_pem.write_to_path(cert)
-        plain, secure = stack.enter_context(stub()), stack.enter_context(stub("--cert", str(cert)))
+        plain = stack.enter_context(serve("stub.py"))
+        secure = stack.enter_context(serve("stub.py", "--cert", str(cert)))
         yield {"plain": f"http://127.0.0.1:{plain}", "tls": f"https://127.0.0.1:{secure}"}, str(ca)
 
 

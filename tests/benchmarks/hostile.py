@@ -7,7 +7,6 @@ is the end in any case. Growth is the highest resident size above that right bef
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import contextlib
 import functools
@@ -27,7 +26,7 @@ from pathlib import Path
 HERE = Path(__file__).parent
 sys.path[:0] = [str(HERE), str(HERE.parent)]
 
-from charges import merge_columns, tell_versions, write_certificate  # noqa: E402 - neither folder is a package
+from comparing import choose, make_environment, merge_columns, order, tell_versions, write_certificate  # noqa: E402
 from field import print_table  # noqa: E402
 from peers import CONTENDERS, KEY, PROMPT  # noqa: E402
 from servers import Gateway, raw, write_answer  # noqa: E402
@@ -171,11 +170,10 @@ async def meet(name: str, step, folder: str, context: ssl.SSLContext) -> dict:
     """One client, one answer: what came up, how it grew, how many paid prompts the server has seen."""
     contender = CONTENDERS[name]
     async with Gateway(step(contender.answer), ssl_context=context if contender.tls else None) as gateway:
-        environment = {key: value for key, value in os.environ.items() if "proxy" not in key.lower()}
         url = f"{'https' if contender.tls else 'http'}://localhost:{gateway.port}"
         process = await asyncio.create_subprocess_exec(
-            *(sys.executable, __file__, "--work", json.dumps([name, url])),
-            env=environment | {"SSL_CERT_FILE": f"{folder}/ca.pem"},
+            *order(__file__, name, url),
+            env=make_environment(folder),
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,
         )
@@ -253,16 +251,7 @@ async def measure(names: list[str], answers: list[str], folder: str) -> tuple[di
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--only", action="append", choices=list(CONTENDERS), help="these clients only")
-    parser.add_argument("--answer", action="append", default=[], help="only answers with this in their names")
-    parser.add_argument("--work", help=argparse.SUPPRESS)
-    options = parser.parse_args()
-    if options.work:
-        asyncio.run(call(*json.loads(options.work)))
-        return
-    names = options.only or list(CONTENDERS)
-    answers = [name for name in ANSWERS if not options.answer or any(text in name for text in options.answer)]
+    names, answers = choose(__doc__, CONTENDERS, ANSWERS, kind="answer", work=call)
     with tempfile.TemporaryDirectory() as folder:
         write_certificate(folder)
         found, away = asyncio.run(measure(names, answers, folder))
