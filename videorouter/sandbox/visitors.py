@@ -1,8 +1,8 @@
-"""Who may ask: whoever calls this machine by a name of its own, and no page of another origin.
+"""Who may ask: whoever calls this machine by a name that no stranger owns, and no page of another origin.
 
 A web page in a browser on this machine can send requests to loopback: to the address itself, and then its browser names
-the page's origin; or to a name of its own that leads there (DNS rebinding), and then that name stands in ``Host``. This
-file decides; it never answers.
+the page's origin; or to a name of its own that leads there (DNS rebinding), and then that name stands in ``Host``. Nobody
+owns an address or a name without a dot: those pass. This file decides; it never answers.
 """
 
 from __future__ import annotations
@@ -23,7 +23,8 @@ def find_stranger(host: str | None, origin: str | None, allowed: Collection[str]
         origin: Its ``Origin`` header.
         allowed: Further names, in small letters.
     """
-    if host is not None and not _is_known(name := _read_name(f"//{host}"), allowed):
+    name = _read_name(f"//{host or ''}")
+    if "." in name and not _is_address(name) and not _is_known(name, allowed):
         return f"was asked as {host!r}{_advise(name)}"
     if origin is not None and not _is_known(name := _read_name(origin), allowed):
         return f"was asked by a page of {origin!r}{_advise(name)}"
@@ -44,7 +45,12 @@ def _read_name(url: str) -> str:
 def _is_known(name: str, allowed: Collection[str]) -> bool:
     if name == "localhost" or name.endswith(".localhost") or name in allowed:
         return True
+    return _is_address(name) and ipaddress.ip_address(name).is_loopback
+
+
+def _is_address(name: str) -> bool:
     try:
-        return ipaddress.ip_address(name).is_loopback
+        ipaddress.ip_address(name)
     except ValueError:
         return False
+    return True
