@@ -32,6 +32,8 @@ pytestmark = [pytest.mark.anyio, pytest.mark.fuzz, pytest.mark.timeout(3 * 3600)
 # Read here: no test sees variables of this name
 SEED = int(os.environ.get("VIDEOROUTER_FUZZ_SEED", time.time_ns() % 2**32))
 CASES = int(os.environ.get("VIDEOROUTER_FUZZ_CASES", "0"))
+LIMIT = 2.4
+"""Seconds: the deadline, the second in which a call ends after it, and one for the machine."""
 SECONDS = float(os.environ.get("VIDEOROUTER_FUZZ_SECONDS", "60"))
 KEY = "sk-Sekret-0123456789abcdef"
 PIECES = (
@@ -121,44 +123,43 @@ async def test_whatever_a_server_says_ends_in_an_error_of_ours():
             visit.reset()
 
     done = 0
-    stalled = 0.0
+    late: list[bytes] = []
     ends = time.monotonic() + SECONDS
 
-    async def watch_stalls():
-        """Time in which this process was not let run; what it spent itself, on a parse that takes too long, is none."""
-        nonlocal stalled
-        while True:
-            began = time.monotonic() - time.process_time()
-            await asyncio.sleep(0.05)
-            stalled += max(0.0, time.monotonic() - time.process_time() - began - 0.1)
+    async def ask(router, gateway, answer):
+        """Seconds until the call has ended."""
+        nonlocal done
+        done += 1
+        name = f"case-{done}"
+        answers[name] = answer
+        began = time.monotonic()
+        try:
+            got = await router.submit("otter", model="veo", timeout=0.4, max_retries=0, idempotency_key=name)
+        except VideoRouterError as error:
+            check_error(error, seed, answer)
+        except Exception as error:
+            error.add_note(f"seed {seed}, answer {answer!r}")
+            raise
+        else:
+            assert isinstance(got, Task), (seed, answer)
+            assert got.id or isinstance(got.result, VideoResult), (seed, answer)
+        del answers[name]
+        gateway.requests.clear()
+        return time.monotonic() - began
 
     async def work(router, gateway):
-        nonlocal done
         while done < cases if cases else time.monotonic() < ends:
-            done += 1
-            name = f"case-{done}"
-            answers[name] = answer = write(dice)
-            began = time.monotonic() - stalled
-            try:
-                got = await router.submit("otter", model="veo", timeout=0.4, max_retries=0, idempotency_key=name)
-            except VideoRouterError as error:
-                check_error(error, seed, answer)
-            except Exception as error:
-                error.add_note(f"seed {seed}, answer {answer!r}")
-                raise
-            else:
-                assert isinstance(got, Task), (seed, answer)
-                assert got.id or isinstance(got.result, VideoResult), (seed, answer)
-            took = time.monotonic() - stalled - began
-            assert took < 2.4, (seed, answer)
-            del answers[name]
-            gateway.requests.clear()
+            answer = write(dice)
+            if await ask(router, gateway, answer) > LIMIT:
+                late.append(answer)
 
     gateway = Gateway(serve)
     async with gateway, AsyncVideoRouter(KEY, base_url=gateway.url, adaptive=False) as router:
-        watch = asyncio.ensure_future(watch_stalls())
         await asyncio.gather(*(work(router, gateway) for _ in range(8)))
-        watch.cancel()
+        assert len(late) <= done // 1000 + 8, "too many are late for a machine that is busy now and then"
+        for answer in late:
+            # A busy machine is late with any answer; one that is late again, alone and three times, is so by itself
+            assert min([await ask(router, gateway, answer) for _ in range(3)]) < LIMIT, (seed, answer)
         assert router.stats().attempts == done
         assert router.stats().in_flight == 0
-    print(f"{done} answers")  # noqa: T201  how much was tried
+    print(f"{done} answers, {len(late)} late")  # noqa: T201  how much was tried
