@@ -43,6 +43,7 @@ _BLOCKS = 8
 BLOCKS_AT_ONCE = 64
 """Blocks that a worker has at once: one whose last row is slow holds up no other."""
 _ONE_PROCESS = {"deduplicate", "ordered"}
+_CHAINS = {"then", "edit_of"}
 _NOT_HERE = {"http_client", "ssl_context", "on_event", "on_in_doubt"}
 
 
@@ -75,8 +76,8 @@ def generate_dataset(
     what never left runs, and what may have been billed is in doubt and not sent again. The same call goes on from there.
 
     Args:
-        prompts: A dataset; the path or URL of a Parquet, JSON Lines or CSV file or of a folder of Parquet files; or an
-            iterable of prompts or dicts.
+        prompts: A dataset; the path or URL of a Parquet, JSON Lines or CSV file or of a folder of Parquet files; a table
+            (pandas, Arrow, Polars); or an iterable of prompts or dicts.
         journal: A file on the driver's disk, in the format of ``generate_many``: ``videorouter batch`` reads it.
         model: The model of all rows that name none; default: the client's.
         prompt_column: The column of prompts.
@@ -109,11 +110,14 @@ def generate_dataset(
         JournalMismatchError: The journal has a row of the same id with another request.
         JournalError: The journal cannot be used.
     """
+    columns = (field_columns,) if isinstance(field_columns, str) else tuple(field_columns)
     if wrong := sorted(_ONE_PROCESS & fields.keys()):
         raise ConfigurationError(
             f"{wrong[0]} needs one process: use generate_many, or make the dataset so, for example with Dataset.unique and "
             "Dataset.sort."
         )
+    if wrong := sorted(_CHAINS & set(columns)):
+        raise ConfigurationError(f"A column {wrong[0]!r} needs one process: use generate_many.")
     options = {
         "model": model,
         "save_to": None if save_to is None else _check_place(os.fspath(save_to)),
@@ -121,18 +125,19 @@ def generate_dataset(
         "price": price,
         "on_outcome_unknown": on_outcome_unknown,
         "stop_after": stop_after,
-        "retry": retry if isinstance(retry, bool) else tuple(retry),
+        "retry": retry if isinstance(retry, bool | str) else tuple(retry),
         **fields,
     }
     client, key = _split_key(client_options)
     workers = check_count(workers, "workers", least=1)
+    if block_rows is not None:
+        block_rows = check_count(block_rows, "block_rows", least=1)
     if concurrency is not None:
         concurrency = check_count(concurrency, "concurrency", least=1)
         if not client.get("adaptive", True):
             most = -(-concurrency // workers)
             client["max_concurrency"] = min(client.get("max_concurrency") or most, most)
     _check({**options, "max_cost": max_cost, "journal": journal}, client)
-    columns = tuple(field_columns)
     wanted = (prompt_column, *(() if id_column is None else (id_column,)), *columns)
     source = open_source(prompts, prompt_column)
     numbered, total = number_rows(source, wanted, block_rows, workers * _BLOCKS)

@@ -7,6 +7,7 @@ Ray runs its block a second time. Nothing here sends anything.
 from __future__ import annotations
 
 import itertools
+import math
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
@@ -53,7 +54,7 @@ _READERS = {
 
 
 def open_source(source: Any, prompt_column: str) -> ray.data.Dataset | Iterator[pa.Table]:
-    """A dataset as it is, a path as a dataset, and any iterable as tables.
+    """A dataset as it is, a path as a dataset, and any table or iterable as tables.
 
     Raises:
         ConfigurationError: It is none of these.
@@ -64,29 +65,55 @@ def open_source(source: Any, prompt_column: str) -> ray.data.Dataset | Iterator[
         path = os.fspath(source)
         ending = os.path.splitext(path)[1].lower() or ".parquet"  # noqa: PTH122  may be a URL
         reader = _READERS.get(ending)
-        if reader is None:
-            raise ConfigurationError(
-                f"{path!r} is no file of prompts that can be read: give Parquet, JSON Lines, CSV, a folder of Parquet "
-                "files, a dataset or an iterable. For one prompt pass [prompt]."
-            )
-        return reader(path)
-    if isinstance(source, Iterable):
+        try:
+            if reader is not None:
+                return reader(path)
+            trouble = f"{ending} is no such file"
+        except OSError as error:
+            trouble = f"{type(error).__name__}: {error}"
+        raise ConfigurationError(
+            f"{path!r} is no file of prompts that can be read ({trouble}): give Parquet, JSON Lines, CSV, a folder of "
+            "Parquet files, a dataset, a table or an iterable. For one prompt pass [prompt]."
+        )
+    if hasattr(source, "columns") and hasattr(source, "__arrow_c_stream__"):
+        return iter([pa.table(source)])
+    if isinstance(source, pa.Array | pa.ChunkedArray):
+        source = source.to_pylist()
+    # Going over these gives the names of columns, keys, or numbers: none of them is a prompt
+    if isinstance(source, Iterable) and not (hasattr(source, "columns") or isinstance(source, Mapping | bytes)):
         return _make_tables(source, prompt_column)
     raise ConfigurationError(
-        f"generate_dataset takes a dataset, a path or an iterable of prompts or dicts, not {type(source).__name__}."
+        "generate_dataset takes a dataset, a path, a table (pandas, Arrow, Polars) or an iterable of prompts or dicts, not "
+        f"{type(source).__name__}."
     )
 
 
 def _make_tables(source: Iterable[Any], prompt_column: str, size: int = 10_000) -> Iterator[pa.Table]:
-    rows = iter(source)
+    rows = (_make_row(row, place, prompt_column) for place, row in enumerate(source))
     while chunk := list(itertools.islice(rows, size)):
-        yield pa.Table.from_pylist([_make_row(row, prompt_column) for row in chunk])
+        names = dict.fromkeys(name for row in chunk for name in row)
+        yield pa.table({name: _make_column(name, [row.get(name) for row in chunk]) for name in names})
 
 
-def _make_row(row: object, prompt_column: str) -> dict[str, Any]:
+def _make_row(row: object, place: int, prompt_column: str) -> dict[str, Any]:
     if isinstance(row, Mapping):
         return {str(name): value for name, value in row.items()}
-    return {prompt_column: row if isinstance(row, str) or row is None else str(row)}
+    if isinstance(row, float) and math.isnan(row):
+        row = None  # what pandas has for a prompt that is missing
+    if row is not None and not isinstance(row, str):
+        raise ConfigurationError(
+            f"Row {place} of the input is neither a prompt nor a dict but {type(row).__name__}. Nothing was sent."
+        )
+    return {prompt_column: row}
+
+
+def _make_column(name: str, values: list[Any]) -> pa.Array:
+    try:
+        return pa.array(values)
+    except (pa.ArrowException, UnicodeError, OverflowError) as error:
+        raise ConfigurationError(
+            f"The values of {name!r} are no column: {error}. Nothing was sent. Give all rows values of one type there."
+        ) from error
 
 
 def number_rows(
@@ -109,15 +136,19 @@ def number_rows(
     if isinstance(source, ray.data.Dataset):
         return _number_dataset(source, columns, size, spread)
     tables = list(source)
-    total = sum(table.num_rows for table in tables)
-    most = _choose_size(total, size, spread)
-    blocks: list[pa.Table] = []
-    offset = 0
-    for table in tables:
-        _check_columns(columns, table.column_names)
-        blocks.extend(_slice(table, offset, most))
-        offset += table.num_rows
-    return _from_blocks(blocks), total
+    if not tables:
+        return _from_blocks([]), 0
+    try:
+        table = pa.concat_tables(tables, promote_options="permissive")
+    except pa.ArrowException as error:
+        raise ConfigurationError(
+            f"A column changes its type on the way: {error}. Nothing was sent. Give all rows values of one type there."
+        ) from error
+    total = table.num_rows
+    if not total:
+        return _from_blocks([]), 0
+    _check_columns(columns, table.column_names)
+    return _from_blocks(_slice(table, 0, _choose_size(total, size, spread))), total
 
 
 def _number_dataset(
@@ -151,6 +182,9 @@ def _check_columns(columns: Iterable[str], names: list[str]) -> None:
             f"The dataset has no column {missing[0]!r}; it has {', '.join(names)}. Name the right ones with "
             "prompt_column=, id_column= and field_columns=."
         )
+    wrong = next((name for name in names if name == POSITION or names.count(name) > 1), None)
+    if wrong is not None:
+        raise ConfigurationError(f"The dataset has a column {wrong!r} too many. Nothing was sent. Drop or rename it.")
 
 
 def _from_blocks(blocks: list[pa.Table]) -> MaterializedDataset[Any]:
