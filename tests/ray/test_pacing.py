@@ -14,8 +14,11 @@ from videorouter.io.lanes import Gate
 LANE = ("https", "video.example", 443, "veo3-fast")
 
 
-async def report(pacemaker, worker, serial=0, **what):
-    demand = Demand(LANE, **{"used": 0, "waiting": 100, **what})
+OTHER = ("https", "video.example", 443, "kling")
+
+
+async def report(pacemaker, worker, serial=0, lane=LANE, **what):
+    demand = Demand(lane, **{"used": 0, "waiting": 100, **what})
     return read_shares(await pacemaker.report(worker, encode((serial, (demand,)))))
 
 
@@ -141,3 +144,38 @@ async def test_the_lane_grows_by_what_all_workers_see():
     serial = (await report(pacemaker, "a")).serial
     shares = await report(pacemaker, "a", serial, used=16, successes=16)
     assert shares.shares[0].limit == 32
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("most", [1, 2, 7, 10])
+async def test_the_lanes_of_all_models_together_have_no_more_jobs_than_the_cluster(most):
+    pacemaker = Pacemaker(concurrency=most)
+    granted: dict[tuple[str, str], int] = {}
+    serials = {"a": 0, "b": 0}
+    served = set()
+    for turn in range(12):
+        for worker in "ab":
+            demands = tuple(
+                Demand(lane, min(granted.get((worker, lane[3]), 0), 3), 50 if turn < 6 or lane is OTHER else 0)
+                for lane in (LANE, OTHER)
+            )
+            shares = read_shares(await pacemaker.report(worker, encode((serials[worker], demands))))
+            serials[worker] = shares.serial
+            granted.update({(worker, share.lane[3]): share.limit for share in shares.shares})
+            served |= {share.lane[3] for share in shares.shares if share.limit}
+            running = {key: min(3, limit) for key, limit in granted.items()}
+            assert sum(max(running[key], granted[key]) for key in granted) <= most
+    assert most == 1 or served == {"veo3-fast", "kling"}
+
+
+@pytest.mark.anyio
+async def test_a_pace_that_was_started_again_is_heard_at_once():
+    link = Link(None, None, None)
+    follower = Follower(link, LANE)
+    link._gate = type("Gate", (), {"bays": ()})
+    old = Pacemaker(concurrency=10)
+    for _ in range(50):
+        link._take(await report(old, "a", link._serial))
+    assert follower.limit == 10
+    link._take(await report(Pacemaker(concurrency=3), "a", link._serial))
+    assert follower.limit == 3

@@ -135,7 +135,8 @@ def generate_dataset(
     if concurrency is not None:
         concurrency = check_count(concurrency, "concurrency", least=1)
         if not client.get("adaptive", True):
-            most = -(-concurrency // workers)
+            workers = min(workers, concurrency)
+            most = concurrency // workers
             client["max_concurrency"] = min(client.get("max_concurrency") or most, most)
     _check({**options, "max_cost": max_cost, "journal": journal}, client)
     wanted = (prompt_column, *(() if id_column is None else (id_column,)), *columns)

@@ -107,7 +107,8 @@ class Pacemaker:
         self._expiry = expiry
         self._rooms: dict[LaneKey, _Room] = {}
         self._seen: dict[str, float] = {}
-        self._serial = 0
+        # One that is started again must not count from where it began: workers pass over what is older than what they know
+        self._serial = time.monotonic_ns() // 1_000
         self._news: dict[str, asyncio.Event] = {}
 
     async def report(self, worker: str, message: bytes) -> bytes:
@@ -173,12 +174,26 @@ class Pacemaker:
         return Shares(self._serial, tuple(shares), every)
 
     def _deal(self, room: _Room) -> dict[str, int]:
-        total = int(room.pace.limit) if self._most is None else min(self._most, int(room.pace.limit))
+        total = int(room.pace.limit)
+        if self._most is not None:
+            total = min(total, self._share_out(self._most)[id(room)])
         wants = {
             worker: (demand.used, demand.waiting, room.standing.get(worker, 0))
             for worker, demand in room.demands.items()
         }
         return deal(total, wants, int(time.monotonic() / _TURN))
+
+    def _share_out(self, most: int) -> dict[int, int]:
+        """What each lane may have of the jobs of the cluster: all lanes together never exceed them."""
+        if len(self._rooms) == 1:
+            return dict.fromkeys(map(id, self._rooms.values()), most)
+        wants = {}
+        for room in self._rooms.values():
+            used = sum(demand.used for demand in room.demands.values())
+            waiting = sum(demand.waiting for demand in room.demands.values())
+            standing = sum(max(room.standing.get(worker, 0), demand.used) for worker, demand in room.demands.items())
+            wants[str(id(room))] = (used, min(waiting, max(0, int(room.pace.limit) - used)), standing)
+        return {int(room): share for room, share in deal(most, wants, int(time.monotonic() / _TURN)).items()}
 
     def _forget(self, now: float) -> None:
         gone = [worker for worker, seen in self._seen.items() if now - seen > self._expiry]
