@@ -108,6 +108,8 @@ def test_the_cap_holds_for_the_cluster_and_more_money_goes_on(generate, gateway,
     assert count(rows) == {"done": 20, "not_sent": 40}
     assert sum(row["cost"] or 0 for row in rows) == 10.0
     assert any("max_cost" in (row["error"] or "") for row in rows)
+    again = generate(prompts, max_cost=10.0, **call).take_all()
+    assert count(again) == {"done": 20, "not_sent": 40}, "what is done is shown although nothing more may be sent"
     assert count(generate(prompts, max_cost=100.0, **call).take_all()) == {"done": 60}
     assert len(gateway.ledger()["charges"]) == 60
 
@@ -184,6 +186,18 @@ def test_what_cannot_be_used_is_refused_before_anything_starts(generate, gateway
     with pytest.raises(ConfigurationError, match=says):
         generate([{"prompt": "otter"}], **call)
     assert not (tmp_path / "run.db").exists()
+
+
+def test_what_a_worker_cannot_use_ends_the_run_with_that_error(generate, gateway, tmp_path, monkeypatch):
+    monkeypatch.delenv("INFRON_API_KEY", raising=False)
+    (tmp_path / "file").write_text("in the way")
+    for wrong, says in (
+        ({"client_options": {"base_url": gateway.base_url}}, "No API key"),
+        ({"save_to": tmp_path / "file"}, "cannot be written"),
+    ):
+        with pytest.raises(ConfigurationError, match=says):
+            generate(["otter"], **{"journal": tmp_path / "run.db", "client_options": gateway.options, **wrong})
+    assert gateway.ledger()["charges"] == {}
 
 
 def test_the_journal_can_be_written_by_others_when_the_batch_is_over(generate, gateway, tmp_path):

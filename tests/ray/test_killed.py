@@ -178,3 +178,49 @@ def test_a_lost_node_pays_for_nothing_twice_and_loses_nothing(gateway, tmp_path)
     assert {row["prompt"] for row in rows if row["state"] == "done"} <= set(charges)
     assert all(row["url"] for row in rows if row["state"] == "done")
     assert read_states(tmp_path / "run.db") == states
+
+
+def wait_for_charges(gateway, number: int) -> None:
+    until = time.monotonic() + 60
+    while len(gateway.ledger()["charges"]) < number:
+        assert time.monotonic() < until
+        time.sleep(0.1)
+
+
+@pytest.mark.timeout(120)
+def test_what_runs_is_collected_when_the_ledger_has_died(cluster, gateway, tmp_path):
+    import ray
+
+    from videorouter.integrations.ray import generate_dataset
+
+    def kill_the_ledger():
+        wait_for_charges(gateway, 12)
+        for entry in ray.util.list_named_actors(all_namespaces=True):
+            if "ledger" in entry["name"]:
+                ray.kill(ray.get_actor(entry["name"], namespace=entry["namespace"]))
+
+    killer = threading.Thread(target=kill_the_ledger)
+    killer.start()
+    call = {"journal": tmp_path / "run.db", "model": "m", "client_options": gateway.options, "concurrency": 12}
+    rows = generate_dataset([f"hold 2 of {n}" for n in range(40)], **call).take_all()
+    killer.join()
+    charges = gateway.ledger()["charges"]
+    assert {row["prompt"] for row in rows if row["url"]} == set(charges)
+    assert {row["state"] for row in rows} == {"done", "not_sent"}
+    assert any("Run the same call again" in (row["error"] or "") for row in rows)
+
+
+@pytest.mark.timeout(120)
+def test_an_error_that_ends_the_run_lets_what_runs_come_to_its_end(cluster, gateway, tmp_path):
+    from videorouter.errors import JournalMismatchError
+    from videorouter.integrations.ray import generate_dataset
+
+    call = {"journal": tmp_path / "run.db", "model": "m", "client_options": gateway.options, "id_column": "id"}
+    generate_dataset([{"id": "x", "prompt": "otter"}], **call)
+    prompts = [{"id": f"i{n}", "prompt": f"hold 1.5 of {n}"} for n in range(80)]
+    prompts.insert(50, {"id": "x", "prompt": "seal"})
+    with pytest.raises(JournalMismatchError, match="'x'"):
+        generate_dataset(prompts, **call, concurrency=16, block_rows=4)
+    charges = gateway.ledger()["charges"]
+    assert len(charges) > 16
+    assert read_states(tmp_path / "run.db") == {"done": len(charges)}

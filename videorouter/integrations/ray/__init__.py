@@ -7,6 +7,7 @@ out the run; it sends nothing itself. It needs the extra ``ray``.
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import os
 import tempfile
@@ -163,12 +164,14 @@ def generate_dataset(
     try:
         finished: ray.data.Dataset = results.materialize()
     except (ray.exceptions.RayError, ray.exceptions.UserCodeException) as error:
-        fatal = _call(ledger.fatal)
-        if fatal is not None:
-            raise getattr(errors, fatal[0], VideoRouterError)(fatal[1]) from error
-        raise find_cause(error) from error
+        raise _read_fatal(ledger) or find_cause(error) from error
     finally:
-        _call(ledger.close)
+        # Of a ledger that has died nothing is lost by this: the rows say so, and what was collected is in them
+        with contextlib.suppress(ray.exceptions.RayActorError):
+            _call(ledger.close)
+    fatal = _read_fatal(ledger)
+    if fatal is not None:
+        raise fatal
     return finished
 
 
@@ -227,6 +230,15 @@ def _start_actors(path: str, max_cost: float | None, concurrency: int | None, ke
     )
     _call(ledger.open)
     return ledger, pacemaker
+
+
+def _read_fatal(ledger: Any) -> VideoRouterError | None:
+    """The error that ends the whole run, where there is one."""
+    try:
+        fatal = _call(ledger.fatal)
+    except ray.exceptions.RayActorError:
+        return None
+    return None if fatal is None else getattr(errors, fatal[0], VideoRouterError)(fatal[1])
 
 
 def _call(method: Any) -> Any:

@@ -160,7 +160,6 @@ class RemoteJournal:
 
         Raises:
             InvalidRequestError: Its id belongs to another row, or the row is another one than before.
-            ClientClosedError: Nothing more is to be sent.
             JournalError: The ledger cannot be asked.
         """
         block = self.blocks[position]
@@ -300,7 +299,7 @@ class RemoteJournal:
 
     async def _ask(self, word: Word) -> Answer:
         while True:
-            if self._stopped is not None:
+            if self._stopped is not None and type(word) is Intend:
                 raise ClientClosedError(f"The batch had stopped before this row was sent: {self._stopped}")
             answer = await self._say(word)
             if answer is None:
@@ -358,7 +357,7 @@ class RemoteJournal:
         try:
             reply = read_reply(await self._call(encode([word for word, _ in group])))
         except Exception as error:  # noqa: BLE001  whatever Ray says, those who wait must hear it
-            self._gone = _explain(error)
+            self._gone = explain_silence(error)
             self._hear_stop(self._gone)
             for _, future in group:
                 _fail(future, JournalError(self._gone, path=str(self.path)))
@@ -407,7 +406,7 @@ def _name_change(position: int) -> InvalidRequestError:
     )
 
 
-def _explain(error: Exception) -> str:
+def explain_silence(error: Exception) -> str:
     """Why the ledger said nothing: Ray hands on what failed in it as a cause, and a ledger that has gone has none."""
     cause = getattr(error, "cause", None)
     if isinstance(cause, Exception):

@@ -12,6 +12,7 @@ import contextlib
 import gc
 import os
 import platform
+import tempfile
 import threading
 import uuid
 from collections import deque
@@ -21,13 +22,13 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from videorouter.client import AsyncVideoRouter
-from videorouter.errors import InvalidRequestError, JournalError, VideoRouterError
+from videorouter.errors import ConfigurationError, InvalidRequestError, JournalError, VideoRouterError
 from videorouter.flows.batch_items import FatalError, Walk
 from videorouter.flows.batch_options import check_options
 from videorouter.flows.batch_saving import Saver
 from videorouter.integrations.ray.books import WorkerBooks
 from videorouter.integrations.ray.pacing import Link
-from videorouter.integrations.ray.proxy import Block, RemoteJournal
+from videorouter.integrations.ray.proxy import Block, RemoteJournal, explain_silence
 from videorouter.integrations.ray.rows import make_table, read_rows
 from videorouter.integrations.ray.saving import StoreSaver
 from videorouter.integrations.ray.words import cut
@@ -95,6 +96,10 @@ class Worker:
         self._fatal: VideoRouterError | None = None
         self._remote: RemoteJournal | None = None
         self._link: Link | None = None
+        self._client: AsyncVideoRouter | None = None
+        self._books: WorkerBooks | None = None
+        self._saver: Saver | None = None
+        self._room = self._most = 1
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="videorouter-ray", daemon=True)
         self._thread.start()
@@ -123,16 +128,6 @@ class Worker:
 
     async def _open(self) -> None:
         plan = self._plan
-        options = dict(plan.client_options)
-        if plan.ledger is not None:
-            key = await plan.ledger.greet.remote(self.name)
-            if key is not None:
-                options["api_key"] = key
-        self._client = client = AsyncVideoRouter(**options)
-        caller = client._caller  # noqa: SLF001  a guest of the house, which adds no verb to the client for itself
-        given = dict(plan.options)
-        save_to = given.pop("save_to", None)
-        chosen = check_options(caller.settings, "generate", given)
         if plan.ledger is not None:
             self._remote = RemoteJournal(
                 lambda message: plan.ledger.exchange.remote(self.name, *cut(message)),
@@ -141,6 +136,25 @@ class Worker:
                 beat=plan.beat,
             )
             self._remote.start()
+        try:
+            await self._set_up()
+        except VideoRouterError as error:
+            # Raised here, it would have Ray start this worker over and over, and in the end kill the others
+            self._books = None
+            await self._end_run(error)
+
+    async def _set_up(self) -> None:
+        plan = self._plan
+        options = dict(plan.client_options)
+        if plan.ledger is not None:
+            key = await self._ask_for_key()
+            if key is not None:
+                options["api_key"] = key
+        self._client = client = AsyncVideoRouter(**options)
+        caller = client._caller  # noqa: SLF001  a guest of the house, which adds no verb to the client for itself
+        given = dict(plan.options)
+        save_to = given.pop("save_to", None)
+        chosen = check_options(caller.settings, "generate", given)
         if plan.pacemaker is not None:
             self._link = Link(
                 lambda message: plan.pacemaker.report.remote(self.name, message),
@@ -152,13 +166,20 @@ class Worker:
         self._room = self._most = caller.gate.limit
         self._take_share()
         self._books = WorkerBooks(caller, chosen, self._stop, self._remote)
+        self._books.stopped = self._stopped
         self._maker = client._maker  # noqa: SLF001  as above
-        self._saver: Saver | None = None
         if save_to is not None and "://" in save_to:
             self._saver = StoreSaver(self._books, save_to, chosen.name, client.save)
         elif save_to is not None:
-            await asyncio.to_thread(Path(save_to).mkdir, parents=True, exist_ok=True)
+            await asyncio.to_thread(_make_folder, save_to)
             self._saver = Saver(self._books, Path(save_to), chosen.name, client.save)
+
+    async def _ask_for_key(self) -> str | None:
+        try:
+            key: str | None = await self._plan.ledger.greet.remote(self.name)
+        except Exception as error:  # whatever Ray says
+            raise JournalError(explain_silence(error), path=self._plan.journal) from error
+        return key
 
     async def _close(self) -> None:
         for task in tuple(self._tasks):
@@ -168,7 +189,8 @@ class Worker:
             await self._link.aclose()
         if self._remote is not None:
             await self._remote.aclose()
-        await self._client.aclose()
+        if self._client is not None:
+            await self._client.aclose()
 
     async def _take_block(self, table: pa.Table) -> pa.Table:
         plan = self._plan
@@ -184,7 +206,7 @@ class Worker:
 
     async def _claim(self, rows: list[tuple[int, dict[str, Any]]]) -> Block | None:
         """Tell the ledger that the rows are here, unless they are already, from an earlier run of their block."""
-        if self._remote is None:
+        if self._remote is None or self._books is None:
             return None
         start = rows[0][0]
         block = self._blocks.get(start)
@@ -242,16 +264,15 @@ class Worker:
             self._walking -= 1
             walking = False
             self._admit()
-            if self._saver is not None and self._saver.wants(item):
+            if self._saver is not None and self._saver.wants(item) and not (item.resumed and self._stopped):
                 item = await self._saver.save(item, 0)
             if not future.done():
                 future.set_result(item)
         except FatalError as error:
-            if self._remote is not None:
-                with contextlib.suppress(JournalError):
-                    await self._remote.end_run(error.error)
-            self._stop(str(error.error))
-            _fail(future, error.error)
+            # Raised here, it would have Ray kill all workers with what they have in flight: the driver raises it
+            await self._end_run(error.error)
+            if not future.done():
+                future.set_result(_show_unsent(position, raw, error.error))
         except Exception as error:  # noqa: BLE001  a row that waits for ever would hold its block
             _fail(future, error)
         except asyncio.CancelledError:
@@ -264,13 +285,14 @@ class Worker:
                 self._admit()
 
     async def _take(self, position: int, raw: dict[str, Any]) -> BatchItem:
-        if self._stopped is not None:
+        books = self._books
+        if books is None:
             return _show_unsent(position, raw, InvalidRequestError(f"Not sent, the batch has stopped: {self._stopped}"))
         try:
             entry = read_entry(raw)
         except InvalidRequestError as error:
             entry = Entry(prompt=None, id=find_id(raw), broken=error)
-        walk = Walk(self._books, self._maker, position, entry, given=entry.id)
+        walk = Walk(books, self._maker, position, entry, given=entry.id)
         try:
             return await walk.take()
         except VideoRouterError as error:
@@ -278,6 +300,13 @@ class Worker:
         finally:
             if self._remote is not None:
                 self._remote.forget(position, walk.id)
+
+    async def _end_run(self, error: VideoRouterError) -> None:
+        """Let nobody send anything more, and the driver raise this error when what runs has ended."""
+        if self._remote is not None:
+            with contextlib.suppress(JournalError):
+                await self._remote.end_run(error)
+        self._stop(str(error))
 
     def _stop(self, reason: str) -> None:
         """This worker has met a wall: let nobody run into it."""
@@ -287,8 +316,20 @@ class Worker:
 
     def _hear_stop(self, reason: str) -> None:
         if self._stopped is None:
-            self._stopped = self._books.stopped = reason
-            self._books.wake()
+            self._stopped = reason
+            if self._books is not None:
+                self._books.stopped = reason
+                self._books.wake()
+
+
+def _make_folder(folder: str) -> None:
+    try:
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError as error:
+        raise ConfigurationError(
+            f"save_to={folder!r} cannot be written on {platform.node()}: {error}. This worker has sent nothing."
+        ) from error
 
 
 def _fail(future: asyncio.Future[BatchItem], error: Exception) -> None:
