@@ -229,6 +229,57 @@ async def test_the_cap_holds_for_all_workers_together(tmp_path):
     await ledger.close()
 
 
+async def test_no_money_is_waited_for_that_a_task_holds_which_waits_for_a_job_to_end(tmp_path):
+    ledger = Ledger(str(tmp_path / "run.db"), max_cost=1.0)
+    await say(ledger, "a", Claim(0, 1), intend("x", micros=MICROS), Accept(0, "x", "cgt-1"))
+    await ledger.close()
+    after = Ledger(str(tmp_path / "run.db"), max_cost=1.5)
+    (_, met) = await say(after, "a", Claim(0, 1), Meet(0, 0, "d1", "x"))
+    assert met.recorded.state == "accepted"
+    (_, over) = await say(after, "b", Claim(1, 1), intend("y", 1, "d2", MICROS, block=1))
+    assert over.verdict == "over", "with one job at once, the task could never be looked at"
+    await say(after, "a", finish("x", cost=0.25))
+    (sent,) = await say(after, "b", intend("y", 1, "d2", MICROS, block=1))
+    assert sent is None
+    await after.close()
+
+
+async def test_no_money_is_waited_for_that_a_task_holds_which_is_not_looked_at_any_more(tmp_path):
+    ledger = Ledger(str(tmp_path / "run.db"), max_cost=1.5)
+    await say(ledger, "a", Claim(0, 2), intend("x", micros=MICROS), Accept(0, "x", "cgt-1"))
+    (waits,) = await say(ledger, "a", intend("y", 1, "d2", MICROS))
+    assert waits.verdict == "wait"
+    row = ("x", "accepted", 1.0, None, 0.0, None, "{}", "cgt-1", None)
+    await say(ledger, "a", Finish(0, row))
+    (over,) = await say(ledger, "a", intend("y", 1, "d2", MICROS))
+    assert over.verdict == "over"
+    await ledger.close()
+
+
+async def test_no_money_is_waited_for_that_a_dead_worker_held(tmp_path):
+    ledger = Ledger(str(tmp_path / "run.db"), max_cost=1.5, lease=60.0)
+    await say(ledger, "a", Claim(0, 1), intend("x", micros=MICROS))
+    bury(ledger, "a")
+    (_, over) = await say(ledger, "b", Claim(1, 1), intend("y", 1, "d2", MICROS, block=1))
+    assert over.verdict == "over"
+    await ledger.close()
+
+
+async def test_what_another_row_sends_is_not_in_doubt_because_it_stood_there_in_an_earlier_run(tmp_path):
+    ledger = Ledger(str(tmp_path / "run.db"))
+    await say(ledger, "a", Claim(0, 1), intend("x"), finish("x", "refused", failure="{}"))
+    await ledger.close()
+    after = Ledger(str(tmp_path / "run.db"), lease=60.0)
+    await say(after, "a", Claim(0, 1), Meet(0, 0, "d0", "other"), intend("other", 0, "d0"))
+    await say(after, "b", Claim(7, 1), Meet(7, 7, "d1", "x"), intend("x", 7, micros=MICROS, block=7))
+    bury(after, "a")
+    await say(after, "c", Claim(0, 1))
+    with sqlite3.connect(tmp_path / "run.db") as database:
+        rows = dict(database.execute("SELECT id, state FROM items").fetchall())
+    assert rows == {"x": "sending", "other": "in_doubt"}
+    await after.close()
+
+
 async def test_a_stop_reaches_every_worker(ledger):
     await say(ledger, "a", Stop("out of credit"))
     assert read_reply(await ledger.exchange("b", encode([]))).stopped == "out of credit"

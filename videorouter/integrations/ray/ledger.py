@@ -76,9 +76,7 @@ _DOUBT = """
 UPDATE items SET state = 'in_doubt', unknown = unknown + reserved, reserved = 0,
   failure = coalesce(failure, ?) WHERE id = ? AND state = 'sending'
 """
-_SENDING = """
-SELECT id, reserved FROM items WHERE state <> 'done' AND state = 'sending' AND position >= ? AND position < ?
-"""
+_SENDING = "SELECT reserved FROM items WHERE id = ? AND state = 'sending'"
 _LOST_NOTE = (
     '{"type":"OutcomeUnknownError","message":"The worker ended after the request may have left and before its outcome '
     'was recorded: it may have been billed.","in_doubt":true}'
@@ -121,6 +119,8 @@ class Ledger:
         self._blocks: list[int] = []
         self._held: dict[str, int] = {}
         self._lost: dict[str, int] = {}
+        self._running: dict[str, set[str]] = {}
+        """Requests that may give money back, by worker; kept where there is a cap."""
         self._stopped: str | None = None
         self._fatal: tuple[str, str] | None = None
         self._idler: asyncio.Task[None] | None = None
@@ -288,8 +288,11 @@ class Ledger:
             if claim.worker is not None and self._is_alive(claim.worker):
                 return Answer(verdict="wait")
             claim.worker = worker
-            for item, reserved in database.execute(_SENDING, (word.block, word.block + word.rows)).fetchall():
-                self._put_in_doubt(database, item, reserved)
+            # The journal keeps the place that an item had first, which may be another row's in this run
+            query = "SELECT id FROM met WHERE position >= ? AND position < ?"
+            for (item,) in self._met.execute(query, (word.block, word.block + word.rows)).fetchall():
+                for (reserved,) in database.execute(_SENDING, (item,)).fetchall():
+                    self._put_in_doubt(database, item, reserved)
         return Answer()
 
     def _overlaps(self, word: Claim) -> bool:
@@ -366,6 +369,7 @@ class Ledger:
         if self._purse.cap is not None:
             sent = [word for word, verdict in zip(words, verdicts, strict=True) if verdict is None]
             self._held.update((item, word.micros) for word, item in zip(sent, ids, strict=True))
+            self._running.setdefault(worker, set()).update(ids)
         named = iter(zip(rows, ids, strict=True))
         return [verdict or _name(*next(named)) for verdict in verdicts]
 
@@ -375,7 +379,7 @@ class Ledger:
             return Answer(verdict="taken", id=word.row[0])
         if self._purse.reserve(word.micros):
             return None
-        if self._held:
+        if any(items and self._is_alive(other) for other, items in self._running.items()):
             return Answer(verdict="wait", id=word.row[0])
         left = to_dollars(max(0, (self._purse.cap or 0) - self._purse.committed))
         return Answer(verdict="over", id=word.row[0], text=f"{left:.6g}")
@@ -392,8 +396,10 @@ class Ledger:
 
     def _finish(self, database: sqlite3.Connection, worker: str, words: list[Finish]) -> list[Answer | None]:
         rows: list[EndingRow] = []
+        running = self._running.get(worker, set())
         for word in words:
             row: EndingRow | None = word.row
+            running.discard(word.row[0])
             if not self._owns(worker, word.block):
                 row = self._bring_late(database, word)
             if row is None:
