@@ -160,6 +160,25 @@ def test_the_key_is_in_no_log_and_no_journal(generate, gateway, cluster, tmp_pat
     assert [path for path in files if key.encode() in path.read_bytes()] == []
 
 
+def test_the_key_lies_nowhere_when_the_ledger_never_starts(generate, gateway, tmp_path, monkeypatch):
+    import tempfile
+
+    from videorouter.integrations import ray as guest
+
+    class BrokenLedger:
+        def __init__(self, path, **options):
+            raise OSError("Broken")
+
+        def open(self):
+            raise NotImplementedError
+
+    monkeypatch.setattr(guest, "Ledger", BrokenLedger)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    with pytest.raises(Exception, match="Broken"):
+        generate(["otter"], journal=tmp_path / "run.db", model="m", client_options=gateway.options)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_an_empty_input_gives_an_empty_dataset_and_starts_nothing(generate, gateway, tmp_path):
     found = generate([], journal=tmp_path / "run.db", model="m", client_options=gateway.options)
     assert found.take_all() == []

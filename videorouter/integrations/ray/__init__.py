@@ -218,17 +218,22 @@ def _start_actors(path: str, max_cost: float | None, concurrency: int | None, ke
     run = uuid.uuid4().hex[:8]
     # A call of theirs is a group of words, not a step of a pipeline that somebody watches: no event for each
     actor = {"num_cpus": 0, "scheduling_strategy": here, "max_concurrency": 10_000, "enable_task_events": False}
-    ledger = (
-        ray.remote(Ledger)
-        .options(name=f"videorouter-ledger-{run}", **actor)
-        .remote(path, max_cost=max_cost, key_path=_lay_down(key), lease=LEASE)
-    )
-    pacemaker = (
-        ray.remote(Pacemaker)
-        .options(name=f"videorouter-pace-{run}", max_restarts=-1, max_task_retries=-1, **actor)
-        .remote(concurrency=concurrency)
-    )
-    _call(ledger.open)
+    laid = _lay_down(key)
+    try:
+        ledger = (
+            ray.remote(Ledger)
+            .options(name=f"videorouter-ledger-{run}", **actor)
+            .remote(path, max_cost=max_cost, key_path=laid, lease=LEASE)
+        )
+        pacemaker = (
+            ray.remote(Pacemaker)
+            .options(name=f"videorouter-pace-{run}", max_restarts=-1, max_task_retries=-1, **actor)
+            .remote(concurrency=concurrency)
+        )
+        _call(ledger.open)
+    finally:
+        if laid is not None:  # the ledger has never started, or on another machine
+            Path(laid).unlink(missing_ok=True)
     return ledger, pacemaker
 
 
