@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import time
+from datetime import UTC, datetime
 
 import pytest
 from hypothesis import given, strategies as st
@@ -34,6 +36,7 @@ ONCE, HONOURED, READ = Column.ONCE, Column.HONOURED, Column.READ
 ROWS = st.sampled_from(list(Row))
 COLUMNS = st.sampled_from(list(Column))
 DICE = st.floats(0, 1)
+CELLS = [(row, column) for row in Row if row is not Row.REFUSED for column in Column]
 
 # Row by row, as the promise has it: the ruling and the ending for a POST, an honoured key, and a read.
 PROMISED = {
@@ -104,8 +107,20 @@ def settle(row, column, history=None, **changes):
 
 
 @given(ROWS, COLUMNS, DICE)
-def test_no_retries_means_none(row, column, dice):
-    assert isinstance(settle(row, column, dice=dice, max_retries=0), Stop)
+def test_no_retries_means_none_and_the_ending_is_the_tables(row, column, dice):
+    assert settle(row, column, dice=dice, max_retries=0) == Stop(ending=TABLE[row][column][1])
+
+
+@given(st.sampled_from(CELLS), st.integers(1, 10), DICE)
+def test_a_cell_whose_retries_are_used_up_ends_as_the_table_says(cell, most, dice):
+    row, column = cell
+    assert settle(row, column, History(retries=most), dice=dice, max_retries=most) == Stop(ending=TABLE[row][column][1])
+
+
+@given(st.sampled_from([cell for cell in CELLS if TABLE[cell[0]][cell[1]][0] is Ruling.STOP]), DICE)
+def test_a_cell_that_stops_does_so_at_the_first_attempt(cell, dice):
+    row, column = cell
+    assert settle(row, column, dice=dice) == Stop(ending=TABLE[row][column][1])
 
 
 @given(ROWS, COLUMNS, st.integers(0, 10), st.integers(0, 10), DICE, st.none() | st.floats(0, 1e6), st.floats(0, 200))
@@ -143,14 +158,34 @@ def test_a_retry_after_past_the_deadline_stops_at_once():
     assert isinstance(settle(Row.REFUSED, ONCE, retry_after=99.0, dice=0.0), Again)
 
 
+def test_a_retry_that_would_start_at_the_deadline_is_too_late():
+    assert settle(Row.REFUSED, ONCE, retry_after=100.0, dice=0.0) == Stop(ending=Ending.STATUS, too_late=True)
+
+
 def test_once_in_doubt_always_in_doubt():
     history = History()
     history.note(Row.LOST, HONOURED, settle(Row.LOST, HONOURED))
     history.note(Row.REFUSED, HONOURED, settle(Row.REFUSED, HONOURED))
     assert history.doubtful
-    read = History()
-    read.note(Row.LOST, READ, settle(Row.LOST, READ))
-    assert not read.doubtful
+
+
+@given(st.lists(ROWS, max_size=5), COLUMNS)
+def test_a_call_is_in_doubt_when_a_paid_attempt_of_it_was_undecided_and_only_then(rows, column):
+    history = History()
+    for row in rows:
+        history.note(row, column, settle(row, column, history))
+    assert history.doubtful == (column is not READ and not UNDECIDED.isdisjoint(rows))
+
+
+@given(st.lists(ROWS, max_size=9), COLUMNS)
+def test_every_retry_and_every_refusal_of_a_call_is_counted(rows, column):
+    history, made = History(), []
+    for row in rows:
+        decision = settle(row, column, history)
+        history.note(row, column, decision)
+        made.append(decision)
+    again = [decision.throttled for decision in made if isinstance(decision, Again)]
+    assert (history.refusals, history.retries) == (again.count(True), again.count(False))
 
 
 def test_what_a_retry_costs():
@@ -194,6 +229,25 @@ def test_the_pause_that_was_asked_for(asked, dice, pause):
 def test_connections_are_tried_sooner_than_refusals(row, least, most):
     assert settle(row, READ, dice=1.0).after == pytest.approx(most)
     assert settle(row, READ, dice=0.0).after == pytest.approx(least)
+
+
+@pytest.mark.parametrize(
+    ("history", "row", "after"),
+    [
+        (History(refusals=3), Row.REFUSED, 8.0),
+        (History(retries=3), Row.REFUSED, 1.0),
+        (History(retries=3), Row.UNREACHED, 0.8),
+        (History(refusals=3), Row.UNREACHED, 0.1),
+    ],
+)
+def test_refusals_and_retries_back_off_apart(history, row, after):
+    assert settle(row, ONCE, history, dice=1.0).after == pytest.approx(after)
+
+
+def test_the_last_tokens_of_a_budget_can_be_spent():
+    budget = Budget()
+    assert budget.spend(BUDGET)
+    assert not budget.spend(1)
 
 
 def test_the_budget_runs_dry_and_fills_again():
@@ -262,6 +316,33 @@ def test_two_that_differ_are_a_list():
     assert read_retry_after([(b"retry-after", b"1"), (b"retry-after", b"2")], wall=0.0) is None
     assert read_retry_after([(b"retry-after", b"2"), (b"retry-after", b"2")], wall=0.0) == 2.0
     assert read_retry_after([], wall=0.0) is None
+
+
+MONTHS = ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"]
+
+
+@pytest.mark.parametrize("number", range(1, 13))
+def test_each_month_has_its_number(number):
+    moment = datetime(1994, number, 6, 8, 49, 37, tzinfo=UTC)
+    assert read_date(f"Sun, 06 {MONTHS[number - 1]} 1994 08:49:37 GMT") == moment.timestamp()
+
+
+@pytest.mark.parametrize("day", ["Sunday", "Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday"])
+def test_each_long_name_of_a_day_is_one(day):
+    assert read_date(f"{day}, 06-Nov-94 08:49:37 GMT") == read_date(DATE.decode())
+
+
+def test_a_leap_second_is_the_second_before_it():
+    assert read_date("Sat, 31 Dec 2016 23:59:60 GMT") == read_date("Sat, 31 Dec 2016 23:59:59 GMT") == 1483228799.0
+
+
+def test_a_date_means_the_same_in_every_time_zone(monkeypatch):
+    with monkeypatch.context() as elsewhere:
+        elsewhere.setenv("TZ", "XXX-09")
+        time.tzset()
+        found = read_date("Sun, 06 Nov 1994 08:49:37 GMT")
+    time.tzset()
+    assert found == 784111777.0
 
 
 @pytest.mark.parametrize(
