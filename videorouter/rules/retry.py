@@ -262,7 +262,7 @@ def find_pause(retry: int, *, base: float, cap: float, dice: float, retry_after:
 
 
 _SECONDS = re.compile(r"[0-9]{1,12}(?:\.[0-9]{1,12})?", re.ASCII)
-_CLOCK = r"(\d\d):(\d\d):(\d\d)"
+_CLOCK = r"(?P<clock>\d\d:\d\d:\d\d)"
 _DATES = (
     re.compile(rf"[A-Za-z]{{3}}, (?P<day>\d\d) (?P<month>[A-Za-z]{{3}}) (?P<year>\d{{4}}) {_CLOCK} GMT", re.ASCII),
     re.compile(rf"[A-Za-z]{{6,9}}, (?P<day>\d\d)-(?P<month>[A-Za-z]{{3}})-(?P<year>\d\d) {_CLOCK} GMT", re.ASCII),
@@ -310,15 +310,9 @@ def read_date(text: str) -> float | None:
             year = int(match["year"])
             if len(match["year"]) == 2:
                 year += 1900 if year >= 70 else 2000
-            hour, minute, second = (int(part) for part in match.group(*_clock_groups(form)))
+            hour, minute, second = map(int, match["clock"].split(":"))
             moment = datetime(year, month, int(match["day"]), hour, minute, min(second, 59), tzinfo=UTC)
         except ValueError:
             return None
         return moment.timestamp()
     return None
-
-
-def _clock_groups(form: re.Pattern[str]) -> tuple[int, int, int]:
-    named = set(form.groupindex.values())
-    first, second, third = (number for number in range(1, form.groups + 1) if number not in named)
-    return first, second, third
