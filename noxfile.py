@@ -6,6 +6,7 @@ full suite runs on the interpreter that runs nox; a smoke run covers each other 
 
 from __future__ import annotations
 
+import collections
 import os
 import re
 import shutil
@@ -33,8 +34,10 @@ SMOKE = (
     "tests/test_client.py",
     "tests/test_sync.py",
 )
+LEAST_KILLED = {"videorouter.rules.retry": 97.5}
+KILLED = ("killed", "timeout")
 MADE = shutil.ignore_patterns(
-    ".git", ".venv", ".nox", "__pycache__", ".*_cache", ".hypothesis", ".coverage*", "site", "dist"
+    ".git", ".venv", ".nox", "__pycache__", ".*_cache", ".hypothesis", ".coverage*", "mutants", "site", "dist"
 )
 
 
@@ -222,3 +225,30 @@ def kill(session: nox.Session) -> None:
     install_wheel(session, "sandbox", *group("test"))
     leave_source(session)
     session.run("python", "tests/kill/kill_batches.py", *session.posargs)
+
+
+@nox.session(default=False)
+def mutation(session: nox.Session) -> None:
+    """By hand: change the retry law in every way that mutmut knows, and see its tests fail.
+
+    ``nox -s mutation -- 'videorouter.rules.wire.*'`` does it to another file of ``only_mutate`` in pyproject.toml.
+    """
+    install_wheel(session, "sandbox", *group("test", "mutation"))
+    stage = ROOT / ".nox" / "stage" / session.name
+    shutil.rmtree(stage, ignore_errors=True)
+    shutil.copytree(ROOT, stage, ignore=MADE)  # with the source: it is what is changed, and wins over the wheel
+    session.chdir(stage)
+    session.run("mutmut", "run", *(session.posargs or [f"{name}.*" for name in LEAST_KILLED]))
+    told = str(session.run("mutmut", "results", "--all", "true", silent=True))
+    ends = [end for end in re.findall(r"^ +((\S+)\.\S+): (.+)$", told, re.MULTILINE) if end[2] != "not checked"]
+    for name, _, end in ends:
+        if end not in KILLED:
+            session.run("mutmut", "show", name)
+    scores = {
+        module: 100 * len([end for _, of, end in ends if of == module and end in KILLED]) / count
+        for module, count in collections.Counter(of for _, of, _ in ends).items()
+    }
+    for module, score in scores.items():
+        session.log(f"{module}: {score:.1f} % killed; at least {LEAST_KILLED.get(module, 0)} % must be")
+    if any(score < LEAST_KILLED.get(module, 0) for module, score in scores.items()):
+        session.error("a change of the law went unnoticed: add the test that names it")
