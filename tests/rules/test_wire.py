@@ -137,6 +137,13 @@ def test_a_task_that_is_final_already_carries_its_result():
         (200, {"error": {"message": "no", "code": "insufficient_quota"}}, 0),
         (200, {"error": {"message": "no", "code": 402}, "data": [{"url": URL}]}, 402),
         (200, {"error": "no"}, 0),
+        (200, {"error": {"message": "no", "code": 400}}, 400),
+        (200, {"error": {"message": "no"}, "code": 400}, 400),
+        (200, {"error": {"message": "no", "code": 200}, "code": 429}, 429),
+        (200, {"error": {"message": "no", "code": 399}, "code": 399}, 0),
+        (300, {"data": [{"url": URL}]}, 300),
+        (300, b"<html>", 300),
+        (199, {"data": [{"url": URL}]}, 199),
     ],
 )
 def test_an_error_is_an_error_in_every_shape(status, body, effective):
@@ -148,6 +155,32 @@ def test_an_error_is_an_error_in_every_shape(status, body, effective):
 def test_an_error_answer_keeps_what_it_said():
     answer = post({"error": {"message": "bad", "type": "x", "param": "duration", "code": "invalid"}}, 400)
     assert (answer.message, answer.type, answer.param, answer.code) == ("bad", "x", "duration", "invalid")
+
+
+@pytest.mark.parametrize("field", ["message", "detail", "msg", "error"])
+def test_an_error_says_why_in_any_of_its_places(field):
+    assert post({field: "bad"}, 400).message == "bad"
+
+
+def test_what_an_error_does_not_say_in_its_object_is_read_beside_it():
+    answer = post({"error": {"message": "bad"}, "type": "x", "code": "invalid"}, 400)
+    assert (answer.type, answer.code) == ("x", "invalid")
+
+
+@pytest.mark.parametrize("strange", ["", 0, [], [1], {"a": 1}, True, 1.5])
+def test_what_an_error_says_in_no_words_is_left_out(strange):
+    answer = post({"error": {"message": strange, "type": strange, "param": strange}}, 400)
+    assert (answer.message, answer.type, answer.param) == ("", None, None)
+
+
+@pytest.mark.parametrize("strange", [[], [1], {"a": 1}, True, 1.5])
+def test_a_code_that_is_neither_number_nor_word_is_left_out(strange):
+    assert post({"error": {"code": strange}}, 400).code is None
+
+
+@pytest.mark.parametrize("body", [b'{"error": "no"}', b"<html>busy</html>"])
+def test_an_error_answer_keeps_its_evidence(body):
+    assert post(body, 500).body == body
 
 
 # Nothing usable
@@ -170,7 +203,7 @@ def test_an_error_answer_keeps_what_it_said():
 def test_an_answer_that_brings_nothing_keeps_its_evidence(body, reason):
     answer = post(body)
     assert isinstance(answer, Unusable)
-    assert answer.reason == reason
+    assert (answer.status, answer.reason) == (200, reason)
     assert answer.body == (body if isinstance(body, bytes) else json.dumps(body).encode())
 
 
