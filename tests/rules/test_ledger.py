@@ -5,9 +5,11 @@ from __future__ import annotations
 import pytest
 
 from videorouter import errors
+from videorouter.models import BatchSummary, Failure
 from videorouter.rules.ledger import (
     STATES,
     StopRule,
+    Tally,
     check_retry,
     decide_resumption,
     describe_failure,
@@ -49,6 +51,13 @@ def test_retry_by_name_sends_refused_and_failed_again_and_nothing_else():
     ]
 
 
+@pytest.mark.parametrize(
+    ("asked", "states"), [(True, {"refused", "failed"}), (False, set()), ("refused", {"refused"}), ([], set())]
+)
+def test_retry_takes_names_one_name_or_yes_and_no(asked, states):
+    assert check_retry(asked) == states
+
+
 @pytest.mark.parametrize("wrong", ["in_doubt", ["done"], ("refused", "accepted")])
 def test_retry_refuses_states_that_could_buy_twice(wrong):
     with pytest.raises(errors.ConfigurationError, match="on_outcome_unknown"):
@@ -73,6 +82,8 @@ def test_retry_refuses_states_that_could_buy_twice(wrong):
         (errors.TaskFailedError("x", task_id="t"), True, "failed"),
         (errors.TaskPollError("x", task_id="t"), True, "accepted"),
         (errors.TaskTimeoutError("x", task_id="t"), True, "accepted"),
+        (errors.TaskPollError("x"), True, "accepted"),
+        (errors.TaskTimeoutError("x"), True, "accepted"),
         (RuntimeError("a bug"), True, "in_doubt"),
         (RuntimeError("a bug"), False, "not_sent"),
     ],
@@ -99,6 +110,12 @@ def test_what_is_in_doubt_stays_so_unless_a_second_sending_was_accepted(ended, d
     assert may_move("sending", stands)
 
 
+def test_any_error_that_says_so_leaves_the_item_in_doubt():
+    error = errors.APIConnectionError("x")
+    error.in_doubt = True
+    assert judge_error(error, sent=True) == "in_doubt"
+
+
 def test_an_error_after_acceptance_leaves_the_item_accepted():
     assert judge_error(RuntimeError("a bug"), sent=True, task_id="t-1") == "accepted"
 
@@ -123,7 +140,27 @@ def test_a_crash_while_sending_is_in_doubt():
     ],
 )
 def test_a_wall_stops_the_batch_at_once(error):
-    assert StopRule().judge(error)
+    assert error.message in StopRule().judge(error)
+
+
+def test_what_stops_a_batch_is_said_in_words():
+    rule = StopRule(2)
+    for _ in range(2):
+        told = rule.judge(errors.NotFoundError("no such model", status=404))
+    assert told == "2 identical refusals in a row: no such model"
+    for _ in range(2):
+        told = rule.judge(errors.APIConnectionError("refused", host="x:1"))
+    assert told == "2 identical failures to connect in a row: refused"
+
+
+def test_one_refusal_is_no_row_not_even_the_first_nor_one_after_something_else():
+    rule = StopRule(2)
+    wrong = errors.NotFoundError("model not found", status=404)
+    assert rule.judge(wrong) is None
+    assert rule.judge(errors.OutcomeUnknownError("lost")) is None
+    assert rule.judge(wrong) is None
+    assert rule.judge(errors.UnprocessableEntityError("no", status=422)) is None
+    assert rule.judge(errors.BadRequestError("no", status=422)) is None
 
 
 def test_moderation_never_stops_a_batch():
@@ -159,7 +196,32 @@ def test_the_same_body_is_another_request_as_an_edit():
     assert name_item("ab", 4) == "ab-4"
 
 
+def test_a_tally_counts_every_item_once_and_what_is_still_sending_as_in_doubt():
+    tally = Tally()
+    for number, state in enumerate(STATES, 1):
+        tally.count(state, number)
+    tally.count("done")
+    numbers = dict(zip(STATES, range(1, 8), strict=True))
+    summary = tally.summarise(cost=1.5, cost_in_doubt=0.5, unmet=100, stopped="why", elapsed=2.0)
+    assert summary == BatchSummary(
+        done=numbers["done"] + 1,
+        refused=numbers["refused"],
+        failed=numbers["failed"],
+        accepted=numbers["accepted"],
+        in_doubt=numbers["in_doubt"] + numbers["sending"],
+        not_sent=numbers["not_sent"] + 100,
+        cost=1.5,
+        cost_in_doubt=0.5,
+        stopped="why",
+        elapsed=2.0,
+    )
+    assert (Tally().cost, Tally().unknown) == (0, 0)
+    assert Tally().counts == dict.fromkeys(STATES, 0)
+
+
 def test_a_failure_is_plain_data():
     failure = describe_failure(errors.BadRequestError("bad", status=400, request_id="r-1", code="x"))
-    assert (failure.type, failure.status, failure.request_id, failure.code) == ("BadRequestError", 400, "r-1", "x")
-    assert describe_failure(KeyError("k")).type == "KeyError"
+    assert failure == Failure(type="BadRequestError", message="bad", status=400, request_id="r-1", code="x")
+    assert describe_failure(errors.OutcomeUnknownError("lost")).in_doubt
+    bug = describe_failure(ValueError("k" * 3000))
+    assert bug == Failure(type="ValueError", message="k" * 2000)

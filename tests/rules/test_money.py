@@ -53,6 +53,31 @@ def test_the_gateways_cost_replaces_the_reservation():
     assert purse.reserve(to_micros(0.2))
 
 
+def test_what_earlier_runs_spent_counts_against_the_cap():
+    purse = Purse(10.0)
+    purse.reserve(1)
+    for _ in range(2):
+        purse.carry_over(reserved=0.5, confirmed=1.0, unknown=2.0)
+    assert (purse.reserved, purse.confirmed, purse.unknown) == (1_000_001, 2_000_000, 4_000_000)
+    assert purse.left == 2.999999
+
+
+def test_a_cap_can_be_spent_to_its_last_millionth():
+    purse = Purse(1.0)
+    assert purse.reserve(1_000_000)
+    assert not purse.reserve(1)
+    assert purse.left == 0
+
+
+def test_a_replayed_key_takes_what_it_cost_out_of_the_unknown_once_and_never_below_nothing():
+    purse = Purse()
+    purse.carry_over(reserved=0.0, confirmed=0.0, unknown=3.0)
+    purse.forget(1.0)
+    assert purse.unknown == 2_000_000
+    purse.forget(5.0)
+    assert purse.unknown == 0
+
+
 def test_a_model_that_cost_more_than_its_price_is_held_at_what_it_cost_from_then_on():
     overruns = Overruns()
     overruns.note("m", 1_200_000, 3.2)
@@ -94,8 +119,21 @@ def test_a_cap_without_a_price_is_refused():
     [(-1, 1.0), (float("nan"), 1.0), (1e308, 1.0), (10**400, 1.0), (True, 1.0), (1.0, -1), (1.0, {"m": "x"})],
 )
 def test_a_cap_or_price_that_is_no_money_is_refused(cap, price):
-    with pytest.raises(ConfigurationError):
+    with pytest.raises(ConfigurationError, match="must be US dollars, 0 or more, not"):
         check_budget(cap, price)
+
+
+@pytest.mark.parametrize(
+    ("cap", "price"),
+    [(0, 0), (1e12, 1e12), (None, 1.0), (None, None), (1.0, {"m": 1}), (1.0, lambda _: None), (None, {"*": 0.5})],
+)
+def test_a_cap_and_a_price_that_can_be_kept_are_taken(cap, price):
+    check_budget(cap, price)
+
+
+@pytest.mark.parametrize(("price", "micros"), [(0.0000001, 1), (0.1 + 0.2, 300_000), (1.0000001, 1_000_001), (0, 0)])
+def test_a_price_is_rounded_up_to_a_millionth_but_not_for_the_noise_of_floats(price, micros):
+    assert find_price(price, {"model": "m"}, needed=True) == micros
 
 
 @pytest.mark.parametrize(
@@ -111,9 +149,17 @@ def test_a_price_is_a_number_a_table_or_a_function(price, micros):
     assert find_price(price, {"model": "m", "prompt": "abc"}, needed=True) == micros
 
 
-@pytest.mark.parametrize("price", [{"other": 1}, lambda _: None, lambda _: -2, lambda _: float("inf")])
-def test_a_request_without_a_price_is_not_sent_under_a_cap(price):
-    with pytest.raises(InvalidRequestError):
+@pytest.mark.parametrize(
+    ("price", "told"),
+    [
+        ({"other": 1}, "has no entry for model 'm'"),
+        (lambda _: None, "function gave no price"),
+        (lambda _: -2, "0 or more, not -2"),
+        (lambda _: float("inf"), "0 or more, not inf"),
+    ],
+)
+def test_a_request_without_a_price_is_not_sent_under_a_cap(price, told):
+    with pytest.raises(InvalidRequestError, match=told):
         find_price(price, {"model": "m"}, needed=True)
 
 

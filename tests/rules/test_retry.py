@@ -155,6 +155,7 @@ def test_a_senseless_read_is_repeated_once():
 
 def test_a_retry_after_past_the_deadline_stops_at_once():
     assert settle(Row.REFUSED, ONCE, retry_after=100.0) == Stop(ending=Ending.STATUS, too_late=True)
+    assert settle(Row.REFUSED, ONCE, retry_after=100.0, dice=0.0) == Stop(ending=Ending.STATUS, too_late=True)
     assert isinstance(settle(Row.REFUSED, ONCE, retry_after=99.0, dice=0.0), Again)
 
 

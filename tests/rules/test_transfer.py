@@ -58,8 +58,9 @@ def test_200_starts_from_the_first_byte(headers, start):
 @pytest.mark.parametrize("length", [b"-1", b"1e3", b"", b"9" * 30, b"0x10", b"7, 7"])
 def test_a_length_that_makes_no_sense_is_asked_again(length):
     found = read(200, ((b"content-length", length),))
-    assert isinstance(found, Again)
     assert found.afresh
+    assert "cdn.example:443 states a length that makes no sense" in found.error.message
+    assert (found.error.status, found.error.result_url) == (200, "https://cdn.example/a.mp4")
 
 
 def test_contradicting_lengths_are_asked_again():
@@ -67,10 +68,12 @@ def test_contradicting_lengths_are_asked_again():
 
 
 def test_more_than_the_limit_is_refused():
-    with pytest.raises(DownloadError, match="max_download_bytes"):
+    with pytest.raises(DownloadError, match="1001 bytes, more than max_download_bytes=1000") as caught:
         read(200, ((b"content-length", b"1001"),))
-    with pytest.raises(DownloadError, match="max_download_bytes"):
+    assert caught.value.result_url == "https://cdn.example/a.mp4"
+    with pytest.raises(DownloadError, match="2000 bytes, more than max_download_bytes=1000") as caught:
         read(206, replace(content_range=b"bytes 50-99/2000"), Known(offset=50, etag='"v1"'))
+    assert caught.value.result_url == "https://cdn.example/a.mp4"
 
 
 def test_206_with_everything_right_goes_on():
@@ -82,31 +85,57 @@ def test_206_with_everything_right_goes_on():
 
 
 @pytest.mark.parametrize(
-    "headers",
+    ("headers", "reason"),
     [
-        replace(etag=b'"v2"'),
-        replace(etag=None),
-        replace(etag=b'W/"v1"'),
-        replace(content_range=None),
-        replace(content_range=b"bytes 0-99/100"),
-        replace(content_range=b"bytes 51-99/100"),
-        replace(content_range=b"bytes 50-99/101"),
-        replace(content_range=b"bytes 50-100/100"),
-        replace(content_range=b"bytes 50-200/*"),
-        replace(content_range=b"bytes 50-49/100"),
-        replace(content_range=b"bytes */100"),
-        replace(content_length=b"49"),
+        (replace(etag=b'"v2"'), "has another version of the file by now"),
+        (replace(etag=None), "has another version of the file by now"),
+        (replace(etag=b'W/"v1"'), "has another version of the file by now"),
+        (replace(content_range=None), "does not say which part of the file it sent"),
+        (replace(content_range=b"bytes */100"), "does not say which part of the file it sent"),
+        (replace(content_range=b"bytes 0-99/100"), "sent another part of the file than was asked for"),
+        (replace(content_range=b"bytes 51-99/100"), "sent another part of the file than was asked for"),
+        (replace(content_range=b"bytes 50-100/100"), "sent another part of the file than was asked for"),
+        (replace(content_range=b"bytes 50-49/100"), "sent another part of the file than was asked for"),
+        (replace(content_range=b"bytes 50-99/101"), "has a file of another length by now"),
+        (replace(content_range=b"bytes 50-100/*"), "has a file of another length by now"),
+        (replace(content_length=b"49"), "contradicts itself about the length of a part"),
     ],
 )
-def test_206_with_anything_else_starts_over(headers):
+def test_206_with_anything_else_starts_over(headers, reason):
     found = read(206, headers)
-    assert isinstance(found, Again)
     assert found.afresh
+    assert not found.refused
+    assert f"cdn.example:443 {reason}" in found.error.message
+    assert (found.error.status, found.error.result_url) == (206, "https://cdn.example/a.mp4")
+
+
+def test_a_part_of_one_byte_after_one_byte_goes_on():
+    known = Known(offset=1, etag='"v1"', total=2)
+    assert plan_headers(known)[0] == (b"range", b"bytes=1-")
+    assert read(206, replace(content_range=b"bytes 1-1/2", content_length=b"1"), known) == GoOn(total=2)
+    assert read(416, (), known).afresh
+
+
+def test_a_part_of_a_file_whose_length_nobody_states_goes_on_unframed():
+    known = Known(offset=50, etag='"v1"')
+    assert read(206, replace(content_range=b"bytes 50-99/*"), known) == GoOn(total=None, framed=False)
+
+
+def test_a_file_may_be_as_large_as_the_limit():
+    assert read(200, ((b"content-length", b"1000"),)) == Start(total=1000)
+    known = Known(offset=50, etag='"v1"')
+    assert read(206, replace(content_range=b"bytes 50-99/1000"), known) == GoOn(total=1000)
 
 
 def test_206_and_416_that_nobody_asked_for():
-    assert isinstance(read(206, WHOLE_PART, Known()), Again)
-    assert read(416).afresh
+    for known in (Known(), Known(etag='"v1"'), Known(offset=50, total=100)):
+        found = read(206, WHOLE_PART, known)
+        assert found.afresh
+        assert "sent a part of the file though the whole was asked for" in found.error.message
+    found = read(416)
+    assert found.afresh
+    assert "cdn.example:443 has no bytes where the transfer stopped" in found.error.message
+    assert (found.error.status, found.error.result_url) == (416, "https://cdn.example/a.mp4")
     with pytest.raises(DownloadError):
         read(416, (), Known())
 
@@ -122,6 +151,9 @@ def test_trouble_is_asked_again(status):
     assert isinstance(found, Again)
     assert not found.refused
     assert not found.afresh
+    assert found.status == found.error.status == status
+    assert "cdn.example:443" in found.error.message
+    assert found.error.result_url == "https://cdn.example/a.mp4"
     assert isinstance(found.error, InternalServerError) == (status >= 500)
 
 
@@ -129,7 +161,12 @@ def test_trouble_is_asked_again(status):
 def test_a_refusal_is_waited_for(status, wait):
     found = read(status, () if wait is None else ((b"retry-after", wait),))
     assert found.refused
-    assert found.wait == (None if wait is None else 7.0)
+    assert found.wait == found.error.retry_after == (None if wait is None else 7.0)
+    assert found.status == found.error.status == status
+
+
+def test_a_retry_after_that_is_a_date_is_measured_against_the_clock_where_the_answer_has_none():
+    assert read(429, ((b"retry-after", b"Thu, 01 Jan 1970 00:00:09 GMT"),)).wait == 9.0
 
 
 @pytest.mark.parametrize(
@@ -140,6 +177,7 @@ def test_a_refusal_is_waited_for(status, wait):
         (403, PermissionDeniedError),
         (409, DownloadError),
         (304, DownloadError),
+        (300, DownloadError),
     ],
 )
 def test_a_refusal_for_good_is_raised_as_both_its_classes_without_the_signature(status, cls):
@@ -156,6 +194,7 @@ def test_pauses_grow_and_never_go_below_what_was_asked_for():
     assert pause_before(Again(error=error), 3, 1.0) == pytest.approx(0.4)
     assert pause_before(Again(error=error), 99, 1.0) == pytest.approx(5.0)
     assert pause_before(Again(error=error, status=502), 1, 1.0) == pytest.approx(1.0)
+    assert pause_before(Again(error=error, refused=True), 99, 1.0) == pytest.approx(30.0)
     assert pause_before(Again(error=error, refused=True, wait=60.0), 1, 0.0) == 60.0
 
 
@@ -170,6 +209,9 @@ def test_blocks_are_large_for_large_files_and_never_more_than_four_mib():
     assert plan_block(200 * 2**20) == plan_block(2**40) == 4 * 2**20
     assert plan_block(20 * 2**20) <= 2**20
     assert plan_block(0) == 256 * 2**10
+    assert plan_block(64 * 2**20) == 2 * 2**20
+    assert plan_block(64 * 2**20 + 1) == 2 * 2**20
+    assert plan_block(None) == 2**20
 
 
 HEADER = st.tuples(

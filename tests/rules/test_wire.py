@@ -258,6 +258,75 @@ def test_a_failed_task_says_why_even_with_an_error_object():
 
 
 @pytest.mark.parametrize(
+    ("status", "body", "effective"),
+    [
+        (404, {"error": {"message": "no such task"}}, 404),
+        (401, {"message": "no"}, 401),
+        (500, b"<html>", 500),
+        (300, b"", 300),
+        (300, {"data": {"status": "failed"}}, 300),
+        (404, {"data": {"status": "failed"}}, 404),
+        (404, [1], 404),
+        (200, {"code": 401, "data": None}, 401),
+        (200, {"error": "no", "data": {"status": "completed", "outputs": [URL]}}, 0),
+    ],
+)
+def test_a_look_that_brings_an_error_says_nothing_about_the_task(status, body, effective):
+    answer = look(body, status)
+    assert isinstance(answer, ErrorAnswer)
+    assert (answer.status, answer.effective) == (status, effective)
+    assert answer.body == (body if isinstance(body, bytes) else json.dumps(body).encode())
+
+
+@pytest.mark.parametrize(
+    ("body", "reason", "url"),
+    [
+        (b"<html>busy</html>", "not JSON (DecodeError)", None),
+        ([1], "not an object", None),
+        ({}, "empty", None),
+        ({"data": {"status": "completed", "outputs": ["file:///x"]}}, "completed without a usable URL", "file:///x"),
+    ],
+)
+def test_a_look_that_brings_nothing_keeps_its_evidence(body, reason, url):
+    answer = look(body, 200)
+    assert isinstance(answer, Unusable)
+    assert (answer.status, answer.reason, answer.url) == (200, reason, url)
+    assert answer.body == (body if isinstance(body, bytes) else json.dumps(body).encode())
+
+
+@pytest.mark.parametrize(
+    ("body", "word"),
+    [
+        ({"data": {"status": "Completed", "urls": {"video": URL}, "cost": 0.5}, "created": 7}, "Completed"),
+        ({"status": "success", "video_url": URL, "cost": 0.5, "created": 7}, "success"),
+        ({"data": [{"url": URL}], "cost": 0.5, "created": 7}, None),
+        ({"data": [{"url": URL}], "status": "completed", "cost": 0.5, "created": 7}, "completed"),
+    ],
+)
+def test_a_completed_look_brings_all_that_it_says(body, word):
+    raw = json.dumps(body).encode()
+    found = read_task(200, raw, task_id="t-1", model="veo")
+    assert (found.task_id, found.state, found.status, found.cost) == ("t-1", "completed", word, 0.5)
+    assert found.raw == found.result.raw == body
+    result = found.result
+    assert (result.url, result.task_id, result.model, result.cost, result.created) == (URL, "t-1", "veo", 0.5, 7)
+
+
+@pytest.mark.parametrize(
+    ("body", "state", "word"),
+    [
+        ({"data": {"status": "running", "outputs": [URL], "cost": 0.5}}, "pending", "running"),
+        ({"data": [{"url": URL}], "status": "running", "cost": 0.5}, "pending", "running"),
+        ({"data": {"status": "failed", "cost": 0.5}}, "failed", "failed"),
+    ],
+)
+def test_a_look_at_a_task_without_a_result_says_how_it_stands(body, state, word):
+    found = look(body)
+    assert (found.task_id, found.state, found.status, found.cost, found.result) == ("t-1", state, word, 0.5, None)
+    assert found.raw == body
+
+
+@pytest.mark.parametrize(
     ("cost", "dollars"), [({"total_cost": 0.6111}, 0.6111), (0.4, 0.4), (None, None), (-1, None), (1e308, None)]
 )
 def test_the_cost_is_read_where_it_makes_sense(cost, dollars):
