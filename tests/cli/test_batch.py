@@ -197,12 +197,14 @@ def test_a_journal_that_cannot_grow_stops_the_batch_loses_nothing_and_has_its_ex
     found = re.search(r"keep the lines above: (\d+) outcomes", err)
     unwritten = int(found[1]) if found else 0
     after = states(tmp_path / "clips")
-    assert after.get("done", 0) + unwritten == len(paid)
+    # SQLite may fail after its commit has reached the disk: what it said is not written can be there all the same
+    lost = len(paid) - after.get("done", 0)
+    assert 0 <= lost <= unwritten
     assert sum(after.values()) >= len(paid)
     ended = run("batch", "run", "p.jsonl", "--out", "clips", "--no-save", "-c", "4", env=point_at(sandbox))
-    assert ended.code == (8 if unwritten else 0), ended.err
+    assert ended.code == (8 if lost else 0), ended.err
     assert max(sandbox.charges().values()) == 1
-    assert states(tmp_path / "clips").get("in_doubt", 0) == unwritten <= 4
+    assert states(tmp_path / "clips").get("in_doubt", 0) == lost <= 4
 
 
 def test_a_cap_without_a_price_is_refused(run, sandbox, prompts):
