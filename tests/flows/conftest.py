@@ -1,4 +1,4 @@
-"""A file host on a real socket that misbehaves to order."""
+"""A sandbox, and a file host on a real socket that misbehaves to order."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from contextlib import asynccontextmanager
 import pytest
 
 from videorouter import AsyncVideoRouter, Video
+from videorouter.sandbox import Sandbox
 
 
 def make_box(kind: bytes, content: bytes) -> bytes:
@@ -143,6 +144,12 @@ async def open_host(body: bytes):
         host.release.set()
         server.close()
         await server.wait_closed()
+
+
+@pytest.fixture
+async def sandbox(anyio_backend):
+    async with Sandbox() as running:
+        yield running
 
 
 @pytest.fixture

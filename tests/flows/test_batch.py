@@ -8,6 +8,7 @@ import os
 from collections.abc import Mapping
 
 import pytest
+from batching import gather, prompts
 
 from videorouter import AsyncVideoRouter, ConfigurationError, DownloadError, InvalidRequestError, OutcomeUnknownError
 from videorouter.events import BatchProgressed, ItemFinished
@@ -17,24 +18,9 @@ pytestmark = pytest.mark.anyio
 
 
 @pytest.fixture
-async def sandbox(anyio_backend):
-    async with Sandbox() as running:
-        yield running
-
-
-@pytest.fixture
 async def router(sandbox):
     async with AsyncVideoRouter("key", base_url=sandbox.base_url, model="veo3-fast") as client:
         yield client
-
-
-def prompts(count: int) -> list[str]:
-    return [f"otter {number}" for number in range(count)]
-
-
-async def gather(batch, items):
-    async for item in batch:
-        items.append(item)
 
 
 @pytest.mark.parametrize("mode", ["held", "task"])

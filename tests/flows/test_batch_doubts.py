@@ -6,6 +6,7 @@ import asyncio
 import sqlite3
 
 import pytest
+from batching import collect, prompts, read
 
 from videorouter import (
     APIConnectionError,
@@ -20,31 +21,9 @@ pytestmark = pytest.mark.anyio
 
 
 @pytest.fixture
-async def sandbox(anyio_backend):
-    async with Sandbox() as running:
-        yield running
-
-
-@pytest.fixture
 async def router(sandbox):
     async with AsyncVideoRouter("key", base_url=sandbox.base_url, model="veo3-fast") as client:
         yield client
-
-
-def prompts(count: int) -> list[str]:
-    return [f"otter {number}" for number in range(count)]
-
-
-def read(path, query):
-    database = sqlite3.connect(path)
-    try:
-        return database.execute(query).fetchall()
-    finally:
-        database.close()
-
-
-async def collect(batch):
-    return {item.index: item async for item in batch}
 
 
 async def test_a_closed_batch_leaves_what_ran_in_doubt_and_the_next_run_reports_it(tmp_path):

@@ -8,6 +8,7 @@ import sqlite3
 from types import SimpleNamespace
 
 import pytest
+from batching import collect, gather, prompts, read
 
 from videorouter import (
     AsyncVideoRouter,
@@ -26,36 +27,9 @@ pytestmark = pytest.mark.anyio
 
 
 @pytest.fixture
-async def sandbox(anyio_backend):
-    async with Sandbox() as running:
-        yield running
-
-
-@pytest.fixture
 async def router(sandbox):
     async with AsyncVideoRouter("key", base_url=sandbox.base_url, model="veo3-fast") as client:
         yield client
-
-
-def prompts(count: int) -> list[str]:
-    return [f"otter {number}" for number in range(count)]
-
-
-def read(path, query):
-    database = sqlite3.connect(path)
-    try:
-        return database.execute(query).fetchall()
-    finally:
-        database.close()
-
-
-async def gather(batch, items):
-    async for item in batch:
-        items.append(item)
-
-
-async def collect(batch):
-    return {item.index: item async for item in batch}
 
 
 async def test_the_same_call_again_sends_nothing_and_gives_the_same_items(sandbox, router, tmp_path):

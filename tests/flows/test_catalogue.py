@@ -9,12 +9,6 @@ pytestmark = pytest.mark.anyio
 
 
 @pytest.fixture
-async def sandbox(anyio_backend):
-    async with Sandbox() as running:
-        yield running
-
-
-@pytest.fixture
 async def router(sandbox):
     async with AsyncVideoRouter("key", base_url=sandbox.base_url) as client:
         yield client

@@ -9,7 +9,6 @@ import anyio
 import pytest
 
 from videorouter import AsyncVideoRouter, InvalidRequestError, UnprocessableEntityError
-from videorouter.sandbox import Sandbox
 
 pytestmark = pytest.mark.anyio
 
@@ -21,12 +20,6 @@ def draw_png(red: int) -> bytes:
     rows = b"".join(b"\0" + bytes((red, 20, 20)) * 16 for _ in range(9))
     head = struct.pack(">IIBBBBB", 16, 9, 8, 2, 0, 0, 0)
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
-
-
-@pytest.fixture
-async def sandbox(anyio_backend):
-    async with Sandbox() as running:
-        yield running
 
 
 @pytest.fixture

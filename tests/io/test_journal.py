@@ -9,16 +9,13 @@ import stat
 import subprocess
 import sys
 import threading
-from typing import TYPE_CHECKING
 
 import msgspec
 import pytest
+from batching import read
 
 from videorouter.errors import JournalError
 from videorouter.io.journal import Ending, Intent, Journal, write_endings, write_intents
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 pytestmark = pytest.mark.anyio
 
@@ -26,14 +23,6 @@ pytestmark = pytest.mark.anyio
 def intent(item: str, position: int = 0, **more) -> Intent:
     given = {"digest": "d" * 32, "verb": "generate", "model": "m", "request": '{"prompt":"An otter"}'}
     return Intent(id=item, position=position, idempotency_key=f"k-{item}", **{**given, **more})
-
-
-def read(path: Path, query: str) -> list[tuple]:
-    database = sqlite3.connect(path)
-    try:
-        return database.execute(query).fetchall()
-    finally:
-        database.close()
 
 
 async def test_an_item_walks_from_intent_to_done_and_each_step_is_on_disk_when_it_returns(tmp_path):

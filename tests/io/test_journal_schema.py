@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from batching import read
 
 from videorouter.errors import JournalError
 from videorouter.io import journal_schema
@@ -25,14 +26,6 @@ def intent(item):
     return Intent(
         id=item, position=0, digest="d" * 32, verb="generate", model="m", request="{}", idempotency_key=f"k-{item}"
     )
-
-
-def read(path, query):
-    database = sqlite3.connect(path)
-    try:
-        return database.execute(query).fetchall()
-    finally:
-        database.close()
 
 
 @pytest.mark.parametrize("content", [b"just some text, long enough to be no header at all", None])
