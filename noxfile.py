@@ -62,13 +62,18 @@ def install_wheel(session: nox.Session, extras: str, *requirements: str) -> None
     session.install("--force-reinstall", "--no-deps", str(wheel))
 
 
-def leave_source(session: nox.Session, python: str = "python") -> None:
-    """Go where the package's source is on no path, so that what is imported is what was installed."""
+def enter_copy(session: nox.Session, *left_out: str) -> None:
+    """Go to a fresh copy of the project."""
     # Not session.create_tmp(): it moves TMPDIR into the environment, where Ray refuses to live
     stage = ROOT / ".nox" / "stage" / session.name
     shutil.rmtree(stage, ignore_errors=True)
-    shutil.copytree(ROOT, stage, ignore=lambda folder, names: {*MADE(folder, names), "videorouter"} & {*names})
+    shutil.copytree(ROOT, stage, ignore=lambda folder, names: {*MADE(folder, names), *left_out} & {*names})
     session.chdir(stage)
+
+
+def leave_source(session: nox.Session, python: str = "python") -> None:
+    """Go where the package's source is on no path, so that what is imported is what was installed."""
+    enter_copy(session, "videorouter")
     session.run(
         python, "-c", "import videorouter as v; assert 'site-packages' in v.__file__, v.__file__", external=True
     )
@@ -234,10 +239,7 @@ def mutation(session: nox.Session) -> None:
     ``nox -s mutation -- 'videorouter.rules.wire.*'`` does it to another file of ``only_mutate`` in pyproject.toml.
     """
     install_wheel(session, "sandbox", *group("test", "mutation"))
-    stage = ROOT / ".nox" / "stage" / session.name
-    shutil.rmtree(stage, ignore_errors=True)
-    shutil.copytree(ROOT, stage, ignore=MADE)  # with the source: it is what is changed, and wins over the wheel
-    session.chdir(stage)
+    enter_copy(session)  # with the source: it is what is changed, and wins over the wheel
     session.run("mutmut", "run", *(session.posargs or [f"{name}.*" for name in LEAST_KILLED]))
     told = str(session.run("mutmut", "results", "--all", "true", silent=True))
     ends = [end for end in re.findall(r"^ +((\S+)\.\S+): (.+)$", told, re.MULTILINE) if end[2] != "not checked"]
