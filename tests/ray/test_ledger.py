@@ -438,6 +438,36 @@ async def test_a_group_in_pieces_is_one_group(ledger):
     assert (reply.trouble, [answer and answer.verdict for answer in reply.answers]) == (None, ["fresh", None, None])
 
 
+async def test_what_became_of_a_request_and_could_not_be_written_is_said_again(tmp_path):
+    said = []
+
+    async def answer(message):
+        words = read_words(message)
+        said.append([type(word) for word in words])
+        if len(said) == 2:
+            return encode(Reply([], trouble="the disk is full", stopped="the disk is full"))
+        return encode(Reply([None] * len(words)))
+
+    remote = RemoteJournal(answer, lambda _: None, path=tmp_path, beat=60.0)
+    block = await enter(remote, 0, None)
+    await remote.finish(Ending(id="d1-1", state="done"))
+    with pytest.raises(JournalError, match="the disk is full"):
+        await remote.leave(block)
+    await remote.aclose()
+    assert said == [[Claim], [Finish, Leave], [Finish]]
+
+
+async def test_a_row_shows_its_earlier_sending_again_where_that_one_is_in_doubt(ledger, tmp_path):
+    remote = RemoteJournal(lambda message: ledger.exchange("a", message), print, path=tmp_path, beat=60.0)
+    block = await enter(remote, 0, None)
+    await remote.intend(make_intent("d1-1", 0))
+    await remote.finish(Ending(id="d1-1", state="in_doubt", idempotency_key="first", sent=1000.0))
+    await remote.leave(block)
+    found = await remote.find("d1-1")
+    assert (found.state, found.idempotency_key, found.sent) == ("in_doubt", "first", 1000.0)
+    await remote.aclose()
+
+
 async def test_a_ledger_that_fails_says_what_failed_and_one_that_has_gone_says_that(tmp_path):
     class TaskError(Exception):
         cause = ValueError("an id is missing")

@@ -206,7 +206,10 @@ def find_videos(source: object) -> tuple[Video, ...]:
             raise InvalidRequestError(msg)
         videos = source.result.videos
     else:
-        msg = f"A result, a video, a finished task or a URL can be saved, not {type(source).__name__}."
+        msg = (
+            f"A result, a video, a finished task or a URL can be saved, not {type(source).__name__}. "
+            "For many of them: `await router.download(them, folder)`."
+        )
         raise InvalidRequestError(msg)
     for video in videos:
         if video.url is None and video.data is None:

@@ -2,7 +2,7 @@
 
 The loop hands operations over and awaits them; all that wait while the disk is busy share the next commit. An awaited
 operation has been committed with ``synchronous=FULL``. When a commit fails, every operation of its group fails with
-``JournalError`` and none of them has happened. What was handed over cannot be taken back: whoever is cancelled meanwhile
+``JournalError`` and none of them counts as happened. What was handed over cannot be taken back: whoever is cancelled meanwhile
 learns what became of it first. This file decides nothing about items: ``rules/ledger.py`` does.
 """
 
@@ -54,7 +54,7 @@ UPDATE items SET state = ?, reserved = ?, cost = CASE WHEN ? IS NULL THEN cost E
   unknown = max(0, unknown + ?), result = coalesce(?, result), failure = ?, task_id = coalesce(?, task_id),
   request_id = coalesce(?, request_id), finished = ? WHERE id = ?
 """
-_BACK = "UPDATE items SET idempotency_key = ?, sent = ? WHERE id = ?"
+RESTORE = "UPDATE items SET idempotency_key = ?, sent = ? WHERE id = ?"
 REFUSE = """
 INSERT INTO items (id, position, state, digest, verb, failure, created, finished)
 VALUES (?, ?, 'refused', '', ?, ?, ?, ?)
@@ -558,7 +558,7 @@ def write_ending(database: sqlite3.Connection, ending: Ending, now: float) -> No
     )
     database.execute(_FINISH, row)
     if ending.sent is not None:
-        database.execute(_BACK, (ending.idempotency_key, ending.sent, ending.id))
+        database.execute(RESTORE, (ending.idempotency_key, ending.sent, ending.id))
     for number, kind, data in ending.inline:
         database.execute("INSERT OR REPLACE INTO inline VALUES (?, ?, ?, ?)", (ending.id, number, kind, data))
 

@@ -41,7 +41,7 @@ from videorouter.integrations.ray.words import (
     encode,
     read_words,
 )
-from videorouter.io.journal import ACCEPT, REFUSE, Journal, find_item, write_endings, write_intents
+from videorouter.io.journal import ACCEPT, REFUSE, RESTORE, Journal, find_item, write_endings, write_intents
 from videorouter.rules.ledger import FINAL, STATES, name_item
 from videorouter.rules.money import Purse, to_dollars, to_micros
 
@@ -396,6 +396,7 @@ class Ledger:
 
     def _finish(self, database: sqlite3.Connection, worker: str, words: list[Finish]) -> list[Answer | None]:
         rows: list[EndingRow] = []
+        restored: list[tuple[str | None, float, str]] = []
         running = self._running.get(worker, set())
         for word in words:
             row: EndingRow | None = word.row
@@ -405,11 +406,15 @@ class Ledger:
             if row is None:
                 continue
             rows.append(row)
+            if word.restored is not None:
+                restored.append((*word.restored, row[0]))
             if self._purse.cap is not None:
                 self._count_money(row)
             for number, kind, data in word.inline:
                 database.execute("INSERT OR REPLACE INTO inline VALUES (?, ?, ?, ?)", (row[0], number, kind, data))
         write_endings(database, rows, time.time())
+        if restored:
+            database.executemany(RESTORE, restored)
         return [None] * len(words)
 
     def _count_money(self, row: EndingRow) -> None:

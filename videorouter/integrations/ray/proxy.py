@@ -103,6 +103,7 @@ class RemoteJournal:
         """Jobs that may run here at once: where half of them wait for the ledger, little more will come for its next group."""
         self._homes: dict[str, int] = {}
         self._endings: list[_Said] = []
+        self._unwritten: list[_Said] = []
         self._pending: list[_Said] = []
         self._intents: list[_Said] = []
         self._full: asyncio.Future[None] | None = None
@@ -217,7 +218,7 @@ class RemoteJournal:
         await self._say(Accept(self._homes.get(item, -1), item, task_id, poll_url, request_id))
 
     async def finish(self, ending: Ending) -> None:
-        """Say what became of a request. It is committed with its block, if not before.
+        """Say what became of a request. It is committed with its block, if not before; where that fails, it is said again.
 
         Raises:
             JournalError: The ledger has gone.
@@ -234,7 +235,8 @@ class RemoteJournal:
             ending.task_id,
             ending.request_id,
         )
-        self._post(Finish(self._homes.get(ending.id, -1), row, ending.inline), None)
+        restored = None if ending.sent is None else (ending.idempotency_key, ending.sent)
+        self._post(Finish(self._homes.get(ending.id, -1), row, ending.inline, restored), None)
 
     async def refuse(self, item: str, position: int, verb: str, failure: bytes) -> None:
         """Commit that a row could not be read."""
@@ -296,6 +298,8 @@ class RemoteJournal:
             self._pulse.cancel()
         while self._courier is not None and not self._courier.done():
             await asyncio.wait([self._courier])
+        if self._unwritten and self._gone is None:
+            await self._exchange(self._gather())
 
     async def _ask(self, word: Word) -> Answer:
         while True:
@@ -336,7 +340,8 @@ class RemoteJournal:
 
     def _gather(self) -> list[_Said]:
         """The next group. Endings come first: what is left and what is met again counts on them."""
-        said = self._endings[:_MOST]
+        said = self._unwritten + self._endings[:_MOST]
+        self._unwritten = []
         del self._endings[:_MOST]
         if not self._endings:
             said += self._pending[:_MOST] + self._intents[:_FULL]
@@ -366,6 +371,8 @@ class RemoteJournal:
         if reply.stopped is not None:
             self._hear_stop(reply.stopped)
         if reply.trouble is not None:
+            # Nothing of the group was written. What became of requests is said again: with the next group, or a beat later
+            self._unwritten = [said for said in group if type(said[0]) is Finish]
             for _, future in group:
                 _fail(future, JournalError(reply.trouble, path=str(self.path)))
             return
@@ -381,7 +388,7 @@ class RemoteJournal:
         while self._gone is None:
             await asyncio.sleep(self._beat)
             if time.monotonic() - self._last >= self._beat and (self._courier is None or self._courier.done()):
-                await self._exchange([])
+                await self._exchange(self._gather())
 
 
 _YES = Answer()

@@ -52,11 +52,15 @@ class Accept(msgspec.Struct, frozen=True, array_like=True, tag="a"):
 
 
 class Finish(msgspec.Struct, frozen=True, array_like=True, tag="f"):
-    """What became of it, ``row`` as the journal writes it; ``inline`` are videos that came inside the answer."""
+    """What became of it, ``row`` as the journal writes it; ``inline`` are videos that came inside the answer.
+
+    ``restored`` are the idempotency key and the time of an earlier sending, where its row shall show these again.
+    """
 
     block: int
     row: EndingRow
     inline: tuple[tuple[int, str | None, bytes], ...] = ()
+    restored: tuple[str | None, float] | None = None
 
 
 class Refuse(msgspec.Struct, frozen=True, array_like=True, tag="r"):

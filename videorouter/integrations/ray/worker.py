@@ -240,11 +240,12 @@ class Worker:
 
     def _take_share(self) -> None:
         """The lanes have room for another number of jobs."""
+        share = float(self._most)
         if self._link is not None:
-            share = sum(follower.limit for follower in self._link.followers.values())
+            share = min(share, sum(follower.limit for follower in self._link.followers.values()))
             self._room = min(self._most, int(share * 1.25) + _AHEAD)
-            if self._remote is not None:
-                self._remote.room = int(min(self._most, share))
+        if self._remote is not None:
+            self._remote.room = int(share)
         self._admit()
 
     def _admit(self) -> None:
