@@ -53,6 +53,16 @@ def test_the_gateways_cost_replaces_the_reservation():
     assert purse.reserve(to_micros(0.2))
 
 
+def test_every_dollar_is_held_confirmed_or_unknown():
+    purse = Purse(10.0)
+    assert all(purse.reserve(1_000_000) for _ in range(6))
+    assert purse.reserved == 6_000_000
+    assert [purse.doubt(1_000_000), purse.doubt(1_000_000)] == [1.0, 1.0]
+    assert [purse.confirm(1_000_000, 1_000_000, 0.25), purse.confirm(1_000_000, 1_000_000, 0.5)] == [0.25, 0.5]
+    assert purse.confirm(1_000_000, 500_000, None) == 0.5
+    assert (purse.reserved, purse.confirmed, purse.unknown, purse.left) == (1_000_000, 1_250_000, 2_000_000, 5.75)
+
+
 def test_what_earlier_runs_spent_counts_against_the_cap():
     purse = Purse(10.0)
     purse.reserve(1)
