@@ -518,3 +518,8 @@ class TestDisk:
         finally:
             os.umask(before)
         assert stat.S_IMODE(saved.path.stat().st_mode) == 0o640
+
+
+async def test_save_names_the_verb_that_takes_many(router, host, tmp_path):
+    with pytest.raises(InvalidRequestError, match=r"not list\. For many of them: `await router\.download"):
+        await router.save([host.video()], tmp_path)
