@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, TypeAlias, TypeVar
 
 from videorouter.integrations.ray.words import (
     Demand,
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from videorouter.io.lanes import Gate
 
 LaneKey: TypeAlias = tuple[str, str, int, str]
+K = TypeVar("K")
 
 EXPIRY = 10.0
 """Seconds of silence after which a worker's share goes to the others."""
@@ -47,18 +48,18 @@ _WORTH_TELLING = 1.25
 """How much larger a share must have become for a worker that waits to be told at once, and not when it next asks."""
 
 
-def deal(total: int, wants: Mapping[str, tuple[int, int, int]], turn: int = 0) -> dict[str, int]:
-    """Deal the jobs of a lane out to its workers.
+def deal(total: int, wants: Mapping[K, tuple[int, int, int]], turn: int = 0) -> dict[K, int]:
+    """Deal the jobs of a lane out to its workers, or those of the cluster to its lanes.
 
     Args:
         total: Jobs that may run at once in all.
-        wants: By worker: jobs that run, jobs that wait, and the share that it may still be using.
+        wants: By worker or lane: jobs that run, jobs that wait, and the share that it may still be using.
         turn: Grows with time; says who comes first where there are fewer jobs than workers.
 
     Returns:
         Jobs that each may run at once.
     """
-    shares: dict[str, int] = {}
+    shares: dict[K, int] = {}
     left, heads = total, len(wants)
     order = list(wants.items())
     if total < heads:
@@ -149,7 +150,7 @@ class Pacemaker:
         if demand.pause > 0:
             pace.paused_until = max(pace.paused_until, now + min(demand.pause, LONGEST_HOLD))
         slower = demand.refusals or pace.paused_until > before[0] or int(pace.limit) < before[1]
-        shares = {} if slower else self._deal(room)
+        shares = {} if slower else self._deal(demand.lane)
         for other, wants in room.demands.items():
             if other == worker or other not in self._news:
                 continue
@@ -163,7 +164,7 @@ class Pacemaker:
         for lane, room in self._rooms.items():
             if worker not in room.demands:
                 continue
-            limit = self._deal(room)[worker]
+            limit = self._deal(lane)[worker]
             room.told[worker] = (self._serial, limit)
             room.standing[worker] = max(limit, room.standing.get(worker, 0))
             rate = room.pace.rate
@@ -173,27 +174,28 @@ class Pacemaker:
         every = max(EVERY, len(self._seen) / CALLS_A_SECOND)
         return Shares(self._serial, tuple(shares), every)
 
-    def _deal(self, room: _Room) -> dict[str, int]:
+    def _deal(self, lane: LaneKey) -> dict[str, int]:
+        room = self._rooms[lane]
         total = int(room.pace.limit)
         if self._most is not None:
-            total = min(total, self._share_out(self._most)[id(room)])
+            total = min(total, self._share_out(self._most)[lane])
         wants = {
             worker: (demand.used, demand.waiting, room.standing.get(worker, 0))
             for worker, demand in room.demands.items()
         }
         return deal(total, wants, int(time.monotonic() / _TURN))
 
-    def _share_out(self, most: int) -> dict[int, int]:
+    def _share_out(self, most: int) -> dict[LaneKey, int]:
         """What each lane may have of the jobs of the cluster: all lanes together never exceed them."""
         if len(self._rooms) == 1:
-            return dict.fromkeys(map(id, self._rooms.values()), most)
+            return dict.fromkeys(self._rooms, most)
         wants = {}
-        for room in self._rooms.values():
+        for lane, room in self._rooms.items():
             used = sum(demand.used for demand in room.demands.values())
             waiting = sum(demand.waiting for demand in room.demands.values())
             standing = sum(max(room.standing.get(worker, 0), demand.used) for worker, demand in room.demands.items())
-            wants[str(id(room))] = (used, min(waiting, max(0, int(room.pace.limit) - used)), standing)
-        return {int(room): share for room, share in deal(most, wants, int(time.monotonic() / _TURN)).items()}
+            wants[lane] = (used, min(waiting, max(0, int(room.pace.limit) - used)), standing)
+        return deal(most, wants, int(time.monotonic() / _TURN))
 
     def _forget(self, now: float) -> None:
         gone = [worker for worker, seen in self._seen.items() if now - seen > self._expiry]
