@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import AsyncIterator, Iterator
+
+    from videorouter.sandbox import Sandbox
 
 LOCAL_NAMES = {"", "localhost", "ip6-localhost", socket.gethostname().lower()}
 SETTINGS = ("INFRON_", "ONEROUTER_", "VIDEOROUTER_")
@@ -110,3 +112,12 @@ def loopback_only(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
     yield
     assert not attempts, f"the test tried to leave this machine: {attempts}"
+
+
+@pytest.fixture
+async def sandbox(anyio_backend: str) -> AsyncIterator[Sandbox]:
+    """A gateway of the test's own on this machine, over real HTTP."""
+    from videorouter.sandbox import Sandbox
+
+    async with Sandbox() as running:
+        yield running

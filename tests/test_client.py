@@ -22,7 +22,7 @@ from videorouter import (
     VideoRouter,
     VideoRouterError,
 )
-from videorouter.rules.signatures import job
+from videorouter.call.signatures import job
 from videorouter.sandbox import Sandbox
 
 pytestmark = pytest.mark.anyio
@@ -66,7 +66,7 @@ async def test_every_named_field_reaches_the_wire_under_its_own_name(router, mon
     async def run_job(_, submission):
         made.append(submission)
 
-    monkeypatch.setattr("videorouter.flows.tasks.run_job", run_job)
+    monkeypatch.setattr("videorouter.call.tasks.run_job", run_job)
     await router.generate("p", **given, **options)
     await router.generate("p", model="m", duration="d")
     assert msgspec.json.decode(made[0].body) == {**given, "prompt": "p", "tools": 1}

@@ -12,7 +12,7 @@ import httpx
 import pytest
 from servers import find_dead_port
 
-from videorouter.io import lanes
+from videorouter.call import limiter
 
 pytestmark = pytest.mark.anyio
 
@@ -44,7 +44,7 @@ MAYBE_BOUGHT = {
 
 @pytest.fixture
 def charges(monkeypatch):
-    lanes.WORLD.lanes.clear()
+    limiter.WORLD.lanes.clear()
     monkeypatch.syspath_prepend(SCRIPTS)
     return importlib.import_module("charges")
 

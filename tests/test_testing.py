@@ -12,7 +12,6 @@ import pytest
 
 from videorouter import APIConnectionError, NotFoundError, TaskFailedError, VideoRouter
 from videorouter.events import CallStarted, TaskAccepted
-from videorouter.io.transport import blockade
 from videorouter.testing import (
     EventRecorder,
     accepted_answer,
@@ -25,6 +24,7 @@ from videorouter.testing import (
     run_sandbox,
     task_answer,
 )
+from videorouter.transport import live_guard
 
 
 def test_a_unittest_case_needs_no_more_than_two_lines(tmp_path):
@@ -91,14 +91,14 @@ def test_the_environment_wires_an_application(monkeypatch):
 
 
 def test_the_road_block_nests_and_says_who_put_it_up(monkeypatch):
-    before = blockade.find_reason()
+    before = live_guard.find_reason()
     with block_gateway("the boss says no."):
         with allow_gateway():
-            assert blockade.find_reason() is None
+            assert live_guard.find_reason() is None
         with VideoRouter("k") as router, pytest.raises(APIConnectionError, match="the boss says no") as caught:
             router.generate("otter", model="m")
         assert not caught.value.in_doubt
-    assert blockade.find_reason() == before
+    assert live_guard.find_reason() == before
 
 
 @pytest.mark.parametrize(
@@ -114,14 +114,14 @@ def test_the_road_block_nests_and_says_who_put_it_up(monkeypatch):
     ],
 )
 def test_the_road_block_stands_before_the_gateway_only(host, blocked):
-    from videorouter.io.transport.seam import WireError
+    from videorouter.http import WireError
 
     with block_gateway("no."):
         if blocked:
             with pytest.raises(WireError):
-                blockade.check_host(host)
+                live_guard.check_host(host)
         else:
-            blockade.check_host(host)
+            live_guard.check_host(host)
 
 
 def open_mocked(*answers):

@@ -9,6 +9,16 @@ from typing import TYPE_CHECKING, Any, Literal, NoReturn, Self, Unpack, overload
 
 from msgspec import UNSET, UnsetType
 
+from videorouter.batch.verbs import BatchVerbs
+from videorouter.call import draining, tasks
+from videorouter.call.caller import Caller
+from videorouter.call.catalog import Catalogue, read_account
+from videorouter.call.fallback import check_models, run_with_fallback
+from videorouter.call.prepare import Maker
+from videorouter.call.requests import check_model, find_task_id
+from videorouter.call.signatures import edit_job, job, takes_what
+from videorouter.call.state import Shared
+from videorouter.call.uploads import Uploads
 from videorouter.config import (
     Settings,
     check_count,
@@ -18,16 +28,8 @@ from videorouter.config import (
     resolve,
     seal,
 )
+from videorouter.downloads import download as downloads
 from videorouter.errors import ConfigurationError, InvalidRequestError
-from videorouter.flows import downloads, draining, tasks
-from videorouter.flows.batch_verbs import BatchVerbs
-from videorouter.flows.catalogue import Catalogue, read_account
-from videorouter.flows.fallback import check_models, run_with_fallback
-from videorouter.flows.inputs import Uploads
-from videorouter.flows.making import Maker
-from videorouter.io.call import Caller
-from videorouter.io.shared import Shared
-from videorouter.io.transport.opening import open_sender
 from videorouter.models import (
     Asset,
     Balance,
@@ -40,8 +42,7 @@ from videorouter.models import (
     Video,
     VideoResult,
 )
-from videorouter.rules.requests import check_model, find_task_id
-from videorouter.rules.signatures import edit_job, job, takes_what
+from videorouter.transport.opening import open_sender
 
 if TYPE_CHECKING:
     import ssl
@@ -50,13 +51,13 @@ if TYPE_CHECKING:
 
     import httpx
 
+    from videorouter.batch.batch import Batch
+    from videorouter.call.requests import Submission, Verb
     from videorouter.config import Idempotency
+    from videorouter.downloads.download import ManyOptions, Place, SaveOptions, Source
     from videorouter.errors import VideoRouterError
     from videorouter.events import EventHook, InDoubtHook
-    from videorouter.flows.batch import Batch
-    from videorouter.flows.downloads import ManyOptions, Place, SaveOptions, Source
     from videorouter.models import Download, Input
-    from videorouter.rules.requests import Submission, Verb
 
 
 OPTIONS = frozenset(inspect.signature(resolve).parameters) - {"environ"}
@@ -534,8 +535,8 @@ class AsyncVideoRouter(BatchVerbs):
         await self.aclose()
 
     def _batch(self, verb: Verb, source: Any, given: dict[str, Any]) -> Batch:
-        from videorouter.flows.batch import Batch  # noqa: PLC0415  a database is loaded by whoever runs a batch
-        from videorouter.flows.batch_options import check_options  # noqa: PLC0415  as above
+        from videorouter.batch.batch import Batch  # noqa: PLC0415  a database is loaded by whoever runs a batch
+        from videorouter.batch.options import check_options  # noqa: PLC0415  as above
 
         options = check_options(self._settings, verb, given)
         return Batch(self._caller, source, options, maker=self._maker, save=self.save)

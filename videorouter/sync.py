@@ -10,18 +10,18 @@ import functools
 import inspect
 from typing import TYPE_CHECKING, Any, Concatenate, Literal, NoReturn, ParamSpec, Self, TypeVar, Unpack, overload
 
+from videorouter.call.signatures import dress
 from videorouter.client import AsyncVideoRouter
 from videorouter.config import refuse_pickling
-from videorouter.io.portal import Portal
-from videorouter.rules.signatures import dress
+from videorouter.portal import Portal
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator
     from contextlib import AbstractAsyncContextManager, AbstractContextManager
 
+    from videorouter.batch.batch import Batch
+    from videorouter.downloads.download import ManyOptions, Place, Source
     from videorouter.errors import VideoRouterError
-    from videorouter.flows.batch import Batch
-    from videorouter.flows.downloads import ManyOptions, Place, Source
     from videorouter.models import (
         Asset,
         Balance,

@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from videorouter.events import Event
-from videorouter.io.transport import blockade
+from videorouter.transport import live_guard
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -148,12 +148,12 @@ def allow_gateway() -> Iterator[None]:
 
 @contextmanager
 def _blockade(reason: str | None) -> Iterator[None]:
-    before = blockade.find_reason()
-    blockade.block(reason)
+    before = live_guard.find_reason()
+    live_guard.block(reason)
     try:
         yield
     finally:
-        blockade.block(before)
+        live_guard.block(before)
 
 
 def finished_answer(

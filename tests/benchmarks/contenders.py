@@ -85,8 +85,8 @@ async def transport(url, ca):
     """Our transport alone, behind its seam."""
     import msgspec
 
-    from videorouter.io.transport.opening import open_sender
-    from videorouter.io.transport.seam import Outgoing, Probe
+    from videorouter.http import Outgoing, Probe
+    from videorouter.transport.opening import open_sender
 
     sender = open_sender(ssl_context=trust(ca), trust_env=False)
     headers = (

@@ -4,9 +4,9 @@ import io
 
 import pytest
 
+from videorouter.batch.entries import Unreadable
 from videorouter.cli.batch_files import EntryFile, read_entries
 from videorouter.errors import ConfigurationError
-from videorouter.rules.entries import Unreadable
 
 
 def read(text, form):

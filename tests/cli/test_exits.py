@@ -2,7 +2,7 @@ import pytest
 
 from videorouter import errors
 from videorouter.cli.exits import MEANINGS, Exit, exit_of, gravest
-from videorouter.rules import file_refusals
+from videorouter.downloads import file_refusals
 
 
 @pytest.mark.parametrize(

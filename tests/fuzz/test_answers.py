@@ -25,7 +25,7 @@ from videorouter import (
     VideoResult,
     VideoRouterError,
 )
-from videorouter.io import lanes
+from videorouter.call import limiter
 
 pytestmark = [pytest.mark.anyio, pytest.mark.fuzz, pytest.mark.timeout(3 * 3600)]
 
@@ -103,7 +103,7 @@ def check_error(error: VideoRouterError, seed: int, answer: bytes) -> None:
 
 
 async def test_whatever_a_server_says_ends_in_an_error_of_ours():
-    lanes.WORLD.lanes.clear()
+    limiter.WORLD.lanes.clear()
     seed, cases = SEED, CASES
     print(f"seed {seed}")  # noqa: T201  it repeats the run
     dice = random.Random(seed)

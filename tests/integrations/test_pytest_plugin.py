@@ -149,17 +149,17 @@ def test_the_guard_keeps_a_run_off_the_gateway_and_lets_mocks_through(suite):
 
 LOOK = """
     import pytest
-    from videorouter.io.transport import blockade
+    from videorouter.transport import live_guard
 
     def test_plain():
-        assert (blockade.find_reason() is None) == {plain}
+        assert (live_guard.find_reason() is None) == {plain}
 
     @pytest.mark.video_gateway
     def test_marked():
-        assert blockade.find_reason() is None
+        assert live_guard.find_reason() is None
 
     def test_after():
-        assert (blockade.find_reason() is None) == {plain}
+        assert (live_guard.find_reason() is None) == {plain}
 """
 
 

@@ -223,7 +223,7 @@ def test_the_journal_can_be_written_by_others_when_the_batch_is_over(generate, g
     generate(["otter end"], journal=tmp_path / "run.db", model="m", client_options=gateway.options)
     with sqlite3.connect(tmp_path / "run.db", timeout=1) as database:
         assert database.execute("SELECT state FROM overview").fetchall() == [("done",)]
-    from videorouter.io.locking import is_locked
+    from videorouter.locks import is_locked
 
     until = time.monotonic() + 10
     while is_locked(tmp_path / "run.db"):

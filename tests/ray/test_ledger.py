@@ -25,7 +25,7 @@ from videorouter.integrations.ray.words import (
     read_reply,
     read_words,
 )
-from videorouter.io.journal import Ending, Intent, Journal
+from videorouter.journal.journal import Ending, Intent, Journal
 
 pytestmark = pytest.mark.anyio
 MICROS = 1_000_000

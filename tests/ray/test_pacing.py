@@ -7,9 +7,9 @@ import asyncio
 import pytest
 from hypothesis import given, strategies as st
 
+from videorouter.call.limiter import Gate
 from videorouter.integrations.ray.pacing import Follower, Link, Pacemaker, deal
 from videorouter.integrations.ray.words import Demand, Share, Shares, encode, read_demands, read_shares
-from videorouter.io.lanes import Gate
 
 LANE = ("https", "video.example", 443, "veo3-fast")
 

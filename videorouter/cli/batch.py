@@ -16,6 +16,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from videorouter.batch.entries import read_entry
 from videorouter.cli.batch_board import Gauge, Moment, make_board, say_left
 from videorouter.cli.batch_files import EntryFile, read_stdin
 from videorouter.cli.batch_places import find_folder, find_journal, make_folder, say_batch, say_command
@@ -32,19 +33,18 @@ from videorouter.errors import (
     InvalidRequestError,
     JournalError,
 )
-from videorouter.io.journal_reading import read_standing
-from videorouter.rules.entries import read_entry
-from videorouter.rules.ledger import SETTLED
-from videorouter.rules.money import find_price, to_dollars
+from videorouter.journal.budget import find_price, to_dollars
+from videorouter.journal.states import SETTLED
+from videorouter.journal.status import read_standing
 
 if TYPE_CHECKING:
     import argparse
 
+    from videorouter.batch.batch import Batch
+    from videorouter.batch.entries import Entry
     from videorouter.cli.batch_board import Board
     from videorouter.client import AsyncVideoRouter
-    from videorouter.flows.batch import Batch
     from videorouter.models import BatchItem, BatchSummary
-    from videorouter.rules.entries import Entry
 
 _REDRAW = 0.25
 _MOST_TOLD = 20

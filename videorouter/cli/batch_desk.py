@@ -18,16 +18,16 @@ from videorouter.cli.driver import drive
 from videorouter.cli.exits import Exit, exit_of
 from videorouter.cli.reporting import report_error, shorten
 from videorouter.errors import ConfigurationError, JournalError, VideoRouterError
-from videorouter.flows.batch_records import show_recorded
-from videorouter.io.journal import Journal
-from videorouter.io.journal_reading import Money, read_rows, read_standing
-from videorouter.rules.ledger import SETTLED, STATES
+from videorouter.journal.journal import Journal
+from videorouter.journal.records import show_recorded
+from videorouter.journal.states import SETTLED, STATES
+from videorouter.journal.status import Money, read_rows, read_standing
 
 if TYPE_CHECKING:
     import argparse
     from collections.abc import Iterator
 
-    from videorouter.io.journal_reading import Standing
+    from videorouter.journal.status import Standing
 
 _COLUMNS = (
     "index",

@@ -13,8 +13,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
+from videorouter.batch.entries import Unreadable
 from videorouter.errors import ConfigurationError, InvalidRequestError
-from videorouter.rules.entries import Unreadable
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
@@ -80,7 +80,7 @@ class EntryFile:
         """Names of fields that look like known ones, each with the one that it looks like."""
         from difflib import get_close_matches  # noqa: PLC0415  who runs a batch pays for it
 
-        from videorouter.rules.signatures import job  # noqa: PLC0415  as above
+        from videorouter.call.signatures import job  # noqa: PLC0415  as above
 
         known = {*inspect.signature(job).parameters, "id", "edit_of", "video", "video_id", "then"} - {"self", "fields"}
         strange = sorted(self._names - known)[:_MOST_NAMES]

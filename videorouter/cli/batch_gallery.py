@@ -20,7 +20,7 @@ from videorouter.cli.console import Console
 from videorouter.cli.exits import Exit, exit_of
 from videorouter.cli.reporting import report_error
 from videorouter.errors import ConfigurationError, VideoRouterError
-from videorouter.io.journal_reading import read_standing
+from videorouter.journal.status import read_standing
 
 if TYPE_CHECKING:
     import argparse

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from videorouter.io.transport import blockade
+from videorouter.transport import live_guard
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator
@@ -37,14 +37,14 @@ def pytest_configure(config: pytest.Config) -> None:
     """Declare the markers, and put the guard up."""
     config.addinivalue_line("markers", "video_gateway: this test may reach the real gateway and cost money")
     config.addinivalue_line("markers", "video_sandbox(**options): options of this test's sandbox, such as mode='task'")
-    config.stash[_BEFORE] = blockade.find_reason()
+    config.stash[_BEFORE] = live_guard.find_reason()
     if config.getini("videorouter_guard"):
-        blockade.block(REASON)
+        live_guard.block(REASON)
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
     """Take the guard down."""
-    blockade.block(config.stash.get(_BEFORE, None))
+    live_guard.block(config.stash.get(_BEFORE, None))
 
 
 @pytest.hookimpl(wrapper=True)
@@ -52,12 +52,12 @@ def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object
     """Let one marked test through."""
     if item.get_closest_marker("video_gateway") is None:
         return (yield)
-    before = blockade.find_reason()
-    blockade.block(None)
+    before = live_guard.find_reason()
+    live_guard.block(None)
     try:
         return (yield)
     finally:
-        blockade.block(before)
+        live_guard.block(before)
 
 
 @pytest.fixture(scope="session")

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
     from ray.data.dataset import MaterializedDataset
 
-    from videorouter.rules.money import Price
+    from videorouter.journal.budget import Price
 
 __all__ = ["generate_dataset"]
 

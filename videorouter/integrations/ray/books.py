@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, cast
 
-from videorouter.flows.batch_books import Books
-from videorouter.rules.money import Purse
+from videorouter.batch.run import Books
+from videorouter.journal.budget import Purse
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from videorouter.flows.batch_options import BatchOptions
+    from videorouter.batch.options import BatchOptions
+    from videorouter.call.caller import Caller
     from videorouter.integrations.ray.proxy import RemoteJournal
-    from videorouter.io.call import Caller
-    from videorouter.io.journal import Journal
-    from videorouter.rules.ledger import Recorded, Resumption
+    from videorouter.journal.journal import Journal
+    from videorouter.journal.states import Recorded, Resumption
 
 
 class WorkerBooks(Books):

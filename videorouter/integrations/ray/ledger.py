@@ -41,15 +41,15 @@ from videorouter.integrations.ray.words import (
     encode,
     read_words,
 )
-from videorouter.io.journal import ACCEPT, REFUSE, RESTORE, Journal, find_item, write_endings, write_intents
-from videorouter.rules.ledger import FINAL, STATES, name_item
-from videorouter.rules.money import Purse, to_dollars, to_micros
+from videorouter.journal.budget import Purse, to_dollars, to_micros
+from videorouter.journal.journal import ACCEPT, REFUSE, RESTORE, Journal, find_item, write_endings, write_intents
+from videorouter.journal.states import FINAL, STATES, name_item
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from videorouter.io.journal import EndingRow, IntentRow
-    from videorouter.rules.ledger import Recorded
+    from videorouter.journal.journal import EndingRow, IntentRow
+    from videorouter.journal.states import Recorded
 
 LEASE = 10.0
 """Seconds of silence after which a worker's items may be taken over."""

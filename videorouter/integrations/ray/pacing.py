@@ -1,6 +1,6 @@
 """One pace for the whole cluster: an actor that holds the lanes, and the shares of them that workers follow.
 
-The actor keeps one ``rules.pacing.Pace`` per lane and hears from each worker what it has seen and how many jobs run and
+The actor keeps one ``call.pace.Pace`` per lane and hears from each worker what it has seen and how many jobs run and
 wait there. It deals out whole jobs: what runs is never taken back, what is free goes to whoever has least, and a share
 counts until its worker has confirmed a smaller one, so that the shares never exceed the lane. Workers decide by their
 own share, without asking anybody; a ``Retry-After`` that one of them hears is pushed to all.
@@ -15,6 +15,8 @@ import contextlib
 import time
 from typing import TYPE_CHECKING, TypeAlias, TypeVar
 
+from videorouter.call.limiter import WORLD, govern
+from videorouter.call.pace import LONGEST_HOLD, Pace
 from videorouter.integrations.ray.words import (
     Demand,
     Share,
@@ -23,14 +25,12 @@ from videorouter.integrations.ray.words import (
     read_demands,
     read_shares,
 )
-from videorouter.io.lanes import WORLD, govern
-from videorouter.rules.pacing import LONGEST_HOLD, Pace
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
 
+    from videorouter.call.limiter import Gate
     from videorouter.config import Origin
-    from videorouter.io.lanes import Gate
 
 LaneKey: TypeAlias = tuple[str, str, int, str]
 K = TypeVar("K")

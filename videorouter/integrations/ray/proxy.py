@@ -1,4 +1,4 @@
-"""The journal as a worker sees it: the methods of ``io/journal.py``, carried to the ledger in groups.
+"""The journal as a worker sees it: the methods of ``journal/journal.py``, carried to the ledger in groups.
 
 Whatever the items of a worker have to say while a group is on its way shares the next one, so that a thousand items
 cost a few calls a second. An awaited intent has been committed on the driver's disk, as with a journal of one's own. An
@@ -38,15 +38,15 @@ from videorouter.integrations.ray.words import (
     encode,
     read_reply,
 )
-from videorouter.rules.ledger import name_item
-from videorouter.rules.money import to_dollars, to_micros
+from videorouter.journal.budget import to_dollars, to_micros
+from videorouter.journal.states import name_item
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
     from typing import TypeAlias
 
-    from videorouter.io.journal import Ending, Intent
-    from videorouter.rules.ledger import Recorded
+    from videorouter.journal.journal import Ending, Intent
+    from videorouter.journal.states import Recorded
 
     _Said: TypeAlias = tuple[Word, asyncio.Future[Answer | None] | None]
 

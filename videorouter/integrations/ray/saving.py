@@ -11,13 +11,13 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from videorouter.batch.saving import Saver
+from videorouter.downloads.filing import fill_template
 from videorouter.errors import ConfigurationError, DownloadError
-from videorouter.flows.batch_saving import Saver
 from videorouter.models import Download
-from videorouter.rules.filing import fill_template
 
 if TYPE_CHECKING:
-    from videorouter.flows.batch_saving import Save
+    from videorouter.batch.saving import Save
     from videorouter.integrations.ray.books import WorkerBooks
     from videorouter.models import BatchItem, Video
 

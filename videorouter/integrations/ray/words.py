@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, TypeAlias
 
 import msgspec
 
-from videorouter.io.journal import EndingRow, IntentRow
-from videorouter.rules.ledger import Recorded
+from videorouter.journal.journal import EndingRow, IntentRow
+from videorouter.journal.states import Recorded
 
 if TYPE_CHECKING:
     from collections.abc import Callable

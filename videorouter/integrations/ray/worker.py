@@ -21,20 +21,20 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from videorouter.batch.entries import Entry, find_id, read_entry
+from videorouter.batch.item import FatalError, Walk
+from videorouter.batch.options import check_options
+from videorouter.batch.saving import Saver
 from videorouter.client import AsyncVideoRouter
 from videorouter.errors import ConfigurationError, InvalidRequestError, JournalError, VideoRouterError
-from videorouter.flows.batch_items import FatalError, Walk
-from videorouter.flows.batch_options import check_options
-from videorouter.flows.batch_saving import Saver
 from videorouter.integrations.ray.books import WorkerBooks
 from videorouter.integrations.ray.pacing import Link
 from videorouter.integrations.ray.proxy import Block, RemoteJournal, explain_silence
 from videorouter.integrations.ray.rows import make_table, read_rows
 from videorouter.integrations.ray.saving import StoreSaver
 from videorouter.integrations.ray.words import cut
+from videorouter.journal.states import describe_failure
 from videorouter.models import BatchItem
-from videorouter.rules.entries import Entry, find_id, read_entry
-from videorouter.rules.ledger import describe_failure
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Coroutine

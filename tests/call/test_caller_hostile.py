@@ -1,0 +1,121 @@
+"""Hostile answers: whatever a server sends, a call ends in time, in bounded memory, in an error of this package."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import gzip
+import json
+import time
+import tracemalloc
+
+import httpx
+import pytest
+from calling import fail
+from servers import Gateway, answer, raw, task_accepted
+
+from videorouter import AsyncVideoRouter, OutcomeUnknownError, TaskPollError, TaskTimeoutError, VideoRouterError
+from videorouter.call import limiter
+
+pytestmark = pytest.mark.anyio
+
+KEY = "sk-test-0123456789abcdef"
+OK = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n"
+BOMB = gzip.compress(b'{"data":"' + b"A" * 50_000_000 + b'"}')
+
+
+@pytest.fixture(autouse=True)
+def fresh_lanes():
+    limiter.WORLD.lanes.clear()
+
+
+def endless(head: bytes, piece: bytes, every: float = 0.0):
+    async def step(visit):
+        await visit.read()
+        await visit.say(head)
+        while True:
+            await visit.say(piece)
+            await asyncio.sleep(every)
+
+    return step
+
+
+HOSTILE = {
+    "gzip bomb": raw(OK + b"Content-Encoding: gzip\r\nContent-Length: %d\r\n\r\n" % len(BOMB) + BOMB),
+    "endless chunks": endless(OK + b"Transfer-Encoding: chunked\r\n\r\n", b"10000\r\n" + b" " * 65536 + b"\r\n"),
+    "endless small chunks": endless(OK + b"Transfer-Encoding: chunked\r\n\r\n", b"1\r\n \r\n" * 1000),
+    "a byte every 0.3 s": endless(OK + b"Content-Length: 100000\r\n\r\n", b" ", 0.3),
+    "a head byte every 0.3 s": endless(b"HTTP/1.1 200 OK\r\nX: ", b"x", 0.3),
+    "endless head": endless(b"HTTP/1.1 200 OK\r\n", b"X-Y: " + b"z" * 1000 + b"\r\n"),
+    "endless informational": endless(b"", b"HTTP/1.1 103 Early Hints\r\n\r\n"),
+    "HTML": answer(200, b"<!doctype html><html><body>Sign in</body></html>"),
+    "deep nesting": answer(200, b"[" * 200_000 + b"]" * 200_000),
+    "deep objects": answer(200, b'{"data":' * 100_000 + b"1" + b"}" * 100_000),
+    "lone surrogates": answer(200, b'{"data":[{"url":"https://x.example/\\ud800"}],"error":{"message":"\\udfff"}}'),
+    "a task id of surrogates": answer(200, b'{"data":{"task_id":"\\ud800"}}'),
+    "not UTF-8": answer(200, b'{"data":[{"url":"https://x.example/\xff"}]}'),
+    "huge numbers": answer(200, b'{"code":1' + b"0" * 5000 + b',"data":[]}'),
+    "huge float": answer(500, b'{"error":{"code":1e999,"message":"x"}}'),
+    "nothing but backslashes": answer(500, b"\\" * 4_000_000),
+    "an endless type": answer(500, {"error": {"type": "\\" * 1_900_000, "param": "x" * 300_000}}),
+    "null bytes": answer(200, b"\0" * 1000),
+    "a negative length": raw(b"HTTP/1.1 200 OK\r\nContent-Length: -1\r\n\r\n{}"),
+    "two lengths": raw(b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n{}"),
+    "status 999": raw(b"HTTP/1.1 999 X\r\nContent-Length: 0\r\n\r\n"),
+    "status 99": raw(b"HTTP/1.1 99 X\r\nContent-Length: 0\r\n\r\n"),
+    "an upgrade": raw(
+        b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\nConnection: upgrade\r\n\r\nhello", then="hold"
+    ),
+    "latin-1 header": raw(OK + b"x-infron-request-id: \xff\xfe\r\nContent-Length: 2\r\n\r\n{}"),
+    "a million URLs": answer(200, b'{"data":[' + b",".join([b'{"url":"x"}'] * 200_000) + b"]}"),
+}
+
+
+@pytest.mark.parametrize("step", HOSTILE.values(), ids=HOSTILE.keys())
+async def test_a_hostile_answer_to_a_post_ends_in_time_and_memory(step):
+    async with Gateway(step) as gateway, AsyncVideoRouter(KEY, base_url=gateway.url) as router:
+        tracemalloc.start()
+        began = time.monotonic()
+        try:
+            with pytest.raises(VideoRouterError) as caught:
+                await router.generate("otter", model="veo", timeout=1.5)
+            assert time.monotonic() - began < 2.5
+            assert tracemalloc.get_traced_memory()[1] < 64 * 2**20
+        finally:
+            tracemalloc.stop()
+        assert len(gateway.posts) == 1
+        assert isinstance(caught.value, OutcomeUnknownError | TaskPollError | TaskTimeoutError)
+        json.dumps(str(caught.value)).encode()
+        str(caught.value).encode("utf-8", "surrogatepass")
+
+
+@pytest.mark.parametrize("step", HOSTILE.values(), ids=HOSTILE.keys())
+async def test_a_hostile_answer_to_a_look_ends_in_time(step):
+    async with Gateway(task_accepted(), step) as gateway, AsyncVideoRouter(KEY, base_url=gateway.url) as router:
+        began = time.monotonic()
+        with pytest.raises(VideoRouterError) as caught:
+            await router.generate("otter", model="veo", timeout=1.5)
+        assert time.monotonic() - began < 2.5
+        assert caught.value.task_id == "t-1"
+        assert isinstance(caught.value, TaskPollError | TaskTimeoutError)
+
+
+async def test_a_large_answer_within_the_bound_is_read():
+    body = json.dumps({"data": [{"url": "https://x.example/v.mp4", "revised_prompt": "p" * 4_000_000}]}).encode()
+    async with Gateway(answer(200, body)) as gateway, AsyncVideoRouter(KEY, base_url=gateway.url) as router:
+        assert (await router.generate("otter", model="veo", timeout=10)).url == "https://x.example/v.mp4"
+
+
+@pytest.mark.parametrize("stock", [False, True], ids=["our transport", "stock httpx"])
+async def test_of_an_answer_that_is_too_large_an_error_keeps_a_piece(stock):
+    step = endless(OK + b"Transfer-Encoding: chunked\r\n\r\n", b"10000\r\n" + b" " * 65536 + b"\r\n")
+    async with Gateway(step) as gateway, httpx.AsyncClient() as client:
+        router = AsyncVideoRouter(KEY, base_url=gateway.url, http_client=client if stock else None)
+        tracemalloc.start()
+        try:
+            errors = [await fail(router, timeout=20) for _ in range(8)]
+            gc.collect()
+            assert tracemalloc.get_traced_memory()[0] < len(errors) * 2**20
+        finally:
+            tracemalloc.stop()
+        await router.aclose()

@@ -1,0 +1,365 @@
+"""The retry law: the table row by row, the theory above it as properties, Retry-After in every form."""
+
+from __future__ import annotations
+
+import math
+import time
+from datetime import UTC, datetime
+
+import pytest
+from hypothesis import given, strategies as st
+
+from videorouter.call.retry import (
+    BUDGET,
+    KEPT_FOR_PROBES,
+    LEAST_SLEEP,
+    TABLE,
+    THROTTLED_COST,
+    TRANSIENT_COST,
+    UNDECIDED,
+    Again,
+    Budget,
+    Column,
+    Ending,
+    History,
+    Row,
+    Ruling,
+    Stop,
+    decide,
+    find_pause,
+    find_row,
+    read_date,
+    read_retry_after,
+)
+
+ONCE, HONOURED, READ = Column.ONCE, Column.HONOURED, Column.READ
+ROWS = st.sampled_from(list(Row))
+COLUMNS = st.sampled_from(list(Column))
+DICE = st.floats(0, 1)
+CELLS = [(row, column) for row in Row if row is not Row.REFUSED for column in Column]
+
+# Row by row, as the promise has it: the ruling and the ending for a POST, an honoured key, and a read.
+PROMISED = {
+    Row.UNREACHED: ("RETRY CONNECTION", "RETRY CONNECTION", "RETRY CONNECTION"),
+    Row.HOPELESS: ("STOP CONNECTION", "STOP CONNECTION", "STOP CONNECTION"),
+    Row.EXPIRED: ("STOP DEADLINE", "STOP DEADLINE", "STOP DEADLINE"),
+    Row.CLOSED: ("STOP CLOSED", "STOP CLOSED", "STOP CLOSED"),
+    Row.UNSENT: ("RETRY CONNECTION", "RETRY CONNECTION", "RETRY CONNECTION"),
+    Row.LOST: ("STOP DOUBT", "RETRY DOUBT", "RETRY CONNECTION"),
+    Row.REFUSED: ("WAIT STATUS", "WAIT STATUS", "WAIT STATUS"),
+    Row.BROKEN: ("STOP DOUBT", "RETRY DOUBT", "RETRY STATUS"),
+    Row.CONFLICT: ("STOP DOUBT", "RETRY DOUBT", "STOP STATUS"),
+    Row.KEY_CONFLICT: ("STOP DOUBT", "STOP FIRST", "STOP STATUS"),
+    Row.REJECTED: ("STOP STATUS", "STOP STATUS", "STOP STATUS"),
+    Row.MOVED: ("STOP DOUBT", "STOP DOUBT", "STOP STATUS"),
+    Row.MOVED_KEEPING: ("STOP STATUS", "STOP STATUS", "STOP STATUS"),
+    Row.TROUBLED_200: ("STOP DOUBT", "STOP DOUBT", "RETRY_ONE UNEXPECTED"),
+    Row.STRANGE: ("STOP DOUBT", "STOP DOUBT", "STOP STATUS"),
+    Row.CUT: ("STOP DOUBT", "RETRY DOUBT", "RETRY_ONE UNEXPECTED"),
+    Row.UNUSABLE: ("STOP DOUBT", "STOP DOUBT", "RETRY_ONE UNEXPECTED"),
+}
+
+
+@pytest.mark.parametrize("row", Row, ids=lambda row: row.name)
+def test_the_table_says_what_was_promised(row):
+    assert tuple(f"{ruling.name} {ending.name}" for ruling, ending in TABLE[row]) == PROMISED[row]
+
+
+def test_nothing_that_may_have_been_accepted_is_sent_again_by_default():
+    for row in UNDECIDED | {Row.KEY_CONFLICT}:
+        assert TABLE[row][ONCE] == (Ruling.STOP, Ending.DOUBT)
+
+
+def test_what_ends_in_doubt_is_undecided_and_nothing_else_is():
+    assert {row for row in Row if TABLE[row][ONCE][1] is Ending.DOUBT} - {Row.KEY_CONFLICT} == UNDECIDED
+
+
+STATUSES = {
+    **dict.fromkeys((400, 401, 402, 403, 404, 405, 413, 415, 422), Row.REJECTED),
+    **dict.fromkeys((425, 429), Row.REFUSED),
+    **dict.fromkeys((408, 500, 501, 502, 503, 504, 507, 520, 521, 524, 526, 599, 600, 999), Row.BROKEN),
+    **dict.fromkeys((300, 301, 302, 303, 304, 305, 399), Row.MOVED),
+    **dict.fromkeys((307, 308), Row.MOVED_KEEPING),
+    **dict.fromkeys((0, 99, 406, 407, 410, 418, 423, 424, 426, 428, 431, 451, 499), Row.STRANGE),
+    409: Row.CONFLICT,
+}
+
+
+@pytest.mark.parametrize(("status", "row"), STATUSES.items())
+def test_each_status_has_its_row(status, row):
+    assert find_row(status, retry_after=None) is row
+
+
+@pytest.mark.parametrize("status", [500, 502, 504, 409, 400])
+def test_retry_after_makes_a_refusal_of_503_only(status):
+    assert find_row(503, retry_after=0.0) is Row.REFUSED
+    assert find_row(status, retry_after=1.0) is not Row.REFUSED
+
+
+def test_the_caller_may_declare_refusals():
+    assert find_row(502, retry_after=None, refused=frozenset({502})) is Row.REFUSED
+    assert find_row(400, retry_after=None, refused=frozenset({400})) is Row.REFUSED
+
+
+def settle(row, column, history=None, **changes):
+    options = {"now": 0.0, "deadline": 100.0, "dice": 0.5, "max_retries": 4, **changes}
+    return decide(row, column, history or History(), **options)
+
+
+@given(ROWS, COLUMNS, DICE)
+def test_no_retries_means_none_and_the_ending_is_the_tables(row, column, dice):
+    assert settle(row, column, dice=dice, max_retries=0) == Stop(ending=TABLE[row][column][1])
+
+
+@given(st.sampled_from(CELLS), st.integers(1, 10), DICE)
+def test_a_cell_whose_retries_are_used_up_ends_as_the_table_says(cell, most, dice):
+    row, column = cell
+    assert settle(row, column, History(retries=most), dice=dice, max_retries=most) == Stop(ending=TABLE[row][column][1])
+
+
+@given(st.sampled_from([cell for cell in CELLS if TABLE[cell[0]][cell[1]][0] is Ruling.STOP]), DICE)
+def test_a_cell_that_stops_does_so_at_the_first_attempt(cell, dice):
+    row, column = cell
+    assert settle(row, column, dice=dice) == Stop(ending=TABLE[row][column][1])
+
+
+@given(ROWS, COLUMNS, st.integers(0, 10), st.integers(0, 10), DICE, st.none() | st.floats(0, 1e6), st.floats(0, 200))
+def test_again_is_always_before_the_deadline_and_never_too_soon(row, column, retries, refusals, dice, asked, deadline):
+    decision = settle(
+        row, column, History(retries=retries, refusals=refusals), dice=dice, retry_after=asked, deadline=deadline
+    )
+    if isinstance(decision, Again):
+        assert decision.after < deadline
+        assert decision.after >= (asked if asked is not None else LEAST_SLEEP)
+        assert TABLE[row][column][0] is not Ruling.STOP
+
+
+@given(COLUMNS, st.integers(1, 6))
+def test_max_retries_counts_retries_and_refusals_do_not_count(column, most):
+    history = History(refusals=50)
+    for _ in range(most):
+        decision = settle(Row.UNREACHED, column, history, max_retries=most)
+        assert isinstance(decision, Again)
+        history.note(Row.UNREACHED, column, decision)
+    assert settle(Row.UNREACHED, column, history, max_retries=most) == Stop(ending=Ending.CONNECTION)
+    assert isinstance(settle(Row.REFUSED, column, history, max_retries=most), Again)
+
+
+def test_a_senseless_read_is_repeated_once():
+    history = History()
+    decision = settle(Row.UNUSABLE, READ, history)
+    history.note(Row.UNUSABLE, READ, decision)
+    assert isinstance(decision, Again)
+    assert settle(Row.UNUSABLE, READ, history) == Stop(ending=Ending.UNEXPECTED)
+
+
+def test_a_retry_after_past_the_deadline_stops_at_once():
+    assert settle(Row.REFUSED, ONCE, retry_after=100.0) == Stop(ending=Ending.STATUS, too_late=True)
+    assert settle(Row.REFUSED, ONCE, retry_after=100.0, dice=0.0) == Stop(ending=Ending.STATUS, too_late=True)
+    assert isinstance(settle(Row.REFUSED, ONCE, retry_after=99.0, dice=0.0), Again)
+
+
+def test_a_retry_that_would_start_at_the_deadline_is_too_late():
+    assert settle(Row.REFUSED, ONCE, retry_after=100.0, dice=0.0) == Stop(ending=Ending.STATUS, too_late=True)
+
+
+def test_once_in_doubt_always_in_doubt():
+    history = History()
+    history.note(Row.LOST, HONOURED, settle(Row.LOST, HONOURED))
+    history.note(Row.REFUSED, HONOURED, settle(Row.REFUSED, HONOURED))
+    assert history.doubtful
+
+
+@given(st.lists(ROWS, max_size=5), COLUMNS)
+def test_a_call_is_in_doubt_when_a_paid_attempt_of_it_was_undecided_and_only_then(rows, column):
+    history = History()
+    for row in rows:
+        history.note(row, column, settle(row, column, history))
+    assert history.doubtful == (column is not READ and not UNDECIDED.isdisjoint(rows))
+
+
+@given(st.lists(ROWS, max_size=9), COLUMNS)
+def test_every_retry_and_every_refusal_of_a_call_is_counted(rows, column):
+    history, made = History(), []
+    for row in rows:
+        decision = settle(row, column, history)
+        history.note(row, column, decision)
+        made.append(decision)
+    again = [decision.throttled for decision in made if isinstance(decision, Again)]
+    assert (history.refusals, history.retries) == (again.count(True), again.count(False))
+
+
+def test_what_a_retry_costs():
+    assert settle(Row.UNREACHED, ONCE).cost == TRANSIENT_COST == 14
+    refusal = settle(Row.REFUSED, ONCE)
+    assert (refusal.cost, refusal.throttled) == (THROTTLED_COST, True)
+    assert THROTTLED_COST == 5
+    history = History()
+    assert history.last_cost == 1
+    history.note(Row.REFUSED, ONCE, refusal)
+    assert (history.last_cost, history.refusals, history.retries) == (5, 1, 0)
+
+
+@pytest.mark.parametrize(
+    ("retry", "base", "cap", "dice", "pause"),
+    [
+        (1, 0.1, 5.0, 1.0, 0.1),
+        (2, 0.1, 5.0, 1.0, 0.2),
+        (7, 0.1, 5.0, 1.0, 5.0),
+        (1, 1.0, 30.0, 0.5, 0.5),
+        (3, 1.0, 30.0, 1.0, 4.0),
+        (60, 1.0, 30.0, 1.0, 30.0),
+        (5, 1.0, 30.0, 0.0, 0.05),
+    ],
+)
+def test_the_back_off(retry, base, cap, dice, pause):
+    assert find_pause(retry, base=base, cap=cap, dice=dice) == pytest.approx(pause)
+
+
+@pytest.mark.parametrize(
+    ("asked", "dice", "pause"), [(0, 1, 0.5), (10, 0, 10), (10, 1, 12), (1, 1, 1.5), (2.5, 1, 3), (100, 0.5, 110)]
+)
+def test_the_pause_that_was_asked_for(asked, dice, pause):
+    assert find_pause(9, base=1, cap=30, dice=dice, retry_after=asked) == pytest.approx(pause)
+
+
+@pytest.mark.parametrize(
+    ("row", "least", "most"),
+    [(Row.UNREACHED, 0.05, 0.1), (Row.LOST, 0.05, 0.1), (Row.REFUSED, 0.05, 1.0), (Row.BROKEN, 0.05, 1.0)],
+)
+def test_connections_are_tried_sooner_than_refusals(row, least, most):
+    assert settle(row, READ, dice=1.0).after == pytest.approx(most)
+    assert settle(row, READ, dice=0.0).after == pytest.approx(least)
+
+
+@pytest.mark.parametrize(
+    ("history", "row", "after"),
+    [
+        (History(refusals=3), Row.REFUSED, 8.0),
+        (History(retries=3), Row.REFUSED, 1.0),
+        (History(retries=3), Row.UNREACHED, 0.8),
+        (History(refusals=3), Row.UNREACHED, 0.1),
+    ],
+)
+def test_refusals_and_retries_back_off_apart(history, row, after):
+    assert settle(row, ONCE, history, dice=1.0).after == pytest.approx(after)
+
+
+def test_the_last_tokens_of_a_budget_can_be_spent():
+    budget = Budget()
+    assert budget.spend(BUDGET)
+    assert not budget.spend(1)
+
+
+def test_the_budget_runs_dry_and_fills_again():
+    budget = Budget()
+    assert sum(budget.spend(TRANSIENT_COST) for _ in range(1000)) == BUDGET // TRANSIENT_COST == 35
+    assert budget.tokens == 500 - 35 * 14
+    budget.repay(14)
+    assert budget.spend(14)
+    budget.repay(10_000)
+    assert budget.tokens == BUDGET
+    assert sum(budget.spend(THROTTLED_COST, keep=KEPT_FOR_PROBES) for _ in range(1000)) == 80
+    for _ in range(20):
+        budget.drain(THROTTLED_COST)
+    assert budget.tokens == 0
+
+
+DATE = b"Sun, 06 Nov 1994 08:49:37 GMT"
+ASKED = {
+    b"0": 0.0,
+    b"5": 5.0,
+    b" 7 ": 7.0,
+    b"1.5": 1.5,
+    b"0.25": 0.25,
+    b"120": 120.0,
+    b"Sun, 06 Nov 1994 08:49:57 GMT": 20.0,
+    b"Sunday, 06-Nov-94 08:49:47 GMT": 10.0,
+    b"Sun Nov  6 08:50:37 1994": 60.0,
+    b"Sun, 06 Nov 1994 08:00:00 GMT": 0.0,
+    b"-5": None,
+    b"+5": None,
+    b"nan": None,
+    b"inf": None,
+    b"1e3": None,
+    b"0x10": None,
+    b".5": None,
+    b"5.": None,
+    b"5, 10": None,
+    b"5;10": None,
+    b"": None,
+    b"soon": None,
+    b"Sun, 06 Nov 99999 08:49:37 GMT": None,
+    b"Sun, 31 Feb 1994 08:49:37 GMT": None,
+    b"Sun, 06 Foo 1994 08:49:37 GMT": None,
+    b"Sun, 06 Nov 1994 25:49:37 GMT": None,
+    b"Sun, 06 Nov 0000 08:49:37 GMT": None,
+    b"9" * 400: None,
+    b"\xff\xfe": None,
+    "\u0665".encode(): None,
+}
+
+
+@pytest.mark.parametrize(("value", "seconds"), ASKED.items())
+def test_retry_after_in_every_form(value, seconds):
+    assert read_retry_after([(b"retry-after", value), (b"date", DATE)], wall=0.0) == seconds
+
+
+def test_a_date_is_measured_against_the_answers_own_clock_or_else_ours():
+    value = b"Sun, 06 Nov 1994 08:49:57 GMT"
+    wall = read_date(DATE.decode()) + 5
+    assert read_retry_after([(b"retry-after", value)], wall=wall) == 15.0
+    assert read_retry_after([(b"retry-after", value), (b"date", b"nonsense")], wall=wall) == 15.0
+    assert read_retry_after([(b"date", DATE), (b"date", b"x"), (b"retry-after", value)], wall=0.0) == 20.0
+
+
+def test_two_that_differ_are_a_list():
+    assert read_retry_after([(b"retry-after", b"1"), (b"retry-after", b"2")], wall=0.0) is None
+    assert read_retry_after([(b"retry-after", b"2"), (b"retry-after", b"2")], wall=0.0) == 2.0
+    assert read_retry_after([], wall=0.0) is None
+
+
+MONTHS = ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"]
+
+
+@pytest.mark.parametrize("number", range(1, 13))
+def test_each_month_has_its_number(number):
+    moment = datetime(1994, number, 6, 8, 49, 37, tzinfo=UTC)
+    assert read_date(f"Sun, 06 {MONTHS[number - 1]} 1994 08:49:37 GMT") == moment.timestamp()
+
+
+@pytest.mark.parametrize("day", ["Sunday", "Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday"])
+def test_each_long_name_of_a_day_is_one(day):
+    assert read_date(f"{day}, 06-Nov-94 08:49:37 GMT") == read_date(DATE.decode())
+
+
+def test_a_leap_second_is_the_second_before_it():
+    assert read_date("Sat, 31 Dec 2016 23:59:60 GMT") == read_date("Sat, 31 Dec 2016 23:59:59 GMT") == 1483228799.0
+
+
+def test_a_date_means_the_same_in_every_time_zone(monkeypatch):
+    with monkeypatch.context() as elsewhere:
+        elsewhere.setenv("TZ", "XXX-09")
+        time.tzset()
+        found = read_date("Sun, 06 Nov 1994 08:49:37 GMT")
+    time.tzset()
+    assert found == 784111777.0
+
+
+@pytest.mark.parametrize(
+    ("text", "year"), [("Sunday, 06-Nov-70 00:00:00 GMT", 1970), ("Sunday, 06-Nov-69 00:00:00 GMT", 2069)]
+)
+def test_two_digits_of_a_year(text, year):
+    assert read_date(text) == read_date(f"Sun, 06 Nov {year} 00:00:00 GMT")
+
+
+@given(st.lists(st.tuples(st.sampled_from([b"retry-after", b"date", b"x"]), st.binary(max_size=60))), st.floats())
+def test_parsing_never_raises_and_never_gives_nonsense(headers, wall):
+    found = read_retry_after(headers, wall=wall)
+    assert found is None or (found >= 0 and not math.isnan(found)) or math.isnan(wall)
+
+
+@given(st.from_regex(r"[A-Z][a-z]{2}, \d\d [A-Z][a-z]{2} \d{4} \d\d:\d\d:\d\d GMT", fullmatch=True))
+def test_any_date_is_read_or_refused(text):
+    found = read_date(text)
+    assert found is None or math.isfinite(found)

@@ -1,0 +1,335 @@
+"""The walk of a task, against real sockets: what is accepted is never paid again and never given up for a bad look."""
+
+from __future__ import annotations
+
+import asyncio
+import collections
+import contextlib
+import json
+import random
+import time
+
+import anyio
+import pytest
+from servers import Gateway, answer, lose, raw, task_accepted, until, write_answer
+
+from videorouter import (
+    AsyncVideoRouter,
+    ContentPolicyError,
+    NotFoundError,
+    Task,
+    TaskFailedError,
+    TaskPollError,
+    TaskTimeoutError,
+    VideoRouterError,
+)
+from videorouter.call import limiter, polling, polls, tasks
+
+pytestmark = pytest.mark.anyio
+
+KEY = "sk-test-0123456789abcdef"
+RUNNING = answer(200, {"data": {"status": "running"}})
+DONE = answer(200, {"data": {"status": "completed", "urls": {"video": "https://cdn.example/v.mp4"}, "cost": 0.5}})
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch):
+    limiter.WORLD.lanes.clear()
+    monkeypatch.setattr(polling, "FIRST", 0.01)
+    monkeypatch.setattr(polling, "_ERROR_FIRST", 0.01)
+
+
+@contextlib.asynccontextmanager
+async def calling(*steps, **options):
+    async with Gateway(*steps) as gateway, AsyncVideoRouter(KEY, base_url=gateway.url, **options) as router:
+        yield gateway, router
+
+
+async def test_generate_hides_the_task():
+    async with calling(task_accepted("t-1"), RUNNING, DONE) as (gateway, router):
+        result = await router.generate("otter", model="veo")
+        assert (result.url, result.task_id, result.cost) == ("https://cdn.example/v.mp4", "t-1", 0.5)
+        assert result.idempotency_key == gateway.posts[0].headers["idempotency-key"]
+        assert result.request_id == "req-1"
+        assert len(gateway.posts) == 1
+
+
+async def test_a_task_that_is_final_at_once_is_not_polled():
+    step = task_accepted(status="completed", outputs=["https://cdn.example/v.mp4"])
+    async with calling(step) as (gateway, router):
+        assert (await router.generate("otter", model="veo")).url == "https://cdn.example/v.mp4"
+        assert gateway.gets == []
+
+
+async def test_another_process_waits_by_the_id():
+    async with calling(RUNNING, DONE) as (gateway, router):
+        assert (await router.wait("cgt/1 2")).task_id == "cgt/1 2"
+        assert gateway.gets[0].path == "/v1/videos/tasks/cgt%2F1%202"
+        assert gateway.posts == []
+
+
+BAD_LOOKS = {
+    "reset": lose(),
+    "closed": lose("close"),
+    "500": answer(500),
+    "503": answer(503),
+    "404": answer(404),
+    "400": answer(400),
+    "429": answer(429),
+    "429 with Retry-After": answer(429, None, "Retry-After: 0"),
+    "HTML": answer(200, b"<html>"),
+    "empty": answer(200, b""),
+    "cut": raw(b"HTTP/1.1 200 OK\r\nContent-Length: 99\r\n\r\n{", then="reset"),
+    "redirect": answer(302, b"", "Location: http://127.0.0.1:1/"),
+    "200, code 500": answer(200, {"code": 500, "message": "x"}),
+}
+
+
+@pytest.mark.parametrize("bad", BAD_LOOKS.values(), ids=BAD_LOOKS.keys())
+async def test_a_bad_look_never_fails_a_paid_job(bad):
+    async with calling(task_accepted(), bad, bad, RUNNING, bad, DONE, max_retries=0) as (gateway, router):
+        assert (await router.generate("otter", model="veo", timeout=20)).task_id == "t-1"
+        assert len(gateway.posts) == 1
+        assert router.in_doubt == ()
+
+
+@pytest.mark.parametrize("status", [401, 403])
+async def test_a_key_that_is_not_let_in_stops_the_looking(status):
+    async with calling(task_accepted(), answer(status), DONE) as (gateway, router):
+        with pytest.raises(TaskPollError) as caught:
+            await router.generate("otter", model="veo", timeout=20)
+        assert (caught.value.task_id, caught.value.status) == ("t-1", status)
+        assert "router.wait('t-1')" in caught.value.message
+        assert len(gateway.gets) == 1
+        assert (await router.wait(caught.value.task_id)).url
+
+
+async def test_a_404_counts_only_a_minute_after_acceptance(monkeypatch):
+    assert not polling.must_stop(404, 59.9)
+    assert polling.must_stop(404, 60.0)
+    monkeypatch.setattr(polling, "NEWS", 0.1)
+    async with calling(task_accepted(), answer(404)) as (gateway, router):
+        with pytest.raises(TaskPollError) as caught:
+            await router.generate("otter", model="veo", timeout=20)
+        assert (caught.value.task_id, caught.value.status) == ("t-1", 404)
+        assert len(gateway.gets) > 1
+
+
+async def test_completed_without_an_address_is_an_error_and_not_an_endless_poll():
+    async with calling(task_accepted(), answer(200, {"data": {"status": "completed"}})) as (gateway, router):
+        with pytest.raises(TaskPollError) as caught:
+            await router.generate("otter", model="veo", timeout=20)
+        assert caught.value.task_id == "t-1"
+        assert "completed" in caught.value.body
+        assert len(gateway.gets) == 2
+
+
+async def test_a_failed_task_raises_the_gateways_reason():
+    failed = answer(200, {"code": 500, "data": {"status": "FAILED", "fail_reason": "upstream error"}})
+    async with calling(task_accepted(), failed) as (_, router):
+        with pytest.raises(TaskFailedError, match="upstream error") as caught:
+            await router.generate("otter", model="veo", timeout=20)
+        assert caught.value.task_id == "t-1"
+
+
+async def test_moderation_of_a_task_is_moderation():
+    failed = answer(200, {"data": {"status": "failed", "fail_reason": "content policy violation"}})
+    async with calling(task_accepted(), failed) as (_, router):
+        with pytest.raises(ContentPolicyError) as caught:
+            await router.generate("otter", model="veo", timeout=20)
+        assert caught.value.task_id == "t-1"
+
+
+async def test_the_deadline_leaves_the_job_to_be_collected():
+    async with calling(task_accepted(), RUNNING) as (gateway, router):
+        began = time.monotonic()
+        with pytest.raises(TaskTimeoutError) as caught:
+            await router.generate("otter", model="veo", timeout=0.5)
+        assert 0.4 < time.monotonic() - began < 1.5
+        assert caught.value.task_id == "t-1"
+        assert not caught.value.in_doubt
+        gateway.steps = [DONE]
+        assert (await router.wait(caught.value.task_id)).url
+        assert len(gateway.posts) == 1
+
+
+async def test_a_hanging_look_is_given_up_at_the_deadline():
+    async with calling(task_accepted(), lose("hold")) as (_, router):
+        began = time.monotonic()
+        with pytest.raises(TaskTimeoutError) as caught:
+            await router.generate("otter", model="veo", timeout=0.5)
+        assert time.monotonic() - began < 1.5
+        assert caught.value.task_id == "t-1"
+
+
+async def test_a_client_closed_meanwhile_leaves_the_id():
+    async with calling(task_accepted(), RUNNING) as (gateway, router):
+        call = asyncio.create_task(router.generate("otter", model="veo", timeout=20))
+        await until(lambda: gateway.gets)
+        await router.aclose()
+        with pytest.raises(TaskPollError) as caught:
+            await call
+        assert caught.value.task_id == "t-1"
+
+
+async def test_one_look_raises_what_it_met_with_the_id():
+    async with calling(answer(404)) as (_, router):
+        with pytest.raises(NotFoundError) as caught:
+            await router.task("t-8")
+        assert caught.value.task_id == "t-8"
+
+
+async def test_half_of_all_looks_failing_costs_nothing():
+    dice = random.Random(7)
+    numbers = iter(range(10_000))
+    looks = collections.Counter()
+
+    async def serve(visit):
+        request = await visit.read()
+        if request.method == "POST":
+            await visit.say(write_answer(200, json.dumps({"data": {"task_id": f"t-{next(numbers)}"}}).encode()))
+            return
+        looks[request.path] += 1
+        if dice.random() < 0.5:
+            kind = dice.choice(["reset", "500", "429", "html"])
+            if kind == "reset":
+                visit.reset()
+            else:
+                await visit.say(write_answer(200 if kind == "html" else int(kind), b"<html>"))
+        elif looks[request.path] < 3:
+            await visit.say(write_answer(200, b'{"data":{"status":"running"}}'))
+        else:
+            await visit.say(
+                write_answer(200, b'{"data":{"status":"done?","status":"success","output":"https://x.example/v.mp4"}}')
+            )
+
+    async with calling(serve) as (gateway, router):
+        results = await asyncio.gather(*(router.generate("otter", model="veo", timeout=60) for _ in range(200)))
+        assert len({result.task_id for result in results}) == 200
+        assert len(gateway.posts) == 200
+        assert router.stats().tasks_watched == 0
+
+
+async def test_thousands_of_tasks_are_no_herd(monkeypatch):
+    monkeypatch.setattr(polls, "LOOKS_A_SECOND", 50.0)
+    async with calling(RUNNING) as (gateway, router):
+        calls = [asyncio.create_task(router.wait(f"t-{n}", timeout=0.9)) for n in range(1000)]
+        await asyncio.wait(calls)
+        assert len(gateway.gets) <= 50 * 2
+        assert all(type(call.exception()) is TaskTimeoutError for call in calls)
+
+
+async def test_who_rests_is_woken_after_a_suspension(monkeypatch):
+    suspended = 0.0
+    monkeypatch.setattr(polls, "read_suspension", lambda: suspended)
+    monkeypatch.setattr(polls, "_TICK", 0.01)
+    schedule = polls.Turns()
+    began = time.monotonic()
+    sleeper = asyncio.create_task(schedule.rest(30))
+    await asyncio.sleep(0.05)
+    assert not sleeper.done()
+    suspended = 3600.0
+    await asyncio.wait_for(sleeper, 5)
+    assert time.monotonic() - began < 5
+
+
+async def test_intent_comes_before_the_first_byte_and_acceptance_before_the_first_look():
+    order = []
+
+    async def intent():
+        order.append(("intent", len(gateway.requests)))
+        await asyncio.sleep(0.02)
+
+    async def accepted(task):
+        await asyncio.sleep(0.05)
+        order.append(("accepted", task.id, len(gateway.gets)))
+
+    async with calling(answer(429), task_accepted("t-4"), DONE) as (gateway, router):
+        submission = router._maker.build("generate", "otter", {"model": "veo"}, {})
+        await tasks.run_job(router._caller, submission, intent=intent, accepted=accepted)
+        assert order == [("intent", 0), ("accepted", "t-4", 0)]
+
+
+async def test_an_intent_that_fails_sends_nothing():
+    async def intent():
+        raise VideoRouterError("disk full")
+
+    async with calling(DONE) as (gateway, router):
+        submission = router._maker.build("generate", "otter", {"model": "veo"}, {})
+        with pytest.raises(VideoRouterError, match="disk full"):
+            await tasks.run_job(router._caller, submission, intent=intent)
+        assert gateway.connections == 0
+        assert router.stats().in_flight == 0
+
+
+async def test_a_cancelled_job_still_hands_over_its_task():
+    handed = []
+
+    async def accepted(task):
+        await asyncio.sleep(0)
+        handed.append(task.id)
+
+    async def slow(visit):
+        await visit.read()
+        await asyncio.sleep(0.1)
+        await visit.say(write_answer(200, b'{"data":{"task_id":"t-6"}}'))
+
+    async with calling(slow) as (gateway, router):
+        submission = router._maker.build("generate", "otter", {"model": "veo"}, {})
+        call = asyncio.create_task(tasks.run_job(router._caller, submission, accepted=accepted))
+        await until(lambda: gateway.posts)
+        call.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await call
+        assert handed == ["t-6"]
+
+
+async def test_an_anyio_scope_cancels_as_a_task_does():
+    async def slow(visit):
+        await visit.read()
+        await asyncio.sleep(0.2)
+        await visit.say(write_answer(200, b'{"data":{"task_id":"t-7"}}'))
+
+    async with calling(slow) as (_, router):
+        with anyio.move_on_after(0.1):
+            await router.generate("otter", model="veo")
+        assert [record.task_id for record in router.in_doubt] == ["t-7"]
+
+
+async def test_a_resumed_job_holds_a_slot_of_its_lane_and_pays_nothing():
+    async with calling(RUNNING, DONE, max_concurrency=1) as (gateway, router):
+        jobs = [tasks.resume_job(router._caller, Task(id=f"t-{n}", model="veo"), timeout=20) for n in range(3)]
+        results = await asyncio.gather(*jobs)
+        assert {result.task_id for result in results} == {"t-0", "t-1", "t-2"}
+        assert gateway.posts == []
+        assert router.stats().in_flight == 0
+
+
+def test_a_call_runs_under_trio(tmp_path):
+    trio = pytest.importorskip("trio")
+    import threading
+
+    ready = threading.Event()
+    place = {}
+
+    def serve():
+        async def main():
+            async with Gateway(answer(429), task_accepted(), RUNNING, DONE) as gateway:
+                place["url"] = gateway.url
+                ready.set()
+                await until(lambda: len(gateway.gets) == 2)
+                place["posts"] = len(gateway.posts)
+
+        asyncio.run(main())
+
+    thread = threading.Thread(target=serve)
+    thread.start()
+    assert ready.wait(10)
+
+    async def main():
+        async with AsyncVideoRouter(KEY, base_url=place["url"], max_concurrency=1) as router:
+            return await router.generate("otter", model="veo", timeout=20)
+
+    assert trio.run(main).task_id == "t-1"
+    thread.join(10)
+    assert place["posts"] == 2

@@ -1,0 +1,271 @@
+"""A destination on a real disk: lock, temporary file, sidecar, rename."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+from videorouter.downloads.file import Busy, Landing, is_folder
+from videorouter.downloads.transfer import Known
+
+VIDEO = b"\0\0\0\x10ftypisom\0\0\0\0" + b"\0\0\0\x0cmdatabcd"
+KNOWN = Known(etag='"v1"', total=len(VIDEO))
+
+
+def begin(path, known=KNOWN, **options):
+    landing = Landing(path, key="url", **options)
+    landing.open()
+    landing.begin(known)
+    return landing
+
+
+def names(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_nothing_stands_under_the_name_before_the_commit(tmp_path):
+    place = tmp_path / "a.mp4"
+    landing = begin(place, hashed=True)
+    landing.write([VIDEO[:10], VIDEO[10:]])
+    assert not place.exists()
+    assert len(names(tmp_path)) == 2
+    assert landing.inspect(framed=True) is None
+    landing.commit()
+    assert place.read_bytes() == VIDEO
+    assert names(tmp_path) == ["a.mp4"]
+
+
+def test_temporary_names_cannot_be_guessed(tmp_path):
+    seen = set()
+    for _ in range(2):
+        landing = begin(tmp_path / "a.mp4")
+        seen |= {name for name in names(tmp_path) if name.endswith(".part")}
+        landing.close(keep=False)
+    assert len(seen) == 2
+    assert names(tmp_path) == []
+
+
+def test_what_was_kept_is_taken_up_again(tmp_path):
+    first = begin(tmp_path / "a.mp4")
+    first.write([VIDEO[:10]])
+    assert first.close(keep=True)
+    second = Landing(tmp_path / "a.mp4", key="url", hashed=True)
+    assert second.open() == Known(offset=10, etag='"v1"', total=len(VIDEO))
+    second.write([VIDEO[10:]])
+    second.commit()
+    assert (tmp_path / "a.mp4").read_bytes() == VIDEO
+    assert second.sha256 == hashlib.sha256(VIDEO).hexdigest()
+
+
+def test_without_a_validator_nothing_is_kept(tmp_path):
+    landing = begin(tmp_path / "a.mp4", Known(total=len(VIDEO)))
+    landing.write([VIDEO[:10]])
+    assert not landing.close(keep=True)
+    assert names(tmp_path) == []
+
+
+def test_after_the_machine_started_anew_nothing_is_believed(tmp_path, monkeypatch):
+    landing = begin(tmp_path / "a.mp4")
+    landing.write([VIDEO[:10]])
+    landing.close(keep=True)
+    monkeypatch.setattr("videorouter.downloads.file._boot_id", lambda: "another boot")
+    again = Landing(tmp_path / "a.mp4", key="url")
+    assert again.open() == Known()
+    again.close(keep=False)
+    assert names(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    "note", [b"", b"{", b"[]", b"null", b'{"part": "../x"}', b'{"part": 7}', b"[" * 15000, b"\xff\xfe"]
+)
+def test_a_broken_sidecar_means_a_fresh_start(tmp_path, note):
+    (tmp_path / ".a.mp4.resume").write_bytes(note)
+    (tmp_path / "x").write_bytes(b"precious")
+    landing = begin(tmp_path / "a.mp4")
+    landing.write([VIDEO])
+    landing.commit()
+    assert names(tmp_path) == ["a.mp4", "x"]
+
+
+@pytest.mark.parametrize("fault", ["hard link", "too long", "folder", "etag", "total"])
+def test_a_part_that_is_not_ours_is_not_written_to(tmp_path, fault):
+    landing = begin(tmp_path / "a.mp4")
+    landing.write([VIDEO[:10]])
+    landing.close(keep=True)
+    sidecar = tmp_path / ".a.mp4.resume"
+    note = json.loads(sidecar.read_bytes())
+    part = tmp_path / note["part"]
+    if fault == "hard link":
+        os.link(part, tmp_path / "other")
+    elif fault == "too long":
+        part.write_bytes(VIDEO * 2)
+    elif fault == "folder":
+        part.unlink()
+        part.mkdir()
+    else:
+        sidecar.write_text(json.dumps({**note, fault: ["odd"]}))
+    again = Landing(tmp_path / "a.mp4", key="url")
+    assert again.open() == Known()
+    again.close(keep=False)
+    if fault == "hard link":
+        assert (tmp_path / "other").read_bytes() == VIDEO[:10]
+
+
+def test_a_second_process_finds_the_destination_busy(tmp_path):
+    place = tmp_path / "a.mp4"
+    landing = begin(place)
+    script = (
+        "import sys, pathlib\n"
+        "from videorouter.downloads.file import Busy, Landing\n"
+        "landing = Landing(pathlib.Path(sys.argv[1]))\n"
+        "try:\n    landing.open()\nexcept Busy:\n    print('busy')\nelse:\n    print('open'); landing.close(keep=False)\n"
+    )
+
+    def ask() -> str:
+        return subprocess.run(
+            [sys.executable, "-c", script, str(place)], capture_output=True, text=True, check=True, timeout=60
+        ).stdout.strip()
+
+    assert ask() == "busy"
+    landing.write([VIDEO])
+    landing.commit()
+    assert ask() == "open"
+    assert names(tmp_path) == ["a.mp4"]
+
+
+def test_one_process_cannot_open_it_twice(tmp_path):
+    landing = begin(tmp_path / "a.mp4")
+    second = Landing(tmp_path / "a.mp4")
+    with pytest.raises(Busy):
+        second.open()
+    second.close(keep=False)
+    landing.write([VIDEO])
+    landing.commit()
+
+
+def test_in_a_folder_a_busy_or_taken_name_gives_way_to_the_next(tmp_path):
+    (tmp_path / "a.mp4").write_bytes(b"old")
+    first = begin(tmp_path / "a.mp4", fresh_name=True)
+    second = begin(tmp_path / "a.mp4", fresh_name=True)
+    for landing in (first, second):
+        landing.write([VIDEO])
+        landing.commit()
+    assert names(tmp_path) == ["a.2.mp4", "a.3.mp4", "a.mp4"]
+    assert (tmp_path / "a.mp4").read_bytes() == b"old"
+
+
+def test_a_name_that_is_taken_meanwhile_is_not_overwritten(tmp_path):
+    place = tmp_path / "a.mp4"
+    landing = begin(place, replace=False)
+    landing.write([VIDEO])
+    place.write_bytes(b"came up meanwhile")
+    with pytest.raises(FileExistsError):
+        landing.commit()
+    landing.close(keep=False)
+    assert place.read_bytes() == b"came up meanwhile"
+    assert names(tmp_path) == ["a.mp4"]
+    found = begin(tmp_path / "b.mp4", fresh_name=True)
+    found.write([VIDEO])
+    (tmp_path / "b.mp4").write_bytes(b"came up meanwhile")
+    found.commit()
+    assert found.path.read_bytes() == VIDEO
+    assert (tmp_path / "b.mp4").read_bytes() == b"came up meanwhile"
+
+
+def test_rejected_bytes_keep_their_own_name(tmp_path):
+    landing = begin(tmp_path / "a.mp4")
+    landing.write([b"<html>no</html>"])
+    assert "begins with" in landing.inspect(framed=True)
+    assert landing.head() == b"<html>no</html>"
+    assert landing.reject() == tmp_path / "a.mp4.rejected"
+    assert names(tmp_path) == ["a.mp4.rejected"]
+
+
+def test_rejected_bytes_are_kept_although_a_folder_has_their_name(tmp_path):
+    (tmp_path / "a.mp4.rejected").mkdir()
+    landing = begin(tmp_path / "a.mp4")
+    landing.write([b"<html>"])
+    kept = landing.reject()
+    assert kept.read_bytes() == b"<html>"
+    assert kept.suffix == ".rejected"
+
+
+def test_a_second_name_of_another_file_is_no_sidecar(tmp_path):
+    other = tmp_path / "other"
+    other.write_bytes(b"precious")
+    os.link(other, tmp_path / ".a.mp4.resume")
+    landing = begin(tmp_path / "a.mp4")
+    landing.write([VIDEO])
+    landing.commit()
+    assert other.read_bytes() == b"precious"
+    assert names(tmp_path) == ["a.mp4", "other"]
+
+
+def test_many_small_parts_are_written_in_their_order(tmp_path):
+    landing = begin(tmp_path / "a", Known())
+    parts = [bytes([number % 256]) * 3 for number in range(5000)]
+    landing.write(parts)
+    landing.commit()
+    assert (tmp_path / "a").read_bytes() == b"".join(parts)
+
+
+def test_a_system_without_writev_writes_the_same(tmp_path, monkeypatch):
+    monkeypatch.delattr(os, "writev", raising=False)
+    landing = begin(tmp_path / "a", Known())
+    landing.write([b"ab", b"cd"])
+    landing.commit()
+    assert (tmp_path / "a").read_bytes() == b"abcd"
+
+
+def test_a_disk_without_hard_links_still_keeps_what_is_there(tmp_path, monkeypatch):
+    def link(*_args, **_options):
+        raise PermissionError
+
+    monkeypatch.setattr(os, "link", link)
+    landing = begin(tmp_path / "a", replace=False)
+    landing.write([VIDEO])
+    landing.commit()
+    assert (tmp_path / "a").read_bytes() == VIDEO
+    with pytest.raises(FileExistsError):
+        begin(tmp_path / "a", replace=False)
+    landing = begin(tmp_path / "b", replace=False)
+    landing.write([VIDEO])
+    (tmp_path / "b").write_bytes(b"x")
+    with pytest.raises(FileExistsError):
+        landing.commit()
+    landing.close(keep=False)
+    assert names(tmp_path) == ["a", "b"]
+
+
+@pytest.mark.parametrize("folder", ["/dev", "/proc/self", "/sys"])
+def test_no_file_is_made_among_devices(folder, tmp_path):
+    with pytest.raises(OSError, match="file object"):
+        Landing(tmp_path / folder / "a.mp4").open()
+
+
+def test_a_folder_or_a_pipe_is_no_destination(tmp_path):
+    (tmp_path / "a.mp4").mkdir()
+    with pytest.raises(IsADirectoryError):
+        Landing(tmp_path / "a.mp4").open()
+    os.mkfifo(tmp_path / ".b.mp4.resume")
+    with pytest.raises(OSError, match="ordinary"):
+        Landing(tmp_path / "b.mp4").open()
+    assert is_folder(tmp_path / "a.mp4")
+    assert not is_folder(tmp_path / ("x" * 300))
+
+
+def test_closing_twice_and_writing_after_it_are_harmless(tmp_path):
+    landing = begin(tmp_path / "a.mp4")
+    landing.close(keep=False)
+    assert not landing.close(keep=True)
+    with pytest.raises(OSError, match="not begun"):
+        landing.write([b"x"])
+    with pytest.raises(OSError, match="not begun"):
+        landing.commit()
+    assert landing.inspect(framed=True) == "it is empty"
+    assert names(tmp_path) == []

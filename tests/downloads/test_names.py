@@ -1,0 +1,87 @@
+"""Names of files, as a table."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given, strategies as st
+
+from videorouter.downloads.names import (
+    clean_name,
+    free_name,
+    is_part_of,
+    name_video,
+    number_name,
+    part_name,
+    rejected_name,
+    sidecar_name,
+)
+
+HOST = "https://cdn.example"
+SPEC = "https://resource.onerouter.pro/video/generated%2Fonerouter_0688d9c3-4e7f-45c5-a30d-7923dfd056a6.mp4"
+
+
+@pytest.mark.parametrize(
+    ("url", "name"),
+    [
+        (SPEC, "onerouter_0688d9c3-4e7f-45c5-a30d-7923dfd056a6.mp4"),
+        (f"{HOST}/a/clip.mp4?x=/../b.mp4#c.mp4", "clip.mp4"),
+        (f"{HOST}/clip.MP4", "clip.mp4"),
+        (f"{HOST}/clip", "clip.mp4"),
+        (f"{HOST}/clip.webm", "clip.webm.mp4"),
+        (f"{HOST}/../../etc/passwd", "passwd.mp4"),
+        (f"{HOST}/..%2F..%2Fetc%2Fpasswd", "passwd.mp4"),
+        (f"{HOST}/..%5C..%5Cwindows%5Cwin.ini", "win.ini.mp4"),
+        (f"{HOST}/%252e%252e%252fx.mp4", "%2e%2e%2fx.mp4"),
+        (f"{HOST}/a%00b.mp4", "ab.mp4"),
+        (f"{HOST}/a%0Ab%1B[31m.mp4", "ab[31m.mp4"),
+        (f"{HOST}/%E2%80%AEgnp.mp4", "gnp.mp4"),
+        (f"{HOST}/.bashrc", "bashrc.mp4"),
+        (f"{HOST}/-rf.mp4", "rf.mp4"),
+        (f"{HOST}/...", "video_1.mp4"),
+        (f"{HOST}/", "video_1.mp4"),
+        (HOST, "video_1.mp4"),
+        (f"{HOST}/.mp4", "video_1.mp4"),
+        (f"{HOST}/CON", "_CON.mp4"),
+        (f"{HOST}/nul.mp4", "_nul.mp4"),
+        (f"{HOST}/com1.tar.mp4", "_com1.tar.mp4"),
+        (f"{HOST}/LPT%C2%B9.mp4", "_LPT¹.mp4"),
+        (f"{HOST}/a%3Ab%7Cc%3F.mp4", "a_b_c_.mp4"),
+        (f"{HOST}/otter%20in%20%20snow%20.mp4", "otter in snow.mp4"),
+        (f"{HOST}/%EF%BC%8Fetc.mp4", "etc.mp4"),
+        (f"{HOST}/%ff%fe.mp4", "video_1.mp4"),
+        (f"{HOST}/{'x' * 400}.mp4", "x" * 150 + ".mp4"),
+        (None, "video_1.mp4"),
+    ],
+)
+def test_a_url_gives_a_harmless_name(url, name):
+    assert name_video(url, "video_1") == name
+
+
+def test_without_a_useful_url_or_id_it_is_a_video():
+    assert name_video(None) == name_video("https://[", "../..") == "video.mp4"
+
+
+@given(st.text(max_size=400))
+def test_any_text_becomes_a_harmless_name(text):
+    for name in (clean_name(text), name_video(f"https://a.example/{text}")):
+        assert name == "" or name.endswith(".mp4")
+        assert not set(name) & set('/\\\0<>:"|?*')
+        assert not name.startswith((".", "-", " "))
+        assert all(char.isprintable() for char in name)
+        assert len(name.encode()) <= 160
+
+
+def test_numbers_stand_before_the_suffix():
+    assert number_name("otter.mp4", 2) == "otter-2.mp4"
+    assert number_name("otter", 2) == "otter-2"
+    assert free_name("otter.mp4", 2) == "otter.2.mp4"
+
+
+@pytest.mark.parametrize("name", ["otter.mp4", "x" * 255, "ö" * 127])
+def test_hidden_names_fit_a_file_system_and_are_told_apart(name):
+    token = "0123456789abcdef" * 2
+    part = part_name(name, token)
+    assert all(len(text.encode()) <= 255 for text in (part, sidecar_name(name), rejected_name(name)))
+    assert is_part_of(name, part)
+    for forged in ("../../etc/passwd", f"{part}/x", part[:-1], f".other.{token}.part", 7, None):
+        assert not is_part_of(name, forged)

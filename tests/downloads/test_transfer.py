@@ -1,0 +1,232 @@
+"""Start, go on, start over, wait or refuse: what each head means."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given, strategies as st
+
+from videorouter import DownloadError, InternalServerError, NotFoundError, PermissionDeniedError
+from videorouter.downloads.transfer import (
+    Again,
+    GoOn,
+    Hop,
+    Known,
+    Start,
+    name_shortfall,
+    pause_before,
+    plan_block,
+    plan_headers,
+    read_answer,
+)
+
+HALF = Known(offset=50, etag='"v1"', total=100)
+WHOLE_PART = ((b"content-range", b"bytes 50-99/100"), (b"etag", b'"v1"'), (b"content-length", b"50"))
+
+
+def read(status, headers=(), known=HALF, limit=1000):
+    url = "https://cdn.example/a.mp4?sig=secret"
+    return read_answer(status, headers, known, url=url, host="cdn.example:443", limit=limit, wall=0.0)
+
+
+def replace(**changed: bytes | None) -> tuple[tuple[bytes, bytes], ...]:
+    fields = dict(WHOLE_PART)
+    fields.update({name.replace("_", "-").encode(): value for name, value in changed.items()})
+    return tuple((name, value) for name, value in fields.items() if value is not None)
+
+
+def test_only_a_strong_etag_asks_for_the_rest():
+    assert plan_headers(HALF) == ((b"range", b"bytes=50-"), (b"if-range", b'"v1"'))
+    assert plan_headers(Known(offset=50, total=100)) == ()
+    assert plan_headers(Known(etag='"v1"')) == ()
+
+
+@pytest.mark.parametrize(
+    ("headers", "start"),
+    [
+        (((b"content-length", b"7"), (b"etag", b'"a"')), Start(total=7, etag='"a"')),
+        (((b"etag", b'W/"a"'),), Start(framed=False)),
+        (((b"etag", b"a"), (b"transfer-encoding", b"chunked")), Start()),
+        (((b"etag", b'"a"'), (b"etag", b'"b"'), (b"content-length", b"0")), Start(total=0)),
+        (((b"content-length", b"7"), (b"content-length", b"7")), Start(total=7)),
+        (((b"content-type", b"video/mp4"),), Start(framed=False, kind="video/mp4")),
+    ],
+)
+def test_200_starts_from_the_first_byte(headers, start):
+    assert read(200, headers) == start
+
+
+@pytest.mark.parametrize("length", [b"-1", b"1e3", b"", b"9" * 30, b"0x10", b"7, 7"])
+def test_a_length_that_makes_no_sense_is_asked_again(length):
+    found = read(200, ((b"content-length", length),))
+    assert found.afresh
+    assert "cdn.example:443 states a length that makes no sense" in found.error.message
+    assert (found.error.status, found.error.result_url) == (200, "https://cdn.example/a.mp4")
+
+
+def test_contradicting_lengths_are_asked_again():
+    assert isinstance(read(200, ((b"content-length", b"7"), (b"content-length", b"8"))), Again)
+
+
+def test_more_than_the_limit_is_refused():
+    with pytest.raises(DownloadError, match="1001 bytes, more than max_download_bytes=1000") as caught:
+        read(200, ((b"content-length", b"1001"),))
+    assert caught.value.result_url == "https://cdn.example/a.mp4"
+    with pytest.raises(DownloadError, match="2000 bytes, more than max_download_bytes=1000") as caught:
+        read(206, replace(content_range=b"bytes 50-99/2000"), Known(offset=50, etag='"v1"'))
+    assert caught.value.result_url == "https://cdn.example/a.mp4"
+
+
+def test_206_with_everything_right_goes_on():
+    assert read(206, WHOLE_PART) == GoOn(total=100)
+    assert read(206, replace(content_range=b"bytes 50-99/*")) == GoOn(total=100)
+    assert read(206, replace(content_range=b"bytes 50-69/100", content_length=b"20")) == GoOn(total=100)
+    assert read(206, replace(content_length=None)) == GoOn(total=100)
+    assert read(206, WHOLE_PART, Known(offset=50, etag='"v1"')) == GoOn(total=100)
+
+
+@pytest.mark.parametrize(
+    ("headers", "reason"),
+    [
+        (replace(etag=b'"v2"'), "has another version of the file by now"),
+        (replace(etag=None), "has another version of the file by now"),
+        (replace(etag=b'W/"v1"'), "has another version of the file by now"),
+        (replace(content_range=None), "does not say which part of the file it sent"),
+        (replace(content_range=b"bytes */100"), "does not say which part of the file it sent"),
+        (replace(content_range=b"bytes 0-99/100"), "sent another part of the file than was asked for"),
+        (replace(content_range=b"bytes 51-99/100"), "sent another part of the file than was asked for"),
+        (replace(content_range=b"bytes 50-100/100"), "sent another part of the file than was asked for"),
+        (replace(content_range=b"bytes 50-49/100"), "sent another part of the file than was asked for"),
+        (replace(content_range=b"bytes 50-99/101"), "has a file of another length by now"),
+        (replace(content_range=b"bytes 50-100/*"), "has a file of another length by now"),
+        (replace(content_length=b"49"), "contradicts itself about the length of a part"),
+    ],
+)
+def test_206_with_anything_else_starts_over(headers, reason):
+    found = read(206, headers)
+    assert found.afresh
+    assert not found.refused
+    assert f"cdn.example:443 {reason}" in found.error.message
+    assert (found.error.status, found.error.result_url) == (206, "https://cdn.example/a.mp4")
+
+
+def test_a_part_of_one_byte_after_one_byte_goes_on():
+    known = Known(offset=1, etag='"v1"', total=2)
+    assert plan_headers(known)[0] == (b"range", b"bytes=1-")
+    assert read(206, replace(content_range=b"bytes 1-1/2", content_length=b"1"), known) == GoOn(total=2)
+    assert read(416, (), known).afresh
+
+
+def test_a_part_of_a_file_whose_length_nobody_states_goes_on_unframed():
+    known = Known(offset=50, etag='"v1"')
+    assert read(206, replace(content_range=b"bytes 50-99/*"), known) == GoOn(total=None, framed=False)
+
+
+def test_a_file_may_be_as_large_as_the_limit():
+    assert read(200, ((b"content-length", b"1000"),)) == Start(total=1000)
+    known = Known(offset=50, etag='"v1"')
+    assert read(206, replace(content_range=b"bytes 50-99/1000"), known) == GoOn(total=1000)
+
+
+def test_206_and_416_that_nobody_asked_for():
+    for known in (Known(), Known(etag='"v1"'), Known(offset=50, total=100)):
+        found = read(206, WHOLE_PART, known)
+        assert found.afresh
+        assert "sent a part of the file though the whole was asked for" in found.error.message
+    found = read(416)
+    assert found.afresh
+    assert "cdn.example:443 has no bytes where the transfer stopped" in found.error.message
+    assert (found.error.status, found.error.result_url) == (416, "https://cdn.example/a.mp4")
+    with pytest.raises(DownloadError):
+        read(416, (), Known())
+
+
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+def test_redirects_are_hops(status):
+    assert read(status, ((b"location", b"/x"),)) == Hop(location="/x")
+
+
+@pytest.mark.parametrize("status", [408, 500, 502, 503, 504, 520, 524, 526, 599, 204])
+def test_trouble_is_asked_again(status):
+    found = read(status)
+    assert isinstance(found, Again)
+    assert not found.refused
+    assert not found.afresh
+    assert found.status == found.error.status == status
+    assert "cdn.example:443" in found.error.message
+    assert found.error.result_url == "https://cdn.example/a.mp4"
+    assert isinstance(found.error, InternalServerError) == (status >= 500)
+
+
+@pytest.mark.parametrize(("status", "wait"), [(429, None), (429, b"7"), (425, None), (503, b"7")])
+def test_a_refusal_is_waited_for(status, wait):
+    found = read(status, () if wait is None else ((b"retry-after", wait),))
+    assert found.refused
+    assert found.wait == found.error.retry_after == (None if wait is None else 7.0)
+    assert found.status == found.error.status == status
+
+
+def test_a_retry_after_that_is_a_date_is_measured_against_the_clock_where_the_answer_has_none():
+    assert read(429, ((b"retry-after", b"Thu, 01 Jan 1970 00:00:09 GMT"),)).wait == 9.0
+
+
+@pytest.mark.parametrize(
+    ("status", "cls"),
+    [
+        (404, NotFoundError),
+        (410, NotFoundError),
+        (403, PermissionDeniedError),
+        (409, DownloadError),
+        (304, DownloadError),
+        (300, DownloadError),
+    ],
+)
+def test_a_refusal_for_good_is_raised_as_both_its_classes_without_the_signature(status, cls):
+    with pytest.raises(cls) as caught:
+        read(status)
+    assert isinstance(caught.value, DownloadError)
+    assert caught.value.status == status
+    assert "secret" not in f"{caught.value}{caught.value.facts}"
+
+
+def test_pauses_grow_and_never_go_below_what_was_asked_for():
+    error = DownloadError("x")
+    assert pause_before(Again(error=error), 0, 1.0) == pytest.approx(0.1)
+    assert pause_before(Again(error=error), 3, 1.0) == pytest.approx(0.4)
+    assert pause_before(Again(error=error), 99, 1.0) == pytest.approx(5.0)
+    assert pause_before(Again(error=error, status=502), 1, 1.0) == pytest.approx(1.0)
+    assert pause_before(Again(error=error, refused=True), 99, 1.0) == pytest.approx(30.0)
+    assert pause_before(Again(error=error, refused=True, wait=60.0), 1, 0.0) == 60.0
+
+
+def test_a_length_is_right_short_or_long():
+    assert name_shortfall(Known(offset=7)) is None
+    assert name_shortfall(Known(offset=7, total=7)) is None
+    assert "ended" in name_shortfall(Known(offset=6, total=7))
+    assert "longer" in name_shortfall(Known(offset=8, total=7))
+
+
+def test_blocks_are_large_for_large_files_and_never_more_than_four_mib():
+    assert plan_block(200 * 2**20) == plan_block(2**40) == 4 * 2**20
+    assert plan_block(20 * 2**20) <= 2**20
+    assert plan_block(0) == 256 * 2**10
+    assert plan_block(64 * 2**20) == 2 * 2**20
+    assert plan_block(64 * 2**20 + 1) == 2 * 2**20
+    assert plan_block(None) == 2**20
+
+
+HEADER = st.tuples(
+    st.sampled_from([b"content-range", b"content-length", b"etag", b"location", b"retry-after"]), st.binary(max_size=60)
+)
+
+
+@given(
+    st.integers(100, 599), st.lists(HEADER, max_size=6), st.sampled_from([HALF, Known(), Known(offset=5, etag='""')])
+)
+def test_any_head_is_a_step_or_a_download_error(status, headers, known):
+    try:
+        found = read(status, tuple(headers), known)
+    except DownloadError:
+        return
+    if isinstance(found, GoOn):
+        assert known.etag is not None
+        assert status == 206

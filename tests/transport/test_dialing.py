@@ -1,0 +1,134 @@
+"""Names, addresses, families: the first that answers wins, and losers leave no socket."""
+
+import asyncio
+import socket
+
+import pytest
+
+from videorouter.transport.dialing import Names, connect, parse_literal, take_turns
+
+from .conftest import ANSWER, answer_all, post, send
+
+pytestmark = pytest.mark.anyio
+
+V4, V6 = socket.AF_INET, socket.AF_INET6
+
+
+def test_literals_are_told_from_names():
+    assert parse_literal("127.0.0.1", 80) == (V4, ("127.0.0.1", 80))
+    assert parse_literal("::1", 80) == (V6, ("::1", 80, 0, 0))
+    assert parse_literal("127.1", 80) is None
+    assert parse_literal("localhost", 80) is None
+    assert parse_literal("a:b", 80) is None
+
+
+def test_families_take_turns_beginning_with_the_preferred_one():
+    six = [(V6, (f"2001:db8::{n}", 1, 0, 0)) for n in (1, 2, 3)]
+    four = [(V4, (f"192.0.2.{n}", 1)) for n in (1,)]
+    assert take_turns([*six, *four]) == (six[0], four[0], six[1], six[2])
+    assert take_turns([]) == ()
+
+
+async def test_ipv6(serve, sender):
+    try:
+        server = await serve(answer_all, host="::1")
+    except OSError:
+        pytest.skip("this machine has no IPv6 loopback")
+    assert (await send(sender, post(server.url))).body == ANSWER
+
+
+async def test_a_family_that_refuses_gives_way_to_the_other(serve, sender, monkeypatch):
+    server = await serve(answer_all)
+
+    def look_up(host, port, **options):
+        return [
+            (V6, socket.SOCK_STREAM, 6, "", ("::1", port, 0, 0)),
+            (V4, socket.SOCK_STREAM, 6, "", ("127.0.0.1", port)),
+        ]
+
+    monkeypatch.setattr(socket, "getaddrinfo", look_up)
+    assert (await send(sender, post(f"http://gateway.test:{server.port}"))).body == ANSWER
+
+
+async def test_an_address_that_hangs_gives_way_after_a_moment(serve, full_backlog):
+    server = await serve(answer_all)
+    before = asyncio.all_tasks()
+    hanging = int(full_backlog.rpartition(":")[2])
+    sock = await asyncio.wait_for(connect([(V4, ("127.0.0.1", hanging)), (V4, ("127.0.0.1", server.port))]), 5)
+    assert sock.getpeername()[1] == server.port
+    sock.close()
+    await asyncio.sleep(0)
+    assert asyncio.all_tasks() - before - server.peers == set()
+
+
+async def test_when_every_address_refuses_the_first_error_is_told(free_port):
+    places = [(V4, ("127.0.0.1", free_port)), (V4, ("127.0.0.2", free_port))]
+    with pytest.raises(ConnectionRefusedError, match=rf"127\.0\.0\.1:{free_port}"):
+        await connect(places)
+
+
+async def test_cancelling_a_race_leaves_no_socket(full_backlog):
+    before = asyncio.all_tasks()
+    port = int(full_backlog.rpartition(":")[2])
+    task = asyncio.ensure_future(connect([(V4, ("127.0.0.1", port))] * 3))
+    await asyncio.sleep(0.3)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    await asyncio.sleep(0.01)
+    assert asyncio.all_tasks() == before
+
+
+async def test_keep_alive_probes_are_on(serve):
+    server = await serve(answer_all)
+    sock = await connect([(V4, ("127.0.0.1", server.port))])
+    assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
+    assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE) == 30
+    assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL) == 10
+    assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT) == 3
+    sock.close()
+
+
+async def test_a_name_is_looked_up_once_for_many(monkeypatch):
+    asked = []
+
+    def look_up(host, port, **options):
+        asked.append(host)
+        return [(V4, socket.SOCK_STREAM, 6, "", ("192.0.2.1", port))]
+
+    monkeypatch.setattr(socket, "getaddrinfo", look_up)
+    names = Names()
+    found = await asyncio.gather(*(names.find("gateway.test", 443) for _ in range(50)))
+    assert set(found) == {((V4, ("192.0.2.1", 443)),)}
+    assert asked == ["gateway.test"]
+    names.forget("gateway.test", 443)
+    await names.find("gateway.test", 443)
+    assert len(asked) == 2
+
+
+async def test_one_waiters_cancellation_is_not_everybodys(monkeypatch):
+    def look_up(host, port, **options):
+        return [(V4, socket.SOCK_STREAM, 6, "", ("192.0.2.1", port))]
+
+    monkeypatch.setattr(socket, "getaddrinfo", look_up)
+    names = Names()
+    first, second = (asyncio.ensure_future(names.find("gateway.test", 443)) for _ in range(2))
+    await asyncio.sleep(0)
+    first.cancel()
+    assert await second == ((V4, ("192.0.2.1", 443)),)
+
+
+async def test_a_failed_look_up_is_not_remembered(monkeypatch):
+    answers = [socket.gaierror(socket.EAI_AGAIN, "later"), [(V4, socket.SOCK_STREAM, 6, "", ("192.0.2.1", 443))]]
+
+    def look_up(host, port, **options):
+        answer = answers.pop(0)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    monkeypatch.setattr(socket, "getaddrinfo", look_up)
+    names = Names()
+    with pytest.raises(socket.gaierror):
+        await names.find("gateway.test", 443)
+    assert await names.find("gateway.test", 443)

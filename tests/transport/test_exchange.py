@@ -1,0 +1,387 @@
+"""One request over a connection of our own, against servers that do what servers do."""
+
+import asyncio
+
+import pytest
+
+from videorouter.errors import Phase
+from videorouter.http import Outgoing, Probe, Trouble, WireError
+from videorouter.transport.opening import open_sender
+
+from .conftest import ANSWER, answer_all, get, ok, post, send
+
+pytestmark = pytest.mark.anyio
+
+
+async def fail(sender, request, **options):
+    probe = Probe()
+    with pytest.raises(WireError) as caught:
+        await send(sender, request, probe=probe, **options)
+    return caught.value, probe
+
+
+async def test_an_answer_comes_whole_with_lower_case_headers(serve, sender):
+    server = await serve(answer_all)
+    probe = Probe()
+    incoming = await send(sender, post(server.url), probe=probe)
+    assert (incoming.status, incoming.body) == (200, ANSWER)
+    assert incoming.header(b"content-type") == b"application/json"
+    assert probe.phase is Phase.COMPLETE
+    assert probe.host == f"127.0.0.1:{server.port}"
+
+
+async def test_head_and_body_arrive_as_they_were_given(serve, sender):
+    seen = []
+
+    async def keep(peer):
+        seen.append(await peer.request())
+        await peer.say(ok())
+
+    server = await serve(keep)
+    request = Outgoing(
+        method="POST",
+        url=server.url + "/v1/a%2Fb?x=%20y",
+        headers=((b"Authorization", b"k"), (b"accept-encoding", b"gzip")),
+        body=b"{}",
+    )
+    await send(sender, request)
+    lines = seen[0][0].split(b"\r\n")
+    assert lines[0] == b"POST /v1/a%2Fb?x=%20y HTTP/1.1"
+    assert b"Host: 127.0.0.1:%d" % server.port in lines
+    assert b"Content-Length: 2" in lines
+    assert [line for line in lines if line.lower().startswith(b"accept-encoding")] == [b"Accept-Encoding: identity"]
+    assert seen[0][1] == b"{}"
+
+
+async def test_a_header_with_a_line_break_is_refused_before_anything_is_sent(serve, sender):
+    server = await serve(answer_all)
+    error, probe = await fail(sender, post(server.url, b"{}", (b"X", b"a\r\nEvil: 1")))
+    assert error.trouble is Trouble.PROTOCOL
+    assert probe.phase is Phase.QUEUED
+    assert server.connections == 0
+
+
+async def test_one_connection_serves_calls_in_sequence(serve, sender):
+    server = await serve(answer_all)
+    for _ in range(20):
+        await send(sender, post(server.url))
+    assert server.connections == 1
+
+
+async def test_interim_answers_are_passed_over(serve, sender):
+    async def script(peer):
+        await peer.request()
+        await peer.say(b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n")
+        await peer.say(b"HTTP/1.1 102 Processing\r\n\r\n" + ok(ANSWER, b"X-Last: 1"))
+
+    server = await serve(script)
+    incoming = await send(sender, post(server.url))
+    assert incoming.body == ANSWER
+    assert [name for name, _ in incoming.headers] == [b"content-type", b"x-last", b"content-length"]
+
+
+async def test_endless_interim_answers_are_cut_off(serve, sender):
+    async def script(peer):
+        await peer.request()
+        while True:
+            await peer.say(b"HTTP/1.1 102 Processing\r\n\r\n" * 100)
+
+    server = await serve(script)
+    error, probe = await fail(sender, post(server.url))
+    assert error.trouble is Trouble.TOO_LARGE
+    assert probe.phase is Phase.SENT
+
+
+async def test_switching_protocols_is_no_answer(serve, sender):
+    async def script(peer):
+        await peer.request()
+        await peer.say(b"HTTP/1.1 101 Switching\r\nUpgrade: x\r\nConnection: upgrade\r\n\r\n")
+        await peer.gone()
+
+    server = await serve(script)
+    error, probe = await fail(sender, post(server.url))
+    assert (error.trouble, probe.phase) == (Trouble.PROTOCOL, Phase.SENT)
+
+
+async def test_a_chunked_answer_is_joined_and_its_trailers_dropped(serve, sender):
+    async def script(peer):
+        while await peer.request():
+            await peer.say(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
+            for byte in (b"ab", b"c"):
+                await peer.say(b"%x\r\n%b\r\n" % (len(byte), byte))
+            await peer.say(b"0\r\nX-Trailer: 1\r\n\r\n")
+
+    server = await serve(script)
+    for _ in range(2):
+        incoming = await send(sender, post(server.url))
+        assert incoming.body == b"abc"
+        assert incoming.header(b"x-trailer") is None
+    assert server.connections == 1
+
+
+async def test_a_body_that_ends_with_the_connection_is_whole(serve, sender):
+    async def script(peer):
+        await peer.request()
+        await peer.say(b"HTTP/1.1 200 OK\r\n\r\nabc")
+        peer.close()
+
+    server = await serve(script)
+    assert (await send(sender, post(server.url))).body == b"abc"
+    assert (await send(sender, post(server.url))).body == b"abc"
+    assert server.connections == 2
+
+
+@pytest.mark.parametrize("status", [204, 304])
+async def test_an_answer_without_a_body_is_whole_at_its_head(serve, sender, status):
+    async def script(peer):
+        while await peer.request():
+            await peer.say(
+                b"HTTP/1.1 %d X\r\nContent-Length: 9\r\n\r\n" % status if status == 304 else b"HTTP/1.1 204 X\r\n\r\n"
+            )
+
+    server = await serve(script)
+    for _ in range(2):
+        assert (await send(sender, get(server.url))).status == status
+
+
+async def test_a_head_request_has_no_body(serve, sender):
+    async def script(peer):
+        await peer.request()
+        await peer.say(b"HTTP/1.1 200 OK\r\nContent-Length: 5000\r\n\r\n")
+        await peer.gone()
+
+    server = await serve(script)
+    incoming = await send(sender, Outgoing(method="HEAD", url=server.url + "/", headers=()))
+    assert (incoming.status, incoming.body) == (200, b"")
+
+
+async def test_a_head_without_end_is_cut_off(serve, sender):
+    async def script(peer):
+        await peer.request()
+        await peer.say(b"HTTP/1.1 200 OK\r\n")
+        while True:
+            await peer.say(b"X-More: " + b"a" * 1000 + b"\r\n")
+
+    server = await serve(script)
+    error, _ = await fail(sender, post(server.url))
+    assert error.trouble is Trouble.TOO_LARGE
+
+
+@pytest.mark.parametrize("chunked", [False, True])
+async def test_a_body_over_the_bound_is_cut_off_and_its_beginning_kept(serve, sender, chunked):
+    async def script(peer):
+        await peer.request()
+        if chunked:
+            await peer.say(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
+            while True:
+                await peer.say(b"400\r\n" + b"x" * 1024 + b"\r\n")
+        await peer.say(b"HTTP/1.1 200 OK\r\nContent-Length: 99999999\r\n\r\n")
+        while True:
+            await peer.say(b"x" * 1024)
+
+    server = await serve(script)
+    error, probe = await fail(sender, post(server.url), max_body=10_000)
+    assert error.trouble is Trouble.TOO_LARGE
+    assert probe.incoming.status == 200
+    assert probe.incoming.body == b"x" * 10_000
+
+
+async def test_trailers_without_end_are_cut_off(serve, sender):
+    async def script(peer):
+        await peer.request()
+        await peer.say(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n")
+        while True:
+            await peer.say(b"X-More: " + b"a" * 1000 + b"\r\n")
+
+    server = await serve(script)
+    error, probe = await fail(sender, post(server.url))
+    assert error.trouble is Trouble.TOO_LARGE
+    assert probe.phase is Phase.ANSWERED
+
+
+@pytest.mark.parametrize(
+    "garbage",
+    [
+        b"hello\r\n\r\n",
+        b"HTTP/1.1 abc\r\n\r\n",
+        b"\x16\x03\x01\x00\x00",
+        b"HTTP/1.1 200 OK\r\nContent-Length: x\r\n\r\n",
+    ],
+)
+async def test_what_is_not_http_is_in_doubt(serve, sender, garbage):
+    async def script(peer):
+        await peer.request()
+        await peer.say(garbage)
+        await peer.gone()
+
+    server = await serve(script)
+    error, probe = await fail(sender, post(server.url))
+    assert (error.trouble, probe.phase) == (Trouble.PROTOCOL, Phase.SENT)
+
+
+@pytest.mark.parametrize("how", ["close", "reset"])
+async def test_a_connection_lost_after_the_request_is_in_doubt(serve, sender, how):
+    async def script(peer):
+        await peer.request()
+        getattr(peer, how)()
+
+    server = await serve(script)
+    error, probe = await fail(sender, post(server.url))
+    assert (error.trouble, probe.phase, probe.write_failed) == (Trouble.RESET, Phase.SENT, False)
+    assert f"127.0.0.1:{server.port}" in error.message
+
+
+@pytest.mark.parametrize("how", ["close", "reset"])
+async def test_a_cut_body_keeps_status_and_what_came(serve, sender, how):
+    async def script(peer):
+        await peer.request()
+        await peer.say(b"HTTP/1.1 200 OK\r\nx-infron-request-id: r1\r\nContent-Length: 100\r\n\r\nabc")
+        await asyncio.sleep(0.05)
+        getattr(peer, how)()
+
+    server = await serve(script)
+    error, probe = await fail(sender, post(server.url))
+    assert (error.trouble, probe.phase) == (Trouble.BODY_CUT, Phase.ANSWERED)
+    assert (probe.incoming.status, probe.incoming.body) == (200, b"abc")
+    assert probe.incoming.header(b"x-infron-request-id") == b"r1"
+
+
+async def test_a_body_that_could_not_be_written_whole_was_not_accepted(serve, sender):
+    async def script(peer):
+        await peer.reader.readuntil(b"\r\n\r\n")
+        peer.reset()
+
+    server = await serve(script)
+    error, probe = await fail(sender, post(server.url, b"x" * 50_000_000))
+    assert error.trouble is Trouble.WRITE_FAILED
+    assert (probe.phase, probe.write_failed) == (Phase.SENDING, True)
+
+
+async def test_an_answer_before_the_body_was_written_counts(serve, sender):
+    async def script(peer):
+        await peer.reader.readuntil(b"\r\n\r\n")
+        await peer.say(b"HTTP/1.1 413 Too Large\r\nContent-Length: 0\r\n\r\n")
+        await peer.gone()
+
+    server = await serve(script)
+    incoming = await send(sender, post(server.url, b"x" * 50_000_000))
+    assert incoming.status == 413
+
+
+async def test_the_deadline_ends_a_held_request_and_closes_its_connection(serve, sender):
+    gone = asyncio.Event()
+
+    async def script(peer):
+        await peer.request()
+        await peer.gone()
+        gone.set()
+
+    server = await serve(script)
+    error, probe = await fail(sender, post(server.url), timeout=0.2)
+    assert (error.trouble, probe.phase) == (Trouble.DEADLINE, Phase.SENT)
+    await asyncio.wait_for(gone.wait(), 5)
+
+
+async def test_the_rest_of_an_answer_has_its_own_bound(serve, sender, monkeypatch):
+    monkeypatch.setattr("videorouter.transport.connection.REST_TIMEOUT", 0.2)
+
+    async def script(peer):
+        await peer.request()
+        await peer.say(b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\na")
+        await peer.gone()
+
+    server = await serve(script)
+    error, probe = await fail(sender, post(server.url), timeout=60)
+    assert (error.trouble, probe.phase) == (Trouble.STALLED, Phase.ANSWERED)
+
+
+async def test_a_refused_connection_names_host_port_and_cause(sender, free_port):
+    error, probe = await fail(sender, post(f"http://127.0.0.1:{free_port}"))
+    assert (error.trouble, probe.phase) == (Trouble.REFUSED, Phase.CONNECTING)
+    assert f"127.0.0.1:{free_port}" in error.message
+    assert "Connection refused" in error.message
+
+
+async def test_a_name_that_does_not_exist_is_said_to(sender, monkeypatch):
+    import socket
+
+    def look_up(*args, **options):
+        raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+
+    monkeypatch.setattr(socket, "getaddrinfo", look_up)
+    error, probe = await fail(sender, post("http://gateway.invalid"))
+    assert (error.trouble, probe.phase) == (Trouble.NAME_MISSING, Phase.CONNECTING)
+    assert "gateway.invalid:80" in error.message
+
+
+async def test_a_name_server_without_an_answer_is_temporary(sender, monkeypatch):
+    import socket
+
+    def look_up(*args, **options):
+        raise socket.gaierror(socket.EAI_AGAIN, "Temporary failure in name resolution")
+
+    monkeypatch.setattr(socket, "getaddrinfo", look_up)
+    error, _ = await fail(sender, post("http://gateway.invalid"))
+    assert error.trouble is Trouble.NAME_TEMPORARY
+
+
+async def test_a_connect_that_hangs_ends_with_the_connect_timeout(full_backlog):
+    sender = open_sender(trust_env=False, connect_timeout=0.2)
+    error, probe = await fail(sender, post(full_backlog), timeout=30)
+    assert (error.trouble, probe.phase) == (Trouble.CONNECT_TIMEOUT, Phase.CONNECTING)
+    await sender.aclose()
+
+
+async def test_a_half_open_peer_ends_with_the_deadline(full_backlog):
+    sender = open_sender(trust_env=False)
+    error, _ = await fail(sender, post(full_backlog), timeout=0.2)
+    assert error.trouble is Trouble.DEADLINE
+    await sender.aclose()
+
+
+async def test_a_closed_sender_sends_nothing(serve):
+    server = await serve(answer_all)
+    sender = open_sender(trust_env=False)
+    await sender.aclose()
+    await sender.aclose()
+    error, probe = await fail(sender, post(server.url))
+    assert (error.trouble, probe.phase) == (Trouble.CLOSED, Phase.QUEUED)
+
+
+async def test_closing_aborts_what_runs(serve):
+    waiting = asyncio.Event()
+
+    async def script(peer):
+        await peer.request()
+        waiting.set()
+        await peer.gone()
+
+    server = await serve(script)
+    sender = open_sender(trust_env=False)
+    probe = Probe()
+    call = asyncio.ensure_future(send(sender, post(server.url), probe=probe))
+    await waiting.wait()
+    await sender.aclose()
+    with pytest.raises(WireError) as caught:
+        await call
+    assert (caught.value.trouble, probe.phase) == (Trouble.CLOSED, Phase.SENT)
+
+
+async def test_ten_thousand_header_bytes_are_fine(serve, sender):
+    async def script(peer):
+        await peer.request()
+        await peer.say(ok(ANSWER, b"X-Long: " + b"a" * 10_000))
+
+    server = await serve(script)
+    assert len((await send(sender, post(server.url))).header(b"x-long")) == 10_000
+
+
+async def test_an_answer_that_dribbles_is_put_together(serve, sender):
+    async def script(peer):
+        await peer.request()
+        for byte in ok():
+            await peer.say(bytes([byte]))
+            await asyncio.sleep(0)
+
+    server = await serve(script)
+    assert (await send(sender, post(server.url))).body == ANSWER

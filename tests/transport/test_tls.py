@@ -1,0 +1,178 @@
+"""The same exchanges under TLS, and what is said when TLS fails."""
+
+import asyncio
+import ssl
+
+import pytest
+import trustme
+
+from videorouter.errors import Phase
+from videorouter.http import Probe, Trouble, WireError
+from videorouter.transport.opening import open_sender
+
+from .conftest import ANSWER, answer_all, get, ok, post, send
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture
+async def sender(client_tls):
+    sender = open_sender(trust_env=False, ssl_context=client_tls)
+    yield sender
+    await sender.aclose()
+
+
+async def fail(sender, url):
+    probe = Probe()
+    with pytest.raises(WireError) as caught:
+        await send(sender, post(url), probe=probe)
+    return caught.value, probe
+
+
+async def test_calls_share_one_connection(serve, sender, server_tls):
+    server = await serve(answer_all, tls=server_tls)
+    for _ in range(10):
+        assert (await send(sender, post(server.url))).body == ANSWER
+    assert server.connections == 1
+
+
+async def test_a_name_is_checked_and_sent_in_sni(serve, sender, server_tls):
+    server = await serve(answer_all, tls=server_tls)
+    assert (await send(sender, post(server.url.replace("127.0.0.1", "localhost")))).status == 200
+
+
+async def test_many_at_once(serve, sender, server_tls):
+    server = await serve(answer_all, tls=server_tls)
+    answers = await asyncio.gather(*(send(sender, post(server.url)) for _ in range(200)))
+    assert all(answer.body == ANSWER for answer in answers)
+
+
+async def test_a_large_answer_and_a_large_request(serve, sender, server_tls):
+    size = 3_000_000
+
+    async def script(peer):
+        while request := await peer.request():
+            await peer.say(ok(request[1]))
+
+    server = await serve(script, tls=server_tls)
+    body = b"x" * size
+    assert (await send(sender, post(server.url, body))).body == body
+    assert (await send(sender, post(server.url, body))).body == body
+
+
+async def test_a_body_that_ends_with_the_connection_is_whole(serve, sender, server_tls):
+    async def script(peer):
+        await peer.request()
+        await peer.say(b"HTTP/1.1 200 OK\r\n\r\nabc")
+        peer.close()
+
+    server = await serve(script, tls=server_tls)
+    assert (await send(sender, post(server.url))).body == b"abc"
+
+
+async def test_a_cut_after_the_request_is_in_doubt(serve, sender, server_tls):
+    async def script(peer):
+        await peer.request()
+        peer.writer.transport.abort()
+
+    server = await serve(script, tls=server_tls)
+    error, probe = await fail(sender, server.url)
+    assert (error.trouble, probe.phase) == (Trouble.RESET, Phase.SENT)
+
+
+async def test_an_authority_that_is_not_trusted(serve, server_tls):
+    server = await serve(answer_all, tls=server_tls)
+    sender = open_sender(trust_env=False)
+    error, probe = await fail(sender, server.url)
+    assert (error.trouble, probe.phase) == (Trouble.CERTIFICATE, Phase.CONNECTING)
+    assert f"127.0.0.1:{server.port}" in error.message
+    assert "certificate verify failed" in error.message
+    assert "SSL_CERT_FILE" in error.message
+    await sender.aclose()
+
+
+async def test_a_certificate_for_another_name(serve, sender, authority):
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    authority.issue_cert("elsewhere.example").configure_cert(context)
+    server = await serve(answer_all, tls=context)
+    error, _ = await fail(sender, server.url)
+    assert error.trouble is Trouble.CERTIFICATE
+    assert "IP address mismatch" in error.message
+
+
+async def test_a_port_that_speaks_no_tls(serve, sender):
+    async def script(peer):
+        await peer.reader.read(10)
+        await peer.say(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+
+    server = await serve(script)
+    error, probe = await fail(sender, server.url.replace("http:", "https:"))
+    assert (error.trouble, probe.phase) == (Trouble.TLS_CUT, Phase.CONNECTING)
+
+
+@pytest.mark.parametrize("how", ["close", "reset"])
+async def test_a_handshake_that_is_cut_short(serve, sender, how):
+    async def script(peer):
+        await peer.reader.read(10)
+        getattr(peer, how)()
+
+    server = await serve(script)
+    error, probe = await fail(sender, server.url.replace("http:", "https:"))
+    assert (error.trouble, probe.phase) == (Trouble.TLS_CUT, Phase.CONNECTING)
+    assert f"127.0.0.1:{server.port}" in error.message
+
+
+async def test_a_handshake_without_an_answer_ends_with_the_connect_timeout(serve, client_tls):
+    async def script(peer):
+        await peer.gone()
+
+    server = await serve(script)
+    sender = open_sender(trust_env=False, ssl_context=client_tls, connect_timeout=0.2)
+    error, probe = await fail(sender, server.url.replace("http:", "https:"))
+    assert (error.trouble, probe.phase) == (Trouble.CONNECT_TIMEOUT, Phase.CONNECTING)
+    await sender.aclose()
+
+
+async def test_a_session_ticket_on_an_idle_connection_does_not_end_it(serve, sender, server_tls):
+    """TLS 1.3 servers send tickets when they like: that is no answer to anything."""
+    context = server_tls
+    context.num_tickets = 4
+    server = await serve(answer_all, tls=context)
+    await send(sender, get(server.url))
+    await asyncio.sleep(0.02)
+    await send(sender, get(server.url))
+    assert server.connections == 1
+
+
+async def test_the_environment_names_the_trusted_authority(serve, server_tls, authority, tmp_path, monkeypatch):
+    from videorouter.transport import trust
+
+    with authority.cert_pem.tempfile(dir=str(tmp_path)) as pem:
+        monkeypatch.setenv("SSL_CERT_FILE", pem)
+        monkeypatch.setattr(trust, "_making", None)
+        server = await serve(answer_all, tls=server_tls)
+        sender = open_sender()
+        assert (await send(sender, post(server.url))).status == 200
+        await sender.aclose()
+    monkeypatch.setattr(trust, "_making", None)
+
+
+async def test_tls_1_2(serve, client_tls, authority):
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.maximum_version = ssl.TLSVersion.TLSv1_2
+    authority.issue_cert("127.0.0.1").configure_cert(context)
+    server = await serve(answer_all, tls=context)
+    sender = open_sender(trust_env=False, ssl_context=client_tls)
+    for _ in range(3):
+        assert (await send(sender, post(server.url))).status == 200
+    await sender.aclose()
+
+
+async def test_a_server_that_wants_a_certificate_of_ours_says_no(serve, sender, authority):
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    authority.issue_cert("127.0.0.1").configure_cert(context)
+    trustme.CA().configure_trust(context)
+    context.verify_mode = ssl.CERT_REQUIRED
+    server = await serve(answer_all, tls=context)
+    error, _ = await fail(sender, server.url)
+    assert error.trouble in (Trouble.RESET, Trouble.TLS_CUT)

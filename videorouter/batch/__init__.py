@@ -1,0 +1,1 @@
+"""A stream of entries in, a stream of items out; resumable."""

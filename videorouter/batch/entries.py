@@ -1,0 +1,163 @@
+"""What a batch's input may hold, as one kind of value: prompts, dicts, pairs, structs, edits and chains.
+
+Gateway fields pass through untouched; only the few words that a batch itself understands are taken out. An entry that
+cannot be read is an error of that entry alone. This file reads no files; it only shapes what is handed to it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+
+from videorouter.call.requests import Verb
+from videorouter.errors import InvalidRequestError
+from videorouter.models import BatchItem, Task, Video, VideoResult
+
+MAX_ID = 200
+_OWN = frozenset({"id", "prompt", "edit_of", "video", "video_id", "then"})
+_PLAIN = frozenset({"id", "prompt"})
+_NAMELESS = re.compile(r"entry@\d+(/\d+)?")
+
+
+class Unreadable(msgspec.Struct, frozen=True):
+    """An entry that whoever read the input could not read: a broken line of a file, with the reason in words."""
+
+    reason: str
+
+
+class Entry(msgspec.Struct):
+    """One entry of a batch's input.
+
+    ``video`` is what an edit builds on; ``parent`` is the id of the item whose video it builds on; ``then`` are edits
+    of this entry's own video, one after the other; ``broken`` says why it could not be read.
+    """
+
+    prompt: object
+    verb: Verb = "generate"
+    options: dict[str, Any] | None = None
+    id: str | None = None
+    video: object = None
+    parent: str | None = None
+    then: tuple[Entry, ...] = ()
+    broken: InvalidRequestError | None = None
+
+
+def read_entry(raw: object, verb: Verb = "generate") -> Entry:
+    """Shape one entry.
+
+    Args:
+        raw: A prompt; a mapping, dataclass or msgspec struct of fields; for edits a pair of video and prompt.
+        verb: What an entry without ``video``, ``video_id`` or ``edit_of`` asks for.
+
+    Raises:
+        InvalidRequestError: It cannot be read.
+    """
+    if isinstance(raw, str):
+        if verb == "edit":
+            raise InvalidRequestError(
+                "An edit needs a video and a prompt: give pairs (video, prompt), or dicts with `video` and `prompt`."
+            )
+        return Entry(prompt=raw)
+    if isinstance(raw, Unreadable):
+        raise InvalidRequestError(raw.reason)
+    if type(raw) is dict or isinstance(raw, Mapping):
+        return _read_mapping(raw, verb)
+    if isinstance(raw, tuple | list) and len(raw) == 2 and verb == "edit":
+        return Entry(verb="edit", video=raw[0], prompt=raw[1])
+    if isinstance(raw, msgspec.Struct) and not isinstance(raw, BatchItem | Task | Video | VideoResult):
+        return _read_mapping(_drop_empty(msgspec.structs.asdict(raw)), verb)
+    if dataclasses.is_dataclass(raw):
+        return _read_mapping(
+            _drop_empty({field.name: getattr(raw, field.name) for field in dataclasses.fields(raw)}), verb
+        )
+    expected = "a pair (video, prompt) or a dict" if verb == "edit" else "a prompt or a dict"
+    raise InvalidRequestError(f"An entry of this batch must be {expected}, not {type(raw).__name__}.")
+
+
+def name_refused(index: int, step: int = 0) -> str:
+    """The id of an entry that was refused and has none, or not one of its own. No caller can give it to another one.
+
+    Args:
+        index: The entry's place in the input.
+        step: Which step of its chain, from 1; 0 for the entry itself.
+    """
+    return f"entry@{index}/{step}" if step else f"entry@{index}"
+
+
+def find_id(raw: object) -> str | None:
+    """The id of an entry that cannot be read, where that much of it can; whatever it is, this raises nothing."""
+    try:
+        return _check_id(raw.get("id"), "id") if isinstance(raw, Mapping) else None
+    except Exception:  # noqa: BLE001  a mapping of the caller's may do anything
+        return None
+
+
+def _drop_empty(fields: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in fields.items() if value is not None and value is not msgspec.UNSET}
+
+
+def _read_mapping(raw: Mapping[Any, Any], verb: Verb) -> Entry:
+    own: dict[str, Any] = {}
+    options: dict[str, Any] = {}
+    for name, value in raw.items():
+        if name in _OWN:
+            own[name] = value
+        elif isinstance(name, str):
+            options[name] = value
+        else:
+            raise InvalidRequestError(f"Field names must be text, not {name!r}.")
+    if verb == "generate" and own.keys() <= _PLAIN:
+        return Entry(prompt=own.get("prompt"), options=options or None, id=_check_id(own.get("id"), "id"))
+    then = raw.get("then") or ()
+    if isinstance(then, str | Mapping):
+        then = (then,)
+    if not isinstance(then, list | tuple):
+        raise InvalidRequestError(f"`then` must be a list of edits, not {type(then).__name__}.")
+    parent = raw.get("edit_of")
+    video = raw.get("video", raw.get("video_id"))
+    if parent is not None and video is not None:
+        raise InvalidRequestError("An entry has either edit_of (an item of this batch) or video, not both.")
+    builds_on = parent is not None or video is not None
+    if verb == "edit" and not builds_on:
+        raise InvalidRequestError(
+            "An edit needs `video` (a result, a video or a video_id), or `edit_of` (an item's id)."
+        )
+    return Entry(
+        prompt=raw.get("prompt"),
+        verb="edit" if builds_on else "generate",
+        options=options or None,
+        id=_check_id(raw.get("id"), "id"),
+        video=video,
+        parent=_check_id(parent, "edit_of"),
+        then=tuple(_read_step(step, raw.get("model")) for step in then),
+    )
+
+
+def _read_step(raw: object, model: object) -> Entry:
+    """A step without a model of its own takes the model of the video that it edits."""
+    if isinstance(raw, str):
+        raw = {"prompt": raw}
+    if not isinstance(raw, Mapping):
+        raise InvalidRequestError(f"A step of `then` must be a prompt or a dict, not {type(raw).__name__}.")
+    if any(raw.get(name) is not None for name in ("edit_of", "video", "video_id", "then")):
+        raise InvalidRequestError("A step of `then` edits the video before it: it takes no video, edit_of or then.")
+    options = {str(name): value for name, value in raw.items() if name not in _OWN}
+    if model is not None:
+        options.setdefault("model", model)
+    return Entry(verb="edit", prompt=raw.get("prompt"), options=options or None, id=_check_id(raw.get("id"), "id"))
+
+
+def _check_id(value: object, name: str) -> str | None:
+    if value is None or value == "":
+        return None
+    if isinstance(value, int) and not isinstance(value, bool):
+        value = str(value)
+    if not isinstance(value, str) or not value.strip() or len(value) > MAX_ID or not value.isprintable():
+        raise InvalidRequestError(f"{name} must be 1 to {MAX_ID} printable characters, not {value!r}.")
+    if _NAMELESS.fullmatch(value):
+        raise InvalidRequestError(f"{name} {value!r} is what a refused entry without an id is called: choose another.")
+    return value

@@ -1,0 +1,172 @@
+"""Saves the videos of a batch on lanes of their own, so that a slow file host never holds up the next prompt.
+
+A file that is missing is no reason to pay again: the item stays done, and the next run fetches the file.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import os
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+from weakref import WeakValueDictionary
+
+import msgspec
+
+from videorouter.call.tasks import look_at_task
+from videorouter.downloads.filing import fill_template
+from videorouter.errors import DownloadError, JournalError, VideoRouterError
+from videorouter.journal.records import spell_path
+from videorouter.journal.states import describe_failure
+from videorouter.models import Download, Task, Video
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from videorouter.batch.run import Books
+    from videorouter.models import BatchItem
+
+    Save = Callable[[Video, Path], Awaitable[Download]]
+
+LOOKING = 60.0
+"""Seconds to ask a task for its current links."""
+WALLS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO})
+"""What a disk says that it will say to the next file as well."""
+LANES = 8
+"""Downloads at once, as browsers and file hosts are used to."""
+
+
+class Saver:
+    """Saves what is done into a folder.
+
+    Args:
+        books: What the batch shares.
+        folder: Where to.
+        template: Names of files.
+        save: Saves one video.
+    """
+
+    def __init__(self, books: Books, folder: Path, template: str, save: Save) -> None:
+        self._books = books
+        self._folder = folder
+        self._template = template
+        self._save = save
+        self._lanes = asyncio.Semaphore(LANES)
+        self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+        """Of items that are being saved: equal entries that are one item have one file, which the first of them fetches."""
+
+    def wants(self, item: BatchItem) -> bool:
+        """Whether an item has videos that are not saved yet."""
+        return item.state == "done" and item.result is not None and not self._is_whole(item)
+
+    def _is_whole(self, item: BatchItem) -> bool:
+        count = len(item.result.videos) if item.result is not None else 0
+        return len(item.files) >= count and all(Path(name).is_file() for name in item.files)
+
+    async def save(self, item: BatchItem, step: int) -> BatchItem:
+        """Save an item's videos.
+
+        Args:
+            item: What is done.
+            step: Its place in a chain; 0 outside one.
+
+        Returns:
+            The item with its files, or with the error that kept one of them away.
+        """
+        turn = self._turns.setdefault(item.id, asyncio.Lock())
+        async with turn, self._lanes:
+            saved: list[Download] = []
+            try:
+                try:
+                    await self._save_all(item, step, saved)
+                except DownloadError as error:
+                    fresh = await self._refresh(item, error)
+                    if fresh is None:
+                        raise
+                    item, saved = fresh, []
+                    await self._save_all(item, step, saved)
+            except (VideoRouterError, OSError) as error:
+                named = error if isinstance(error, VideoRouterError) else _name_trouble(error, self._folder)
+                if isinstance(named, JournalError) or _is_wall(named):
+                    self._books.stop_for(named)
+                kept = self._with_files(item, saved)
+                failed = msgspec.structs.replace(kept, failure=describe_failure(named))
+                return failed.beside(**item.__dict__).beside(error_=named)
+        return self._with_files(item, saved).beside(**item.__dict__)
+
+    async def _save_all(self, item: BatchItem, step: int, saved: list[Download]) -> None:
+        videos = item.result.videos if item.result is not None else ()
+        for number, video in enumerate(videos):
+            saved.append(await self._save_one(item, step, number, len(videos), video))
+
+    async def _refresh(self, item: BatchItem, error: DownloadError) -> BatchItem | None:
+        """Links expire; a task gives its current ones, and nothing is paid for that."""
+        if item.task_id is None or error.status not in {401, 403, 404, 410}:
+            return None
+        task = Task(id=item.task_id, model=item.model)
+        try:
+            status = await look_at_task(self._books.caller, task, deadline=time.monotonic() + LOOKING)
+        except VideoRouterError:
+            return None
+        if status.result is None:
+            return None
+        return msgspec.structs.replace(item, result=status.result).beside(**item.__dict__)
+
+    async def _save_one(self, item: BatchItem, step: int, number: int, count: int, video: Video) -> Download:
+        path = self._folder / fill_template(
+            self._template,
+            index=item.index,
+            item_id=item.id,
+            prompt=item.prompt,
+            model=item.model,
+            step=step,
+            video_id=video.video_id,
+            task_id=item.task_id,
+        )
+        if count > 1:
+            path = path.with_name(f"{path.stem}-{number + 1}{path.suffix}")
+        journal = self._books.journal
+        if journal is not None:
+            path = await journal.plan_file(item.id, number, path)
+            known = next((entry for entry in await journal.find_files(item.id) if entry[0] == path), None)
+            path = spell_path(path, self._folder)
+            if known is not None and path.is_file():
+                return Download(file=str(path), size=path.stat().st_size, sha256=known[1])
+        else:
+            path = _find_free(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        download = await self._save(video, path)
+        if journal is not None:
+            await journal.record_file(path, size=download.size, sha256=download.sha256)
+        return download
+
+    def _with_files(self, item: BatchItem, saved: list[Download]) -> BatchItem:
+        return msgspec.structs.replace(
+            item, files=tuple(download.file for download in saved), sha256=saved[0].sha256 if saved else None
+        )
+
+
+def _find_free(path: Path) -> Path:
+    """Another name where something stands: a video of an earlier run was paid for as well."""
+    free, number = path, 1
+    while os.path.lexists(free):
+        number += 1
+        free = path.with_name(f"{path.stem}-{number}{path.suffix}")
+    return free
+
+
+def _name_trouble(error: OSError, folder: Path) -> DownloadError:
+    trouble = DownloadError(
+        f"A video could not be saved in {folder}: {error}. It is paid for and its URL is in the item: mend the folder and "
+        "run the same batch again, which fetches what is missing.",
+        path=str(folder),
+    )
+    trouble.__cause__ = error
+    return trouble
+
+
+def _is_wall(error: VideoRouterError) -> bool:
+    """Whether the next file could not be saved either, so that buying more makes no sense until the disk is mended."""
+    return isinstance(error.__cause__, OSError) and error.__cause__.errno in WALLS

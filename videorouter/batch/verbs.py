@@ -1,0 +1,92 @@
+"""The batch verbs of a client: what they take, in words. What they do stands in ``batch/batch.py``."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import os
+    from collections.abc import AsyncIterable, Iterable
+
+    from videorouter.batch.batch import Batch
+    from videorouter.batch.options import Doubt
+    from videorouter.call.requests import Verb
+    from videorouter.journal.budget import Price
+
+
+class BatchVerbs:
+    """The verbs that take a stream of entries and give a stream of items."""
+
+    def generate_many(
+        self,
+        /,
+        prompts: Iterable[Any] | AsyncIterable[Any],
+        *,
+        model: str | None = None,
+        concurrency: int | None = None,
+        journal: str | os.PathLike[str] | None = None,
+        save_to: str | os.PathLike[str] | None = None,
+        name: str | None = None,
+        ordered: bool = False,
+        max_cost: float | None = None,
+        price: Price | None = None,
+        on_outcome_unknown: Doubt = "report",
+        deduplicate: bool = False,
+        stop_after: int = 20,
+        retry: Iterable[str] | bool = (),
+        **fields: Any,
+    ) -> Batch:
+        """Make many videos: a stream of prompts in, a stream of finished items out.
+
+        Args:
+            prompts: Any iterable or async iterable of prompts or dicts. A dict takes ``prompt``, any field of
+                ``generate``, an ``id``, ``edit_of`` (the id of an earlier entry, whose video it edits) and ``then``
+                (edits of its own video). It is read no faster than its entries are sent.
+            model: The model of entries that name none; default: the client's.
+            concurrency: Jobs at once; default and upper bound: the client's.
+            journal: A file that remembers everything on disk, so that the same call again resumes after a crash.
+            save_to: A folder to save each video in as soon as it is done.
+            name: A template of file names; default: ``"{index:06d}-{slug}.mp4"``. Knows ``index``, ``id``, ``slug``,
+                ``model``, ``step``, ``video_id``, ``task_id``.
+            ordered: Whether items come out in the order of their entries, and not as they are done.
+            max_cost: US dollars that are never exceeded, earlier runs of the journal included. Needs a price.
+            price: US dollars of one entry: a number, a table by model, or a function of the request's fields.
+            on_outcome_unknown: What to do about an entry that may have been billed: ``"report"`` it, ``"resend"`` it
+                once (a second charge is accepted), ``"replay"`` its key (on a gateway that honours keys), or a
+                function of the item that gives one of these.
+            deduplicate: Whether equal entries without an id are sent once.
+            stop_after: Identical 400, 404 or 422 answers in a row after which nothing more is sent.
+            retry: States of the journal to send again: ``"refused"``, ``"failed"``.
+            **fields: Fields and options of all entries, as ``generate`` takes them.
+
+        Returns:
+            The batch: iterate it with ``async for``; ``summary`` says how it stands.
+
+        Raises:
+            ConfigurationError: An option cannot be used; nothing was sent.
+            JournalError: From the loop, before anything is sent: the journal cannot be used.
+        """
+        given = {name: value for name, value in locals().items() if name not in {"self", "prompts", "fields"}}
+        return self._batch("generate", prompts, {**given, **fields})
+
+    def edit_many(
+        self, /, edits: Iterable[Any] | AsyncIterable[Any], *, model: str | None = None, **options: Any
+    ) -> Batch:
+        """Edit many videos: a stream of edits in, a stream of finished items out.
+
+        Args:
+            edits: Pairs of a video (a result, a video or a ``video_id``) and a prompt, or dicts with ``prompt`` and
+                ``video`` or ``edit_of``.
+            model: The model of entries that name none; default: the client's.
+            **options: Options and fields as ``generate_many`` takes them.
+
+        Returns:
+            The batch.
+
+        Raises:
+            ConfigurationError: An option cannot be used; nothing was sent.
+        """
+        return self._batch("edit", edits, {"model": model, **options})
+
+    def _batch(self, verb: Verb, source: Any, given: dict[str, Any]) -> Batch:
+        raise NotImplementedError

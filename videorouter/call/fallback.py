@@ -1,0 +1,106 @@
+"""Tries the next model only after a verdict that proves that nothing was charged.
+
+Such a verdict is a refusal by the gateway, or a connection that was never made; a failed task counts only when the
+caller allows it, since it may have been billed. A key that is not accepted (401) and an account without credit (402)
+end the list at once: the next model would meet the same. Everything in doubt is raised as it is.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from videorouter.call.tasks import run_job
+from videorouter.errors import (
+    APIConnectionError,
+    APIStatusError,
+    AuthenticationError,
+    InsufficientCreditsError,
+    InvalidRequestError,
+    TaskFailedError,
+    VideoRouterError,
+)
+from videorouter.models import SkippedModel, VideoResult
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Sequence
+
+    from videorouter.call.caller import Caller
+    from videorouter.call.requests import Submission
+
+
+def check_models(models: object) -> tuple[str, ...]:
+    """A list of model ids to try in order.
+
+    Raises:
+        InvalidRequestError: It is not one.
+    """
+    if isinstance(models, str) or not isinstance(models, list | tuple):
+        msg = 'models must be a list of model ids to try in order, such as ["veo3-fast", "sora-2"].'
+        raise InvalidRequestError(msg)
+    if not models or not all(isinstance(model, str) and model.strip() for model in models):
+        msg = "models must name at least one model, each as text."
+        raise InvalidRequestError(msg)
+    return tuple(models)
+
+
+async def run_with_fallback(
+    caller: Caller,
+    prepare: Callable[[str, float], Awaitable[Submission]],
+    models: Sequence[str],
+    *,
+    timeout: float,
+    after_failed_task: bool,
+) -> VideoResult:
+    """Run a job on the first model that makes it.
+
+    A refusal for pace (429, 503 with Retry-After) is not waited out while another model is left: it goes on at once.
+
+    Args:
+        caller: The way to the wire.
+        prepare: Makes the submission for a model and the seconds that are left.
+        models: Ids, in order.
+        timeout: Seconds for the whole list.
+        after_failed_task: Whether a failed task, which may have been billed, lets the next model try.
+
+    Raises:
+        VideoRouterError: The last model's error, or the first that proves nothing.
+    """
+    deadline = time.monotonic() + timeout
+    skipped: list[SkippedModel] = []
+    for number, model in enumerate(models, 1):
+        last = number == len(models)
+        try:
+            submission = await prepare(model, max(0.001, deadline - time.monotonic()))
+            if number > 1:  # another request: a gateway that honours keys must not take it for the first one
+                key = f"{submission.idempotency_key[:240]}.{number}"
+                submission = msgspec.structs.replace(submission, idempotency_key=key)
+            if not last:
+                submission = msgspec.structs.replace(submission, max_retries=0)
+            result = await run_job(caller, submission)
+        except VideoRouterError as error:
+            if last or not _proves_no_charge(error, after_failed_task=after_failed_task):
+                _tell(error, skipped)
+                raise
+            skipped.append(
+                SkippedModel(model=model, reason=error.message, error=type(error).__name__, status=error.status)
+            )
+            continue
+        return msgspec.structs.replace(result, skipped=tuple(skipped)).beside(**result.__dict__) if skipped else result
+    raise InvalidRequestError("models is empty.")  # check_models has refused it before
+
+
+def _proves_no_charge(error: VideoRouterError, *, after_failed_task: bool) -> bool:
+    if error.in_doubt or isinstance(error, AuthenticationError | InsufficientCreditsError | InvalidRequestError):
+        return False
+    if error.task_id is not None:
+        return after_failed_task and isinstance(error, TaskFailedError | APIStatusError)
+    return isinstance(error, APIStatusError | APIConnectionError)
+
+
+def _tell(error: VideoRouterError, skipped: list[SkippedModel]) -> None:
+    if skipped:
+        tried = "; ".join(f"{one.model}: {one.error}" for one in skipped)
+        error.add_note(f"Models tried before, without a charge: {tried}.")

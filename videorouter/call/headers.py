@@ -1,0 +1,115 @@
+"""The header fields of a request: made once per client, appended to per call, the key last and only where it belongs.
+
+The key is added for an origin of the client's own set and for no other. Its value never shows: it travels as
+``Sealed`` bytes. This file sends nothing.
+"""
+
+from __future__ import annotations
+
+import inspect
+import time
+from typing import TYPE_CHECKING
+
+import anyio
+
+from videorouter.config import authorize, check_key, origin_of, seal
+from videorouter.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from videorouter.config import Secret, Settings
+    from videorouter.http import Header
+
+_JSON = (b"content-type", b"application/json")
+
+
+class Letterhead:
+    """The header fields of one client's requests.
+
+    Args:
+        settings: The client's.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        common = _merge(
+            ((b"user-agent", settings.user_agent.encode("latin-1")), (b"accept", b"application/json")),
+            settings.default_headers,
+        )
+        self._common = (*common, (b"accept-encoding", b"identity"))
+        key = settings.api_key
+        self._fixed: tuple[Header, ...] | None = None
+        if key is not None:
+            self._fixed = (*self._common, _JSON, (b"authorization", authorize(key, settings.auth_scheme)))
+
+    def head_post(self, idempotency_key: str) -> tuple[Header, ...] | None:
+        """The fields of a paid JSON request without fields of its own; ``None`` when the key must be asked for."""
+        if self._fixed is None:
+            return None
+        return (*self._fixed, (b"idempotency-key", idempotency_key.encode()))
+
+    async def head(
+        self,
+        url: str,
+        *,
+        deadline: float,
+        content_type: bytes | None = None,
+        extra: tuple[tuple[str, str], ...] = (),
+        idempotency_key: str | None = None,
+    ) -> tuple[Header, ...]:
+        """The fields of any request.
+
+        Args:
+            url: Where it goes: the key is added for the client's own origins only.
+            deadline: ``time.monotonic()`` value at which to stop waiting for a key.
+            content_type: Of its body.
+            extra: The call's own fields, which win over the client's.
+            idempotency_key: Of a paid request.
+
+        Raises:
+            ConfigurationError: The callable that gives the key failed.
+        """
+        fields = list(_merge(self._common, extra) if extra else self._common)
+        if content_type is not None:
+            fields.append((b"content-type", content_type))
+        if idempotency_key is not None:
+            fields.append((b"idempotency-key", idempotency_key.encode()))
+        if origin_of(url) in self._settings.origins:
+            key = self._settings.api_key or await self._ask(deadline)
+            fields.append((b"authorization", authorize(key, self._settings.auth_scheme)))
+        return tuple(fields)
+
+    async def _ask(self, deadline: float) -> Secret:
+        """The key from the caller's function. What that raises may quote the key, so only its name is told."""
+        problem = ""
+        answer: object = None
+        try:
+            answer = seal(self._settings.api_key_source())  # type: ignore[misc]  # one of the two is always there
+            if inspect.isawaitable(answer):
+                with anyio.fail_after(max(0.0, deadline - time.monotonic())):
+                    answer = seal(await answer)
+        except Exception as error:  # noqa: BLE001  whatever it is, nothing was sent
+            problem = _locate(error)
+        if problem:
+            msg = (
+                f"The api_key function failed ({problem}). Nothing was sent. Mend it, or pass the key itself; its own "
+                "message is not repeated here, since it may hold the key."
+            )
+            raise ConfigurationError(msg)
+        key = check_key(answer)
+        self._settings.remember(key)
+        return key
+
+
+def _locate(error: Exception) -> str:
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    where = f" at {trace.tb_frame.f_code.co_filename}:{trace.tb_lineno}" if trace is not None else ""
+    return f"{type(error).__name__}{where}"
+
+
+def _merge(fields: tuple[Header, ...], own: tuple[tuple[str, str], ...]) -> tuple[Header, ...]:
+    """Fields of which those of the same name in ``own`` win."""
+    names = {name.lower().encode() for name, _ in own}
+    kept = tuple(field for field in fields if field[0] not in names)
+    return kept + tuple((name.lower().encode(), value.encode("latin-1")) for name, value in own)

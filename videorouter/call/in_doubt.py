@@ -1,0 +1,102 @@
+"""What nobody knows the outcome of: the client's record of it, and the hooks that are told.
+
+Recording never waits and never fails. Hooks may be plain or coroutine functions; what they raise is logged and changes
+nothing. Nothing here is ever sent.
+"""
+
+from __future__ import annotations
+
+import inspect
+import logging
+import time
+from collections import deque
+from typing import TYPE_CHECKING, Any
+
+import anyio
+
+from videorouter.models import InDoubt, Task, VideoResult
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from videorouter.call.requests import Submission
+    from videorouter.errors import Phase
+
+log: logging.Logger = logging.getLogger("videorouter")
+
+MOST_KEPT = 10_000
+GRACE = 1.0
+"""Seconds for hooks of a call that is being cancelled."""
+
+
+class Doubts:
+    """The records of one client, the newest ten thousand of them."""
+
+    def __init__(self) -> None:
+        self._records: deque[InDoubt] = deque(maxlen=MOST_KEPT)
+        self.count: int = 0
+
+    def add(self, record: InDoubt) -> None:
+        """Keep one more."""
+        self._records.append(record)
+        self.count += 1
+
+    @property
+    def records(self) -> tuple[InDoubt, ...]:
+        """Oldest first."""
+        return tuple(self._records)
+
+
+def describe_doubt(
+    submission: Submission,
+    reason: str,
+    *,
+    phase: Phase | None = None,
+    caught: VideoResult | Task | None = None,
+    request_id: str | None = None,
+    task_id: str | None = None,
+) -> InDoubt:
+    """The record of one request.
+
+    Args:
+        submission: The request.
+        reason: In words.
+        phase: How far its last attempt got.
+        caught: An answer that came after the call had been given up: its result or task stays reachable.
+        request_id: The gateway's id, when an answer's head came in.
+        task_id: The task, when it is known.
+    """
+    if caught is not None:
+        request_id = request_id or caught.request_id
+        task_id = task_id or (caught.id if isinstance(caught, Task) else caught.task_id)
+    record = InDoubt(
+        idempotency_key=submission.idempotency_key,
+        model=submission.model,
+        verb=submission.verb,
+        phase=phase,
+        request_id=request_id,
+        task_id=task_id,
+        at=time.time(),
+        reason=reason,
+    )
+    result = caught.result if isinstance(caught, Task) else caught
+    return record if result is None else record.beside(result_=result)
+
+
+async def tell(hooks: Iterable[tuple[Callable[[Any], object] | None, object]]) -> None:
+    """Call hooks, each with its argument."""
+    for hook, argument in hooks:
+        if hook is None:
+            continue
+        try:
+            outcome = hook(argument)
+            if inspect.isawaitable(outcome):
+                await outcome
+        except Exception:
+            log.exception("a hook of the client failed")
+
+
+async def tell_while_cancelled(hooks: Iterable[tuple[Callable[[Any], object] | None, object]]) -> None:
+    """Call hooks for a call that is being cancelled: they have a second, and the cancellation goes on after it."""
+    with anyio.move_on_after(GRACE, shield=True):
+        await tell(hooks)

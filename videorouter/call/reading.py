@@ -1,0 +1,263 @@
+"""Reads of the gateway, which may be repeated, and uploads, which cost nothing but follow the law of paid requests.
+
+``call.retry`` decides about every repetition; this file drives it, and builds the headers that carry the key.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from typing import TYPE_CHECKING, Any, TypeVar
+from urllib.parse import quote
+
+import anyio
+import msgspec
+
+from videorouter.call.answers import MAX_ANSWER_BYTES, ErrorAnswer, Unusable, decode_json, find_error, read_post
+from videorouter.call.failures import Outcome, build_error, keep_evidence, name_answer, name_failure
+from videorouter.call.headers import Letterhead
+from videorouter.call.in_doubt import tell
+from videorouter.call.retry import TABLE, Column, History, Stop, decide
+from videorouter.config import origin_of
+from videorouter.http import Incoming, Outgoing, Probe, Trouble, WireError
+from videorouter.models import Record, VideoResult
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from videorouter.call.retry import Decision
+    from videorouter.call.state import Shared
+    from videorouter.config import Settings
+    from videorouter.errors import VideoRouterError
+    from videorouter.events import Event, EventHook, InDoubtHook
+    from videorouter.models import Video
+
+    Check = Callable[[Incoming], ErrorAnswer | Unusable | None]
+
+Kept = TypeVar("Kept", bound=Record)
+
+READ_LIMIT = 60.0
+"""Seconds after which one attempt of a read is given up: the next one may be answered."""
+
+
+def check_json(incoming: Incoming) -> ErrorAnswer | Unusable | None:
+    """What is wrong with an answer that should be JSON and no error."""
+    try:
+        root: object = decode_json(incoming.body)
+    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
+        if 200 <= incoming.status < 300:
+            return Unusable(status=incoming.status, reason=f"not JSON ({type(error).__name__})", body=incoming.body)
+        root = None
+    return find_error(incoming.status, root, incoming.body)
+
+
+class Reader:
+    """One client's way to what costs nothing.
+
+    Args:
+        settings: The client's, or a view's.
+        shared: What its views share.
+        on_event: The user's hook for events.
+        on_in_doubt: The user's hook for requests in doubt.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        shared: Shared,
+        *,
+        on_event: EventHook | None = None,
+        on_in_doubt: InDoubtHook | None = None,
+    ) -> None:
+        self.settings = settings
+        self.shared = shared
+        self.on_event = on_event
+        self.on_in_doubt = on_in_doubt
+        self.letterhead: Letterhead = Letterhead(settings)
+
+    async def get(self, url: str, *, deadline: float, check: Check = check_json) -> Incoming:
+        """Read one JSON document of the gateway; a read that fails is repeated, as the law has it.
+
+        Args:
+            url: Where it lies.
+            deadline: ``time.monotonic()`` value.
+            check: What is wrong with an answer; default: it is no JSON, or it brings an error.
+
+        Returns:
+            An answer that ``check`` has nothing against.
+
+        Raises:
+            VideoRouterError: No usable answer came.
+        """
+        history = History()
+        began = time.monotonic()
+        attempts = 0
+        while True:
+            attempts += 1
+            got = await self.look(url, deadline=deadline, check=check)
+            if isinstance(got, Incoming):
+                self.shared.budget.repay(history.last_cost)
+                return got
+            decision = self._decide(got, Column.READ, history, deadline)
+            history.note(got.row, Column.READ, decision)
+            if isinstance(decision, Stop):
+                error = self.describe(got)
+            elif self.shared.budget.spend(decision.cost) or decision.throttled:
+                await anyio.sleep(decision.after)
+                continue
+            else:
+                error = self.describe(got)
+                error.add(budget_exhausted=True)
+            error.add(attempts=attempts, elapsed=time.monotonic() - began)
+            raise error
+
+    async def look(
+        self, url: str, *, deadline: float, check: Check = check_json, limit: float = READ_LIMIT
+    ) -> Incoming | Outcome:
+        """Read one JSON document once.
+
+        Args:
+            url: Where it lies.
+            deadline: ``time.monotonic()`` value.
+            check: What is wrong with an answer.
+            limit: Seconds after which this one attempt is given up.
+
+        Returns:
+            An answer that ``check`` has nothing against, or what became of the attempt.
+
+        Raises:
+            ClientClosedError: The client is closed.
+            ConfigurationError: There is no key.
+        """
+        self.check_open()
+        refused = self.settings.refused_statuses
+        headers = await self.letterhead.head(url, deadline=deadline)
+        request = Outgoing(method="GET", url=url, headers=headers)
+        probe = Probe()
+        until = min(deadline, time.monotonic() + limit)
+        try:
+            incoming = await self.shared.sender.send(request, probe, deadline=until, max_body=MAX_ANSWER_BYTES)
+            trouble = check(incoming)
+        except WireError as error:
+            return name_failure(error, probe, column=Column.READ, refused=refused)
+        except Exception as error:  # noqa: BLE001  whatever a user's transport raises, it ends here
+            return self.name_surprise(error, probe, Column.READ)
+        if trouble is None:
+            return incoming
+        return name_answer(trouble, incoming, probe, column=Column.READ, refused=refused)
+
+    def describe(self, outcome: Outcome) -> VideoRouterError:
+        """The error of a read that failed."""
+        return build_error(TABLE[outcome.row][Column.READ][1], outcome, self.settings, column=Column.READ)
+
+    def scrub(self, record: Kept, incoming: Incoming) -> Kept:
+        """What an answer brought, without what the gateway echoed of the key."""
+        settings = self.settings
+        named: str | None = getattr(record, "request_id", None)
+        if not settings.quotes_key(incoming.body) and (named is None or not settings.quotes_key(named.encode())):
+            return record
+        raw = settings.redact(incoming.body.decode("utf-8", "replace")).encode()
+        changes: dict[str, Any] = {}
+        for name in ("request_id", "fail_reason"):
+            text = getattr(record, name, None)
+            if isinstance(text, str):
+                changes[name] = settings.redact(text)
+        result = getattr(record, "result", None)
+        if isinstance(result, VideoResult):
+            changes["result"] = self.scrub(result, incoming)
+        if isinstance(record, VideoResult):
+            changes["videos"] = tuple(self._scrub_words(video) for video in record.videos)
+        return msgspec.structs.replace(record, **changes).beside(**{**record.__dict__, "raw_": raw})
+
+    def _scrub_words(self, video: Video) -> Video:
+        """Addresses and ids stay as they are: without them what was paid for could not be had."""
+        if video.revised_prompt is None:
+            return video
+        words = self.settings.redact(video.revised_prompt)
+        return msgspec.structs.replace(video, revised_prompt=words).beside(**video.__dict__)
+
+    def _decide(self, outcome: Outcome, column: Column, history: History, deadline: float) -> Decision:
+        return decide(
+            outcome.row,
+            column,
+            history,
+            now=time.monotonic(),
+            deadline=deadline,
+            dice=random.random(),  # noqa: S311  jitter, no secret
+            max_retries=self.settings.max_retries,
+            retry_after=outcome.retry_after,
+        )
+
+    async def upload(self, url: str, body: bytes, *, content_type: str, model: str, deadline: float) -> Incoming:
+        """Send an input's bytes by a POST that follows the same law as a paid one.
+
+        Args:
+            url: Where uploads go.
+            body: The whole body, frozen.
+            content_type: Its media type, with a multipart boundary where it has one.
+            model: The model it is for.
+            deadline: ``time.monotonic()`` value.
+
+        Returns:
+            The 2xx answer that brings no error.
+
+        Raises:
+            VideoRouterError: See the error tree; ``OutcomeUnknownError`` when whether the file arrived is unknown.
+        """
+        self.check_open()
+        history = History()
+        column = Column.ONCE
+        while True:
+            headers = await self.letterhead.head(url, deadline=deadline, content_type=content_type.encode())
+            probe = Probe()
+            request = Outgoing(method="POST", url=url, headers=headers, body=body)
+            try:
+                incoming = await self.shared.sender.send(request, probe, deadline=deadline, max_body=MAX_ANSWER_BYTES)
+                answer = read_post(incoming.status, incoming.body, model=model)
+            except WireError as error:
+                outcome = name_failure(error, probe, column=column, refused=self.settings.refused_statuses)
+            except Exception as error:  # noqa: BLE001  whatever a user's transport raises, it ends here
+                outcome = self.name_surprise(error, probe, column)
+            else:
+                if not isinstance(answer, ErrorAnswer):
+                    return incoming
+                outcome = name_answer(answer, incoming, probe, column=column, refused=self.settings.refused_statuses)
+            decision = self._decide(outcome, column, history, deadline)
+            history.note(outcome.row, column, decision)
+            if isinstance(decision, Stop) or not self.shared.budget.spend(decision.cost):
+                ending = TABLE[outcome.row][column][1]
+                failure = build_error(ending, outcome, self.settings, column=column, model=model)
+                failure.add(attempts=history.retries + history.refusals + 1)
+                raise failure
+            await anyio.sleep(decision.after)
+            self.check_open()
+
+    def task_url(self, task_id: str, poll_url: str | None = None) -> str:
+        """Where a task's state is read: the gateway's own address on a known origin, else the documented path."""
+        if poll_url is not None and poll_url.startswith(("https://", "http://")):
+            try:
+                if origin_of(poll_url) in self.settings.origins:
+                    return poll_url
+            except ValueError:
+                pass
+        return f"{self.settings.base_url}/videos/tasks/{quote(task_id, safe='')}"
+
+    def check_open(self) -> None:
+        """Raise unless the client is open."""
+        self.shared.check_open()
+
+    async def emit(self, event: Event) -> None:
+        """Hand an event to the user's hook; what the hook raises is logged and changes nothing."""
+        if self.on_event is not None:
+            await tell(((self.on_event, event),))
+
+    def evidence(self, incoming: Incoming) -> dict[str, object]:
+        """The facts that an answer leaves on an error, without secrets."""
+        return keep_evidence(incoming, self.settings.redact)
+
+    def name_surprise(self, error: Exception, probe: Probe, column: Column) -> Outcome:
+        """The outcome of an attempt in which a transport of others raised what it should not have."""
+        words = self.settings.redact(f"{type(error).__name__}: {error}")[:300]
+        failure = WireError(Trouble.RESET, f"the transport failed unexpectedly ({words})", host=probe.host)
+        failure.__cause__ = error
+        return name_failure(failure, probe, column=column, refused=self.settings.refused_statuses)

@@ -1,0 +1,250 @@
+"""Brings inputs from disk or memory to the gateway: read, check, upload once, wait for the review, remember.
+
+Wherever a URL field is taken, a ``Path``, bytes, a file object or an ``Asset`` works too. The same content for the
+same model is uploaded once per client. Text passes through untouched: it is a URL, and this file never guesses.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import random
+import threading
+import time
+import uuid
+from collections import OrderedDict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
+
+import anyio
+import anyio.to_thread
+import msgspec
+
+from videorouter.call.inputs import (
+    FIELDS,
+    LIMITS,
+    check_input,
+    choose_address,
+    classify_review,
+    encode_upload,
+    read_asset,
+)
+from videorouter.call.polling import next_interval
+from videorouter.errors import (
+    APIConnectionError,
+    InternalServerError,
+    InvalidRequestError,
+    OutcomeUnknownError,
+    TaskPollError,
+    TaskTimeoutError,
+    UnexpectedResponseError,
+    UnprocessableEntityError,
+)
+from videorouter.models import Asset, Video, VideoResult
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from videorouter.call.caller import Caller
+
+REMEMBERED = 4096
+"""Uploads that one client remembers; the oldest is forgotten first."""
+_MOST = max(LIMITS.values()) + 1
+
+
+class Uploads:
+    """The uploads of one client: each content once per model, however many calls ask for it at a time."""
+
+    def __init__(self) -> None:
+        self._known: OrderedDict[tuple[str, str], Asset] = OrderedDict()
+        self._under_way: dict[tuple[int, str, str], anyio.Event] = {}
+
+    async def bring(
+        self, caller: Caller, source: object, *, model: str, deadline: float, field: str | None = None
+    ) -> Asset:
+        """The usable asset of a file, uploaded now or before.
+
+        Args:
+            caller: The way to the wire.
+            source: A ``Path``, bytes, a file object, or an http(s) URL that the gateway fetches itself.
+            model: The model it is for.
+            deadline: ``time.monotonic()`` value.
+            field: The request field it is for, for its checks and words.
+
+        Raises:
+            InvalidRequestError: The file cannot be used; nothing was sent.
+            UnprocessableEntityError: Its review failed; no video was bought.
+            VideoRouterError: The upload failed.
+        """
+        if isinstance(source, str):
+            return await self._once(caller, source, ("", source, ""), source, model=model, deadline=deadline)
+        data, name = await _read(source, field)
+        mime = check_input(data[:64], len(data), name=name, field=field)
+        digest = await anyio.to_thread.run_sync(_digest, data)
+        return await self._once(caller, data, (mime, name, digest), digest, model=model, deadline=deadline)
+
+    async def _once(
+        self,
+        caller: Caller,
+        content: bytes | str,
+        words: tuple[str, str, str],
+        digest: str,
+        *,
+        model: str,
+        deadline: float,
+    ) -> Asset:
+        key = (model, digest)
+        mine = (threading.get_ident(), *key)
+        while (known := self._known.get(key)) is None:
+            event = self._under_way.get(mine)
+            if event is not None:
+                await event.wait()
+                continue
+            self._under_way[mine] = anyio.Event()
+            try:
+                asset = await _upload(caller, content, words, model=model, deadline=deadline)
+                asset = await _await_review(caller, asset, deadline=deadline)
+                self._known[key] = asset
+                while len(self._known) > REMEMBERED:
+                    self._known.popitem(last=False)
+            finally:
+                self._under_way.pop(mine).set()
+        return known
+
+
+def needs_upload(fields: Mapping[str, Any]) -> bool:
+    """Whether any URL field holds something that is not plain text."""
+    return not fields.keys().isdisjoint(FIELDS) and any(
+        name in FIELDS and value is not None and not isinstance(value, str) and not _all_text(value)
+        for name, value in fields.items()
+    )
+
+
+def _all_text(value: object) -> bool:
+    return isinstance(value, list | tuple) and all(isinstance(item, str) for item in value)
+
+
+async def resolve_fields(
+    caller: Caller, uploads: Uploads, fields: Mapping[str, Any], *, model: str, deadline: float
+) -> dict[str, Any]:
+    """The same fields with every input replaced by an address.
+
+    Raises:
+        InvalidRequestError: An input cannot be used; nothing was sent.
+        VideoRouterError: An upload failed; no video was bought.
+    """
+    resolved = dict(fields)
+    for name in FIELDS:
+        value = resolved.get(name)
+        if value is None or isinstance(value, str):
+            continue
+        if isinstance(value, list | tuple):
+            resolved[name] = [
+                await _address(caller, uploads, item, name, model=model, deadline=deadline) for item in value
+            ]
+        else:
+            resolved[name] = await _address(caller, uploads, value, name, model=model, deadline=deadline)
+    return resolved
+
+
+async def _address(caller: Caller, uploads: Uploads, value: object, field: str, *, model: str, deadline: float) -> str:
+    if isinstance(value, str):
+        return value
+    if isinstance(value, VideoResult):
+        value = value.video
+    if isinstance(value, Video):
+        if value.url is not None:
+            return value.url
+        value = value.data
+    if isinstance(value, Asset):
+        return choose_address(value, field)
+    asset = await uploads.bring(caller, value, model=model, deadline=deadline, field=field)
+    return choose_address(asset, field)
+
+
+async def _read(source: object, field: str | None) -> tuple[bytes, str]:
+    place = f"{field}: " if field else ""
+    if isinstance(source, bytes | bytearray | memoryview):
+        return bytes(source), "file"
+    if isinstance(source, Path):
+        try:
+            return await anyio.to_thread.run_sync(_read_path, source), source.name
+        except OSError as error:
+            msg = f"{place}{source} cannot be read: {error.strerror or error}. Nothing was uploaded or paid."
+            raise InvalidRequestError(msg) from error
+    read = getattr(source, "read", None)
+    if read is None:
+        msg = f"{place}pass a URL, a pathlib.Path, bytes, a file opened in binary mode, or an Asset, not {source!r}."
+        raise InvalidRequestError(msg)
+    data = await anyio.to_thread.run_sync(read)
+    if not isinstance(data, bytes):
+        msg = f"{place}the file object gives {type(data).__name__}, not bytes. Open it in binary mode ('rb')."
+        raise InvalidRequestError(msg)
+    name = getattr(source, "name", "file")
+    return data, Path(name).name if isinstance(name, str) else "file"
+
+
+def _read_path(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return file.read(_MOST)
+
+
+def _digest(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+async def _upload(
+    caller: Caller, content: bytes | str, words: tuple[str, str, str], *, model: str, deadline: float
+) -> Asset:
+    mime, name, digest = words
+    url = f"{caller.settings.media_base_url}/upload/resources"
+    if isinstance(content, str):
+        body, content_type = msgspec.json.encode({"model": model, "file": content}), "application/json"
+    else:
+        body, content_type = encode_upload(
+            model=model, filename=name, mime=mime, data=content, boundary=f"videorouter-{uuid.uuid4().hex}"
+        )
+    incoming = await caller.upload(url, body, content_type=content_type, model=model, deadline=deadline)
+    asset = read_asset(incoming.body, model=model, sha256=digest or None)
+    if asset is None:
+        msg = f"{url} answered without a resource. Whether the file arrived is unknown; no video was bought."
+        raise OutcomeUnknownError(msg, model=model, **caller.evidence(incoming))
+    return asset
+
+
+async def _await_review(caller: Caller, asset: Asset, *, deadline: float) -> Asset:
+    looks = 0
+    began = time.monotonic()
+    while True:
+        review = classify_review(asset.status)
+        if review == "active" or (asset.status is None and (asset.uri or asset.url)):
+            return asset
+        if review == "refused":
+            reason = asset.__dict__.get("reason_") or "no reason given"
+            msg = f"The gateway refused the upload ({asset.status}: {reason}). No video was bought. Use another file."
+            raise UnprocessableEntityError(msg, model=asset.model, code=asset.status)
+        if asset.id is None:
+            return asset
+        looks += 1
+        pause = next_interval(looks, time.monotonic() - began, random.random())  # noqa: S311  jitter, no secret
+        if time.monotonic() + pause >= deadline:
+            msg = f"The upload {asset.id} was still under review when the deadline passed. No video was bought."
+            raise TaskTimeoutError(msg, model=asset.model)
+        await anyio.sleep(pause)
+        asset = await _look(caller, asset, deadline=deadline)
+
+
+async def _look(caller: Caller, asset: Asset, *, deadline: float) -> Asset:
+    url = f"{caller.settings.media_base_url}/status/resources/{quote(asset.id or '', safe='')}"
+    try:
+        incoming = await caller.get(url, deadline=deadline)
+    except (APIConnectionError, InternalServerError, UnexpectedResponseError):
+        return asset
+    seen = read_asset(incoming.body, model=asset.model, sha256=asset.sha256)
+    if seen is None:
+        msg = f"The state of the upload {asset.id} makes no sense. No video was bought; upload it again later."
+        raise TaskPollError(msg, model=asset.model, **caller.evidence(incoming))
+    merged = msgspec.structs.replace(
+        asset, uri=seen.uri or asset.uri, url=seen.url or asset.url, status=seen.status or asset.status
+    )
+    return merged.beside(**seen.__dict__)

@@ -1,0 +1,1 @@
+"""One file: whole, or absent."""

@@ -1,0 +1,235 @@
+"""Decides how a download starts, goes on, starts over or ends: answers in, the next step out.
+
+Two versions of a file are never mixed: a transfer goes on only behind a strong ``ETag`` that the answer repeats, at
+exactly the byte that was asked for, in a file of exactly the length that was known. Everything else starts over.
+It reads no clock and no body.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, TypeAlias
+
+import msgspec
+
+from videorouter.call.retry import find_pause, read_retry_after
+from videorouter.downloads.file_refusals import build_file_refusal
+from videorouter.downloads.guard import REDIRECTS, show_url
+from videorouter.errors import DownloadError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+Headers: TypeAlias = "Sequence[tuple[bytes, bytes]]"
+
+LEAST_PROGRESS = 4096
+"""Bytes that an attempt must have brought to count as no failure."""
+
+_STRONG = re.compile(rb'"[\x21\x23-\x7e\x80-\xff]{0,200}"')
+_RANGE = re.compile(r"bytes\s+(\d{1,18})-(\d{1,18})/(\d{1,18}|\*)", re.IGNORECASE)
+_DIGITS = re.compile(r"\d{1,18}")
+_TRANSIENT = frozenset({408, 500, 502, 503, 504})
+
+
+class Known(msgspec.Struct, frozen=True, kw_only=True):
+    """What is known of a file that was begun.
+
+    Attributes:
+        offset: Bytes that are here.
+        etag: Its strong validator; without one a transfer cannot go on.
+        total: Its length in bytes.
+    """
+
+    offset: int = 0
+    etag: str | None = None
+    total: int | None = None
+
+
+class Start(msgspec.Struct, frozen=True, kw_only=True):
+    """The whole file follows, from its first byte.
+
+    Attributes:
+        total: Its length in bytes, when it is stated.
+        etag: Its strong validator.
+        framed: Whether its end can be told from a cut.
+        kind: Its ``Content-Type``.
+    """
+
+    total: int | None = None
+    etag: str | None = None
+    framed: bool = True
+    kind: str | None = None
+
+
+class GoOn(msgspec.Struct, frozen=True, kw_only=True):
+    """The bytes from ``known.offset`` on follow, of a file of ``total`` bytes."""
+
+    total: int | None
+    framed: bool = True
+
+
+class Hop(msgspec.Struct, frozen=True, kw_only=True):
+    """The file lies elsewhere."""
+
+    location: str | None
+
+
+class Again(msgspec.Struct, frozen=True, kw_only=True):
+    """This attempt brought nothing; another may.
+
+    Attributes:
+        error: What to raise when there is no other.
+        refused: Whether the host asked to wait: then the deadline alone limits the attempts.
+        wait: Seconds that it asked for.
+        afresh: Whether what is here must be thrown away first.
+        status: Of an answer that says that the host is in trouble.
+    """
+
+    error: DownloadError
+    refused: bool = False
+    wait: float | None = None
+    afresh: bool = False
+    status: int | None = None
+
+
+Step: TypeAlias = Start | GoOn | Hop | Again
+
+
+def plan_headers(known: Known) -> tuple[tuple[bytes, bytes], ...]:
+    """The header fields that ask for what is missing."""
+    if known.offset <= 0 or known.etag is None:
+        return ()
+    return (
+        (b"range", f"bytes={known.offset}-".encode()),
+        (b"if-range", known.etag.encode("latin-1")),
+    )
+
+
+def read_answer(status: int, headers: Headers, known: Known, *, url: str, host: str, limit: int, wall: float) -> Step:
+    """What a head means for a transfer.
+
+    Args:
+        status: Of the answer.
+        headers: Of the answer.
+        known: What is here already.
+        url: Where it came from.
+        host: Whose answer it is, for messages.
+        limit: The most bytes to accept.
+        wall: Unix time in seconds, for a ``Retry-After`` that is a date.
+
+    Raises:
+        DownloadError: No other attempt would bring the file.
+    """
+    shown = show_url(url)
+    if status == 200:
+        return _read_whole(headers, shown, host, limit)
+    if status == 206:
+        return _read_part(headers, known, shown, host, limit)
+    if status in REDIRECTS:
+        return Hop(location=_text(headers, b"location"))
+    if status == 416 and known.offset > 0:
+        return _start_over(host, shown, "has no bytes where the transfer stopped", status)
+    wait = read_retry_after(headers, wall=wall)
+    error = build_file_refusal(status, host, shown, retry_after=wait)
+    if status in {425, 429} or (status == 503 and wait is not None):
+        return Again(error=error, refused=True, wait=wait, status=status)
+    if status in _TRANSIENT or status >= 500 or 200 <= status < 300:
+        return Again(error=error, status=status)
+    raise error
+
+
+def pause_before(again: Again, attempt: int, dice: float) -> float:
+    """Seconds before the next attempt.
+
+    Args:
+        again: Why there is one.
+        attempt: How many failed in a row; 0 when the last one brought bytes.
+        dice: Between 0 and 1.
+    """
+    base, cap = (1.0, 30.0) if again.refused or again.status is not None else (0.1, 5.0)
+    return find_pause(max(attempt, 1), base=base, cap=cap, dice=dice, retry_after=again.wait)
+
+
+def name_shortfall(known: Known) -> str | None:
+    """Why a body that ended properly is not the file; ``None`` when its length is right."""
+    if known.total is None or known.offset == known.total:
+        return None
+    if known.offset < known.total:
+        return f"it ended after {known.offset} of {known.total} bytes"
+    return f"it is longer than the {known.total} bytes that were promised"
+
+
+def plan_block(total: int | None) -> int:
+    """Bytes to gather before they go to the disk: few hops for large files, little to lose for small ones."""
+    if total is None:
+        return 2**20
+    return min(4 * 2**20, max(256 * 2**10, total // 32))
+
+
+def _read_whole(headers: Headers, shown: str, host: str, limit: int) -> Step:
+    lengths = {value.strip() for name, value in headers if name == b"content-length"}
+    total: int | None = None
+    if lengths:
+        text = lengths.pop().decode("latin-1")
+        if lengths or not _DIGITS.fullmatch(text):
+            msg = f"{host} states a length that makes no sense ({text[:40]!r})."
+            return Again(error=DownloadError(msg, status=200, result_url=shown), afresh=True)
+        total = int(text)
+    if total is not None and total > limit:
+        raise _too_large(total, limit, shown)
+    chunked = any(name == b"transfer-encoding" for name, _ in headers)
+    return Start(
+        total=total,
+        etag=_strong_etag(headers),
+        framed=total is not None or chunked,
+        kind=_text(headers, b"content-type"),
+    )
+
+
+def _read_part(headers: Headers, known: Known, shown: str, host: str, limit: int) -> Step:
+    match = _RANGE.fullmatch((_text(headers, b"content-range") or "").strip())
+    if known.offset <= 0 or known.etag is None:
+        return _start_over(host, shown, "sent a part of the file though the whole was asked for", 206)
+    if match is None:
+        return _start_over(host, shown, "does not say which part of the file it sent", 206)
+    first, last = int(match[1]), int(match[2])
+    total = None if match[3] == "*" else int(match[3])
+    if first != known.offset or last < first or (total is not None and last >= total):
+        return _start_over(host, shown, "sent another part of the file than was asked for", 206)
+    if total is not None and known.total is not None and total != known.total:
+        return _start_over(host, shown, "has a file of another length by now", 206)
+    if known.total is not None and last >= known.total:
+        return _start_over(host, shown, "has a file of another length by now", 206)
+    if _strong_etag(headers) != known.etag:
+        return _start_over(host, shown, "has another version of the file by now", 206)
+    length = _text(headers, b"content-length")
+    if length is not None and length.strip() != str(last - first + 1):
+        return _start_over(host, shown, "contradicts itself about the length of a part", 206)
+    if total is not None and total > limit:
+        raise _too_large(total, limit, shown)
+    return GoOn(total=known.total if total is None else total, framed=total is not None or known.total is not None)
+
+
+def _start_over(host: str, shown: str, reason: str, status: int) -> Again:
+    msg = f"The file could not be fetched whole: {host} {reason}. Run it again; it starts from the first byte."
+    return Again(error=DownloadError(msg, status=status, result_url=shown), afresh=True)
+
+
+def _too_large(total: int, limit: int, shown: str) -> DownloadError:
+    msg = f"The file has {total} bytes, more than max_download_bytes={limit}. Raise it if the file is really wanted."
+    return DownloadError(msg, result_url=shown)
+
+
+def _strong_etag(headers: Headers) -> str | None:
+    found = {value.strip() for name, value in headers if name == b"etag"}
+    if len(found) != 1:
+        return None
+    value = found.pop()
+    return value.decode("latin-1") if _STRONG.fullmatch(value) else None
+
+
+def _text(headers: Headers, name: bytes) -> str | None:
+    for key, value in headers:
+        if key == name:
+            return value.decode("latin-1")
+    return None

@@ -1,1 +1,0 @@
-"""Long walks over the rooms of ``io``: tasks, downloads, batches."""

@@ -1,0 +1,186 @@
+"""The seam between a logical call and the wire: plain values that cross it, and what a sender must do.
+
+Nothing here knows httpx. ``call.caller`` and ``downloads.download`` speak these types; every sender (our own transport, a
+user's ``httpx.AsyncClient``, a mock, a proxy) answers in them.
+"""
+
+from __future__ import annotations
+
+import enum
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
+
+import msgspec
+
+from videorouter.errors import Phase
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+
+Header: TypeAlias = tuple[bytes, bytes]
+
+
+class Outgoing(msgspec.Struct, frozen=True, kw_only=True):
+    """One request, frozen before its first attempt. ``body`` is sent with ``Content-Length``, never chunked."""
+
+    method: str
+    url: str
+    headers: tuple[Header, ...]
+    body: bytes | None = None
+
+    def __repr__(self) -> str:
+        return f"<Outgoing {self.method} {self.url}>"
+
+    def __rich_repr__(self) -> list[tuple[str, Any]]:
+        return [("method", self.method), ("url", self.url)]
+
+
+class Incoming(msgspec.Struct, kw_only=True):
+    """One answer. Header names are in lower case."""
+
+    status: int
+    headers: tuple[Header, ...]
+    body: bytes = b""
+
+    def __repr__(self) -> str:
+        # A server may echo the key: what it sent shows in no traceback.
+        return f"<Incoming {self.status}, {len(self.body)} bytes>"
+
+    def __rich_repr__(self) -> list[tuple[str, Any]]:
+        return [("status", self.status)]
+
+    def header(self, name: bytes) -> bytes | None:
+        """The first header field of that lower-case name."""
+        for key, value in self.headers:
+            if key == name:
+                return value
+        return None
+
+
+_PIECE = 2**18
+
+
+def keep_piece(body: bytes, most: int) -> bytes:
+    """A body that was read, or the beginning of one that is larger than what was to be accepted: it is evidence only."""
+    return body if len(body) <= most else body[: min(most, _PIECE)]
+
+
+class Probe:
+    """What is known of one attempt while it runs: written by the sender, read by whoever asks what was lost."""
+
+    __slots__ = ("host", "incoming", "phase", "write_failed")
+
+    def __init__(self) -> None:
+        self.phase: Phase = Phase.QUEUED
+        self.host: str | None = None
+        self.write_failed: bool = False
+        self.incoming: Incoming | None = None
+        """Status and headers as soon as they are in, with as much of the body as was read when it failed."""
+
+
+class Trouble(enum.StrEnum):
+    """Why an attempt brought no whole answer. The phase comes from the probe, never from this."""
+
+    REFUSED = "connection refused"
+    UNREACHABLE = "host unreachable"
+    CONNECT_TIMEOUT = "connect timeout"
+    NAME_TEMPORARY = "temporary DNS failure"
+    NAME_MISSING = "name does not exist"
+    TLS_CUT = "TLS handshake cut short"
+    CERTIFICATE = "certificate invalid"
+    PROXY_UNAVAILABLE = "proxy unavailable"
+    PROXY_REFUSED = "proxy refused"
+    ADDRESS_REFUSED = "address not allowed"
+    OUT_OF_FILES = "out of file descriptors"
+    WRITE_FAILED = "write failed"
+    RESET = "connection lost"
+    PROTOCOL = "not HTTP"
+    BODY_CUT = "body cut"
+    TOO_LARGE = "too large"
+    STALLED = "stalled"
+    DEADLINE = "deadline"
+    CLOSED = "client closed"
+
+
+class WireError(Exception):
+    """An attempt that brought no whole answer. Internal: it never reaches a user."""
+
+    def __init__(self, trouble: Trouble, message: str, *, host: str | None = None) -> None:
+        super().__init__(message)
+        self.trouble = trouble
+        self.message = message
+        self.host = host
+
+
+class IncomingStream(Protocol):
+    """An answer whose body is read piece by piece, with back-pressure on the socket."""
+
+    status: int
+    headers: tuple[Header, ...]
+
+    def chunks(self) -> AsyncIterator[bytes]:
+        """The body's pieces as they arrive, undecoded; raises ``WireError`` when it is cut, stalls or runs over."""
+        ...
+
+    async def aclose(self) -> None:
+        """Give the connection back when the body is complete, else abort it. Idempotent."""
+        ...
+
+
+class Sender(Protocol):
+    """Whatever can put one request on the wire once. It never retries and never follows a redirect."""
+
+    async def send(self, request: Outgoing, probe: Probe, *, deadline: float, max_body: int) -> Incoming:
+        """Send once and read the whole answer.
+
+        A cancellation propagates at once before SENDING and for reads. On a POST in SENDING or SENT it is held back
+        for at most 1 s, in case the answer is on its way; when that comes whole, the probe says COMPLETE and has it
+        in ``incoming``. Then ``CancelledError`` is raised all the same.
+
+        Args:
+            request: What to send.
+            probe: Written as the attempt walks its phases.
+            deadline: ``time.monotonic()`` value at which the attempt ends with ``Trouble.DEADLINE``.
+            max_body: Bytes of body to accept; more is ``Trouble.TOO_LARGE``.
+
+        Raises:
+            WireError: No whole answer came; the probe says how far the attempt got.
+        """
+        ...
+
+    async def stream(
+        self, request: Outgoing, probe: Probe, *, deadline: float, stall: float, addresses: tuple[str, ...] = ()
+    ) -> IncomingStream:
+        """Send once and return as soon as the head is in.
+
+        Args:
+            request: What to send.
+            probe: Written as the attempt walks its phases.
+            deadline: ``time.monotonic()`` value at which the whole transfer ends.
+            stall: Seconds without a byte after which it ends with ``Trouble.STALLED``.
+            addresses: IP literals that the address guard has checked: connect to one of these only, with the
+                URL's own host in SNI and ``Host``. Empty: resolve the name as usual.
+
+        Raises:
+            WireError: No head came.
+        """
+        ...
+
+    async def resolve(self, url: str, *, deadline: float) -> tuple[str, ...]:
+        """The addresses that ``stream`` would connect to, for a guard to check and then to pass as ``addresses``.
+
+        Empty when something else resolves the name: a proxy, a mock, a transport that the user brought. A guard then
+        checks literals and hosts only, and no name is looked up here.
+
+        Args:
+            url: An absolute http or https URL.
+            deadline: ``time.monotonic()`` value at which to give up.
+
+        Raises:
+            WireError: The name does not exist, or no name server answered.
+        """
+        ...
+
+    async def aclose(self) -> None:
+        """Abort what runs and close what is idle. Idempotent."""
+        ...

@@ -1,1 +1,0 @@
-"""The only rooms with sockets, disks and threads."""

@@ -1,1 +1,0 @@
-"""One request over one connection: pools, parsers, TLS and the phase of every attempt."""

@@ -1,0 +1,157 @@
+"""Between the journal's words and the values that users hold: rows become items, results become JSON and back."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import anyio.to_thread
+import msgspec
+
+from videorouter import errors
+from videorouter.call.inputs import FIELDS
+from videorouter.journal.states import describe_failure, read_crash
+from videorouter.models import Asset, BatchItem, Failure, Video, VideoResult
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from videorouter.journal.states import Recorded
+
+_ONCE_MORE = " It was sent once more, as its caller wished, and that was refused: "
+
+encode: Callable[[object], bytes] = msgspec.json.Encoder().encode
+_read_result = msgspec.json.Decoder(VideoResult).decode
+_read_failure = msgspec.json.Decoder(Failure).decode
+_read_prompt = msgspec.json.Decoder(dict[str, Any]).decode
+
+
+def show_recorded(recorded: Recorded) -> BatchItem:
+    """A row of the journal as an item that an earlier run has left."""
+    failure = read_failure(recorded.failure)
+    prompt = None
+    if recorded.request:
+        try:
+            prompt = _read_prompt(recorded.request).get("prompt")
+        except (msgspec.MsgspecError, ValueError):
+            prompt = None
+    item = BatchItem(
+        index=recorded.position,
+        id=recorded.id,
+        state=read_crash(recorded.state),
+        prompt=prompt if isinstance(prompt, str) else None,
+        model=recorded.model,
+        result=read_result(recorded.result),
+        failure=failure,
+        cost=recorded.cost,
+        task_id=recorded.task_id,
+        resumed=True,
+    )
+    return item if failure is None else item.beside(error_=revive_error(failure, recorded))
+
+
+def read_result(text: str | None) -> VideoResult | None:
+    """A result from the journal; ``None`` where it holds none that can be read."""
+    if not text:
+        return None
+    try:
+        return _read_result(text)
+    except (msgspec.MsgspecError, ValueError):
+        return None
+
+
+def read_failure(text: str | None) -> Failure | None:
+    """A failure from the journal."""
+    if not text:
+        return None
+    try:
+        return _read_failure(text)
+    except (msgspec.MsgspecError, ValueError):
+        return Failure(type="VideoRouterError", message=text[:2000])
+
+
+def revive_error(failure: Failure, recorded: Recorded) -> errors.VideoRouterError:
+    """The exception that an earlier run wrote down."""
+    cls = getattr(errors, failure.type, None)
+    if not (isinstance(cls, type) and issubclass(cls, errors.VideoRouterError)):
+        cls = errors.VideoRouterError
+    error: errors.VideoRouterError = cls(failure.message)
+    error.add(
+        status=failure.status,
+        code=failure.code,
+        request_id=failure.request_id or recorded.request_id,
+        task_id=recorded.task_id,
+        model=recorded.model,
+        idempotency_key=recorded.idempotency_key,
+    )
+    return error
+
+
+def tell_refusal(doubt: BatchItem, refusal: Exception) -> BatchItem:
+    """An item in doubt that was sent once more and refused: the doubt is the first sending's, and both are told."""
+    before, failure = doubt.error, doubt.failure
+    words = failure.message.partition(_ONCE_MORE)[0] if failure is not None else "It may have been billed."
+    error = errors.OutcomeUnknownError(f"{words}{_ONCE_MORE}{refusal}")
+    if isinstance(before, errors.VideoRouterError):
+        error.add(**before.facts)
+    error.__cause__ = refusal
+    told = msgspec.structs.replace(doubt, failure=describe_failure(error), resumed=False)
+    return told.beside(error_=error)
+
+
+def find_inline(result: VideoResult) -> tuple[tuple[int, str | None, bytes], ...]:
+    """The videos of a result that came inside its answer."""
+    return tuple(
+        (number, video.mime_type, video.data) for number, video in enumerate(result.videos) if video.data is not None
+    )
+
+
+def restore_inline(result: VideoResult, data: Mapping[int, bytes]) -> VideoResult:
+    """A result from the journal with the bytes that came inside its answer."""
+    for number, video in enumerate(result.videos):
+        if number in data:
+            video.beside(data_=data[number])
+    return result
+
+
+def spell_path(path: Path, folder: Path | None) -> Path:
+    """A path of the journal as the caller named its folder, where it lies in one that was named."""
+    with contextlib.suppress(ValueError, OSError):
+        return path if folder is None else folder / path.relative_to(folder.resolve())
+    return path
+
+
+async def spell_inputs(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """The same fields with every file replaced by a digest of its content, so that a request can be recognised."""
+    spelled = dict(fields)
+    for name in FIELDS:
+        value = spelled.get(name)
+        if isinstance(value, list | tuple):
+            spelled[name] = [await _spell(one) for one in value]
+        elif value is not None:
+            spelled[name] = await _spell(value)
+    return spelled
+
+
+async def _spell(value: object) -> str:
+    if isinstance(value, str):
+        return value
+    if isinstance(value, bytes):
+        return f"content:{hashlib.blake2b(value, digest_size=16).hexdigest()}"
+    if isinstance(value, Path):
+        return await anyio.to_thread.run_sync(_digest_file, value)
+    if isinstance(value, Asset):
+        return f"asset:{value.uri or value.id or value.url}"
+    if isinstance(value, VideoResult | Video):
+        return f"video:{value.video_id or value.url}"
+    return f"file:{getattr(value, 'name', type(value).__name__)}"
+
+
+def _digest_file(path: Path) -> str:
+    try:
+        with path.open("rb") as file:
+            return f"content:{hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()}"
+    except OSError as error:
+        raise errors.InvalidRequestError(f"The input {path} cannot be read: {error}. Nothing was sent.") from error

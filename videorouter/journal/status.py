@@ -1,0 +1,169 @@
+"""Reads a journal without writing it, also while a batch runs: rows, totals, and what is known of the batch itself."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from videorouter.journal.journal import COLUMNS
+from videorouter.journal.schema import name_trouble, open_readable
+from videorouter.journal.states import RETRYABLE, SETTLED, Recorded, read_crash
+from videorouter.locks import is_locked
+from videorouter.models import ItemState
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+
+_STANDING = """
+SELECT state, count(*), total(cost), total(reserved), total(unknown), sum(unknown > 0),
+       total(CASE WHEN json_valid(result) THEN json_extract(result, '$.cost') END),
+       sum(json_valid(failure) AND json_extract(failure, '$.code') = ?) FROM items GROUP BY state
+"""
+_UNSAVED = """
+SELECT count(*) FROM items WHERE state = 'done' AND NOT EXISTS
+  (SELECT 1 FROM files WHERE files.item = items.id AND saved IS NOT NULL)
+"""
+
+
+class Money(msgspec.Struct, frozen=True, kw_only=True):
+    """US dollars: known to be spent, held for what is accepted or runs, and spent or not, nobody knows."""
+
+    cost: float = 0.0
+    reserved: float = 0.0
+    unknown: float = 0.0
+
+
+class Standing(msgspec.Struct, frozen=True, kw_only=True):
+    """How a batch stands by its journal. Money is in US dollars.
+
+    Attributes:
+        running: Whether a process is writing the journal right now.
+        counts: Items by state. What was being sent when its process ended is in doubt.
+        money: Money by state.
+        cost: Known to be spent.
+        reserved: Held for what is accepted or runs now.
+        unknown: Spent or not, nobody knows.
+        reported: What the gateway itself has said that it cost; the rest of ``cost`` goes by the caller's price.
+        doubtful: Items that may have been billed, nobody knows: those in doubt, and others that hold such money.
+        retryable: Items that were refused or failed, and that nobody has settled as lost.
+        unsaved: Items that are done and have no file that was saved.
+        meta: What the batch noted of itself.
+    """
+
+    running: bool
+    counts: Mapping[ItemState, int]
+    money: Mapping[ItemState, Money]
+    cost: float
+    reserved: float
+    unknown: float
+    reported: float
+    doubtful: int
+    retryable: int
+    unsaved: int
+    meta: Mapping[str, str]
+
+    @property
+    def unmet(self) -> int:
+        """Entries of the input that have no row, as nothing was sent for them; 0 where the input was not counted."""
+        planned = self.meta.get("planned", "")
+        return max(0, int(planned) - sum(self.counts.values())) if planned.isdigit() else 0
+
+
+@contextmanager
+def reading(path: Path) -> Iterator[sqlite3.Connection]:
+    """A journal, open for reading.
+
+    Raises:
+        JournalError: There is none, or it cannot be read.
+    """
+    database = open_readable(path)
+    try:
+        yield database
+    except sqlite3.Error as error:
+        raise name_trouble("read", error, path) from error
+    finally:
+        database.close()
+
+
+def read_standing(path: Path) -> Standing:
+    """Counts and money of a journal.
+
+    Raises:
+        JournalError: There is none, or it cannot be read.
+    """
+    running = is_locked(path)
+    with reading(path) as database:
+        rows = database.execute(_STANDING, (SETTLED,)).fetchall()
+        meta = dict(database.execute("SELECT key, value FROM meta").fetchall())
+        unsaved = database.execute(_UNSAVED).fetchone()[0]
+    counts: dict[ItemState, int] = {}
+    money: dict[ItemState, Money] = {}
+    reported, doubtful, retryable = 0.0, 0, 0
+    for state, count, spent, held, maybe, others, told, settled in rows:
+        meaning = state if running else read_crash(state)
+        doubtful += count if meaning == "in_doubt" else others
+        reported += told
+        retryable += count - (settled or 0) if meaning in RETRYABLE else 0
+        counts[meaning] = counts.get(meaning, 0) + count
+        before = money.get(meaning, Money())
+        crashed = meaning != state
+        money[meaning] = Money(
+            cost=before.cost + spent,
+            reserved=before.reserved + (0.0 if crashed else held),
+            unknown=before.unknown + maybe + (held if crashed else 0.0),
+        )
+    return Standing(
+        running=running,
+        counts=counts,
+        money=money,
+        cost=sum(part.cost for part in money.values()),
+        reserved=sum(part.reserved for part in money.values()),
+        unknown=sum(part.unknown for part in money.values()),
+        reported=reported,
+        doubtful=doubtful,
+        retryable=retryable,
+        unsaved=unsaved,
+        meta=meta,
+    )
+
+
+def read_rows(
+    path: Path, states: tuple[str, ...] = (), *, doubtful: bool = False
+) -> Iterator[tuple[Recorded, tuple[str, ...]]]:
+    """Rows of a journal in the order of the input, each with its saved files, absolute or as the user would open them.
+
+    Args:
+        path: The journal.
+        states: Only these; none means all.
+        doubtful: Only what may have been billed, nobody knows, in whatever state.
+
+    Raises:
+        JournalError: There is none, or it cannot be read.
+    """
+    running = is_locked(path)
+    states = ("in_doubt",) if doubtful else states
+    wanted = set(states)
+    if "in_doubt" in wanted and not running:
+        wanted.add("sending")
+    where = f"WHERE state IN ({', '.join('?' * len(wanted))})" if wanted else ""
+    where += " OR unknown > 0" if doubtful else ""
+    columns = ", ".join(f"items.{column}" for column in COLUMNS)
+    query = (
+        f"SELECT {columns}, (SELECT group_concat(path, char(0)) FROM (SELECT path FROM files WHERE item = items.id "  # noqa: S608
+        f"AND saved IS NOT NULL ORDER BY number)) FROM items {where} ORDER BY position, created"
+    )
+    with reading(path) as database:
+        for *row, files in database.execute(query, tuple(sorted(wanted))):
+            recorded = Recorded(**dict(zip(COLUMNS, row, strict=True)))
+            if recorded.state == "sending" and not running:
+                recorded = msgspec.structs.replace(
+                    recorded, state="in_doubt", unknown=recorded.unknown + recorded.reserved, reserved=0.0
+                )
+            names = str(files).split("\0") if files else []
+            yield recorded, tuple(str(path.parent / name) for name in names)

@@ -1,1 +1,0 @@
-"""Decisions: pure functions of their arguments. No I/O, no clock, no dice."""

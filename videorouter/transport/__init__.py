@@ -1,0 +1,1 @@
+"""One exchange on one socket, and the phase of every request."""

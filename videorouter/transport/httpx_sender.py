@@ -1,0 +1,436 @@
+"""Sends through any ``httpx.AsyncClient``: a user's own, a mock, the stock transport behind a proxy.
+
+The phase comes from httpx's ``trace`` request extension. A transport that fires no trace event leaves it unknown,
+and unknown counts as in doubt; ``httpx.MockTransport`` and respx are the named exceptions, whose connect errors mean
+what they say. It never closes the client, never follows a redirect, and never uses the client's own timeouts: their
+default of 5 s would turn each held POST into a lost answer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+import weakref
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+import anyio
+import httpx
+
+from videorouter.errors import ConfigurationError, Phase
+from videorouter.http import (
+    Incoming,
+    IncomingStream,
+    Outgoing,
+    Probe,
+    Trouble,
+    WireError,
+    keep_piece,
+)
+from videorouter.transport.causes import explain
+from videorouter.transport.gate import Gate
+from videorouter.transport.httpx_causes import name_httpx_failure
+from videorouter.transport.httpx_stock import StockTransport
+from videorouter.transport.httpx_transport import NOTES, VideoTransport
+from videorouter.transport.interception import is_mocked
+from videorouter.transport.live_guard import check_host
+from videorouter.transport.naming import find_host, resolve_name
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from videorouter.http import Header
+
+_IDENTITY = (b"Accept-Encoding", b"identity")
+_AUTH_CHALLENGES = frozenset({401, 407})
+_REST_TIMEOUT = 30.0
+_LINGER = 1.0
+_UNSAFE = frozenset({"POST", "PUT", "PATCH", "DELETE"})
+_TRACING = (httpx.AsyncHTTPTransport, StockTransport, VideoTransport)
+_STEPS = {phase: step for step, phase in enumerate((Phase.UNKNOWN, *(p for p in Phase if p is not Phase.UNKNOWN)))}
+
+
+def ask_identity(headers: tuple[Header, ...]) -> list[Header]:
+    """The headers with ``Accept-Encoding: identity`` and no other coding: bodies are bounded as they lie on the wire."""
+    kept = [(name, value) for name, value in headers if name.lower() != b"accept-encoding"]
+    kept.append(_IDENTITY)
+    return kept
+
+
+_parse = lru_cache(maxsize=256)(httpx.URL)
+
+
+class _AbandonedError(Exception):
+    """The caller went while the request stood in httpcore's queue."""
+
+
+class _Tracer:
+    """Walks a probe along httpcore's trace events; those of a proxy's CONNECT belong to connecting.
+
+    A transport that sends again by itself never makes a request look less sent than it was, unless the answer in
+    between was an auth challenge: what was challenged was not accepted.
+    """
+
+    __slots__ = ("abandoned", "challenged", "fired", "probe", "tunnelling")
+
+    def __init__(self, probe: Probe) -> None:
+        self.probe = probe
+        self.abandoned = False
+        self.fired = False
+        self.tunnelling = False
+        self.challenged = False
+
+    async def __call__(self, event: str, info: dict[str, Any]) -> None:
+        if not self.fired:
+            # Once: httpcore tells of its cleaning up by events too.
+            self.fired = True
+            if self.abandoned:
+                raise _AbandonedError
+            check_host(self.probe.host or "")
+        layer, _, step = event.partition(".")
+        if layer in ("connection", "proxy", "socks"):
+            self._walk_to(Phase.CONNECTING)
+        elif step == "send_request_headers.started":
+            self.tunnelling = info["request"].method == b"CONNECT"
+            self._walk_to(Phase.CONNECTING if self.tunnelling else Phase.SENDING)
+        elif not self.tunnelling:
+            self._follow(layer, step, info)
+
+    def _follow(self, layer: str, step: str, info: dict[str, Any]) -> None:
+        probe = self.probe
+        if step == "send_request_body.complete":
+            self._walk_to(Phase.SENT)
+        elif step in ("send_request_headers.failed", "send_request_body.failed"):
+            broken = layer == "http11" and type(info["exception"]).__name__ == "WriteError"
+            probe.write_failed = broken and probe.phase is Phase.SENDING
+        elif step == "receive_response_headers.complete":
+            answer = info["return_value"]
+            # HTTP/1.1 tells version, status, reason, headers and what trails; HTTP/2 status and headers.
+            status, headers = answer if len(answer) == 2 else (answer[1], answer[3])
+            self.challenged = status in _AUTH_CHALLENGES
+            probe.incoming = Incoming(status=status, headers=_lower(headers))
+            probe.phase = Phase.ANSWERED
+
+    def _walk_to(self, phase: Phase) -> None:
+        if self.challenged or _STEPS[phase] > _STEPS[self.probe.phase]:
+            self.challenged = False
+            self.probe.phase = phase
+
+
+def _lower(headers: Any) -> tuple[Header, ...]:
+    return tuple((bytes(name).lower(), bytes(value)) for name, value in headers)
+
+
+def _check_client(client: object) -> None:
+    if not isinstance(client, httpx.AsyncClient):
+        kind = type(client)
+        advice = " AsyncVideoRouter needs the async one." if isinstance(client, httpx.Client) else ""
+        msg = f"http_client must be an httpx.AsyncClient of httpx 0.28, not {kind.__module__}.{kind.__qualname__}.{advice}"
+        raise ConfigurationError(msg)
+
+
+class ClientSender:
+    """A ``Sender`` over any ``httpx.AsyncClient``.
+
+    Args:
+        client: The client to send through. It is never closed here.
+        connect_timeout: Seconds for TCP and TLS, counted by the client's transport.
+        rest_timeout: Seconds for the rest of an answer once its head is in.
+
+    Raises:
+        ConfigurationError: ``client`` is something else.
+    """
+
+    def __init__(
+        self, client: httpx.AsyncClient, *, connect_timeout: float = 10.0, rest_timeout: float = _REST_TIMEOUT
+    ) -> None:
+        _check_client(client)
+        self._client = client
+        self._rest_timeout = rest_timeout
+        self._timeouts = {"connect": connect_timeout, "read": None, "write": None, "pool": None}
+        self._gates: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, Gate] = weakref.WeakKeyDictionary()
+        self._left: set[asyncio.Task[Incoming]] = set()
+
+    async def send(self, request: Outgoing, probe: Probe, *, deadline: float, max_body: int) -> Incoming:
+        """Send once and read the whole answer; see ``Sender.send``.
+
+        httpcore loses a slot of its pool for good when a caller is cancelled while it stands in the queue. So the
+        request runs in a task of its own, which is cancelled only where httpcore can bear it.
+        """
+        probe.host = find_host(request.url)
+        tracer = _Tracer(probe)
+        loop = asyncio._get_running_loop()  # noqa: SLF001 - documented for event loops, and gives None outside one
+        if loop is None:
+            return await self._send(request, tracer, deadline=deadline, max_body=max_body)
+        gate = self._find_gate(loop, _parse(request.url))
+        if gate is not None:
+            await _enter(gate, deadline, probe)
+        task = loop.create_task(self._send(request, tracer, deadline=deadline, max_body=max_body))
+        if gate is not None:
+            task.add_done_callback(lambda _: gate.leave())
+        try:
+            return await asyncio.shield(task)
+        except asyncio.CancelledError:
+            await self._leave(task, tracer, unsafe=request.method in _UNSAFE)
+            raise
+
+    async def _leave(self, task: asyncio.Task[Incoming], tracer: _Tracer, *, unsafe: bool) -> None:
+        """The caller was cancelled: listen for an answer that is on its way, then end the task where that is safe."""
+        self._left.add(task)
+        task.add_done_callback(self._forget)
+        with anyio.CancelScope(shield=True):
+            if unsafe and tracer.probe.phase not in (Phase.QUEUED, Phase.CONNECTING):
+                try:
+                    await asyncio.wait((task,), timeout=_LINGER)
+                finally:
+                    self._end(task, tracer)
+            else:
+                self._end(task, tracer)
+            if not tracer.abandoned:
+                await asyncio.wait((task,), timeout=_LINGER)
+
+    def _end(self, task: asyncio.Task[Incoming], tracer: _Tracer) -> None:
+        if not task.done():
+            if tracer.probe.phase is Phase.QUEUED:
+                tracer.abandoned = True
+            else:
+                task.cancel()
+
+    def _forget(self, task: asyncio.Task[Incoming]) -> None:
+        self._left.discard(task)
+        if not task.cancelled():
+            task.exception()
+
+    def _find_gate(self, loop: asyncio.AbstractEventLoop, url: httpx.URL) -> Gate | None:
+        """Our own queue before httpcore's: as many places as its pool has connections."""
+        transport = self._find_transport(url)
+        if type(transport) is not httpx.AsyncHTTPTransport:
+            return None
+        gate = self._gates.get(loop)
+        if gate is None:
+            most = getattr(getattr(transport, "_pool", None), "_max_connections", None)
+            gate = self._gates[loop] = Gate(most if isinstance(most, int) else 1 << 30)
+        return gate
+
+    def _find_transport(self, url: httpx.URL) -> object:
+        find = getattr(self._client, "_transport_for_url", None)
+        return None if find is None else find(url)
+
+    async def _send(self, request: Outgoing, tracer: _Tracer, *, deadline: float, max_body: int) -> Incoming:
+        probe = tracer.probe
+        scope = anyio.CancelScope(deadline=anyio.current_time() + (deadline - time.monotonic()))
+        incoming: Incoming | None = None
+        rest_ends = deadline
+        try:
+            with scope:
+                built = self._build(request, tracer, deadline)
+                probe.phase = self._begin(built.url)
+                try:
+                    response = await self._client.send(built, stream=True, follow_redirects=False)
+                except httpx.RemoteProtocolError:
+                    # httpx parses Location even of a redirect that nobody follows.
+                    if probe.incoming is None or not 300 <= probe.incoming.status < 400:
+                        raise
+                    probe.phase = Phase.COMPLETE
+                    return probe.incoming
+                incoming = _open(response, probe)
+                rest_ends = time.monotonic() + self._rest_timeout
+                scope.deadline = min(scope.deadline, anyio.current_time() + self._rest_timeout)
+                try:
+                    await _read_whole(response, incoming, probe.host, max_body)
+                finally:
+                    await response.aclose()
+                    # Its repr has the server's reason phrase, in which the key may stand.
+                    del response
+                probe.phase = Phase.COMPLETE
+        except (WireError, AssertionError):
+            raise
+        except Exception as error:
+            raise self._explain(error, probe, tracer, request.url) from error
+        if scope.cancelled_caught or incoming is None:
+            trouble = Trouble.STALLED if rest_ends < deadline else Trouble.DEADLINE
+            raise explain(trouble, probe.host)
+        return incoming
+
+    def _build(self, request: Outgoing, tracer: _Tracer, deadline: float) -> httpx.Request:
+        """The request as the client itself would build it; without cookies and parameters in a fraction of the time."""
+        client = self._client
+        headers = ask_identity(request.headers)
+        extensions = {
+            "timeout": self._timeouts,
+            "trace": tracer,
+            NOTES: {"probe": tracer.probe, "deadline": deadline},
+        }
+        if client.params or len(client.cookies.jar):
+            return client.build_request(
+                request.method, request.url, headers=headers, content=request.body, extensions=extensions
+            )
+        names = {name.lower() for name, _ in headers}
+        own = [(name, value) for name, value in client.headers.raw if name.lower() not in names]
+        return httpx.Request(
+            request.method, _parse(request.url), headers=own + headers, content=request.body, extensions=extensions
+        )
+
+    async def stream(
+        self, request: Outgoing, probe: Probe, *, deadline: float, stall: float, addresses: tuple[str, ...] = ()
+    ) -> IncomingStream:
+        """Send once and return as soon as the head is in; see ``Sender.stream``.
+
+        The client's default headers, cookies and auth stay out of it: they belong to the gateway, not to a file host.
+        """
+        probe.host = find_host(request.url)
+        tracer = _Tracer(probe)
+        built = self._build_bare(request, tracer, deadline, stall, addresses)
+        scope = anyio.CancelScope(deadline=anyio.current_time() + (deadline - time.monotonic()))
+        response: httpx.Response | None = None
+        try:
+            with scope:
+                probe.phase = self._begin(built.url)
+                response = await self._client.send(built, stream=True, auth=None, follow_redirects=False)
+        except (WireError, AssertionError):
+            raise
+        except Exception as error:
+            raise self._explain(error, probe, tracer, request.url) from error
+        if response is None:
+            raise explain(Trouble.DEADLINE, probe.host)
+        incoming = _open(response, probe)
+        return _ClientStream(response, incoming, probe, deadline=deadline, stall=stall)
+
+    def _build_bare(
+        self, request: Outgoing, tracer: _Tracer, deadline: float, stall: float, addresses: tuple[str, ...]
+    ) -> httpx.Request:
+        url = _parse(request.url)
+        headers = ask_identity(request.headers)
+        notes = {"probe": tracer.probe, "deadline": deadline, "addresses": addresses}
+        extensions: dict[str, Any] = {"timeout": {**self._timeouts, "read": stall}, "trace": tracer, NOTES: notes}
+        if addresses and not isinstance(self._find_transport(url), VideoTransport):
+            # httpcore pools by address: a kept connection could serve another name that shares it.
+            headers = [*headers, (b"Host", url.netloc), (b"Connection", b"close")]
+            extensions["sni_hostname"] = url.host
+            url = url.copy_with(host=addresses[0])
+        return httpx.Request(request.method, url, headers=headers, content=request.body, extensions=extensions)
+
+    async def resolve(self, url: str, *, deadline: float) -> tuple[str, ...]:
+        """The addresses that a stock transport would connect to; none behind a proxy, a mock or a transport of others."""
+        if self._begin(httpx.URL(url)) is Phase.UNKNOWN or self._is_proxied(httpx.URL(url)):
+            return ()
+        return await resolve_name(url, deadline=deadline)
+
+    def _is_proxied(self, url: httpx.URL) -> bool:
+        transport = self._find_transport(url)
+        if isinstance(transport, StockTransport):
+            return transport.proxy is not None
+        return not isinstance(transport, VideoTransport) and (
+            type(getattr(transport, "_pool", None)).__name__ != "AsyncConnectionPool"
+        )
+
+    def _begin(self, url: httpx.URL) -> Phase:
+        known = type(self._find_transport(url)) in _TRACING and not is_mocked()
+        return Phase.QUEUED if known else Phase.UNKNOWN
+
+    def _explain(self, error: Exception, probe: Probe, tracer: _Tracer, url: str) -> WireError:
+        """What a client's error means. No context manager: its frame would show the error, which may quote the key."""
+        if isinstance(error.__cause__, WireError):
+            return error.__cause__
+        trouble = name_httpx_failure(error)
+        connecting = isinstance(error, (httpx.ConnectError, httpx.ConnectTimeout))
+        if connecting and not tracer.fired and self._is_honest(url):
+            probe.phase = Phase.CONNECTING
+        return explain(trouble, probe.host, error)
+
+    def _is_honest(self, url: str) -> bool:
+        return is_mocked() or type(self._find_transport(httpx.URL(url))) is httpx.MockTransport
+
+    async def aclose(self) -> None:
+        """Do nothing: the client is not ours."""
+
+    async def close_client(self) -> None:
+        """Close the client after all, for an owner that made it."""
+        await self._client.aclose()
+
+
+async def _enter(gate: Gate, deadline: float, probe: Probe) -> None:
+    if gate.free > 0:
+        await gate.enter()
+        return
+    try:
+        async with asyncio.timeout(deadline - time.monotonic()):
+            await gate.enter()
+    except TimeoutError as error:
+        raise explain(Trouble.DEADLINE, probe.host) from error
+
+
+def _open(response: httpx.Response, probe: Probe) -> Incoming:
+    incoming = Incoming(status=response.status_code, headers=_lower(response.headers.raw))
+    probe.incoming = incoming
+    probe.phase = Phase.ANSWERED
+    return incoming
+
+
+async def _read_whole(response: httpx.Response, incoming: Incoming, host: str | None, max_body: int) -> None:
+    if response.is_stream_consumed:
+        left = _find_left(response, host)
+        incoming.body = keep_piece(left, max_body)
+        if len(left) > max_body:
+            raise explain(Trouble.TOO_LARGE, host)
+        return
+    # One object, not a list: a million chunks of one byte would weigh far more, and a traceback keeps this frame.
+    body = bytearray()
+    try:
+        async for part in response.stream:  # type: ignore[union-attr]  # an async client gives these
+            body += part
+            if len(body) > max_body:
+                raise explain(Trouble.TOO_LARGE, host)
+    finally:
+        incoming.body = keep_piece(bytes(body), max_body)
+        body.clear()
+        del response
+
+
+def _find_left(response: httpx.Response, host: str | None) -> bytes:
+    """The body that a hook of the client has read before us; its stream gives nothing any more, and may never end."""
+    try:
+        return response.content
+    except httpx.ResponseNotRead as error:
+        raise explain(Trouble.BODY_CUT, host, error) from error
+
+
+class _ClientStream:
+    """The ``IncomingStream`` over an open ``httpx.Response``."""
+
+    def __init__(
+        self, response: httpx.Response, incoming: Incoming, probe: Probe, *, deadline: float, stall: float
+    ) -> None:
+        self.status = incoming.status
+        self.headers = incoming.headers
+        self._response = response
+        self._probe = probe
+        self._deadline = deadline
+        self._stall = stall
+
+    async def chunks(self) -> AsyncIterator[bytes]:
+        if self._response.is_stream_consumed:
+            yield _find_left(self._response, self._probe.host)
+            self._probe.phase = Phase.COMPLETE
+            return
+        pieces = self._response.stream.__aiter__()  # type: ignore[union-attr]  # an async client gives these
+        while True:
+            left = self._deadline - time.monotonic()
+            try:
+                with anyio.fail_after(min(left, self._stall)):
+                    piece = await anext(pieces)
+            except StopAsyncIteration:
+                break
+            except (TimeoutError, httpx.ReadTimeout) as error:
+                over = time.monotonic() >= self._deadline
+                raise explain(Trouble.DEADLINE if over else Trouble.STALLED, self._probe.host) from error
+            except httpx.RemoteProtocolError as error:
+                raise explain(Trouble.BODY_CUT, self._probe.host, error) from error
+            except (httpx.HTTPError, httpx.StreamError) as error:
+                raise explain(name_httpx_failure(error), self._probe.host, error) from error
+            if piece:
+                yield piece
+        self._probe.phase = Phase.COMPLETE
+
+    async def aclose(self) -> None:
+        await self._response.aclose()

@@ -1,0 +1,120 @@
+"""Our transport as httpx sees it: for a client with hooks, auth or mounts, and for anybody's ``httpx.AsyncClient``."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any
+
+import httpx
+
+from videorouter.http import Outgoing, Probe, Trouble, WireError
+from videorouter.transport.exchange import Exchanger
+from videorouter.transport.httpx_stock import StockTransport
+from videorouter.transport.interception import catches_transport
+
+if TYPE_CHECKING:
+    import ssl
+    from collections.abc import AsyncIterator
+
+    from videorouter.transport.body import BodyStream
+
+NOTES = "videorouter"
+"""The request extension by which a sender of this package hands its probe, deadline and addresses through httpx."""
+
+_DAY = 86_400.0
+_ERRORS: dict[Trouble, type[httpx.TransportError]] = {
+    Trouble.CONNECT_TIMEOUT: httpx.ConnectTimeout,
+    Trouble.DEADLINE: httpx.ReadTimeout,
+    Trouble.STALLED: httpx.ReadTimeout,
+    Trouble.WRITE_FAILED: httpx.WriteError,
+    Trouble.RESET: httpx.ReadError,
+    Trouble.BODY_CUT: httpx.RemoteProtocolError,
+    Trouble.PROTOCOL: httpx.RemoteProtocolError,
+    Trouble.TOO_LARGE: httpx.RemoteProtocolError,
+    Trouble.CLOSED: httpx.ReadError,
+}
+
+
+class VideoTransport(httpx.AsyncBaseTransport):
+    """An ``httpx.AsyncBaseTransport`` for calls that are held for minutes, thousands at a time.
+
+    HTTP/1.1 only, asyncio only. Connections are kept by event loop, so that one object works in several.
+
+    Args:
+        ssl_context: Decides about trust; ``None`` trusts the system's store, else certifi's.
+        connect_timeout: Seconds for name, TCP and TLS together.
+        exchanger: Shares the connections of another transport; the other arguments are then its own.
+    """
+
+    def __init__(
+        self,
+        *,
+        ssl_context: ssl.SSLContext | None = None,
+        connect_timeout: float = 10.0,
+        exchanger: Exchanger | None = None,
+    ) -> None:
+        self.exchanger: Exchanger = exchanger or Exchanger(ssl_context=ssl_context, connect_timeout=connect_timeout)
+        self._stock: StockTransport | None = None
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        """Send once; the body of the answer is read as the caller asks for it."""
+        if catches_transport():
+            # A mock below httpx's own transport means us too.
+            self._stock = self._stock or StockTransport()
+            return await self._stock.handle_async_request(request)
+        notes: dict[str, Any] = request.extensions.get(NOTES) or {}
+        timeouts: dict[str, float | None] = request.extensions.get("timeout") or {}
+        probe = notes.get("probe") or Probe()
+        read = timeouts.get("read")
+        deadline = notes.get("deadline") or time.monotonic() + _DAY
+        body = await request.aread()
+        outgoing = Outgoing(
+            method=request.method,
+            url=str(request.url),
+            headers=tuple(request.headers.raw),
+            body=body if body or "content-length" in request.headers else None,
+        )
+        stall = _DAY if read is None else read
+        try:
+            stream = await self.exchanger.open(
+                outgoing,
+                probe,
+                deadline=deadline,
+                stall=stall,
+                head_within=stall,
+                addresses=notes.get("addresses", ()),
+            )
+        except WireError as error:
+            raise _translate(error, request) from error
+        return httpx.Response(
+            stream.status,
+            headers=list(stream.headers),
+            stream=_Body(stream, request),
+            extensions={"http_version": b"HTTP/1.1"},
+        )
+
+    async def aclose(self) -> None:
+        """Abort what runs and close what is idle."""
+        self.exchanger.pools.close()
+        if self._stock is not None:
+            await self._stock.aclose()
+
+
+class _Body(httpx.AsyncByteStream):
+    def __init__(self, stream: BodyStream, request: httpx.Request) -> None:
+        self._stream = stream
+        self._request = request
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        try:
+            async for piece in self._stream.chunks():
+                yield piece
+        except WireError as error:
+            raise _translate(error, self._request) from error
+
+    async def aclose(self) -> None:
+        await self._stream.aclose()
+
+
+def _translate(error: WireError, request: httpx.Request) -> httpx.TransportError:
+    return _ERRORS.get(error.trouble, httpx.ConnectError)(error.message, request=request)

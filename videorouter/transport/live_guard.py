@@ -1,0 +1,56 @@
+"""Keeps this process off the gateway's own hosts: what stands between a test run and somebody's money.
+
+It is off until something turns it on, such as the pytest plugin; a child process inherits it through its environment.
+Every way that leads to the network asks here before it connects; what a mock catches never comes this far. This file
+never performs I/O.
+"""
+
+from __future__ import annotations
+
+import os
+
+VARIABLE = "VIDEOROUTER_BLOCKED_BY"
+"""The environment variable that tells a child process why the gateway is off limits, in words for people."""
+DOMAINS = ("onerouter.pro", "infron.ai")
+_BELOW = tuple(f".{domain}" for domain in DOMAINS)
+
+_reasons: list[str] = []
+
+
+def block(reason: str | None) -> None:
+    """Refuse connections to the gateway's hosts from now on, or, with ``None``, permit them again.
+
+    Args:
+        reason: Who blocks, and how to go on; it stands in the error.
+    """
+    # Kept twice: a test that empties os.environ must not open the road.
+    _reasons.clear()
+    os.environ.pop(VARIABLE, None)
+    if reason:
+        _reasons.append(reason)
+        os.environ[VARIABLE] = reason
+
+
+def find_reason() -> str | None:
+    """Why the gateway's hosts are off limits here; ``None`` when they are not."""
+    return _reasons[0] if _reasons else os.environ.get(VARIABLE) or None
+
+
+def check_host(host: str) -> None:
+    """Let a connection pass, unless it leads to the gateway while that is blocked.
+
+    Args:
+        host: The name, with or without a port.
+
+    Raises:
+        WireError: It does; nothing was sent.
+    """
+    name = host.partition(":")[0].rstrip(".").lower()
+    if name not in DOMAINS and not name.endswith(_BELOW):
+        return
+    reason = find_reason()
+    if reason is not None:
+        from videorouter.http import Trouble, WireError  # noqa: PLC0415  the pytest plugin stays light
+
+        msg = f"{name} is the real gateway, where calls cost money, and it is off limits here: {reason}"
+        raise WireError(Trouble.ADDRESS_REFUSED, msg, host=host)

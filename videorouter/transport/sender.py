@@ -1,0 +1,137 @@
+"""The default sender: straight to our own transport, or through httpx where somebody has a hand in it.
+
+It decides the way of each request and nothing else. The short way skips httpx altogether. The long way goes through
+an ``httpx.AsyncClient`` over the same connections: when it was touched (hooks, auth, mounts, cookies) or patched. The
+stock way goes through httpx's own transport: proxies, trio, and mocks below httpx.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import http.cookiejar
+import sys
+from typing import TYPE_CHECKING
+
+import httpx
+
+from videorouter.transport.exchange import Exchanger
+from videorouter.transport.httpx_sender import ClientSender
+from videorouter.transport.httpx_stock import StockTransport
+from videorouter.transport.httpx_transport import VideoTransport
+from videorouter.transport.interception import catches_client, catches_transport
+from videorouter.transport.naming import resolve_name
+from videorouter.transport.proxies import Route, choose_proxy
+
+if TYPE_CHECKING:
+    import ssl
+
+    from videorouter.http import Incoming, IncomingStream, Outgoing, Probe
+
+
+class DirectSender:
+    """A ``Sender`` over connections of our own.
+
+    Args:
+        ssl_context: Decides about trust; ``None`` is the process's shared one.
+        connect_timeout: Seconds for name, TCP and TLS together.
+        routes: Which hosts are reached through which proxy.
+    """
+
+    def __init__(
+        self,
+        *,
+        ssl_context: ssl.SSLContext | None = None,
+        connect_timeout: float = 10.0,
+        routes: tuple[Route, ...] = (),
+    ) -> None:
+        self._exchanger = Exchanger(ssl_context=ssl_context, connect_timeout=connect_timeout)
+        self._ssl_context = ssl_context
+        self._connect_timeout = connect_timeout
+        self._routes = routes
+        self._client: httpx.AsyncClient | None = None
+        self._stocks: dict[str | None, ClientSender] = {}
+
+    @property
+    def client(self) -> httpx.AsyncClient:
+        """The ``httpx.AsyncClient`` over our transport; what is set on it (hooks, auth, mounts) counts from then on."""
+        if self._client is None:
+            self._client = _open_client(VideoTransport(exchanger=self._exchanger))
+        return self._client
+
+    @property
+    def connections(self) -> int:
+        """Connections of our own that are open, idle ones included."""
+        return self._exchanger.pools.count()
+
+    async def send(self, request: Outgoing, probe: Probe, *, deadline: float, max_body: int) -> Incoming:
+        """Send once and read the whole answer; see ``Sender.send``."""
+        detour = self._find_detour(request.url)
+        if detour is None:
+            return await self._exchanger.exchange(request, probe, deadline=deadline, max_body=max_body)
+        return await detour.send(request, probe, deadline=deadline, max_body=max_body)
+
+    async def stream(
+        self, request: Outgoing, probe: Probe, *, deadline: float, stall: float, addresses: tuple[str, ...] = ()
+    ) -> IncomingStream:
+        """Send once and return as soon as the head is in; see ``Sender.stream``."""
+        detour = self._find_detour(request.url)
+        sender = self._exchanger.open if detour is None else detour.stream
+        return await sender(request, probe, deadline=deadline, stall=stall, addresses=addresses)
+
+    async def resolve(self, url: str, *, deadline: float) -> tuple[str, ...]:
+        """The addresses that ``stream`` would connect to; none where a proxy or a mock stands in between."""
+        detour = self._find_detour(url)
+        if detour is None:
+            return await resolve_name(url, deadline=deadline)
+        return await detour.resolve(url, deadline=deadline)
+
+    def _find_detour(self, url: str) -> ClientSender | None:
+        """The way through httpx, when the short way would pass somebody by."""
+        if catches_client() or (self._client is not None and _is_touched(self._client)):
+            return self._go_through(self.client)
+        proxy = choose_proxy(self._routes, url) if self._routes else None
+        if proxy is not None or catches_transport() or not _is_selecting():
+            return self._find_stock(proxy)
+        return None
+
+    def _go_through(self, client: httpx.AsyncClient) -> ClientSender:
+        return ClientSender(client, connect_timeout=self._connect_timeout)
+
+    def _find_stock(self, proxy: str | None) -> ClientSender:
+        sender = self._stocks.get(proxy)
+        if sender is None:
+            client = _open_client(StockTransport(proxy=proxy, ssl_context=self._ssl_context))
+            sender = self._stocks[proxy] = self._go_through(client)
+        return sender
+
+    async def aclose(self) -> None:
+        """Abort what runs and close what is idle. Idempotent."""
+        self._exchanger.pools.close()
+        for sender in self._stocks.values():
+            await sender.close_client()
+
+
+def _open_client(transport: httpx.AsyncBaseTransport) -> httpx.AsyncClient:
+    client = httpx.AsyncClient(transport=transport, trust_env=False)
+    client.headers.clear()
+    # A gateway's cookies are nobody's business here, and a jar would grow.
+    client.cookies.jar.set_policy(http.cookiejar.DefaultCookiePolicy(allowed_domains=()))
+    return client
+
+
+def _is_touched(client: httpx.AsyncClient) -> bool:
+    hooks = client._event_hooks  # noqa: SLF001 - the public property copies them for every look
+    return bool(
+        hooks["request"]
+        or hooks["response"]
+        or client._auth is not None  # noqa: SLF001 - as above
+        or client._mounts  # noqa: SLF001 - there is no public way
+        or client.headers
+        or len(client.cookies.jar)
+    )
+
+
+def _is_selecting() -> bool:
+    """Whether an asyncio loop runs that can watch sockets: trio and the proactor of Windows cannot."""
+    loop = asyncio._get_running_loop()  # noqa: SLF001 - documented for event loops, and gives None outside one
+    return loop is not None and (sys.platform != "win32" or hasattr(loop, "_selector"))

@@ -1,0 +1,90 @@
+"""What a URL means on the wire: where to connect, what to ask for, and the bytes of a request's head."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import httpx
+
+from videorouter.http import Trouble, WireError
+from videorouter.transport.naming import find_host, split_place
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from videorouter.http import Header
+
+_MOST_REMEMBERED = 512
+_remembered: dict[str, Target] = {}
+_FRAMING = frozenset({b"host", b"content-length", b"transfer-encoding", b"accept-encoding", b"connection"})
+
+
+class Target:
+    """A URL, taken apart once."""
+
+    __slots__ = ("host", "key", "label", "line", "netloc", "port", "secure", "url")
+
+    def __init__(self, url: str) -> None:
+        try:
+            parsed = httpx.URL(url)
+            place = split_place(url)
+        except (httpx.InvalidURL, TypeError, ValueError) as error:
+            raise WireError(Trouble.PROTOCOL, f"not a URL: {error}") from error
+        if parsed.scheme not in ("http", "https") or not (parsed.raw_host and place[0]):
+            raise WireError(Trouble.PROTOCOL, "only absolute http and https URLs can be sent to")
+        self.url: httpx.URL = parsed
+        self.secure: bool = parsed.scheme == "https"
+        self.host: str = parsed.raw_host.decode("ascii")
+        self.port: int = parsed.port or (443 if self.secure else 80)
+        self.label: str = find_host(url)
+        self.key: tuple[bool, str, int] = (self.secure, self.host, self.port)
+        self.line: bytes = b" %b HTTP/1.1\r\nHost: " % parsed.raw_path
+        self.netloc: bytes = parsed.netloc
+
+
+def find_target(url: str) -> Target:
+    """The target of a URL; the last few hundred are remembered.
+
+    Raises:
+        WireError: It is no absolute http or https URL.
+    """
+    target = _remembered.get(url)
+    if target is None:
+        target = Target(url)
+        if len(_remembered) >= _MOST_REMEMBERED:
+            _remembered.clear()
+        _remembered[url] = target
+    return target
+
+
+def write_head(method: str, target: Target, headers: Iterable[Header], body: bytes | None) -> bytes:
+    """The head of a request, up to and with its empty line.
+
+    Args:
+        method: In capitals.
+        target: Where it goes.
+        headers: Fields to send; those about framing, host and coding are this function's own.
+        body: What follows the head, for ``Content-Length``; ``None`` for a request without one.
+
+    Raises:
+        WireError: A field would break out of its line.
+    """
+    parts = [method.encode("ascii"), target.line, target.netloc, b"\r\n"]
+    lines = 2
+    for name, value in headers:
+        lower = name.lower()
+        if lower not in _FRAMING:
+            parts += (name, b": ", value, b"\r\n")
+            lines += 1
+        elif lower == b"host":
+            parts[2] = value
+    if body is not None:
+        parts.append(b"Accept-Encoding: identity\r\nContent-Length: %d\r\n\r\n" % len(body))
+        lines += 3
+    else:
+        parts.append(b"Accept-Encoding: identity\r\n\r\n")
+        lines += 2
+    head = b"".join(parts)
+    if head.count(b"\n") != lines or head.count(b"\r") != lines or b"\0" in head:
+        raise WireError(Trouble.PROTOCOL, "a header field or the URL has a line break in it; nothing was sent")
+    return head
