@@ -12,9 +12,9 @@ from msgspec import UNSET, UnsetType
 from videorouter.batch.verbs import BatchVerbs
 from videorouter.call import draining, tasks
 from videorouter.call.caller import Caller
-from videorouter.call.catalog import Catalogue, read_account
+from videorouter.call.catalog import Catalog, read_account
 from videorouter.call.fallback import check_models, run_with_fallback
-from videorouter.call.prepare import Maker
+from videorouter.call.prepare import RequestBuilder
 from videorouter.call.requests import check_model, find_task_id
 from videorouter.call.signatures import edit_job, job, takes_what
 from videorouter.call.state import Shared
@@ -134,10 +134,10 @@ class AsyncVideoRouter(BatchVerbs):
         sender = open_sender(http_client=http_client, proxy=proxy, trust_env=trust_env, ssl_context=ssl_context)
         self._options = options
         self._is_view = False
-        self._catalogue = Catalogue()
+        self._catalogue = Catalog()
         self._uploads = Uploads()
         self._caller = Caller(settings, Shared(sender, settings), on_event=on_event, on_in_doubt=on_in_doubt)
-        self._maker = Maker(self._caller, self._uploads)
+        self._maker = RequestBuilder(self._caller, self._uploads)
 
     @property
     def _settings(self) -> Settings:
@@ -497,7 +497,7 @@ class AsyncVideoRouter(BatchVerbs):
         if "max_concurrency" in overrides:
             gate = caller.shared.open_gate(settings)
         view._caller = Caller(settings, caller.shared, **hooks, gate=gate)
-        view._maker = Maker(view._caller, view._uploads)
+        view._maker = RequestBuilder(view._caller, view._uploads)
         return view
 
     def stats(self) -> Stats:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 Header: TypeAlias = tuple[bytes, bytes]
 
 
-class Outgoing(msgspec.Struct, frozen=True, kw_only=True):
+class Request(msgspec.Struct, frozen=True, kw_only=True):
     """One request, frozen before its first attempt. ``body`` is sent with ``Content-Length``, never chunked."""
 
     method: str
@@ -29,13 +29,13 @@ class Outgoing(msgspec.Struct, frozen=True, kw_only=True):
     body: bytes | None = None
 
     def __repr__(self) -> str:
-        return f"<Outgoing {self.method} {self.url}>"
+        return f"<Request {self.method} {self.url}>"
 
     def __rich_repr__(self) -> list[tuple[str, Any]]:
         return [("method", self.method), ("url", self.url)]
 
 
-class Incoming(msgspec.Struct, kw_only=True):
+class Response(msgspec.Struct, kw_only=True):
     """One answer. Header names are in lower case."""
 
     status: int
@@ -44,7 +44,7 @@ class Incoming(msgspec.Struct, kw_only=True):
 
     def __repr__(self) -> str:
         # A server may echo the key: what it sent shows in no traceback.
-        return f"<Incoming {self.status}, {len(self.body)} bytes>"
+        return f"<Response {self.status}, {len(self.body)} bytes>"
 
     def __rich_repr__(self) -> list[tuple[str, Any]]:
         return [("status", self.status)]
@@ -65,21 +65,21 @@ def keep_piece(body: bytes, most: int) -> bytes:
     return body if len(body) <= most else body[: min(most, _PIECE)]
 
 
-class Probe:
+class Attempt:
     """What is known of one attempt while it runs: written by the sender, read by whoever asks what was lost."""
 
-    __slots__ = ("host", "incoming", "phase", "write_failed")
+    __slots__ = ("host", "phase", "response", "write_failed")
 
     def __init__(self) -> None:
         self.phase: Phase = Phase.QUEUED
         self.host: str | None = None
         self.write_failed: bool = False
-        self.incoming: Incoming | None = None
+        self.response: Response | None = None
         """Status and headers as soon as they are in, with as much of the body as was read when it failed."""
 
 
-class Trouble(enum.StrEnum):
-    """Why an attempt brought no whole answer. The phase comes from the probe, never from this."""
+class WireFailure(enum.StrEnum):
+    """Why an attempt brought no whole answer. The phase comes from the attempt, never from this."""
 
     REFUSED = "connection refused"
     UNREACHABLE = "host unreachable"
@@ -105,14 +105,14 @@ class Trouble(enum.StrEnum):
 class WireError(Exception):
     """An attempt that brought no whole answer. Internal: it never reaches a user."""
 
-    def __init__(self, trouble: Trouble, message: str, *, host: str | None = None) -> None:
+    def __init__(self, failure: WireFailure, message: str, *, host: str | None = None) -> None:
         super().__init__(message)
-        self.trouble = trouble
+        self.failure = failure
         self.message = message
         self.host = host
 
 
-class IncomingStream(Protocol):
+class ResponseStream(Protocol):
     """An answer whose body is read piece by piece, with back-pressure on the socket."""
 
     status: int
@@ -130,34 +130,34 @@ class IncomingStream(Protocol):
 class Sender(Protocol):
     """Whatever can put one request on the wire once. It never retries and never follows a redirect."""
 
-    async def send(self, request: Outgoing, probe: Probe, *, deadline: float, max_body: int) -> Incoming:
+    async def send(self, request: Request, attempt: Attempt, *, deadline: float, max_body: int) -> Response:
         """Send once and read the whole answer.
 
         A cancellation propagates at once before SENDING and for reads. On a POST in SENDING or SENT it is held back
-        for at most 1 s, in case the answer is on its way; when that comes whole, the probe says COMPLETE and has it
-        in ``incoming``. Then ``CancelledError`` is raised all the same.
+        for at most 1 s, in case the answer is on its way; when that comes whole, the attempt says COMPLETE and has it
+        in ``response``. Then ``CancelledError`` is raised all the same.
 
         Args:
             request: What to send.
-            probe: Written as the attempt walks its phases.
-            deadline: ``time.monotonic()`` value at which the attempt ends with ``Trouble.DEADLINE``.
-            max_body: Bytes of body to accept; more is ``Trouble.TOO_LARGE``.
+            attempt: Written as the attempt walks its phases.
+            deadline: ``time.monotonic()`` value at which the attempt ends with ``WireFailure.DEADLINE``.
+            max_body: Bytes of body to accept; more is ``WireFailure.TOO_LARGE``.
 
         Raises:
-            WireError: No whole answer came; the probe says how far the attempt got.
+            WireError: No whole answer came; the attempt says how far the attempt got.
         """
         ...
 
     async def stream(
-        self, request: Outgoing, probe: Probe, *, deadline: float, stall: float, addresses: tuple[str, ...] = ()
-    ) -> IncomingStream:
+        self, request: Request, attempt: Attempt, *, deadline: float, stall: float, addresses: tuple[str, ...] = ()
+    ) -> ResponseStream:
         """Send once and return as soon as the head is in.
 
         Args:
             request: What to send.
-            probe: Written as the attempt walks its phases.
+            attempt: Written as the attempt walks its phases.
             deadline: ``time.monotonic()`` value at which the whole transfer ends.
-            stall: Seconds without a byte after which it ends with ``Trouble.STALLED``.
+            stall: Seconds without a byte after which it ends with ``WireFailure.STALLED``.
             addresses: IP literals that the address guard has checked: connect to one of these only, with the
                 URL's own host in SNI and ``Host``. Empty: resolve the name as usual.
 

@@ -85,7 +85,7 @@ async def transport(url, ca):
     """Our transport alone, behind its seam."""
     import msgspec
 
-    from videorouter.http import Outgoing, Probe
+    from videorouter.http import Attempt, Request
     from videorouter.transport.opening import open_sender
 
     sender = open_sender(ssl_context=trust(ca), trust_env=False)
@@ -98,8 +98,8 @@ async def transport(url, ca):
     )
 
     async def call():
-        request = Outgoing(method="POST", url=url + PATH, headers=headers, body=msgspec.json.encode(BODY))
-        incoming = await sender.send(request, Probe(), deadline=time.monotonic() + 300, max_body=4 << 20)
+        request = Request(method="POST", url=url + PATH, headers=headers, body=msgspec.json.encode(BODY))
+        incoming = await sender.send(request, Attempt(), deadline=time.monotonic() + 300, max_body=4 << 20)
         assert msgspec.json.decode(incoming.body)["data"][0]["video_id"]
 
     yield call

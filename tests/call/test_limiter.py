@@ -12,9 +12,9 @@ import anyio
 import pytest
 
 from videorouter.call import limiter
-from videorouter.call.limiter import Gate, Slot
+from videorouter.call.limiter import ClientLimit, Slot
 from videorouter.errors import Phase
-from videorouter.http import Probe
+from videorouter.http import Attempt
 
 pytestmark = pytest.mark.anyio
 
@@ -30,18 +30,18 @@ def later(seconds: float = 20.0) -> float:
     return time.monotonic() + seconds
 
 
-def open_slot(gate: Gate, model: str = "veo", *, adaptive: bool = True, sends: bool = True) -> Slot:
+def open_slot(gate: ClientLimit, model: str = "veo", *, adaptive: bool = True, sends: bool = True) -> Slot:
     return Slot(gate.find_bay(ORIGIN, model, adaptive=adaptive), sends=sends)
 
 
-def fill(gate: Gate, times: int, **options) -> list[Slot]:
+def fill(gate: ClientLimit, times: int, **options) -> list[Slot]:
     slots = [open_slot(gate, **options) for _ in range(times)]
     assert all(slot.try_take() for slot in slots)
     return slots
 
 
 async def test_the_client_limit_holds_and_is_passed_on_in_order():
-    gate = Gate(1)
+    gate = ClientLimit(1)
     (first,) = fill(gate, 1)
     order = []
 
@@ -62,7 +62,7 @@ async def test_the_client_limit_holds_and_is_passed_on_in_order():
 
 
 async def test_a_lane_is_shared_by_clients():
-    one, two = Gate(100), Gate(100)
+    one, two = ClientLimit(100), ClientLimit(100)
     slots = fill(one, 10) + fill(two, 6)
     assert not open_slot(two).try_take()
     assert not open_slot(one).try_take()
@@ -72,13 +72,13 @@ async def test_a_lane_is_shared_by_clients():
 
 
 async def test_without_lanes_only_the_limit_counts():
-    gate = Gate(100)
+    gate = ClientLimit(100)
     fill(gate, 100, adaptive=False)
     assert not open_slot(gate, adaptive=False).try_take()
 
 
 async def test_a_full_client_does_not_block_another_in_the_same_lane():
-    small, large = Gate(1), Gate(100)
+    small, large = ClientLimit(1), ClientLimit(100)
     fill(small, 1)
     waiting = asyncio.create_task(open_slot(small).take(later()))
     await asyncio.sleep(0)
@@ -87,7 +87,7 @@ async def test_a_full_client_does_not_block_another_in_the_same_lane():
 
 
 async def test_a_paused_lane_does_not_block_another_of_the_same_client():
-    gate = Gate(100)
+    gate = ClientLimit(100)
     (slot,) = fill(gate, 1)
     slot.note_refusal(30.0)
     waiting = asyncio.create_task(open_slot(gate).take(later()))
@@ -97,7 +97,7 @@ async def test_a_paused_lane_does_not_block_another_of_the_same_client():
 
 
 async def test_a_cancelled_waiter_passes_its_grant_on():
-    gate = Gate(1)
+    gate = ClientLimit(1)
     (held,) = fill(gate, 1)
     second = open_slot(gate)
     third = open_slot(gate)
@@ -112,7 +112,7 @@ async def test_a_cancelled_waiter_passes_its_grant_on():
 
 
 async def test_random_cancellation_loses_no_slot():
-    gate = Gate(10)
+    gate = ClientLimit(10)
 
     async def work(number):
         slot = open_slot(gate)
@@ -135,14 +135,14 @@ async def test_random_cancellation_loses_no_slot():
 
 
 async def test_a_deadline_in_the_queue_gives_no_slot_and_leaves_no_waiter():
-    gate = Gate(1)
+    gate = ClientLimit(1)
     fill(gate, 1)
     assert not await open_slot(gate).take(time.monotonic() + 0.05)
     assert gate.waiting == 0
 
 
 async def test_who_was_refused_stands_first_again():
-    gate = Gate(1)
+    gate = ClientLimit(1)
     (held,) = fill(gate, 1)
     order = []
 
@@ -160,25 +160,25 @@ async def test_who_was_refused_stands_first_again():
 
 
 async def test_a_request_held_for_a_quarter_of_a_second_lets_the_next_come():
-    gate = Gate(1000)
+    gate = ClientLimit(1000)
     for slot in fill(gate, 16):
-        slot.probe = Probe()
-        slot.probe.phase = Phase.SENT
+        slot.attempt = Attempt()
+        slot.attempt.phase = Phase.SENT
     began = time.monotonic()
     assert await open_slot(gate).take(later())
     assert 0.15 < time.monotonic() - began < 5
 
 
 async def test_a_request_that_is_still_connecting_does_not():
-    gate = Gate(1000)
+    gate = ClientLimit(1000)
     for slot in fill(gate, 16):
-        slot.probe = Probe()
-        slot.probe.phase = Phase.CONNECTING
+        slot.attempt = Attempt()
+        slot.attempt.phase = Phase.CONNECTING
     assert not await open_slot(gate).take(time.monotonic() + 0.6)
 
 
 async def test_a_pause_holds_everybody_once():
-    gate = Gate(100)
+    gate = ClientLimit(100)
     for slot in fill(gate, 5):
         slot.note_refusal(0.2)
         slot.release()
@@ -189,14 +189,14 @@ async def test_a_pause_holds_everybody_once():
 
 
 async def test_looking_at_a_task_waits_for_no_pause():
-    gate = Gate(100)
+    gate = ClientLimit(100)
     (slot,) = fill(gate, 1)
     slot.note_refusal(30.0)
     assert open_slot(gate, sends=False).try_take()
 
 
 async def test_a_closed_client_sends_its_waiters_away():
-    gate = Gate(1)
+    gate = ClientLimit(1)
     fill(gate, 1)
     waiting = asyncio.create_task(open_slot(gate).take(later()))
     await asyncio.sleep(0)
@@ -206,7 +206,7 @@ async def test_a_closed_client_sends_its_waiters_away():
 
 
 def test_threads_with_loops_of_their_own_share_a_lane():
-    gate = Gate(3)
+    gate = ClientLimit(3)
     running = most = done = 0
     lock = threading.Lock()
 
@@ -239,7 +239,7 @@ def test_threads_with_loops_of_their_own_share_a_lane():
 
 
 def test_a_loop_that_was_dropped_with_its_waiters_takes_no_slot_along():
-    gate = Gate(1)
+    gate = ClientLimit(1)
     (held,) = fill(gate, 1)
     loop = asyncio.new_event_loop()
     task = loop.create_task(open_slot(gate).take(later()))
@@ -254,7 +254,7 @@ def test_a_loop_that_was_dropped_with_its_waiters_takes_no_slot_along():
 
 def test_trio_waits_too():
     trio = pytest.importorskip("trio")
-    gate = Gate(1)
+    gate = ClientLimit(1)
 
     async def work():
         slot = open_slot(gate)
@@ -274,7 +274,7 @@ def test_trio_waits_too():
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 def test_a_forked_child_starts_with_empty_lanes():
-    gate = Gate(1)
+    gate = ClientLimit(1)
     fill(gate, 1)
     limiter.WORLD.lock.acquire()
     try:
@@ -288,7 +288,7 @@ def test_a_forked_child_starts_with_empty_lanes():
 
 
 async def test_thousands_of_lanes_do_not_pile_up():
-    gate = Gate(10)
+    gate = ClientLimit(10)
     for number in range(3000):
         slot = open_slot(gate, f"model-{number}")
         assert slot.try_take()

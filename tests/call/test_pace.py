@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from hypothesis import given, strategies as st
 
-from videorouter.call.pace import HELD, LONGEST_HOLD, MOST, START, Pace, Probing, Recent
+from videorouter.call.pace import HELD, LONGEST_HOLD, MOST, START, AdaptiveRate, Recent, RecoveryProbe
 
 
 def succeed(pace, times, now=0.0, used=None):
@@ -14,7 +14,7 @@ def succeed(pace, times, now=0.0, used=None):
 
 
 def test_it_starts_at_16_and_doubles_per_window_until_the_first_refusal():
-    pace = Pace()
+    pace = AdaptiveRate()
     assert pace.limit == START == 16
     assert HELD == 0.25
     succeed(pace, 16)
@@ -24,7 +24,7 @@ def test_it_starts_at_16_and_doubles_per_window_until_the_first_refusal():
 
 
 def test_after_a_refusal_it_grows_by_one_per_window():
-    pace = Pace()
+    pace = AdaptiveRate()
     pace.count_refusal(10.0)
     assert pace.limit == pytest.approx(11.2)
     succeed(pace, 12, now=10.0)
@@ -32,7 +32,7 @@ def test_after_a_refusal_it_grows_by_one_per_window():
 
 
 def test_a_limit_that_nobody_uses_does_not_grow():
-    pace = Pace()
+    pace = AdaptiveRate()
     succeed(pace, 100, used=7)
     assert pace.limit == 16
     succeed(pace, 1, used=8)
@@ -40,7 +40,7 @@ def test_a_limit_that_nobody_uses_does_not_grow():
 
 
 def test_it_shrinks_at_most_once_a_second_and_never_below_one():
-    pace = Pace()
+    pace = AdaptiveRate()
     for now in (0.0, 0.3, 0.99):
         pace.count_refusal(now)
     assert pace.limit == pytest.approx(16 * 0.7)
@@ -52,21 +52,21 @@ def test_it_shrinks_at_most_once_a_second_and_never_below_one():
 
 
 def test_an_overload_shrinks_the_limit_and_leaves_the_rate():
-    pace = Pace()
+    pace = AdaptiveRate()
     pace.count_overload(0.0)
     assert (pace.limit, pace.rate) == (pytest.approx(11.2), None)
     assert not pace.learning
 
 
 def test_the_limit_has_an_end():
-    pace = Pace()
+    pace = AdaptiveRate()
     pace.limit = MOST
     pace.count_success(0.0, 10**9)
     assert pace.limit == MOST
 
 
 def test_the_rate_starts_at_the_successes_of_the_last_second():
-    pace = Pace()
+    pace = AdaptiveRate()
     assert pace.rate is None
     for tick in range(40):
         pace.count_success(100 + tick * 0.05, 16)
@@ -75,14 +75,14 @@ def test_the_rate_starts_at_the_successes_of_the_last_second():
 
 
 def test_without_any_success_the_rate_starts_at_one():
-    pace = Pace()
+    pace = AdaptiveRate()
     pace.count_refusal(5.0)
     assert pace.rate == 1.0
     assert pace.find_start() <= 5.0
 
 
 def test_the_rate_shrinks_at_most_once_per_half_second():
-    pace = Pace()
+    pace = AdaptiveRate()
     succeed(pace, 30, now=1.0)
     pace.count_refusal(1.0)
     assert pace.rate == 30
@@ -95,7 +95,7 @@ def test_the_rate_shrinks_at_most_once_per_half_second():
 
 
 def test_the_rate_grows_slowly_with_successes():
-    pace = Pace()
+    pace = AdaptiveRate()
     succeed(pace, 30, now=1.0)
     pace.count_refusal(1.0)
     now = 1.0
@@ -106,7 +106,7 @@ def test_the_rate_grows_slowly_with_successes():
 
 
 def test_the_rate_comes_back_quickly_to_where_it_was_refused():
-    pace = Pace()
+    pace = AdaptiveRate()
     succeed(pace, 30, now=1.0)
     pace.count_refusal(1.0)
     pace.count_refusal(1.6)
@@ -116,7 +116,7 @@ def test_the_rate_comes_back_quickly_to_where_it_was_refused():
 
 
 def test_a_rate_never_more_than_doubles_at_once_and_never_ends():
-    pace = Pace()
+    pace = AdaptiveRate()
     for second in range(100):
         pace.count_refusal(float(second))
     assert pace.rate == 0.5
@@ -125,7 +125,7 @@ def test_a_rate_never_more_than_doubles_at_once_and_never_ends():
 
 
 def test_starts_are_spaced_by_the_rate():
-    pace = Pace()
+    pace = AdaptiveRate()
     succeed(pace, 10, now=1.0)
     pace.count_refusal(1.0)
     pace.count_start(1.0)
@@ -136,7 +136,7 @@ def test_starts_are_spaced_by_the_rate():
 
 
 def test_growth_speeds_up_with_the_time_since_the_last_refusal():
-    pace = Pace()
+    pace = AdaptiveRate()
     succeed(pace, 30, now=1.0)
     pace.count_refusal(1.0)
     pace.count_success(1.0, 1)
@@ -147,7 +147,7 @@ def test_growth_speeds_up_with_the_time_since_the_last_refusal():
 
 
 def test_a_rate_that_was_allowed_and_never_used_is_forgotten_by_a_refusal():
-    pace = Pace()
+    pace = AdaptiveRate()
     succeed(pace, 30, now=1.0)
     pace.count_refusal(1.0)
     pace.rate = 1000.0
@@ -157,7 +157,7 @@ def test_a_rate_that_was_allowed_and_never_used_is_forgotten_by_a_refusal():
 
 
 def test_a_burst_makes_up_for_a_late_timer_and_no_more():
-    pace = Pace()
+    pace = AdaptiveRate()
     succeed(pace, 10, now=1.0)
     pace.count_refusal(1.0)
     pace.count_start(5.0)
@@ -165,14 +165,14 @@ def test_a_burst_makes_up_for_a_late_timer_and_no_more():
 
 
 def test_without_a_refusal_nothing_waits():
-    pace = Pace()
+    pace = AdaptiveRate()
     for _ in range(1000):
         pace.count_start(5.0)
     assert pace.find_start() <= 5.0
 
 
 def test_one_retry_after_holds_the_lane_once():
-    pace = Pace()
+    pace = AdaptiveRate()
     for _ in range(16):
         pace.count_refusal(10.0, 3.0)
     assert pace.find_start() == 13.0
@@ -183,7 +183,7 @@ def test_one_retry_after_holds_the_lane_once():
 
 
 def test_a_slip_does_not_close_a_lane_for_good():
-    pace = Pace()
+    pace = AdaptiveRate()
     pace.count_refusal(0.0, 1e12)
     assert pace.find_start() == LONGEST_HOLD
 
@@ -198,7 +198,7 @@ def test_recent_counts_the_last_second_only():
 
 
 def test_probes_come_further_and_further_apart_until_a_success():
-    probing = Probing()
+    probing = RecoveryProbe()
     assert (probing.troubled, probing.next_at) == (False, 0.0)
     probing.count_refusal()
     assert probing.troubled
@@ -222,7 +222,7 @@ STEPS = st.lists(
 
 @given(STEPS)
 def test_whatever_happens_a_lane_never_closes_and_never_explodes(steps):
-    pace = Pace()
+    pace = AdaptiveRate()
     now = 0.0
     for what, passed, asked in steps:
         now += passed

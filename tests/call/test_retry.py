@@ -17,88 +17,88 @@ from videorouter.call.retry import (
     THROTTLED_COST,
     TRANSIENT_COST,
     UNDECIDED,
-    Again,
-    Budget,
-    Column,
-    Ending,
+    GiveUp,
     History,
-    Row,
-    Ruling,
-    Stop,
+    Outcome,
+    Raise,
+    RequestKind,
+    Retry,
+    RetryAfter,
+    RetryBudget,
     decide,
+    find_outcome,
     find_pause,
-    find_row,
     read_date,
     read_retry_after,
 )
 
-ONCE, HONOURED, READ = Column.ONCE, Column.HONOURED, Column.READ
-ROWS = st.sampled_from(list(Row))
-COLUMNS = st.sampled_from(list(Column))
+ONCE, HONOURED, READ = RequestKind.ONCE, RequestKind.HONOURED, RequestKind.READ
+ROWS = st.sampled_from(list(Outcome))
+COLUMNS = st.sampled_from(list(RequestKind))
 DICE = st.floats(0, 1)
-CELLS = [(row, column) for row in Row if row is not Row.REFUSED for column in Column]
+CELLS = [(row, column) for row in Outcome if row is not Outcome.REFUSED for column in RequestKind]
 
-# Row by row, as the promise has it: the ruling and the ending for a POST, an honoured key, and a read.
+# Outcome by row, as the promise has it: the ruling and the ending for a POST, an honoured key, and a read.
 PROMISED = {
-    Row.UNREACHED: ("RETRY CONNECTION", "RETRY CONNECTION", "RETRY CONNECTION"),
-    Row.HOPELESS: ("STOP CONNECTION", "STOP CONNECTION", "STOP CONNECTION"),
-    Row.EXPIRED: ("STOP DEADLINE", "STOP DEADLINE", "STOP DEADLINE"),
-    Row.CLOSED: ("STOP CLOSED", "STOP CLOSED", "STOP CLOSED"),
-    Row.UNSENT: ("RETRY CONNECTION", "RETRY CONNECTION", "RETRY CONNECTION"),
-    Row.LOST: ("STOP DOUBT", "RETRY DOUBT", "RETRY CONNECTION"),
-    Row.REFUSED: ("WAIT STATUS", "WAIT STATUS", "WAIT STATUS"),
-    Row.BROKEN: ("STOP DOUBT", "RETRY DOUBT", "RETRY STATUS"),
-    Row.CONFLICT: ("STOP DOUBT", "RETRY DOUBT", "STOP STATUS"),
-    Row.KEY_CONFLICT: ("STOP DOUBT", "STOP FIRST", "STOP STATUS"),
-    Row.REJECTED: ("STOP STATUS", "STOP STATUS", "STOP STATUS"),
-    Row.MOVED: ("STOP DOUBT", "STOP DOUBT", "STOP STATUS"),
-    Row.MOVED_KEEPING: ("STOP STATUS", "STOP STATUS", "STOP STATUS"),
-    Row.TROUBLED_200: ("STOP DOUBT", "STOP DOUBT", "RETRY_ONE UNEXPECTED"),
-    Row.STRANGE: ("STOP DOUBT", "STOP DOUBT", "STOP STATUS"),
-    Row.CUT: ("STOP DOUBT", "RETRY DOUBT", "RETRY_ONE UNEXPECTED"),
-    Row.UNUSABLE: ("STOP DOUBT", "STOP DOUBT", "RETRY_ONE UNEXPECTED"),
+    Outcome.UNREACHED: ("RETRY CONNECTION", "RETRY CONNECTION", "RETRY CONNECTION"),
+    Outcome.HOPELESS: ("STOP CONNECTION", "STOP CONNECTION", "STOP CONNECTION"),
+    Outcome.EXPIRED: ("STOP DEADLINE", "STOP DEADLINE", "STOP DEADLINE"),
+    Outcome.CLOSED: ("STOP CLOSED", "STOP CLOSED", "STOP CLOSED"),
+    Outcome.UNSENT: ("RETRY CONNECTION", "RETRY CONNECTION", "RETRY CONNECTION"),
+    Outcome.LOST: ("STOP DOUBT", "RETRY DOUBT", "RETRY CONNECTION"),
+    Outcome.REFUSED: ("WAIT STATUS", "WAIT STATUS", "WAIT STATUS"),
+    Outcome.BROKEN: ("STOP DOUBT", "RETRY DOUBT", "RETRY STATUS"),
+    Outcome.CONFLICT: ("STOP DOUBT", "RETRY DOUBT", "STOP STATUS"),
+    Outcome.KEY_CONFLICT: ("STOP DOUBT", "STOP FIRST", "STOP STATUS"),
+    Outcome.REJECTED: ("STOP STATUS", "STOP STATUS", "STOP STATUS"),
+    Outcome.MOVED: ("STOP DOUBT", "STOP DOUBT", "STOP STATUS"),
+    Outcome.MOVED_KEEPING: ("STOP STATUS", "STOP STATUS", "STOP STATUS"),
+    Outcome.TROUBLED_200: ("STOP DOUBT", "STOP DOUBT", "RETRY_ONE UNEXPECTED"),
+    Outcome.STRANGE: ("STOP DOUBT", "STOP DOUBT", "STOP STATUS"),
+    Outcome.CUT: ("STOP DOUBT", "RETRY DOUBT", "RETRY_ONE UNEXPECTED"),
+    Outcome.UNUSABLE: ("STOP DOUBT", "STOP DOUBT", "RETRY_ONE UNEXPECTED"),
 }
 
 
-@pytest.mark.parametrize("row", Row, ids=lambda row: row.name)
+@pytest.mark.parametrize("row", Outcome, ids=lambda row: row.name)
 def test_the_table_says_what_was_promised(row):
     assert tuple(f"{ruling.name} {ending.name}" for ruling, ending in TABLE[row]) == PROMISED[row]
 
 
 def test_nothing_that_may_have_been_accepted_is_sent_again_by_default():
-    for row in UNDECIDED | {Row.KEY_CONFLICT}:
-        assert TABLE[row][ONCE] == (Ruling.STOP, Ending.DOUBT)
+    for row in UNDECIDED | {Outcome.KEY_CONFLICT}:
+        assert TABLE[row][ONCE] == (Retry.STOP, Raise.DOUBT)
 
 
 def test_what_ends_in_doubt_is_undecided_and_nothing_else_is():
-    assert {row for row in Row if TABLE[row][ONCE][1] is Ending.DOUBT} - {Row.KEY_CONFLICT} == UNDECIDED
+    assert {row for row in Outcome if TABLE[row][ONCE][1] is Raise.DOUBT} - {Outcome.KEY_CONFLICT} == UNDECIDED
 
 
 STATUSES = {
-    **dict.fromkeys((400, 401, 402, 403, 404, 405, 413, 415, 422), Row.REJECTED),
-    **dict.fromkeys((425, 429), Row.REFUSED),
-    **dict.fromkeys((408, 500, 501, 502, 503, 504, 507, 520, 521, 524, 526, 599, 600, 999), Row.BROKEN),
-    **dict.fromkeys((300, 301, 302, 303, 304, 305, 399), Row.MOVED),
-    **dict.fromkeys((307, 308), Row.MOVED_KEEPING),
-    **dict.fromkeys((0, 99, 406, 407, 410, 418, 423, 424, 426, 428, 431, 451, 499), Row.STRANGE),
-    409: Row.CONFLICT,
+    **dict.fromkeys((400, 401, 402, 403, 404, 405, 413, 415, 422), Outcome.REJECTED),
+    **dict.fromkeys((425, 429), Outcome.REFUSED),
+    **dict.fromkeys((408, 500, 501, 502, 503, 504, 507, 520, 521, 524, 526, 599, 600, 999), Outcome.BROKEN),
+    **dict.fromkeys((300, 301, 302, 303, 304, 305, 399), Outcome.MOVED),
+    **dict.fromkeys((307, 308), Outcome.MOVED_KEEPING),
+    **dict.fromkeys((0, 99, 406, 407, 410, 418, 423, 424, 426, 428, 431, 451, 499), Outcome.STRANGE),
+    409: Outcome.CONFLICT,
 }
 
 
 @pytest.mark.parametrize(("status", "row"), STATUSES.items())
 def test_each_status_has_its_row(status, row):
-    assert find_row(status, retry_after=None) is row
+    assert find_outcome(status, retry_after=None) is row
 
 
 @pytest.mark.parametrize("status", [500, 502, 504, 409, 400])
 def test_retry_after_makes_a_refusal_of_503_only(status):
-    assert find_row(503, retry_after=0.0) is Row.REFUSED
-    assert find_row(status, retry_after=1.0) is not Row.REFUSED
+    assert find_outcome(503, retry_after=0.0) is Outcome.REFUSED
+    assert find_outcome(status, retry_after=1.0) is not Outcome.REFUSED
 
 
 def test_the_caller_may_declare_refusals():
-    assert find_row(502, retry_after=None, refused=frozenset({502})) is Row.REFUSED
-    assert find_row(400, retry_after=None, refused=frozenset({400})) is Row.REFUSED
+    assert find_outcome(502, retry_after=None, refused=frozenset({502})) is Outcome.REFUSED
+    assert find_outcome(400, retry_after=None, refused=frozenset({400})) is Outcome.REFUSED
 
 
 def settle(row, column, history=None, **changes):
@@ -108,19 +108,21 @@ def settle(row, column, history=None, **changes):
 
 @given(ROWS, COLUMNS, DICE)
 def test_no_retries_means_none_and_the_ending_is_the_tables(row, column, dice):
-    assert settle(row, column, dice=dice, max_retries=0) == Stop(ending=TABLE[row][column][1])
+    assert settle(row, column, dice=dice, max_retries=0) == GiveUp(ending=TABLE[row][column][1])
 
 
 @given(st.sampled_from(CELLS), st.integers(1, 10), DICE)
 def test_a_cell_whose_retries_are_used_up_ends_as_the_table_says(cell, most, dice):
     row, column = cell
-    assert settle(row, column, History(retries=most), dice=dice, max_retries=most) == Stop(ending=TABLE[row][column][1])
+    assert settle(row, column, History(retries=most), dice=dice, max_retries=most) == GiveUp(
+        ending=TABLE[row][column][1]
+    )
 
 
-@given(st.sampled_from([cell for cell in CELLS if TABLE[cell[0]][cell[1]][0] is Ruling.STOP]), DICE)
+@given(st.sampled_from([cell for cell in CELLS if TABLE[cell[0]][cell[1]][0] is Retry.STOP]), DICE)
 def test_a_cell_that_stops_does_so_at_the_first_attempt(cell, dice):
     row, column = cell
-    assert settle(row, column, dice=dice) == Stop(ending=TABLE[row][column][1])
+    assert settle(row, column, dice=dice) == GiveUp(ending=TABLE[row][column][1])
 
 
 @given(ROWS, COLUMNS, st.integers(0, 10), st.integers(0, 10), DICE, st.none() | st.floats(0, 1e6), st.floats(0, 200))
@@ -128,45 +130,45 @@ def test_again_is_always_before_the_deadline_and_never_too_soon(row, column, ret
     decision = settle(
         row, column, History(retries=retries, refusals=refusals), dice=dice, retry_after=asked, deadline=deadline
     )
-    if isinstance(decision, Again):
+    if isinstance(decision, RetryAfter):
         assert decision.after < deadline
         assert decision.after >= (asked if asked is not None else LEAST_SLEEP)
-        assert TABLE[row][column][0] is not Ruling.STOP
+        assert TABLE[row][column][0] is not Retry.STOP
 
 
 @given(COLUMNS, st.integers(1, 6))
 def test_max_retries_counts_retries_and_refusals_do_not_count(column, most):
     history = History(refusals=50)
     for _ in range(most):
-        decision = settle(Row.UNREACHED, column, history, max_retries=most)
-        assert isinstance(decision, Again)
-        history.note(Row.UNREACHED, column, decision)
-    assert settle(Row.UNREACHED, column, history, max_retries=most) == Stop(ending=Ending.CONNECTION)
-    assert isinstance(settle(Row.REFUSED, column, history, max_retries=most), Again)
+        decision = settle(Outcome.UNREACHED, column, history, max_retries=most)
+        assert isinstance(decision, RetryAfter)
+        history.note(Outcome.UNREACHED, column, decision)
+    assert settle(Outcome.UNREACHED, column, history, max_retries=most) == GiveUp(ending=Raise.CONNECTION)
+    assert isinstance(settle(Outcome.REFUSED, column, history, max_retries=most), RetryAfter)
 
 
 def test_a_senseless_read_is_repeated_once():
     history = History()
-    decision = settle(Row.UNUSABLE, READ, history)
-    history.note(Row.UNUSABLE, READ, decision)
-    assert isinstance(decision, Again)
-    assert settle(Row.UNUSABLE, READ, history) == Stop(ending=Ending.UNEXPECTED)
+    decision = settle(Outcome.UNUSABLE, READ, history)
+    history.note(Outcome.UNUSABLE, READ, decision)
+    assert isinstance(decision, RetryAfter)
+    assert settle(Outcome.UNUSABLE, READ, history) == GiveUp(ending=Raise.UNEXPECTED)
 
 
 def test_a_retry_after_past_the_deadline_stops_at_once():
-    assert settle(Row.REFUSED, ONCE, retry_after=100.0) == Stop(ending=Ending.STATUS, too_late=True)
-    assert settle(Row.REFUSED, ONCE, retry_after=100.0, dice=0.0) == Stop(ending=Ending.STATUS, too_late=True)
-    assert isinstance(settle(Row.REFUSED, ONCE, retry_after=99.0, dice=0.0), Again)
+    assert settle(Outcome.REFUSED, ONCE, retry_after=100.0) == GiveUp(ending=Raise.STATUS, too_late=True)
+    assert settle(Outcome.REFUSED, ONCE, retry_after=100.0, dice=0.0) == GiveUp(ending=Raise.STATUS, too_late=True)
+    assert isinstance(settle(Outcome.REFUSED, ONCE, retry_after=99.0, dice=0.0), RetryAfter)
 
 
 def test_a_retry_that_would_start_at_the_deadline_is_too_late():
-    assert settle(Row.REFUSED, ONCE, retry_after=100.0, dice=0.0) == Stop(ending=Ending.STATUS, too_late=True)
+    assert settle(Outcome.REFUSED, ONCE, retry_after=100.0, dice=0.0) == GiveUp(ending=Raise.STATUS, too_late=True)
 
 
 def test_once_in_doubt_always_in_doubt():
     history = History()
-    history.note(Row.LOST, HONOURED, settle(Row.LOST, HONOURED))
-    history.note(Row.REFUSED, HONOURED, settle(Row.REFUSED, HONOURED))
+    history.note(Outcome.LOST, HONOURED, settle(Outcome.LOST, HONOURED))
+    history.note(Outcome.REFUSED, HONOURED, settle(Outcome.REFUSED, HONOURED))
     assert history.doubtful
 
 
@@ -185,18 +187,18 @@ def test_every_retry_and_every_refusal_of_a_call_is_counted(rows, column):
         decision = settle(row, column, history)
         history.note(row, column, decision)
         made.append(decision)
-    again = [decision.throttled for decision in made if isinstance(decision, Again)]
+    again = [decision.throttled for decision in made if isinstance(decision, RetryAfter)]
     assert (history.refusals, history.retries) == (again.count(True), again.count(False))
 
 
 def test_what_a_retry_costs():
-    assert settle(Row.UNREACHED, ONCE).cost == TRANSIENT_COST == 14
-    refusal = settle(Row.REFUSED, ONCE)
+    assert settle(Outcome.UNREACHED, ONCE).cost == TRANSIENT_COST == 14
+    refusal = settle(Outcome.REFUSED, ONCE)
     assert (refusal.cost, refusal.throttled) == (THROTTLED_COST, True)
     assert THROTTLED_COST == 5
     history = History()
     assert history.last_cost == 1
-    history.note(Row.REFUSED, ONCE, refusal)
+    history.note(Outcome.REFUSED, ONCE, refusal)
     assert (history.last_cost, history.refusals, history.retries) == (5, 1, 0)
 
 
@@ -225,7 +227,12 @@ def test_the_pause_that_was_asked_for(asked, dice, pause):
 
 @pytest.mark.parametrize(
     ("row", "least", "most"),
-    [(Row.UNREACHED, 0.05, 0.1), (Row.LOST, 0.05, 0.1), (Row.REFUSED, 0.05, 1.0), (Row.BROKEN, 0.05, 1.0)],
+    [
+        (Outcome.UNREACHED, 0.05, 0.1),
+        (Outcome.LOST, 0.05, 0.1),
+        (Outcome.REFUSED, 0.05, 1.0),
+        (Outcome.BROKEN, 0.05, 1.0),
+    ],
 )
 def test_connections_are_tried_sooner_than_refusals(row, least, most):
     assert settle(row, READ, dice=1.0).after == pytest.approx(most)
@@ -235,10 +242,10 @@ def test_connections_are_tried_sooner_than_refusals(row, least, most):
 @pytest.mark.parametrize(
     ("history", "row", "after"),
     [
-        (History(refusals=3), Row.REFUSED, 8.0),
-        (History(retries=3), Row.REFUSED, 1.0),
-        (History(retries=3), Row.UNREACHED, 0.8),
-        (History(refusals=3), Row.UNREACHED, 0.1),
+        (History(refusals=3), Outcome.REFUSED, 8.0),
+        (History(retries=3), Outcome.REFUSED, 1.0),
+        (History(retries=3), Outcome.UNREACHED, 0.8),
+        (History(refusals=3), Outcome.UNREACHED, 0.1),
     ],
 )
 def test_refusals_and_retries_back_off_apart(history, row, after):
@@ -246,13 +253,13 @@ def test_refusals_and_retries_back_off_apart(history, row, after):
 
 
 def test_the_last_tokens_of_a_budget_can_be_spent():
-    budget = Budget()
+    budget = RetryBudget()
     assert budget.spend(BUDGET)
     assert not budget.spend(1)
 
 
 def test_the_budget_runs_dry_and_fills_again():
-    budget = Budget()
+    budget = RetryBudget()
     assert sum(budget.spend(TRANSIENT_COST) for _ in range(1000)) == BUDGET // TRANSIENT_COST == 35
     assert budget.tokens == 500 - 35 * 14
     budget.repay(14)

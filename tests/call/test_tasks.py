@@ -223,7 +223,7 @@ async def test_who_rests_is_woken_after_a_suspension(monkeypatch):
     suspended = 0.0
     monkeypatch.setattr(polls, "read_suspension", lambda: suspended)
     monkeypatch.setattr(polls, "_TICK", 0.01)
-    schedule = polls.Turns()
+    schedule = polls.PollSchedule()
     began = time.monotonic()
     sleeper = asyncio.create_task(schedule.rest(30))
     await asyncio.sleep(0.05)

@@ -10,7 +10,7 @@ import sys
 
 import pytest
 
-from videorouter.downloads.file import Busy, Landing, is_folder
+from videorouter.downloads.file import Busy, PartialFile, is_folder
 from videorouter.downloads.transfer import Known
 
 VIDEO = b"\0\0\0\x10ftypisom\0\0\0\0" + b"\0\0\0\x0cmdatabcd"
@@ -18,7 +18,7 @@ KNOWN = Known(etag='"v1"', total=len(VIDEO))
 
 
 def begin(path, known=KNOWN, **options):
-    landing = Landing(path, key="url", **options)
+    landing = PartialFile(path, key="url", **options)
     landing.open()
     landing.begin(known)
     return landing
@@ -54,7 +54,7 @@ def test_what_was_kept_is_taken_up_again(tmp_path):
     first = begin(tmp_path / "a.mp4")
     first.write([VIDEO[:10]])
     assert first.close(keep=True)
-    second = Landing(tmp_path / "a.mp4", key="url", hashed=True)
+    second = PartialFile(tmp_path / "a.mp4", key="url", hashed=True)
     assert second.open() == Known(offset=10, etag='"v1"', total=len(VIDEO))
     second.write([VIDEO[10:]])
     second.commit()
@@ -74,7 +74,7 @@ def test_after_the_machine_started_anew_nothing_is_believed(tmp_path, monkeypatc
     landing.write([VIDEO[:10]])
     landing.close(keep=True)
     monkeypatch.setattr("videorouter.downloads.file._boot_id", lambda: "another boot")
-    again = Landing(tmp_path / "a.mp4", key="url")
+    again = PartialFile(tmp_path / "a.mp4", key="url")
     assert again.open() == Known()
     again.close(keep=False)
     assert names(tmp_path) == []
@@ -109,7 +109,7 @@ def test_a_part_that_is_not_ours_is_not_written_to(tmp_path, fault):
         part.mkdir()
     else:
         sidecar.write_text(json.dumps({**note, fault: ["odd"]}))
-    again = Landing(tmp_path / "a.mp4", key="url")
+    again = PartialFile(tmp_path / "a.mp4", key="url")
     assert again.open() == Known()
     again.close(keep=False)
     if fault == "hard link":
@@ -121,8 +121,8 @@ def test_a_second_process_finds_the_destination_busy(tmp_path):
     landing = begin(place)
     script = (
         "import sys, pathlib\n"
-        "from videorouter.downloads.file import Busy, Landing\n"
-        "landing = Landing(pathlib.Path(sys.argv[1]))\n"
+        "from videorouter.downloads.file import Busy, PartialFile\n"
+        "landing = PartialFile(pathlib.Path(sys.argv[1]))\n"
         "try:\n    landing.open()\nexcept Busy:\n    print('busy')\nelse:\n    print('open'); landing.close(keep=False)\n"
     )
 
@@ -140,7 +140,7 @@ def test_a_second_process_finds_the_destination_busy(tmp_path):
 
 def test_one_process_cannot_open_it_twice(tmp_path):
     landing = begin(tmp_path / "a.mp4")
-    second = Landing(tmp_path / "a.mp4")
+    second = PartialFile(tmp_path / "a.mp4")
     with pytest.raises(Busy):
         second.open()
     second.close(keep=False)
@@ -245,16 +245,16 @@ def test_a_disk_without_hard_links_still_keeps_what_is_there(tmp_path, monkeypat
 @pytest.mark.parametrize("folder", ["/dev", "/proc/self", "/sys"])
 def test_no_file_is_made_among_devices(folder, tmp_path):
     with pytest.raises(OSError, match="file object"):
-        Landing(tmp_path / folder / "a.mp4").open()
+        PartialFile(tmp_path / folder / "a.mp4").open()
 
 
 def test_a_folder_or_a_pipe_is_no_destination(tmp_path):
     (tmp_path / "a.mp4").mkdir()
     with pytest.raises(IsADirectoryError):
-        Landing(tmp_path / "a.mp4").open()
+        PartialFile(tmp_path / "a.mp4").open()
     os.mkfifo(tmp_path / ".b.mp4.resume")
     with pytest.raises(OSError, match="ordinary"):
-        Landing(tmp_path / "b.mp4").open()
+        PartialFile(tmp_path / "b.mp4").open()
     assert is_folder(tmp_path / "a.mp4")
     assert not is_folder(tmp_path / ("x" * 300))
 

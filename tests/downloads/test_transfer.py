@@ -9,8 +9,8 @@ from videorouter import DownloadError, InternalServerError, NotFoundError, Permi
 from videorouter.downloads.transfer import (
     Again,
     GoOn,
-    Hop,
     Known,
+    Redirect,
     Start,
     name_shortfall,
     pause_before,
@@ -142,7 +142,7 @@ def test_206_and_416_that_nobody_asked_for():
 
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
 def test_redirects_are_hops(status):
-    assert read(status, ((b"location", b"/x"),)) == Hop(location="/x")
+    assert read(status, ((b"location", b"/x"),)) == Redirect(location="/x")
 
 
 @pytest.mark.parametrize("status", [408, 500, 502, 503, 504, 520, 524, 526, 599, 204])

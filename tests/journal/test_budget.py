@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, strategies as st
 
 from videorouter.errors import ConfigurationError, InvalidRequestError
-from videorouter.journal.budget import Overruns, Purse, check_budget, find_price, to_dollars, to_micros
+from videorouter.journal.budget import Budget, PriceCorrection, check_budget, find_price, to_dollars, to_micros
 
 
 @given(
@@ -16,7 +16,7 @@ from videorouter.journal.budget import Overruns, Purse, check_budget, find_price
     ),
 )
 def test_no_order_of_events_exceeds_the_cap(cap, steps):
-    purse = Purse(to_dollars(cap))
+    purse = Budget(to_dollars(cap))
     held: list[int] = []
     for amount, step in steps:
         if step == "hold":
@@ -37,7 +37,7 @@ def test_no_order_of_events_exceeds_the_cap(cap, steps):
 
 
 def test_a_million_small_prices_add_up_to_the_cent():
-    purse = Purse()
+    purse = Budget()
     price = to_micros(0.1)
     for _ in range(10_000):
         purse.reserve(price)
@@ -46,7 +46,7 @@ def test_a_million_small_prices_add_up_to_the_cent():
 
 
 def test_the_gateways_cost_replaces_the_reservation():
-    purse = Purse(1.0)
+    purse = Budget(1.0)
     assert purse.reserve(to_micros(0.9))
     assert not purse.reserve(to_micros(0.2))
     assert purse.confirm(to_micros(0.9), to_micros(0.9), 0.6111) == 0.6111
@@ -54,7 +54,7 @@ def test_the_gateways_cost_replaces_the_reservation():
 
 
 def test_every_dollar_is_held_confirmed_or_unknown():
-    purse = Purse(10.0)
+    purse = Budget(10.0)
     assert all(purse.reserve(1_000_000) for _ in range(6))
     assert purse.reserved == 6_000_000
     assert [purse.doubt(1_000_000), purse.doubt(1_000_000)] == [1.0, 1.0]
@@ -64,7 +64,7 @@ def test_every_dollar_is_held_confirmed_or_unknown():
 
 
 def test_what_earlier_runs_spent_counts_against_the_cap():
-    purse = Purse(10.0)
+    purse = Budget(10.0)
     purse.reserve(1)
     for _ in range(2):
         purse.carry_over(reserved=0.5, confirmed=1.0, unknown=2.0)
@@ -73,14 +73,14 @@ def test_what_earlier_runs_spent_counts_against_the_cap():
 
 
 def test_a_cap_can_be_spent_to_its_last_millionth():
-    purse = Purse(1.0)
+    purse = Budget(1.0)
     assert purse.reserve(1_000_000)
     assert not purse.reserve(1)
     assert purse.left == 0
 
 
 def test_a_replayed_key_takes_what_it_cost_out_of_the_unknown_once_and_never_below_nothing():
-    purse = Purse()
+    purse = Budget()
     purse.carry_over(reserved=0.0, confirmed=0.0, unknown=3.0)
     purse.forget(1.0)
     assert purse.unknown == 2_000_000
@@ -89,7 +89,7 @@ def test_a_replayed_key_takes_what_it_cost_out_of_the_unknown_once_and_never_bel
 
 
 def test_a_model_that_cost_more_than_its_price_is_held_at_what_it_cost_from_then_on():
-    overruns = Overruns()
+    overruns = PriceCorrection()
     overruns.note("m", 1_200_000, 3.2)
     overruns.note("m", 2_400_000, 3.2)
     assert overruns.correct("m", 1_200_000) == 3_200_000
@@ -99,21 +99,21 @@ def test_a_model_that_cost_more_than_its_price_is_held_at_what_it_cost_from_then
 
 @pytest.mark.parametrize(("priced", "cost"), [(1_200_000, 0.4), (1_200_000, None), (0, 3.2)])
 def test_a_price_that_was_enough_or_unknown_is_held_as_it_is(priced, cost):
-    overruns = Overruns()
+    overruns = PriceCorrection()
     overruns.note("m", priced, cost)
     assert overruns.correct("m", 1_200_000) == 1_200_000
 
 
 @given(st.lists(st.tuples(st.integers(1, 5_000_000), st.integers(0, 9_000_000))))
 def test_what_is_held_is_never_less_than_the_price_nor_than_what_the_like_has_cost(told):
-    overruns = Overruns()
+    overruns = PriceCorrection()
     for priced, cost in told:
         overruns.note("m", priced, to_dollars(cost))
         assert overruns.correct("m", priced) >= max(priced, cost)
 
 
 def test_a_silent_gateway_costs_the_price_however_much_was_held():
-    purse = Purse()
+    purse = Budget()
     purse.reserve(3_200_000)
     assert purse.confirm(3_200_000, 1_200_000, None) == 1.2
     assert (purse.reserved, purse.confirmed) == (0, 1_200_000)

@@ -7,8 +7,8 @@ import pytest
 from videorouter import errors
 from videorouter.journal.states import (
     STATES,
+    Counts,
     StopRule,
-    Tally,
     check_retry,
     decide_resumption,
     describe_failure,
@@ -197,7 +197,7 @@ def test_the_same_body_is_another_request_as_an_edit():
 
 
 def test_a_tally_counts_every_item_once_and_what_is_still_sending_as_in_doubt():
-    tally = Tally()
+    tally = Counts()
     for number, state in enumerate(STATES, 1):
         tally.count(state, number)
     tally.count("done")
@@ -215,8 +215,8 @@ def test_a_tally_counts_every_item_once_and_what_is_still_sending_as_in_doubt():
         stopped="why",
         elapsed=2.0,
     )
-    assert (Tally().cost, Tally().unknown) == (0, 0)
-    assert Tally().counts == dict.fromkeys(STATES, 0)
+    assert (Counts().cost, Counts().unknown) == (0, 0)
+    assert Counts().counts == dict.fromkeys(STATES, 0)
 
 
 def test_a_failure_is_plain_data():

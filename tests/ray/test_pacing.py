@@ -7,7 +7,7 @@ import asyncio
 import pytest
 from hypothesis import given, strategies as st
 
-from videorouter.call.limiter import Gate
+from videorouter.call.limiter import ClientLimit
 from videorouter.integrations.ray.pacing import Follower, Link, Pacemaker, deal
 from videorouter.integrations.ray.words import Demand, Share, Shares, encode, read_demands, read_shares
 
@@ -121,7 +121,7 @@ async def test_a_smaller_share_is_confirmed_at_once_although_nothing_else_has_ch
     async def watch():
         await asyncio.Event().wait()
 
-    link = Link(answer, watch, Gate(10))
+    link = Link(answer, watch, ClientLimit(10))
     Follower(link, LANE)
     link.start()
     async with asyncio.timeout(1.0):  # and not after the two seconds in which every worker shows that it is alive
@@ -172,7 +172,7 @@ async def test_the_lanes_of_all_models_together_have_no_more_jobs_than_the_clust
 async def test_a_pace_that_was_started_again_is_heard_at_once():
     link = Link(None, None, None)
     follower = Follower(link, LANE)
-    link._gate = type("Gate", (), {"bays": ()})
+    link._gate = type("ClientLimit", (), {"bays": ()})
     old = Pacemaker(concurrency=10)
     for _ in range(50):
         link._take(await report(old, "a", link._serial))

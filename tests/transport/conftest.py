@@ -10,7 +10,7 @@ import time
 import pytest
 import trustme
 
-from videorouter.http import Outgoing, Probe
+from videorouter.http import Attempt, Request
 from videorouter.transport.opening import open_sender
 
 ANSWER = b'{"data":[{"url":"https://resource.example/v.mp4","video_id":"video_1"}]}'
@@ -143,7 +143,7 @@ def client_tls(authority):
 
 
 def post(url, body=b'{"prompt":"otter"}', *headers):
-    return Outgoing(
+    return Request(
         method="POST",
         url=url + "/v1/videos/generations",
         headers=((b"Content-Type", b"application/json"), *headers),
@@ -152,11 +152,11 @@ def post(url, body=b'{"prompt":"otter"}', *headers):
 
 
 def get(url, path="/v1/models"):
-    return Outgoing(method="GET", url=url + path, headers=((b"Accept", b"*/*"),))
+    return Request(method="GET", url=url + path, headers=((b"Accept", b"*/*"),))
 
 
-async def send(sender, request, *, timeout=10.0, max_body=4 << 20, probe=None):
-    return await sender.send(request, probe or Probe(), deadline=time.monotonic() + timeout, max_body=max_body)
+async def send(sender, request, *, timeout=10.0, max_body=4 << 20, attempt=None):
+    return await sender.send(request, attempt or Attempt(), deadline=time.monotonic() + timeout, max_body=max_body)
 
 
 async def answer_all(peer):

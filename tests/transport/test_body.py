@@ -6,7 +6,7 @@ import time
 import pytest
 
 from videorouter.errors import Phase
-from videorouter.http import Probe, Trouble, WireError
+from videorouter.http import Attempt, WireError, WireFailure
 from videorouter.transport.opening import open_sender
 
 from .conftest import answer_all, get, ok
@@ -23,9 +23,9 @@ async def place(request, server_tls, client_tls):
     await sender.aclose()
 
 
-async def open_stream(sender, url, *, timeout=10.0, stall=5.0, addresses=(), probe=None):
+async def open_stream(sender, url, *, timeout=10.0, stall=5.0, addresses=(), attempt=None):
     return await sender.stream(
-        get(url, "/v.mp4"), probe or Probe(), deadline=time.monotonic() + timeout, stall=stall, addresses=addresses
+        get(url, "/v.mp4"), attempt or Attempt(), deadline=time.monotonic() + timeout, stall=stall, addresses=addresses
     )
 
 
@@ -44,12 +44,12 @@ async def test_a_body_of_known_length(serve, place):
             await peer.say(ok(FILM, b"ETag: x"))
 
     server = await serve(script, **options)
-    probe = Probe()
-    stream = await open_stream(sender, server.url, probe=probe)
+    attempt = Attempt()
+    stream = await open_stream(sender, server.url, attempt=attempt)
     assert stream.status == 200
     assert (b"etag", b"x") in stream.headers
     assert await read(stream) == FILM
-    assert probe.phase is Phase.COMPLETE
+    assert attempt.phase is Phase.COMPLETE
 
 
 async def test_a_chunked_body(serve, place):
@@ -102,7 +102,7 @@ async def test_a_cut_body(serve, place, how):
     server = await serve(script, **options)
     with pytest.raises(WireError) as caught:
         await read(await open_stream(sender, server.url))
-    assert caught.value.trouble is Trouble.BODY_CUT
+    assert caught.value.failure is WireFailure.BODY_CUT
 
 
 async def test_a_stall(serve, place):
@@ -116,7 +116,7 @@ async def test_a_stall(serve, place):
     server = await serve(script, **options)
     with pytest.raises(WireError) as caught:
         await read(await open_stream(sender, server.url, stall=0.2))
-    assert caught.value.trouble is Trouble.STALLED
+    assert caught.value.failure is WireFailure.STALLED
 
 
 async def test_a_dribble_ends_with_the_deadline(serve, place):
@@ -132,7 +132,7 @@ async def test_a_dribble_ends_with_the_deadline(serve, place):
     server = await serve(script, **options)
     with pytest.raises(WireError) as caught:
         await read(await open_stream(sender, server.url, timeout=0.3, stall=0.2))
-    assert caught.value.trouble is Trouble.DEADLINE
+    assert caught.value.failure is WireFailure.DEADLINE
 
 
 async def test_a_server_is_held_back_by_a_slow_reader(serve, place):
@@ -216,7 +216,7 @@ async def test_closing_the_sender_ends_a_stream(serve, place):
     await sender.aclose()
     with pytest.raises(WireError) as caught:
         await task
-    assert caught.value.trouble is Trouble.CLOSED
+    assert caught.value.failure is WireFailure.CLOSED
 
 
 async def test_a_checked_address_is_connected_to_with_the_names_host_and_sni(serve, place):
@@ -254,4 +254,4 @@ async def test_a_head_that_does_not_come_ends_with_the_deadline(serve, place):
     server = await serve(script, **options)
     with pytest.raises(WireError) as caught:
         await open_stream(sender, server.url, timeout=0.2)
-    assert caught.value.trouble is Trouble.DEADLINE
+    assert caught.value.failure is WireFailure.DEADLINE

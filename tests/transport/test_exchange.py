@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from videorouter.errors import Phase
-from videorouter.http import Outgoing, Probe, Trouble, WireError
+from videorouter.http import Attempt, Request, WireError, WireFailure
 from videorouter.transport.opening import open_sender
 
 from .conftest import ANSWER, answer_all, get, ok, post, send
@@ -14,20 +14,20 @@ pytestmark = pytest.mark.anyio
 
 
 async def fail(sender, request, **options):
-    probe = Probe()
+    attempt = Attempt()
     with pytest.raises(WireError) as caught:
-        await send(sender, request, probe=probe, **options)
-    return caught.value, probe
+        await send(sender, request, attempt=attempt, **options)
+    return caught.value, attempt
 
 
 async def test_an_answer_comes_whole_with_lower_case_headers(serve, sender):
     server = await serve(answer_all)
-    probe = Probe()
-    incoming = await send(sender, post(server.url), probe=probe)
-    assert (incoming.status, incoming.body) == (200, ANSWER)
-    assert incoming.header(b"content-type") == b"application/json"
-    assert probe.phase is Phase.COMPLETE
-    assert probe.host == f"127.0.0.1:{server.port}"
+    attempt = Attempt()
+    response = await send(sender, post(server.url), attempt=attempt)
+    assert (response.status, response.body) == (200, ANSWER)
+    assert response.header(b"content-type") == b"application/json"
+    assert attempt.phase is Phase.COMPLETE
+    assert attempt.host == f"127.0.0.1:{server.port}"
 
 
 async def test_head_and_body_arrive_as_they_were_given(serve, sender):
@@ -38,7 +38,7 @@ async def test_head_and_body_arrive_as_they_were_given(serve, sender):
         await peer.say(ok())
 
     server = await serve(keep)
-    request = Outgoing(
+    request = Request(
         method="POST",
         url=server.url + "/v1/a%2Fb?x=%20y",
         headers=((b"Authorization", b"k"), (b"accept-encoding", b"gzip")),
@@ -55,9 +55,9 @@ async def test_head_and_body_arrive_as_they_were_given(serve, sender):
 
 async def test_a_header_with_a_line_break_is_refused_before_anything_is_sent(serve, sender):
     server = await serve(answer_all)
-    error, probe = await fail(sender, post(server.url, b"{}", (b"X", b"a\r\nEvil: 1")))
-    assert error.trouble is Trouble.PROTOCOL
-    assert probe.phase is Phase.QUEUED
+    error, attempt = await fail(sender, post(server.url, b"{}", (b"X", b"a\r\nEvil: 1")))
+    assert error.failure is WireFailure.PROTOCOL
+    assert attempt.phase is Phase.QUEUED
     assert server.connections == 0
 
 
@@ -75,9 +75,9 @@ async def test_interim_answers_are_passed_over(serve, sender):
         await peer.say(b"HTTP/1.1 102 Processing\r\n\r\n" + ok(ANSWER, b"X-Last: 1"))
 
     server = await serve(script)
-    incoming = await send(sender, post(server.url))
-    assert incoming.body == ANSWER
-    assert [name for name, _ in incoming.headers] == [b"content-type", b"x-last", b"content-length"]
+    response = await send(sender, post(server.url))
+    assert response.body == ANSWER
+    assert [name for name, _ in response.headers] == [b"content-type", b"x-last", b"content-length"]
 
 
 async def test_endless_interim_answers_are_cut_off(serve, sender):
@@ -87,9 +87,9 @@ async def test_endless_interim_answers_are_cut_off(serve, sender):
             await peer.say(b"HTTP/1.1 102 Processing\r\n\r\n" * 100)
 
     server = await serve(script)
-    error, probe = await fail(sender, post(server.url))
-    assert error.trouble is Trouble.TOO_LARGE
-    assert probe.phase is Phase.SENT
+    error, attempt = await fail(sender, post(server.url))
+    assert error.failure is WireFailure.TOO_LARGE
+    assert attempt.phase is Phase.SENT
 
 
 async def test_switching_protocols_is_no_answer(serve, sender):
@@ -99,8 +99,8 @@ async def test_switching_protocols_is_no_answer(serve, sender):
         await peer.gone()
 
     server = await serve(script)
-    error, probe = await fail(sender, post(server.url))
-    assert (error.trouble, probe.phase) == (Trouble.PROTOCOL, Phase.SENT)
+    error, attempt = await fail(sender, post(server.url))
+    assert (error.failure, attempt.phase) == (WireFailure.PROTOCOL, Phase.SENT)
 
 
 async def test_a_chunked_answer_is_joined_and_its_trailers_dropped(serve, sender):
@@ -113,9 +113,9 @@ async def test_a_chunked_answer_is_joined_and_its_trailers_dropped(serve, sender
 
     server = await serve(script)
     for _ in range(2):
-        incoming = await send(sender, post(server.url))
-        assert incoming.body == b"abc"
-        assert incoming.header(b"x-trailer") is None
+        response = await send(sender, post(server.url))
+        assert response.body == b"abc"
+        assert response.header(b"x-trailer") is None
     assert server.connections == 1
 
 
@@ -151,8 +151,8 @@ async def test_a_head_request_has_no_body(serve, sender):
         await peer.gone()
 
     server = await serve(script)
-    incoming = await send(sender, Outgoing(method="HEAD", url=server.url + "/", headers=()))
-    assert (incoming.status, incoming.body) == (200, b"")
+    response = await send(sender, Request(method="HEAD", url=server.url + "/", headers=()))
+    assert (response.status, response.body) == (200, b"")
 
 
 async def test_a_head_without_end_is_cut_off(serve, sender):
@@ -164,7 +164,7 @@ async def test_a_head_without_end_is_cut_off(serve, sender):
 
     server = await serve(script)
     error, _ = await fail(sender, post(server.url))
-    assert error.trouble is Trouble.TOO_LARGE
+    assert error.failure is WireFailure.TOO_LARGE
 
 
 @pytest.mark.parametrize("chunked", [False, True])
@@ -180,10 +180,10 @@ async def test_a_body_over_the_bound_is_cut_off_and_its_beginning_kept(serve, se
             await peer.say(b"x" * 1024)
 
     server = await serve(script)
-    error, probe = await fail(sender, post(server.url), max_body=10_000)
-    assert error.trouble is Trouble.TOO_LARGE
-    assert probe.incoming.status == 200
-    assert probe.incoming.body == b"x" * 10_000
+    error, attempt = await fail(sender, post(server.url), max_body=10_000)
+    assert error.failure is WireFailure.TOO_LARGE
+    assert attempt.response.status == 200
+    assert attempt.response.body == b"x" * 10_000
 
 
 async def test_trailers_without_end_are_cut_off(serve, sender):
@@ -194,9 +194,9 @@ async def test_trailers_without_end_are_cut_off(serve, sender):
             await peer.say(b"X-More: " + b"a" * 1000 + b"\r\n")
 
     server = await serve(script)
-    error, probe = await fail(sender, post(server.url))
-    assert error.trouble is Trouble.TOO_LARGE
-    assert probe.phase is Phase.ANSWERED
+    error, attempt = await fail(sender, post(server.url))
+    assert error.failure is WireFailure.TOO_LARGE
+    assert attempt.phase is Phase.ANSWERED
 
 
 @pytest.mark.parametrize(
@@ -215,8 +215,8 @@ async def test_what_is_not_http_is_in_doubt(serve, sender, garbage):
         await peer.gone()
 
     server = await serve(script)
-    error, probe = await fail(sender, post(server.url))
-    assert (error.trouble, probe.phase) == (Trouble.PROTOCOL, Phase.SENT)
+    error, attempt = await fail(sender, post(server.url))
+    assert (error.failure, attempt.phase) == (WireFailure.PROTOCOL, Phase.SENT)
 
 
 @pytest.mark.parametrize("how", ["close", "reset"])
@@ -226,8 +226,8 @@ async def test_a_connection_lost_after_the_request_is_in_doubt(serve, sender, ho
         getattr(peer, how)()
 
     server = await serve(script)
-    error, probe = await fail(sender, post(server.url))
-    assert (error.trouble, probe.phase, probe.write_failed) == (Trouble.RESET, Phase.SENT, False)
+    error, attempt = await fail(sender, post(server.url))
+    assert (error.failure, attempt.phase, attempt.write_failed) == (WireFailure.RESET, Phase.SENT, False)
     assert f"127.0.0.1:{server.port}" in error.message
 
 
@@ -240,10 +240,10 @@ async def test_a_cut_body_keeps_status_and_what_came(serve, sender, how):
         getattr(peer, how)()
 
     server = await serve(script)
-    error, probe = await fail(sender, post(server.url))
-    assert (error.trouble, probe.phase) == (Trouble.BODY_CUT, Phase.ANSWERED)
-    assert (probe.incoming.status, probe.incoming.body) == (200, b"abc")
-    assert probe.incoming.header(b"x-infron-request-id") == b"r1"
+    error, attempt = await fail(sender, post(server.url))
+    assert (error.failure, attempt.phase) == (WireFailure.BODY_CUT, Phase.ANSWERED)
+    assert (attempt.response.status, attempt.response.body) == (200, b"abc")
+    assert attempt.response.header(b"x-infron-request-id") == b"r1"
 
 
 async def test_a_body_that_could_not_be_written_whole_was_not_accepted(serve, sender):
@@ -252,9 +252,9 @@ async def test_a_body_that_could_not_be_written_whole_was_not_accepted(serve, se
         peer.reset()
 
     server = await serve(script)
-    error, probe = await fail(sender, post(server.url, b"x" * 50_000_000))
-    assert error.trouble is Trouble.WRITE_FAILED
-    assert (probe.phase, probe.write_failed) == (Phase.SENDING, True)
+    error, attempt = await fail(sender, post(server.url, b"x" * 50_000_000))
+    assert error.failure is WireFailure.WRITE_FAILED
+    assert (attempt.phase, attempt.write_failed) == (Phase.SENDING, True)
 
 
 async def test_an_answer_before_the_body_was_written_counts(serve, sender):
@@ -264,8 +264,8 @@ async def test_an_answer_before_the_body_was_written_counts(serve, sender):
         await peer.gone()
 
     server = await serve(script)
-    incoming = await send(sender, post(server.url, b"x" * 50_000_000))
-    assert incoming.status == 413
+    response = await send(sender, post(server.url, b"x" * 50_000_000))
+    assert response.status == 413
 
 
 async def test_the_deadline_ends_a_held_request_and_closes_its_connection(serve, sender):
@@ -277,8 +277,8 @@ async def test_the_deadline_ends_a_held_request_and_closes_its_connection(serve,
         gone.set()
 
     server = await serve(script)
-    error, probe = await fail(sender, post(server.url), timeout=0.2)
-    assert (error.trouble, probe.phase) == (Trouble.DEADLINE, Phase.SENT)
+    error, attempt = await fail(sender, post(server.url), timeout=0.2)
+    assert (error.failure, attempt.phase) == (WireFailure.DEADLINE, Phase.SENT)
     await asyncio.wait_for(gone.wait(), 5)
 
 
@@ -291,13 +291,13 @@ async def test_the_rest_of_an_answer_has_its_own_bound(serve, sender, monkeypatc
         await peer.gone()
 
     server = await serve(script)
-    error, probe = await fail(sender, post(server.url), timeout=60)
-    assert (error.trouble, probe.phase) == (Trouble.STALLED, Phase.ANSWERED)
+    error, attempt = await fail(sender, post(server.url), timeout=60)
+    assert (error.failure, attempt.phase) == (WireFailure.STALLED, Phase.ANSWERED)
 
 
 async def test_a_refused_connection_names_host_port_and_cause(sender, free_port):
-    error, probe = await fail(sender, post(f"http://127.0.0.1:{free_port}"))
-    assert (error.trouble, probe.phase) == (Trouble.REFUSED, Phase.CONNECTING)
+    error, attempt = await fail(sender, post(f"http://127.0.0.1:{free_port}"))
+    assert (error.failure, attempt.phase) == (WireFailure.REFUSED, Phase.CONNECTING)
     assert f"127.0.0.1:{free_port}" in error.message
     assert "Connection refused" in error.message
 
@@ -309,8 +309,8 @@ async def test_a_name_that_does_not_exist_is_said_to(sender, monkeypatch):
         raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
 
     monkeypatch.setattr(socket, "getaddrinfo", look_up)
-    error, probe = await fail(sender, post("http://gateway.invalid"))
-    assert (error.trouble, probe.phase) == (Trouble.NAME_MISSING, Phase.CONNECTING)
+    error, attempt = await fail(sender, post("http://gateway.invalid"))
+    assert (error.failure, attempt.phase) == (WireFailure.NAME_MISSING, Phase.CONNECTING)
     assert "gateway.invalid:80" in error.message
 
 
@@ -322,20 +322,20 @@ async def test_a_name_server_without_an_answer_is_temporary(sender, monkeypatch)
 
     monkeypatch.setattr(socket, "getaddrinfo", look_up)
     error, _ = await fail(sender, post("http://gateway.invalid"))
-    assert error.trouble is Trouble.NAME_TEMPORARY
+    assert error.failure is WireFailure.NAME_TEMPORARY
 
 
 async def test_a_connect_that_hangs_ends_with_the_connect_timeout(full_backlog):
     sender = open_sender(trust_env=False, connect_timeout=0.2)
-    error, probe = await fail(sender, post(full_backlog), timeout=30)
-    assert (error.trouble, probe.phase) == (Trouble.CONNECT_TIMEOUT, Phase.CONNECTING)
+    error, attempt = await fail(sender, post(full_backlog), timeout=30)
+    assert (error.failure, attempt.phase) == (WireFailure.CONNECT_TIMEOUT, Phase.CONNECTING)
     await sender.aclose()
 
 
 async def test_a_half_open_peer_ends_with_the_deadline(full_backlog):
     sender = open_sender(trust_env=False)
     error, _ = await fail(sender, post(full_backlog), timeout=0.2)
-    assert error.trouble is Trouble.DEADLINE
+    assert error.failure is WireFailure.DEADLINE
     await sender.aclose()
 
 
@@ -344,8 +344,8 @@ async def test_a_closed_sender_sends_nothing(serve):
     sender = open_sender(trust_env=False)
     await sender.aclose()
     await sender.aclose()
-    error, probe = await fail(sender, post(server.url))
-    assert (error.trouble, probe.phase) == (Trouble.CLOSED, Phase.QUEUED)
+    error, attempt = await fail(sender, post(server.url))
+    assert (error.failure, attempt.phase) == (WireFailure.CLOSED, Phase.QUEUED)
 
 
 async def test_closing_aborts_what_runs(serve):
@@ -358,13 +358,13 @@ async def test_closing_aborts_what_runs(serve):
 
     server = await serve(script)
     sender = open_sender(trust_env=False)
-    probe = Probe()
-    call = asyncio.ensure_future(send(sender, post(server.url), probe=probe))
+    attempt = Attempt()
+    call = asyncio.ensure_future(send(sender, post(server.url), attempt=attempt))
     await waiting.wait()
     await sender.aclose()
     with pytest.raises(WireError) as caught:
         await call
-    assert (caught.value.trouble, probe.phase) == (Trouble.CLOSED, Phase.SENT)
+    assert (caught.value.failure, attempt.phase) == (WireFailure.CLOSED, Phase.SENT)
 
 
 async def test_ten_thousand_header_bytes_are_fine(serve, sender):

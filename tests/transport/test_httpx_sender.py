@@ -8,7 +8,7 @@ import httpx
 import pytest
 
 from videorouter.errors import Phase
-from videorouter.http import Probe, Trouble, WireError
+from videorouter.http import Attempt, WireError, WireFailure
 from videorouter.transport.httpx_transport import VideoTransport
 from videorouter.transport.opening import open_sender
 
@@ -51,17 +51,17 @@ def sender(client):
 
 
 async def fail(sender, request, **options):
-    probe = Probe()
+    attempt = Attempt()
     with pytest.raises(WireError) as caught:
-        await send(sender, request, probe=probe, **options)
-    return caught.value, probe
+        await send(sender, request, attempt=attempt, **options)
+    return caught.value, attempt
 
 
 async def test_an_answer_comes_whole_and_the_client_stays_open(serve, sender, client):
     server = await serve(answer_all)
-    probe = Probe()
-    incoming = await send(sender, post(server.url), probe=probe)
-    assert (incoming.status, incoming.body, probe.phase) == (200, ANSWER, Phase.COMPLETE)
+    attempt = Attempt()
+    response = await send(sender, post(server.url), attempt=attempt)
+    assert (response.status, response.body, attempt.phase) == (200, ANSWER, Phase.COMPLETE)
     await sender.aclose()
     assert not client.is_closed
     assert (await send(sender, post(server.url))).status == 200
@@ -88,8 +88,8 @@ async def test_a_redirect_is_not_followed(serve, sender, client):
             await peer.say(b"HTTP/1.1 302 Found\r\nLocation: http://\xff:1/\r\nContent-Length: 0\r\n\r\n")
 
     server = await serve(script)
-    incoming = await send(sender, post(server.url))
-    assert incoming.status == 302
+    response = await send(sender, post(server.url))
+    assert response.status == 302
     assert len(server.requests) <= 1
 
 
@@ -113,8 +113,8 @@ async def test_lost_after_the_request_is_in_doubt(serve, sender, how):
         getattr(peer, how)()
 
     server = await serve(script)
-    error, probe = await fail(sender, post(server.url))
-    assert (error.trouble, probe.phase) == (Trouble.RESET, Phase.SENT)
+    error, attempt = await fail(sender, post(server.url))
+    assert (error.failure, attempt.phase) == (WireFailure.RESET, Phase.SENT)
 
 
 async def test_a_cut_body_keeps_status_and_what_came(serve, sender):
@@ -124,9 +124,9 @@ async def test_a_cut_body_keeps_status_and_what_came(serve, sender):
         peer.close()
 
     server = await serve(script)
-    error, probe = await fail(sender, post(server.url))
-    assert (error.trouble, probe.phase) == (Trouble.BODY_CUT, Phase.ANSWERED)
-    assert (probe.incoming.status, probe.incoming.body) == (200, b"abc")
+    error, attempt = await fail(sender, post(server.url))
+    assert (error.failure, attempt.phase) == (WireFailure.BODY_CUT, Phase.ANSWERED)
+    assert (attempt.response.status, attempt.response.body) == (200, b"abc")
 
 
 async def test_a_body_over_the_bound_is_cut_off(serve, sender):
@@ -137,9 +137,9 @@ async def test_a_body_over_the_bound_is_cut_off(serve, sender):
             await peer.say(b"x" * 1000)
 
     server = await serve(script)
-    error, probe = await fail(sender, post(server.url), max_body=5000)
-    assert (error.trouble, probe.phase) == (Trouble.TOO_LARGE, Phase.ANSWERED)
-    assert probe.incoming.body == b"x" * 5000
+    error, attempt = await fail(sender, post(server.url), max_body=5000)
+    assert (error.failure, attempt.phase) == (WireFailure.TOO_LARGE, Phase.ANSWERED)
+    assert attempt.response.body == b"x" * 5000
 
 
 async def test_the_deadline_ends_a_held_request(serve, sender):
@@ -148,13 +148,13 @@ async def test_the_deadline_ends_a_held_request(serve, sender):
         await peer.gone()
 
     server = await serve(script)
-    error, probe = await fail(sender, post(server.url), timeout=0.2)
-    assert (error.trouble, probe.phase) == (Trouble.DEADLINE, Phase.SENT)
+    error, attempt = await fail(sender, post(server.url), timeout=0.2)
+    assert (error.failure, attempt.phase) == (WireFailure.DEADLINE, Phase.SENT)
 
 
 async def test_a_refused_connection_was_not_sent(sender, free_port):
-    error, probe = await fail(sender, post(f"http://127.0.0.1:{free_port}"))
-    assert (error.trouble, probe.phase) == (Trouble.REFUSED, Phase.CONNECTING)
+    error, attempt = await fail(sender, post(f"http://127.0.0.1:{free_port}"))
+    assert (error.failure, attempt.phase) == (WireFailure.REFUSED, Phase.CONNECTING)
     assert f"127.0.0.1:{free_port}" in error.message
 
 
@@ -162,8 +162,8 @@ async def test_a_hanging_connect_was_not_sent(full_backlog, client):
     sender = open_sender(http_client=client, connect_timeout=0.2)
     if isinstance(client._transport, VideoTransport):
         client._transport.exchanger._connect_timeout = 0.2
-    error, probe = await fail(sender, post(full_backlog))
-    assert (error.trouble, probe.phase) == (Trouble.CONNECT_TIMEOUT, Phase.CONNECTING)
+    error, attempt = await fail(sender, post(full_backlog))
+    assert (error.failure, attempt.phase) == (WireFailure.CONNECT_TIMEOUT, Phase.CONNECTING)
 
 
 async def test_a_cancelled_post_catches_an_answer_that_is_on_its_way(serve, sender):
@@ -177,8 +177,8 @@ async def test_a_cancelled_post_catches_an_answer_that_is_on_its_way(serve, send
         await peer.gone()
 
     server = await serve(script)
-    probe = Probe()
-    task = asyncio.ensure_future(send(sender, post(server.url), probe=probe))
+    attempt = Attempt()
+    task = asyncio.ensure_future(send(sender, post(server.url), attempt=attempt))
     await arrived.wait()
     await asyncio.sleep(0.02)
     task.cancel()
@@ -186,7 +186,7 @@ async def test_a_cancelled_post_catches_an_answer_that_is_on_its_way(serve, send
     release.set()
     with pytest.raises(asyncio.CancelledError):
         await task
-    assert (probe.phase, probe.incoming.body) == (Phase.COMPLETE, ANSWER)
+    assert (attempt.phase, attempt.response.body) == (Phase.COMPLETE, ANSWER)
 
 
 async def test_a_challenged_request_may_be_sent_again(serve):
@@ -202,8 +202,8 @@ async def test_a_challenged_request_may_be_sent_again(serve):
 
     server = await serve(script)
     async with httpx.AsyncClient(trust_env=False, auth=httpx.DigestAuth("u", "p")) as client:
-        error, probe = await fail(open_sender(http_client=client), post(server.url))
-    assert (error.trouble, probe.phase) == (Trouble.REFUSED, Phase.CONNECTING)
+        error, attempt = await fail(open_sender(http_client=client), post(server.url))
+    assert (error.failure, attempt.phase) == (WireFailure.REFUSED, Phase.CONNECTING)
 
 
 async def test_a_transport_that_sends_again_by_itself_never_looks_less_sent(serve):
@@ -221,8 +221,8 @@ async def test_a_transport_that_sends_again_by_itself_never_looks_less_sent(serv
 
     server = await serve(script)
     async with httpx.AsyncClient(transport=Stubborn(), trust_env=False) as client:
-        _, probe = await fail(open_sender(http_client=client), post(server.url))
-    assert probe.phase is Phase.SENT
+        _, attempt = await fail(open_sender(http_client=client), post(server.url))
+    assert attempt.phase is Phase.SENT
 
 
 @pytest.mark.parametrize(
@@ -240,8 +240,8 @@ async def test_a_mock_means_what_it_says_about_connecting(error, phase):
         raise error("mocked", request=request)
 
     async with httpx.AsyncClient(transport=httpx.MockTransport(handle)) as client:
-        _, probe = await fail(open_sender(http_client=client), post("https://gateway.example"))
-    assert probe.phase is phase
+        _, attempt = await fail(open_sender(http_client=client), post("https://gateway.example"))
+    assert attempt.phase is phase
 
 
 async def test_a_mocks_answer_comes_whole():
@@ -249,8 +249,8 @@ async def test_a_mocks_answer_comes_whole():
         return httpx.Response(200, content=request.content)
 
     async with httpx.AsyncClient(transport=httpx.MockTransport(handle)) as client:
-        incoming = await send(open_sender(http_client=client), post("https://gateway.example"))
-    assert (incoming.status, incoming.body) == (200, b'{"prompt":"otter"}')
+        response = await send(open_sender(http_client=client), post("https://gateway.example"))
+    assert (response.status, response.body) == (200, b'{"prompt":"otter"}')
 
 
 async def test_a_transport_without_trace_events_leaves_the_phase_unknown():
@@ -259,8 +259,8 @@ async def test_a_transport_without_trace_events_leaves_the_phase_unknown():
             raise httpx.ConnectTimeout("or so it says", request=request)
 
     async with httpx.AsyncClient(transport=Silent()) as client:
-        _, probe = await fail(open_sender(http_client=client), post("https://gateway.example"))
-    assert probe.phase is Phase.UNKNOWN
+        _, attempt = await fail(open_sender(http_client=client), post("https://gateway.example"))
+    assert attempt.phase is Phase.UNKNOWN
 
 
 async def test_a_download_takes_no_headers_cookies_or_auth_of_the_client(serve):
@@ -275,7 +275,7 @@ async def test_a_download_takes_no_headers_cookies_or_auth_of_the_client(serve):
         trust_env=False, auth=("user", "secret"), headers={"X-Key": "secret"}, cookies={"c": "secret"}
     ) as client:
         sender = open_sender(http_client=client)
-        stream = await sender.stream(get(server.url), Probe(), deadline=time.monotonic() + 5, stall=5)
+        stream = await sender.stream(get(server.url), Attempt(), deadline=time.monotonic() + 5, stall=5)
         assert b"".join([piece async for piece in stream.chunks()]) == b"film"
         await stream.aclose()
     assert b"secret" not in seen[0]
@@ -292,7 +292,7 @@ async def test_a_pinned_download_goes_to_the_checked_address(serve, client):
     server = await serve(script)
     sender = open_sender(http_client=client)
     url = f"http://cdn.invalid:{server.port}"
-    stream = await sender.stream(get(url), Probe(), deadline=time.monotonic() + 5, stall=5, addresses=("127.0.0.1",))
+    stream = await sender.stream(get(url), Attempt(), deadline=time.monotonic() + 5, stall=5, addresses=("127.0.0.1",))
     assert b"".join([piece async for piece in stream.chunks()]) == b"film"
     await stream.aclose()
     assert b"Host: cdn.invalid:%d\r\n" % server.port in seen[0]

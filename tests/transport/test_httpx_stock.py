@@ -8,7 +8,7 @@ import pytest
 import trio
 
 from videorouter.errors import Phase
-from videorouter.http import Probe, Trouble, WireError
+from videorouter.http import Attempt, WireError, WireFailure
 from videorouter.transport.httpx_stock import StockTransport
 from videorouter.transport.opening import open_sender
 
@@ -41,11 +41,11 @@ def test_a_call_works_in_trio():
         async with trio.open_nursery() as nursery:
             url = await serve_in_trio(nursery, [ok()])
             sender = open_sender(trust_env=False)
-            probe = Probe()
+            attempt = Attempt()
             for _ in range(3):
-                incoming = await sender.send(post(url), probe, deadline=time.monotonic() + 5, max_body=1000)
-            assert (incoming.body, probe.phase) == (ANSWER, Phase.COMPLETE)
-            stream = await sender.stream(get(url), Probe(), deadline=time.monotonic() + 5, stall=5)
+                response = await sender.send(post(url), attempt, deadline=time.monotonic() + 5, max_body=1000)
+            assert (response.body, attempt.phase) == (ANSWER, Phase.COMPLETE)
+            stream = await sender.stream(get(url), Attempt(), deadline=time.monotonic() + 5, stall=5)
             assert b"".join([piece async for piece in stream.chunks()]) == ANSWER
             await stream.aclose()
             await sender.aclose()
@@ -59,10 +59,10 @@ def test_a_lost_answer_in_trio_is_in_doubt():
         async with trio.open_nursery() as nursery:
             url = await serve_in_trio(nursery, [])
             sender = open_sender(trust_env=False)
-            probe = Probe()
+            attempt = Attempt()
             with pytest.raises(WireError) as caught:
-                await sender.send(post(url), probe, deadline=time.monotonic() + 5, max_body=1000)
-            assert (caught.value.trouble, probe.phase) == (Trouble.RESET, Phase.SENT)
+                await sender.send(post(url), attempt, deadline=time.monotonic() + 5, max_body=1000)
+            assert (caught.value.failure, attempt.phase) == (WireFailure.RESET, Phase.SENT)
             await sender.aclose()
             nursery.cancel_scope.cancel()
 

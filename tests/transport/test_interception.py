@@ -9,7 +9,7 @@ import pytest
 import respx
 
 from videorouter.errors import Phase
-from videorouter.http import Probe, Trouble, WireError
+from videorouter.http import Attempt, WireError, WireFailure
 from videorouter.transport.httpx_transport import VideoTransport
 from videorouter.transport.interception import catches_client, catches_transport
 from videorouter.transport.opening import open_sender
@@ -26,8 +26,8 @@ PATH = URL + "/v1/videos/generations"
 async def test_respx_answers_for_the_network(sender, using):
     with respx.mock(using=using) as mock:
         route = mock.post(PATH).respond(200, json={"ok": True})
-        incoming = await send(sender, post(URL))
-        assert incoming.body.replace(b" ", b"") == b'{"ok":true}'
+        response = await send(sender, post(URL))
+        assert response.body.replace(b" ", b"") == b'{"ok":true}'
         assert route.calls.last.request.content == b'{"prompt":"otter"}'
 
 
@@ -54,10 +54,10 @@ async def test_a_miss_never_reaches_the_network(serve, sender, using):
 async def test_connect_errors_of_respx_mean_what_they_say(sender, using, error, phase):
     with respx.mock(using=using) as mock:
         mock.post(PATH).mock(side_effect=error)
-        probe = Probe()
+        attempt = Attempt()
         with pytest.raises(WireError):
-            await send(sender, post(URL), probe=probe)
-    assert probe.phase is phase
+            await send(sender, post(URL), attempt=attempt)
+    assert attempt.phase is phase
 
 
 async def test_a_route_that_passes_through_reaches_its_server(serve, sender):
@@ -121,10 +121,10 @@ async def test_hooks_on_our_own_client_see_every_request(serve, sender):
         seen.append(request.url.path)
 
     sender.client.event_hooks["request"].append(note)
-    probe = Probe()
-    assert (await send(sender, post(server.url), probe=probe)).body == ANSWER
+    attempt = Attempt()
+    assert (await send(sender, post(server.url), attempt=attempt)).body == ANSWER
     assert seen == ["/v1/videos/generations"]
-    assert probe.phase is Phase.COMPLETE
+    assert attempt.phase is Phase.COMPLETE
 
 
 def test_a_package_that_is_first_imported_inside_a_mock_is_caught():
@@ -135,10 +135,10 @@ def test_a_package_that_is_first_imported_inside_a_mock_is_caught():
             with respx.mock as mock:
                 mock.post("https://video.onerouter.pro/x").respond(201)
                 from videorouter.transport.opening import open_sender
-                from videorouter.http import Outgoing, Probe
-                request = Outgoing(method="POST", url="https://video.onerouter.pro/x", headers=(), body=b"")
-                incoming = await open_sender().send(request, Probe(), deadline=time.monotonic() + 5, max_body=9)
-                print(incoming.status)
+                from videorouter.http import Request, Attempt
+                request = Request(method="POST", url="https://video.onerouter.pro/x", headers=(), body=b"")
+                response = await open_sender().send(request, Attempt(), deadline=time.monotonic() + 5, max_body=9)
+                print(response.status)
         asyncio.run(main())
     """
     done = subprocess.run(
@@ -149,10 +149,10 @@ def test_a_package_that_is_first_imported_inside_a_mock_is_caught():
 
 async def test_a_refused_connection_is_still_told_apart_when_our_client_has_hooks(sender, free_port):
     sender.client.auth = ("user", "password")
-    probe = Probe()
+    attempt = Attempt()
     with pytest.raises(WireError) as caught:
-        await send(sender, post(f"http://127.0.0.1:{free_port}"), probe=probe)
-    assert (caught.value.trouble, probe.phase) == (Trouble.REFUSED, Phase.CONNECTING)
+        await send(sender, post(f"http://127.0.0.1:{free_port}"), attempt=attempt)
+    assert (caught.value.failure, attempt.phase) == (WireFailure.REFUSED, Phase.CONNECTING)
 
 
 def test_open_sender_does_nothing_yet():

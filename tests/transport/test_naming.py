@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from videorouter.http import Trouble, WireError
+from videorouter.http import WireError, WireFailure
 from videorouter.transport.naming import find_host, resolve_name
 
 pytestmark = pytest.mark.anyio
@@ -33,7 +33,7 @@ async def test_literals_and_names_lead_to_addresses():
 async def test_a_url_without_a_place_has_no_addresses():
     with pytest.raises(WireError) as caught:
         await resolve_name("http://a:99999/", deadline=time.monotonic() + 5)
-    assert caught.value.trouble is Trouble.NAME_MISSING
+    assert caught.value.failure is WireFailure.NAME_MISSING
 
 
 async def test_a_name_server_that_says_nothing_ends_with_the_deadline(monkeypatch):
@@ -49,4 +49,4 @@ async def test_a_name_server_that_says_nothing_ends_with_the_deadline(monkeypatc
     with pytest.raises(WireError) as caught:
         await resolve_name("http://gateway.test/", deadline=time.monotonic() + 0.1)
     release.set()
-    assert caught.value.trouble is Trouble.NAME_TEMPORARY
+    assert caught.value.failure is WireFailure.NAME_TEMPORARY

@@ -7,14 +7,14 @@ import httpx
 import pytest
 
 from videorouter import ConfigurationError
-from videorouter.transport.httpx_sender import ClientSender
+from videorouter.transport.httpx_sender import HttpxSender
 from videorouter.transport.opening import open_sender
-from videorouter.transport.sender import DirectSender
+from videorouter.transport.sender import SocketSender
 
 
 def test_a_users_client_is_used_and_everybody_else_gets_ours():
-    assert isinstance(open_sender(http_client=httpx.AsyncClient()), ClientSender)
-    assert isinstance(open_sender(trust_env=False), DirectSender)
+    assert isinstance(open_sender(http_client=httpx.AsyncClient()), HttpxSender)
+    assert isinstance(open_sender(trust_env=False), SocketSender)
 
 
 @pytest.mark.parametrize("client", [httpx.Client(), "http://127.0.0.1", object()])

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from videorouter.errors import Phase
-from videorouter.http import Probe, Trouble, WireError
+from videorouter.http import Attempt, WireError, WireFailure
 from videorouter.transport.opening import open_sender
 
 from .conftest import ANSWER, Server, answer_all, get, ok, post, send
@@ -102,10 +102,10 @@ async def test_a_close_that_crosses_the_request_is_in_doubt_and_never_repeated(s
 
     server = await serve(script)
     await send(sender, post(server.url))
-    probe = Probe()
+    attempt = Attempt()
     with pytest.raises(WireError) as caught:
-        await send(sender, post(server.url), probe=probe)
-    assert (caught.value.trouble, probe.phase) == (Trouble.RESET, Phase.SENT)
+        await send(sender, post(server.url), attempt=attempt)
+    assert (caught.value.failure, attempt.phase) == (WireFailure.RESET, Phase.SENT)
     assert len(seen) == 2
     await send(sender, post(server.url))
     await send(sender, post(server.url))
@@ -234,9 +234,9 @@ async def test_a_cancelled_read_ends_at_once(serve, sender, monkeypatch):
         await peer.gone()
 
     server = await serve(script)
-    probe = Probe()
-    task = asyncio.ensure_future(send(sender, get(server.url), probe=probe))
-    await settle(lambda: probe.phase is Phase.SENT)
+    attempt = Attempt()
+    task = asyncio.ensure_future(send(sender, get(server.url), attempt=attempt))
+    await settle(lambda: attempt.phase is Phase.SENT)
     task.cancel()
     await asyncio.wait((task,), timeout=20)
     assert task.cancelled()
@@ -253,16 +253,16 @@ async def test_a_cancelled_post_catches_an_answer_that_is_on_its_way(serve, send
         await peer.gone()
 
     server = await serve(script)
-    probe = Probe()
-    task = asyncio.ensure_future(send(sender, post(server.url), probe=probe))
-    await settle(lambda: probe.phase is Phase.SENT)
+    attempt = Attempt()
+    task = asyncio.ensure_future(send(sender, post(server.url), attempt=attempt))
+    await settle(lambda: attempt.phase is Phase.SENT)
     task.cancel()
     await asyncio.sleep(0.01)
     release.set()
     with pytest.raises(asyncio.CancelledError):
         await task
-    assert probe.phase is Phase.COMPLETE
-    assert probe.incoming.body == ANSWER
+    assert attempt.phase is Phase.COMPLETE
+    assert attempt.response.body == ANSWER
 
 
 async def test_a_cancelled_post_waits_no_longer_than_a_second(serve, sender, monkeypatch):
@@ -273,13 +273,13 @@ async def test_a_cancelled_post_waits_no_longer_than_a_second(serve, sender, mon
         await peer.gone()
 
     server = await serve(script)
-    probe = Probe()
-    task = asyncio.ensure_future(send(sender, post(server.url), probe=probe))
-    await settle(lambda: probe.phase is Phase.SENT)
+    attempt = Attempt()
+    task = asyncio.ensure_future(send(sender, post(server.url), attempt=attempt))
+    await settle(lambda: attempt.phase is Phase.SENT)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
-    assert probe.phase is Phase.SENT
+    assert attempt.phase is Phase.SENT
     await settle(lambda: not server.peers)
 
 
@@ -291,9 +291,9 @@ async def test_a_second_cancellation_is_not_held_back(serve, sender, monkeypatch
         await peer.gone()
 
     server = await serve(script)
-    probe = Probe()
-    task = asyncio.ensure_future(send(sender, post(server.url), probe=probe))
-    await settle(lambda: probe.phase is Phase.SENT)
+    attempt = Attempt()
+    task = asyncio.ensure_future(send(sender, post(server.url), attempt=attempt))
+    await settle(lambda: attempt.phase is Phase.SENT)
     task.cancel()
     await asyncio.sleep(0.01)
     assert not task.done()
@@ -420,14 +420,14 @@ async def test_out_of_file_descriptors_is_said_clearly(serve, sender):
         with contextlib.suppress(OSError):
             while True:
                 held.append(os.dup(0))
-        probe = Probe()
+        attempt = Attempt()
         with pytest.raises(WireError) as caught:
-            await send(sender, post(server.url), probe=probe)
+            await send(sender, post(server.url), attempt=attempt)
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
         for number in held:
             os.close(number)
-    assert (caught.value.trouble, probe.phase) == (Trouble.OUT_OF_FILES, Phase.CONNECTING)
+    assert (caught.value.failure, attempt.phase) == (WireFailure.OUT_OF_FILES, Phase.CONNECTING)
     assert "max_concurrency" in caught.value.message
     assert (await send(sender, post(server.url))).body == ANSWER
     await sender.aclose()

@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from videorouter.errors import ConfigurationError, Phase
-from videorouter.http import Probe, Trouble, WireError
+from videorouter.http import Attempt, WireError, WireFailure
 from videorouter.transport.opening import open_sender
 from videorouter.transport.proxies import Route, choose_proxy, read_routes
 
@@ -116,10 +116,10 @@ async def test_plain_requests_are_forwarded(serve):
     proxy = Proxy()
     server = await serve(proxy)
     sender = open_sender(proxy=server.url)
-    probe = Probe()
+    attempt = Attempt()
     for _ in range(3):
-        incoming = await send(sender, post("http://gateway.invalid"), probe=probe)
-    assert (incoming.body, probe.phase) == (ANSWER, Phase.COMPLETE)
+        response = await send(sender, post("http://gateway.invalid"), attempt=attempt)
+    assert (response.body, attempt.phase) == (ANSWER, Phase.COMPLETE)
     assert proxy.lines == [b"POST http://gateway.invalid/v1/videos/generations HTTP/1.1"] * 3
     assert server.connections == 1
     await sender.aclose()
@@ -131,9 +131,9 @@ async def test_secure_requests_are_tunnelled(serve, server_tls, client_tls):
     gateway = await serve(answer_all, tls=server_tls)
     sender = open_sender(proxy=server.url, ssl_context=client_tls)
     for _ in range(3):
-        probe = Probe()
-        assert (await send(sender, post(gateway.url), probe=probe)).body == ANSWER
-    assert probe.phase is Phase.COMPLETE
+        attempt = Attempt()
+        assert (await send(sender, post(gateway.url), attempt=attempt)).body == ANSWER
+    assert attempt.phase is Phase.COMPLETE
     assert proxy.lines == [b"CONNECT 127.0.0.1:%d HTTP/1.1" % gateway.port]
     await sender.aclose()
 
@@ -163,32 +163,32 @@ async def test_the_environments_proxy_is_used_and_its_exceptions_are_not(serve, 
 
 
 @pytest.mark.parametrize(
-    ("status", "trouble"),
+    ("status", "failure"),
     [
-        (502, Trouble.PROXY_UNAVAILABLE),
-        (503, Trouble.PROXY_UNAVAILABLE),
-        (504, Trouble.PROXY_UNAVAILABLE),
-        (403, Trouble.PROXY_REFUSED),
-        (407, Trouble.PROXY_REFUSED),
+        (502, WireFailure.PROXY_UNAVAILABLE),
+        (503, WireFailure.PROXY_UNAVAILABLE),
+        (504, WireFailure.PROXY_UNAVAILABLE),
+        (403, WireFailure.PROXY_REFUSED),
+        (407, WireFailure.PROXY_REFUSED),
     ],
 )
-async def test_a_proxy_that_says_no_to_connect(serve, client_tls, status, trouble):
+async def test_a_proxy_that_says_no_to_connect(serve, client_tls, status, failure):
     server = await serve(Proxy(status))
     sender = open_sender(proxy=server.url, ssl_context=client_tls)
-    probe = Probe()
+    attempt = Attempt()
     with pytest.raises(WireError) as caught:
-        await send(sender, post("https://gateway.invalid"), probe=probe)
-    assert (caught.value.trouble, probe.phase) == (trouble, Phase.CONNECTING)
+        await send(sender, post("https://gateway.invalid"), attempt=attempt)
+    assert (caught.value.failure, attempt.phase) == (failure, Phase.CONNECTING)
     assert "gateway.invalid:443" in caught.value.message
     await sender.aclose()
 
 
 async def test_a_proxy_that_is_not_there(client_tls, free_port):
     sender = open_sender(proxy=f"http://127.0.0.1:{free_port}", ssl_context=client_tls)
-    probe = Probe()
+    attempt = Attempt()
     with pytest.raises(WireError) as caught:
-        await send(sender, post("https://gateway.invalid"), probe=probe)
-    assert (caught.value.trouble, probe.phase) == (Trouble.REFUSED, Phase.CONNECTING)
+        await send(sender, post("https://gateway.invalid"), attempt=attempt)
+    assert (caught.value.failure, attempt.phase) == (WireFailure.REFUSED, Phase.CONNECTING)
     await sender.aclose()
 
 
@@ -200,8 +200,8 @@ async def test_a_connection_lost_behind_the_proxy_is_in_doubt(serve, server_tls,
     server = await serve(Proxy())
     gateway = await serve(script, tls=server_tls)
     sender = open_sender(proxy=server.url, ssl_context=client_tls)
-    probe = Probe()
+    attempt = Attempt()
     with pytest.raises(WireError):
-        await send(sender, post(gateway.url), probe=probe)
-    assert probe.phase is Phase.SENT
+        await send(sender, post(gateway.url), attempt=attempt)
+    assert attempt.phase is Phase.SENT
     await sender.aclose()

@@ -2,7 +2,7 @@
 
 import pytest
 
-from videorouter.http import Trouble, WireError
+from videorouter.http import WireError, WireFailure
 from videorouter.transport.target import Target, find_target, write_head
 
 
@@ -28,7 +28,7 @@ def test_a_url_becomes_a_request_line_and_a_host(url, line, host):
 def test_what_cannot_be_sent_to_is_refused(url):
     with pytest.raises(WireError) as caught:
         Target(url)
-    assert caught.value.trouble is Trouble.PROTOCOL
+    assert caught.value.failure is WireFailure.PROTOCOL
 
 
 def test_framing_belongs_to_the_writer():

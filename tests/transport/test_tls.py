@@ -7,7 +7,7 @@ import pytest
 import trustme
 
 from videorouter.errors import Phase
-from videorouter.http import Probe, Trouble, WireError
+from videorouter.http import Attempt, WireError, WireFailure
 from videorouter.transport.opening import open_sender
 
 from .conftest import ANSWER, answer_all, get, ok, post, send
@@ -23,10 +23,10 @@ async def sender(client_tls):
 
 
 async def fail(sender, url):
-    probe = Probe()
+    attempt = Attempt()
     with pytest.raises(WireError) as caught:
-        await send(sender, post(url), probe=probe)
-    return caught.value, probe
+        await send(sender, post(url), attempt=attempt)
+    return caught.value, attempt
 
 
 async def test_calls_share_one_connection(serve, sender, server_tls):
@@ -76,15 +76,15 @@ async def test_a_cut_after_the_request_is_in_doubt(serve, sender, server_tls):
         peer.writer.transport.abort()
 
     server = await serve(script, tls=server_tls)
-    error, probe = await fail(sender, server.url)
-    assert (error.trouble, probe.phase) == (Trouble.RESET, Phase.SENT)
+    error, attempt = await fail(sender, server.url)
+    assert (error.failure, attempt.phase) == (WireFailure.RESET, Phase.SENT)
 
 
 async def test_an_authority_that_is_not_trusted(serve, server_tls):
     server = await serve(answer_all, tls=server_tls)
     sender = open_sender(trust_env=False)
-    error, probe = await fail(sender, server.url)
-    assert (error.trouble, probe.phase) == (Trouble.CERTIFICATE, Phase.CONNECTING)
+    error, attempt = await fail(sender, server.url)
+    assert (error.failure, attempt.phase) == (WireFailure.CERTIFICATE, Phase.CONNECTING)
     assert f"127.0.0.1:{server.port}" in error.message
     assert "certificate verify failed" in error.message
     assert "SSL_CERT_FILE" in error.message
@@ -96,7 +96,7 @@ async def test_a_certificate_for_another_name(serve, sender, authority):
     authority.issue_cert("elsewhere.example").configure_cert(context)
     server = await serve(answer_all, tls=context)
     error, _ = await fail(sender, server.url)
-    assert error.trouble is Trouble.CERTIFICATE
+    assert error.failure is WireFailure.CERTIFICATE
     assert "IP address mismatch" in error.message
 
 
@@ -106,8 +106,8 @@ async def test_a_port_that_speaks_no_tls(serve, sender):
         await peer.say(b"HTTP/1.1 400 Bad Request\r\n\r\n")
 
     server = await serve(script)
-    error, probe = await fail(sender, server.url.replace("http:", "https:"))
-    assert (error.trouble, probe.phase) == (Trouble.TLS_CUT, Phase.CONNECTING)
+    error, attempt = await fail(sender, server.url.replace("http:", "https:"))
+    assert (error.failure, attempt.phase) == (WireFailure.TLS_CUT, Phase.CONNECTING)
 
 
 @pytest.mark.parametrize("how", ["close", "reset"])
@@ -117,8 +117,8 @@ async def test_a_handshake_that_is_cut_short(serve, sender, how):
         getattr(peer, how)()
 
     server = await serve(script)
-    error, probe = await fail(sender, server.url.replace("http:", "https:"))
-    assert (error.trouble, probe.phase) == (Trouble.TLS_CUT, Phase.CONNECTING)
+    error, attempt = await fail(sender, server.url.replace("http:", "https:"))
+    assert (error.failure, attempt.phase) == (WireFailure.TLS_CUT, Phase.CONNECTING)
     assert f"127.0.0.1:{server.port}" in error.message
 
 
@@ -128,8 +128,8 @@ async def test_a_handshake_without_an_answer_ends_with_the_connect_timeout(serve
 
     server = await serve(script)
     sender = open_sender(trust_env=False, ssl_context=client_tls, connect_timeout=0.2)
-    error, probe = await fail(sender, server.url.replace("http:", "https:"))
-    assert (error.trouble, probe.phase) == (Trouble.CONNECT_TIMEOUT, Phase.CONNECTING)
+    error, attempt = await fail(sender, server.url.replace("http:", "https:"))
+    assert (error.failure, attempt.phase) == (WireFailure.CONNECT_TIMEOUT, Phase.CONNECTING)
     await sender.aclose()
 
 
@@ -175,4 +175,4 @@ async def test_a_server_that_wants_a_certificate_of_ours_says_no(serve, sender, 
     context.verify_mode = ssl.CERT_REQUIRED
     server = await serve(answer_all, tls=context)
     error, _ = await fail(sender, server.url)
-    assert error.trouble in (Trouble.RESET, Trouble.TLS_CUT)
+    assert error.failure in (WireFailure.RESET, WireFailure.TLS_CUT)

@@ -14,8 +14,8 @@ from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator, Ma
 from typing import TYPE_CHECKING, Any, Self
 
 from videorouter.batch.entries import Entry, find_id, read_entry
-from videorouter.batch.item import FatalError, Walk
-from videorouter.batch.run import Books
+from videorouter.batch.item import FatalError, Item
+from videorouter.batch.run import BatchRun
 from videorouter.batch.saving import Saver
 from videorouter.errors import ConfigurationError, InvalidRequestError
 from videorouter.events import BatchProgressed, ItemFinished
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from videorouter.batch.options import BatchOptions
     from videorouter.batch.saving import Save
     from videorouter.call.caller import Caller
-    from videorouter.call.prepare import Maker
+    from videorouter.call.prepare import RequestBuilder
     from videorouter.errors import VideoRouterError
     from videorouter.models import BatchItem, BatchSummary
 
@@ -59,7 +59,7 @@ class Batch:
         source: Iterable[Any] | AsyncIterable[Any],
         options: BatchOptions,
         *,
-        maker: Maker,
+        maker: RequestBuilder,
         save: Save,
     ) -> None:
         if isinstance(source, str | bytes) or not isinstance(source, Iterable | AsyncIterable):
@@ -73,7 +73,7 @@ class Batch:
         self._source = source
         self._known = len(source) if isinstance(source, Sized) else None
         self._maker = maker
-        self._books = Books(caller, options, self._halt)
+        self._books = BatchRun(caller, options, self._halt)
         self._saver = None if options.save_to is None else Saver(self._books, options.save_to, options.name, save)
         self._blocking: Iterator[Any] | None = None
         self._awaiting: AsyncIterator[Any] | None = None
@@ -372,7 +372,7 @@ class Batch:
                 entry = read_entry(raw, self._options.verb)
             except Exception as error:  # noqa: BLE001  an entry of any kind must not lose the others
                 entry = Entry(prompt=None, id=find_id(raw), broken=_name_broken(error))
-            item = await Walk(self._books, self._maker, index, entry, given=entry.id).take()
+            item = await Item(self._books, self._maker, index, entry, given=entry.id).take()
             if self._saver is None and self._caller.on_event is None:
                 self._hand_out(item)
             else:
@@ -380,7 +380,7 @@ class Batch:
             root = item.id
             for step, following in enumerate(entry.then, 1):
                 given = following.id or f"{root}/{step}"
-                walk = Walk(self._books, self._maker, index, following, given=given, before=item, step=step)
+                walk = Item(self._books, self._maker, index, following, given=given, before=item, step=step)
                 item = await walk.take()
                 await self._deliver(item, step)
         finally:

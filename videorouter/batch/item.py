@@ -38,8 +38,8 @@ from videorouter.models import BatchItem, Task, VideoResult
 
 if TYPE_CHECKING:
     from videorouter.batch.entries import Entry
-    from videorouter.batch.run import Books
-    from videorouter.call.prepare import Maker
+    from videorouter.batch.run import BatchRun
+    from videorouter.call.prepare import RequestBuilder
     from videorouter.call.requests import Submission
     from videorouter.journal.states import Recorded
     from videorouter.models import ItemState
@@ -61,7 +61,7 @@ class _TakenError(Exception):
     """The id of an entry is an earlier one's. It was not sent."""
 
 
-class Walk:
+class Item:
     """One item on its way.
 
     Args:
@@ -102,8 +102,8 @@ class Walk:
 
     def __init__(
         self,
-        books: Books,
-        maker: Maker,
+        books: BatchRun,
+        maker: RequestBuilder,
         index: int,
         entry: Entry,
         *,
@@ -111,7 +111,7 @@ class Walk:
         before: BatchItem | None = None,
         step: int = 0,
     ) -> None:
-        self.books: Books = books
+        self.books: BatchRun = books
         self.entry: Entry = entry
         self.index: int = index
         self.id: str = given or ""
@@ -137,7 +137,7 @@ class Walk:
         self._unknown = 0.0
 
     async def take(self) -> BatchItem:
-        """Walk to the end of this run.
+        """Item to the end of this run.
 
         Returns:
             The item; ``error`` on it is the exception.

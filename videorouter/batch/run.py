@@ -21,9 +21,9 @@ from videorouter.errors import (
     JournalMismatchError,
     VideoRouterError,
 )
-from videorouter.journal.budget import Overruns, Purse, find_price, to_dollars, to_micros
+from videorouter.journal.budget import Budget, PriceCorrection, find_price, to_dollars, to_micros
 from videorouter.journal.records import read_failure, restore_inline, show_recorded, spell_path
-from videorouter.journal.states import SETTLED, VERDICTS, Recorded, StopRule, Tally, decide_resumption, name_item
+from videorouter.journal.states import SETTLED, VERDICTS, Counts, Recorded, StopRule, decide_resumption, name_item
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -41,7 +41,7 @@ REMEMBERED = 16_384
 """Distinct requests, and finished parents, that a batch without a journal remembers."""
 
 
-class Books:
+class BatchRun:
     """The books of one batch.
 
     Args:
@@ -55,9 +55,9 @@ class Books:
         self.options = options
         self.stop = stop
         self.journal: Journal | None = None
-        self.purse: Purse = Purse(options.max_cost)
-        self.overruns: Overruns = Overruns()
-        self.tally: Tally = Tally()
+        self.purse: Budget = Budget(options.max_cost)
+        self.overruns: PriceCorrection = PriceCorrection()
+        self.tally: Counts = Counts()
         self.in_flight: int = 0
         self.fresh: bool = False
         """Whether the journal was empty when this run began: then nothing in it need be asked before an intent."""

@@ -25,7 +25,7 @@ from videorouter.models import Download, Task, Video
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from videorouter.batch.run import Books
+    from videorouter.batch.run import BatchRun
     from videorouter.models import BatchItem
 
     Save = Callable[[Video, Path], Awaitable[Download]]
@@ -48,7 +48,7 @@ class Saver:
         save: Saves one video.
     """
 
-    def __init__(self, books: Books, folder: Path, template: str, save: Save) -> None:
+    def __init__(self, books: BatchRun, folder: Path, template: str, save: Save) -> None:
         self._books = books
         self._folder = folder
         self._template = template

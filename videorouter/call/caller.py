@@ -18,21 +18,21 @@ import anyio
 import msgspec
 
 from videorouter.call.answers import MAX_ANSWER_BYTES, ErrorAnswer, Unusable, read_post
-from videorouter.call.failures import Outcome, build_error, has_left, name_answer, name_failure
-from videorouter.call.in_doubt import describe_doubt, tell, tell_while_cancelled
-from videorouter.call.limiter import Gate, Slot
+from videorouter.call.failures import FailedAttempt, build_error, has_left, name_answer, name_failure
+from videorouter.call.in_doubt import call_hooks, call_hooks_while_cancelled, describe_doubt
+from videorouter.call.limiter import ClientLimit, Slot
 from videorouter.call.reading import Reader
 from videorouter.call.retry import (
     KEPT_FOR_PROBES,
     LEAST_SLEEP,
     TABLE,
-    Again,
-    Column,
     Decision,
-    Ending,
+    GiveUp,
     History,
-    Row,
-    Stop,
+    Outcome,
+    Raise,
+    RequestKind,
+    RetryAfter,
     decide,
 )
 from videorouter.config import origin_of
@@ -44,7 +44,7 @@ from videorouter.errors import (
     VideoRouterError,
 )
 from videorouter.events import AttemptFinished, AttemptStarted, OutcomeInDoubt, RetryScheduled
-from videorouter.http import Incoming, Outgoing, Probe, Trouble, WireError
+from videorouter.http import Attempt, Request, Response, WireError, WireFailure
 from videorouter.models import InDoubt, Task, VideoResult
 from videorouter.transport.naming import find_host
 
@@ -62,16 +62,16 @@ class _Trail:
 
     __slots__ = ("attempts", "base", "doubt", "failovers", "first", "history", "last_error")
 
-    def __init__(self, first: Outcome) -> None:
+    def __init__(self, first: FailedAttempt) -> None:
         self.history = History()
         self.first = first
-        self.doubt: Outcome | None = None
+        self.doubt: FailedAttempt | None = None
         self.last_error: VideoRouterError | None = None
         self.attempts = 0
         self.failovers = 0
         self.base = 0
 
-    def note(self, outcome: Outcome, column: Column, decision: Decision) -> None:
+    def note(self, outcome: FailedAttempt, column: RequestKind, decision: Decision) -> None:
         """Write down an attempt and what was decided about it."""
         self.attempts += 1
         self.history.note(outcome.row, column, decision)
@@ -97,13 +97,13 @@ class Caller(Reader):
         *,
         on_event: EventHook | None = None,
         on_in_doubt: InDoubtHook | None = None,
-        gate: Gate | None = None,
+        gate: ClientLimit | None = None,
     ) -> None:
         super().__init__(settings, shared, on_event=on_event, on_in_doubt=on_in_doubt)
-        self.gate: Gate = gate if gate is not None else shared.gate
+        self.gate: ClientLimit = gate if gate is not None else shared.gate
         self._bases = (settings.base_url, *settings.failover_urls)
         self._origins = tuple(origin_of(base) for base in self._bases)
-        self._column = Column.HONOURED if settings.idempotency == "honoured" else Column.ONCE
+        self._column = RequestKind.HONOURED if settings.idempotency == "honoured" else RequestKind.ONCE
 
     def open_slot(self, model: str, *, sends: bool = True) -> Slot:
         """A place in the client's limit and in the model's lane, not yet taken.
@@ -146,7 +146,7 @@ class Caller(Reader):
         """
         shared = self.shared
         trail: _Trail | None = None
-        probe: Probe | None = None
+        attempt: Attempt | None = None
         base = 0
         try:
             while True:
@@ -173,17 +173,20 @@ class Caller(Reader):
                 began = time.monotonic()
                 if began >= deadline:
                     raise _describe_lateness(trail)  # noqa: TRY301  the handler below adds what every error carries
-                slot.probe = probe = Probe()
+                slot.attempt = attempt = Attempt()
                 got = await self._attempt(
-                    Outgoing(method="POST", url=url, headers=headers, body=submission.body), probe, submission, deadline
+                    Request(method="POST", url=url, headers=headers, body=submission.body),
+                    attempt,
+                    submission,
+                    deadline,
                 )
                 if self.on_event is not None:
-                    await self._tell_end(submission, trail, probe, began, got)
-                if not isinstance(got, Outcome):
+                    await self._tell_end(submission, trail, attempt, began, got)
+                if not isinstance(got, FailedAttempt):
                     slot.note_success()
                     shared.budget.repay(trail.history.last_cost if trail is not None else 1)
-                    return self._keep_paid(got, probe, base)
-                probe = None
+                    return self._keep_paid(got, attempt, base)
+                attempt = None
                 if trail is None:
                     trail = _Trail(got)
                 pause = await self._face(got, submission, slot, trail, deadline)
@@ -199,24 +202,24 @@ class Caller(Reader):
                 raise
             raise raised from error
         except BaseException as error:
-            await self._note_cancelled(error, submission, trail, probe, base=base, accepted=accepted)
+            await self._note_cancelled(error, submission, trail, attempt, base=base, accepted=accepted)
             raise
 
     async def _attempt(
-        self, request: Outgoing, probe: Probe, submission: Submission, deadline: float
-    ) -> VideoResult | Task | Outcome:
+        self, request: Request, attempt: Attempt, submission: Submission, deadline: float
+    ) -> VideoResult | Task | FailedAttempt:
         """Send once, and say what came of it."""
         refused = self.settings.refused_statuses
         try:
-            incoming = await self.shared.sender.send(request, probe, deadline=deadline, max_body=MAX_ANSWER_BYTES)
-            answer = _read(incoming, submission)
+            response = await self.shared.sender.send(request, attempt, deadline=deadline, max_body=MAX_ANSWER_BYTES)
+            answer = _read(response, submission)
         except WireError as error:
-            return name_failure(error, probe, column=self._column, refused=refused)
+            return name_failure(error, attempt, column=self._column, refused=refused)
         except Exception as error:  # noqa: BLE001  whatever a user's transport raises, it ends here
-            return self.name_surprise(error, probe, self._column)
+            return self.name_surprise(error, attempt, self._column)
         if isinstance(answer, ErrorAnswer | Unusable):
-            return name_answer(answer, incoming, probe, column=self._column, refused=refused)
-        probe.incoming = incoming
+            return name_answer(answer, response, attempt, column=self._column, refused=refused)
+        attempt.response = response
         return answer
 
     async def queue(self, slot: Slot, *, deadline: float) -> None:
@@ -245,7 +248,7 @@ class Caller(Reader):
         raise _describe_lateness(trail)
 
     async def _face(
-        self, outcome: Outcome, submission: Submission, slot: Slot, trail: _Trail, deadline: float
+        self, outcome: FailedAttempt, submission: Submission, slot: Slot, trail: _Trail, deadline: float
     ) -> float:
         """Put a failure before the law: the seconds until the next attempt, or the error that ends the call."""
         _set_pace(outcome, slot)
@@ -263,10 +266,10 @@ class Caller(Reader):
         if self._may_fail_over(outcome, submission, trail) and now + LEAST_SLEEP < deadline:
             trail.failovers += 1
             trail.base = (trail.base + 1) % len(self._bases)
-            decision = Again(after=LEAST_SLEEP, cost=0)
+            decision = RetryAfter(after=LEAST_SLEEP, cost=0)
         trail.note(outcome, self._column, decision)
         error = self._build(outcome, submission, trail)
-        if isinstance(decision, Stop):
+        if isinstance(decision, GiveUp):
             raise error
         trail.last_error = error
         if not self._pay(decision, slot):
@@ -282,18 +285,18 @@ class Caller(Reader):
             await self.emit(event)
         return decision.after
 
-    def _build(self, outcome: Outcome, submission: Submission, trail: _Trail) -> VideoRouterError:
+    def _build(self, outcome: FailedAttempt, submission: Submission, trail: _Trail) -> VideoRouterError:
         """The error of an attempt, by the table."""
         ending = TABLE[outcome.row][self._column][1]
-        if ending is Ending.FIRST:
+        if ending is Raise.FIRST:
             outcome = trail.first
             ending = TABLE[outcome.row][self._column][1]
-            if ending is Ending.FIRST:
+            if ending is Raise.FIRST:
                 # The very first answer speaks of the key: another request has used it.
-                ending = TABLE[outcome.row][Column.ONCE][1] if outcome.status == 409 else Ending.STATUS
+                ending = TABLE[outcome.row][RequestKind.ONCE][1] if outcome.status == 409 else Raise.STATUS
         return build_error(ending, outcome, self.settings, column=self._column, model=submission.model)
 
-    def _pay(self, decision: Again, slot: Slot) -> bool:
+    def _pay(self, decision: RetryAfter, slot: Slot) -> bool:
         """Take a retry out of the budget; a refused call without budget waits with its lane."""
         budget = self.shared.budget
         if not decision.throttled:
@@ -303,20 +306,20 @@ class Caller(Reader):
             budget.drain(decision.cost)
         return True
 
-    def _may_fail_over(self, outcome: Outcome, submission: Submission, trail: _Trail) -> bool:
+    def _may_fail_over(self, outcome: FailedAttempt, submission: Submission, trail: _Trail) -> bool:
         """Whether another of the caller's hosts comes first: nothing was sent, and it has not had its turn."""
         if submission.max_retries == 0 or trail.failovers >= len(self._bases) - 1:
             return False
-        return outcome.row is Row.UNREACHED or (
-            outcome.error is not None and outcome.error.trouble is Trouble.NAME_MISSING and not outcome.left
+        return outcome.row is Outcome.UNREACHED or (
+            outcome.error is not None and outcome.error.failure is WireFailure.NAME_MISSING and not outcome.left
         )
 
-    def _keep_paid(self, answer: VideoResult | Task, probe: Probe, base: int) -> VideoResult | Task:
+    def _keep_paid(self, answer: VideoResult | Task, attempt: Attempt, base: int) -> VideoResult | Task:
         """What was bought, without what the gateway echoed of the key."""
         if isinstance(answer, Task) and base and answer.poll_url is None:
             url = f"{self._bases[base]}/videos/tasks/{quote(answer.id or '', safe='')}"
             answer = msgspec.structs.replace(answer, poll_url=url).beside(**answer.__dict__)
-        return answer if probe.incoming is None else self.scrub(answer, probe.incoming)
+        return answer if attempt.response is None else self.scrub(answer, attempt.response)
 
     async def _finish_failed(
         self, error: VideoRouterError, submission: Submission, trail: _Trail | None, deadline: float
@@ -324,7 +327,7 @@ class Caller(Reader):
         """The error to raise: once an attempt may have been accepted, no later failure undoes that."""
         if trail is not None and trail.doubt is not None and not error.in_doubt:
             doubt = trail.doubt
-            error = build_error(Ending.DOUBT, doubt, self.settings, column=self._column, model=submission.model)
+            error = build_error(Raise.DOUBT, doubt, self.settings, column=self._column, model=submission.model)
         error.add(
             idempotency_key=submission.idempotency_key,
             model=submission.model,
@@ -336,7 +339,7 @@ class Caller(Reader):
                 submission, error.message, phase=error.phase, request_id=error.request_id, task_id=error.task_id
             )
             self.shared.doubts.add(record)
-            await tell(self._find_hooks(record))
+            await call_hooks(self._find_hooks(record))
         return error
 
     async def _note_cancelled(
@@ -344,38 +347,38 @@ class Caller(Reader):
         error: BaseException,
         submission: Submission,
         trail: _Trail | None,
-        probe: Probe | None,
+        attempt: Attempt | None,
         *,
         base: int,
         accepted: Callable[[Task], Awaitable[None]] | None,
     ) -> None:
         """Record what a cancelled call leaves behind. The sender has listened for an answer on its way already."""
         doubtful = trail is not None and trail.doubt is not None
-        if probe is None or not has_left(probe):
+        if attempt is None or not has_left(attempt):
             if doubtful:
                 await self.record_loss(error, describe_doubt(submission, _CANCELLED))
             return
-        incoming = probe.incoming
+        response = attempt.response
         caught: VideoResult | Task | None = None
-        if incoming is not None and probe.phase is Phase.COMPLETE:
-            answer = _read(incoming, submission)
+        if response is not None and attempt.phase is Phase.COMPLETE:
+            answer = _read(response, submission)
             if isinstance(answer, VideoResult | Task):
-                caught = self._keep_paid(answer, probe, base)
+                caught = self._keep_paid(answer, attempt, base)
             elif not doubtful:
                 refused = self.settings.refused_statuses
-                outcome = name_answer(answer, incoming, probe, column=Column.ONCE, refused=refused)
-                if TABLE[outcome.row][Column.ONCE][1] is Ending.STATUS:
+                outcome = name_answer(answer, response, attempt, column=RequestKind.ONCE, refused=refused)
+                if TABLE[outcome.row][RequestKind.ONCE][1] is Raise.STATUS:
                     return
         reason = _CANCELLED if caught is None else _CAUGHT
         if accepted is not None and isinstance(caught, Task) and not isinstance(error, GeneratorExit):
-            await tell_while_cancelled(((accepted, caught),))
-        await self.record_loss(error, describe_doubt(submission, reason, phase=probe.phase, caught=caught))
+            await call_hooks_while_cancelled(((accepted, caught),))
+        await self.record_loss(error, describe_doubt(submission, reason, phase=attempt.phase, caught=caught))
 
     async def record_loss(self, error: BaseException, record: InDoubt) -> None:
-        """Keep a record while ``error`` ends the call, and tell the hooks, unless nothing may be awaited any more."""
+        """Keep a record while ``error`` ends the call, and call_hooks the hooks, unless nothing may be awaited any more."""
         self.shared.doubts.add(record)
         if not isinstance(error, GeneratorExit | KeyboardInterrupt | SystemExit):
-            await tell_while_cancelled(self._find_hooks(record))
+            await call_hooks_while_cancelled(self._find_hooks(record))
 
     def _find_hooks(self, record: InDoubt) -> tuple[tuple[Callable[..., object] | None, object], ...]:
         event = OutcomeInDoubt(call_id=record.idempotency_key, record=record)
@@ -389,20 +392,20 @@ class Caller(Reader):
         self,
         submission: Submission,
         trail: _Trail | None,
-        probe: Probe,
+        attempt: Attempt,
         began: float,
-        got: VideoResult | Task | Outcome,
+        got: VideoResult | Task | FailedAttempt,
     ) -> None:
         trouble = None
-        status = probe.incoming.status if probe.incoming is not None else None
-        if isinstance(got, Outcome):
+        status = attempt.response.status if attempt.response is not None else None
+        if isinstance(got, FailedAttempt):
             trouble = got.row.value
-            status = got.incoming.status if got.incoming is not None else None
+            status = got.response.status if got.response is not None else None
         event = AttemptFinished(
             call_id=submission.idempotency_key,
             attempt=trail.attempts + 1 if trail is not None else 1,
-            host=probe.host or "",
-            phase=probe.phase,
+            host=attempt.host or "",
+            phase=attempt.phase,
             status=status,
             trouble=trouble,
             elapsed=time.monotonic() - began,
@@ -414,12 +417,12 @@ _CANCELLED = "the call was cancelled before its answer came"
 _CAUGHT = "the call was cancelled; its answer came all the same and is kept here"
 
 
-def _read(incoming: Incoming, submission: Submission) -> VideoResult | Task | ErrorAnswer | Unusable:
+def _read(response: Response, submission: Submission) -> VideoResult | Task | ErrorAnswer | Unusable:
     return read_post(
-        incoming.status,
-        incoming.body,
+        response.status,
+        response.body,
         model=submission.model,
-        request_id=incoming.header(b"x-infron-request-id"),
+        request_id=response.header(b"x-infron-request-id"),
         idempotency_key=submission.idempotency_key,
     )
 
@@ -434,10 +437,10 @@ def _describe_lateness(trail: _Trail | None) -> VideoRouterError:
     return DeadlineExceededError(msg)
 
 
-def _set_pace(outcome: Outcome, slot: Slot) -> None:
+def _set_pace(outcome: FailedAttempt, slot: Slot) -> None:
     """What the lane learns from a failure."""
     slot.counted = True
-    if outcome.row is Row.REFUSED:
+    if outcome.row is Outcome.REFUSED:
         slot.note_refusal(outcome.retry_after)
-    elif outcome.status == 503 or (outcome.error is not None and outcome.error.trouble is Trouble.CONNECT_TIMEOUT):
+    elif outcome.status == 503 or (outcome.error is not None and outcome.error.failure is WireFailure.CONNECT_TIMEOUT):
         slot.note_overload()

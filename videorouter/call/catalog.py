@@ -16,7 +16,7 @@ FRESH = 300.0
 """Seconds for which a catalogue counts as fresh."""
 
 
-class Catalogue:
+class Catalog:
     """The models of one gateway, read at most once in five minutes."""
 
     def __init__(self) -> None:
@@ -33,11 +33,11 @@ class Catalogue:
         if refresh or time.monotonic() >= self._until:
             settings = caller.settings
             url = f"{settings.models_base_url}/models"
-            incoming = await caller.get(url, deadline=time.monotonic() + settings.timeout)
-            models = read_models(incoming.body)
+            response = await caller.get(url, deadline=time.monotonic() + settings.timeout)
+            models = read_models(response.body)
             if models is None:
                 msg = f"{url} answered without a list of models. Check models_base_url."
-                raise UnexpectedResponseError(msg, **caller.evidence(incoming))
+                raise UnexpectedResponseError(msg, **caller.evidence(response))
             self._models = models
             self._until = time.monotonic() + FRESH
         return pick_models(self._models, category)
@@ -52,9 +52,9 @@ async def read_account(caller: Caller) -> Balance:
     """
     settings = caller.settings
     url = f"{settings.models_base_url}/balance"
-    incoming = await caller.get(url, deadline=time.monotonic() + settings.timeout)
-    balance = read_balance(incoming.body)
+    response = await caller.get(url, deadline=time.monotonic() + settings.timeout)
+    balance = read_balance(response.body)
     if balance is None:
         msg = f"{url} answered without a balance. Check models_base_url; the vendor may not offer it for this key."
-        raise UnexpectedResponseError(msg, **caller.evidence(incoming))
+        raise UnexpectedResponseError(msg, **caller.evidence(response))
     return balance

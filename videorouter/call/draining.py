@@ -13,13 +13,13 @@ import anyio
 from videorouter.models import DrainReport, Stats
 
 if TYPE_CHECKING:
-    from videorouter.call.limiter import Gate
+    from videorouter.call.limiter import ClientLimit
     from videorouter.call.state import Shared
 
 _LOOK = 0.02
 
 
-def count(shared: Shared, gate: Gate) -> Stats:
+def count(shared: Shared, gate: ClientLimit) -> Stats:
     """The counters of a client at this moment.
 
     Args:

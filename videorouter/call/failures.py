@@ -21,7 +21,7 @@ from videorouter.call.refusals import (
     show_headers,
     show_words,
 )
-from videorouter.call.retry import Column, Ending, Row, find_row, read_retry_after
+from videorouter.call.retry import Outcome, Raise, RequestKind, find_outcome, read_retry_after
 from videorouter.errors import (
     APIConnectionError,
     APIStatusError,
@@ -34,7 +34,7 @@ from videorouter.errors import (
     UnexpectedResponseError,
     VideoRouterError,
 )
-from videorouter.http import Incoming, Probe, Trouble, WireError
+from videorouter.http import Attempt, Response, WireError, WireFailure
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -43,12 +43,12 @@ if TYPE_CHECKING:
 
 _HOPELESS = frozenset(
     {
-        Trouble.NAME_MISSING,
-        Trouble.CERTIFICATE,
-        Trouble.PROXY_REFUSED,
-        Trouble.ADDRESS_REFUSED,
-        Trouble.PROTOCOL,
-        Trouble.TOO_LARGE,
+        WireFailure.NAME_MISSING,
+        WireFailure.CERTIFICATE,
+        WireFailure.PROXY_REFUSED,
+        WireFailure.ADDRESS_REFUSED,
+        WireFailure.PROTOCOL,
+        WireFailure.TOO_LARGE,
     }
 )
 _TASK_ID = re.compile(rb'"task_id"\s*:\s*"([^"\\\x00-\x1f]{1,200})"')
@@ -58,18 +58,18 @@ _MAY_BE_BILLED = (
 )
 
 
-class Outcome(msgspec.Struct, kw_only=True):
+class FailedAttempt(msgspec.Struct, kw_only=True):
     """The end of one attempt that brought no success."""
 
-    row: Row
-    probe: Probe
+    row: Outcome
+    attempt: Attempt
     error: WireError | None = None
-    incoming: Incoming | None = None
+    response: Response | None = None
     answer: ErrorAnswer | Unusable | None = None
     retry_after: float | None = None
 
     def __repr__(self) -> str:
-        return f"<Outcome {self.row.name}>"
+        return f"<FailedAttempt {self.row.name}>"
 
     def __rich_repr__(self) -> list[tuple[str, Any]]:
         return [("row", self.row)]
@@ -84,65 +84,76 @@ class Outcome(msgspec.Struct, kw_only=True):
     @property
     def left(self) -> bool:
         """Whether the request may have reached the gateway."""
-        return self.row not in {Row.UNREACHED, Row.HOPELESS, Row.EXPIRED, Row.CLOSED, Row.UNSENT}
+        return self.row not in {Outcome.UNREACHED, Outcome.HOPELESS, Outcome.EXPIRED, Outcome.CLOSED, Outcome.UNSENT}
 
 
-def has_left(probe: Probe) -> bool:
+def has_left(attempt: Attempt) -> bool:
     """Whether an attempt may have reached the gateway, by its phase alone."""
-    if probe.phase in {Phase.QUEUED, Phase.CONNECTING}:
+    if attempt.phase in {Phase.QUEUED, Phase.CONNECTING}:
         return False
-    return not (probe.phase is Phase.SENDING and probe.write_failed)
+    return not (attempt.phase is Phase.SENDING and attempt.write_failed)
 
 
-def name_failure(error: WireError, probe: Probe, *, column: Column, refused: frozenset[int]) -> Outcome:
+def name_failure(error: WireError, attempt: Attempt, *, column: RequestKind, refused: frozenset[int]) -> FailedAttempt:
     """The outcome of an attempt that brought no whole answer."""
-    trouble = error.trouble
-    if not has_left(probe):
-        if trouble is Trouble.DEADLINE:
-            row = Row.EXPIRED
-        elif trouble is Trouble.CLOSED:
-            row = Row.CLOSED
-        elif probe.phase is Phase.SENDING:
-            row = Row.UNSENT
+    trouble = error.failure
+    if not has_left(attempt):
+        if trouble is WireFailure.DEADLINE:
+            row = Outcome.EXPIRED
+        elif trouble is WireFailure.CLOSED:
+            row = Outcome.CLOSED
+        elif attempt.phase is Phase.SENDING:
+            row = Outcome.UNSENT
         else:
-            row = Row.HOPELESS if trouble in _HOPELESS else Row.UNREACHED
-        return Outcome(row=row, probe=probe, error=error)
-    incoming = probe.incoming
-    if incoming is None:
-        return Outcome(row=Row.LOST, probe=probe, error=error)
-    if 200 <= incoming.status < 300:
-        row = Row.UNUSABLE if trouble is Trouble.TOO_LARGE else Row.CUT
-        answer = Unusable(status=incoming.status, reason=trouble.value, body=incoming.body)
-        return Outcome(row=row, probe=probe, error=error, incoming=incoming, answer=answer)
-    outcome = name_answer(_decode_error(incoming), incoming, probe, column=column, refused=refused)
+            row = Outcome.HOPELESS if trouble in _HOPELESS else Outcome.UNREACHED
+        return FailedAttempt(row=row, attempt=attempt, error=error)
+    response = attempt.response
+    if response is None:
+        return FailedAttempt(row=Outcome.LOST, attempt=attempt, error=error)
+    if 200 <= response.status < 300:
+        row = Outcome.UNUSABLE if trouble is WireFailure.TOO_LARGE else Outcome.CUT
+        answer = Unusable(status=response.status, reason=trouble.value, body=response.body)
+        return FailedAttempt(row=row, attempt=attempt, error=error, response=response, answer=answer)
+    outcome = name_answer(_decode_error(response), response, attempt, column=column, refused=refused)
     outcome.error = error
     return outcome
 
 
-def _decode_error(incoming: Incoming) -> ErrorAnswer:
+def _decode_error(response: Response) -> ErrorAnswer:
     try:
-        root: object = decode_json(incoming.body)
+        root: object = decode_json(response.body)
     except (msgspec.MsgspecError, ValueError, RecursionError):
         root = None
-    found = find_error(incoming.status, root, incoming.body)
-    return found or ErrorAnswer(status=incoming.status, effective=incoming.status, body=incoming.body)
+    found = find_error(response.status, root, response.body)
+    return found or ErrorAnswer(status=response.status, effective=response.status, body=response.body)
 
 
 def name_answer(
-    answer: ErrorAnswer | Unusable, incoming: Incoming, probe: Probe, *, column: Column, refused: frozenset[int]
-) -> Outcome:
+    answer: ErrorAnswer | Unusable,
+    response: Response,
+    attempt: Attempt,
+    *,
+    column: RequestKind,
+    refused: frozenset[int],
+) -> FailedAttempt:
     """The outcome of an attempt whose answer is no success."""
-    retry_after = read_retry_after(incoming.headers, wall=time.time())
+    retry_after = read_retry_after(response.headers, wall=time.time())
     if isinstance(answer, Unusable):
-        row = Row.UNUSABLE
+        row = Outcome.UNUSABLE
     else:
-        row = find_row(answer.effective, retry_after=retry_after, refused=refused)
+        row = find_outcome(answer.effective, retry_after=retry_after, refused=refused)
         under_200 = 200 <= answer.status < 300
-        if under_200 and row not in {Row.REFUSED, Row.REJECTED} and (column is not Column.READ or not answer.effective):
-            row = Row.TROUBLED_200
-        elif answer.effective in {409, 422} and column is not Column.READ and _speaks_of_key(answer):
-            row = Row.KEY_CONFLICT if column is Column.HONOURED or answer.effective == 409 else Row.REJECTED
-    return Outcome(row=row, probe=probe, incoming=incoming, answer=answer, retry_after=retry_after)
+        if (
+            under_200
+            and row not in {Outcome.REFUSED, Outcome.REJECTED}
+            and (column is not RequestKind.READ or not answer.effective)
+        ):
+            row = Outcome.TROUBLED_200
+        elif answer.effective in {409, 422} and column is not RequestKind.READ and _speaks_of_key(answer):
+            row = (
+                Outcome.KEY_CONFLICT if column is RequestKind.HONOURED or answer.effective == 409 else Outcome.REJECTED
+            )
+    return FailedAttempt(row=row, attempt=attempt, response=response, answer=answer, retry_after=retry_after)
 
 
 def _speaks_of_key(answer: ErrorAnswer) -> bool:
@@ -150,14 +161,14 @@ def _speaks_of_key(answer: ErrorAnswer) -> bool:
     return any(isinstance(word, str) and "idempoten" in word.lower() for word in words)
 
 
-def keep_evidence(incoming: Incoming, redact: Callable[[str], str]) -> dict[str, Any]:
+def keep_evidence(response: Response, redact: Callable[[str], str]) -> dict[str, Any]:
     """The facts that an answer leaves on an error, without secrets."""
     return {
-        "status": incoming.status,
-        "request_id": _clean(find_request_id(incoming.headers), redact),
-        "cf_ray": _clean(find_header(incoming.headers, b"cf-ray"), redact),
-        "body": show_body(incoming.body, redact),
-        "headers": show_headers(incoming.headers, redact),
+        "status": response.status,
+        "request_id": _clean(find_request_id(response.headers), redact),
+        "cf_ray": _clean(find_header(response.headers, b"cf-ray"), redact),
+        "body": show_body(response.body, redact),
+        "headers": show_headers(response.headers, redact),
     }
 
 
@@ -166,7 +177,7 @@ def _clean(text: str | None, redact: Callable[[str], str]) -> str | None:
 
 
 def build_error(
-    ending: Ending, outcome: Outcome, settings: Settings, *, column: Column, model: str | None = None
+    ending: Raise, outcome: FailedAttempt, settings: Settings, *, column: RequestKind, model: str | None = None
 ) -> VideoRouterError:
     """The error that ends a call, with everything that its last attempt left behind.
 
@@ -177,25 +188,25 @@ def build_error(
         column: What kind of request it was.
         model: That was asked for.
     """
-    probe = outcome.probe
+    attempt = outcome.attempt
     error = outcome.error
     said = settings.redact(error.message).rstrip(".") if error is not None else ""
-    facts: dict[str, Any] = {"phase": probe.phase, "host": probe.host or (error.host if error else None)}
+    facts: dict[str, Any] = {"phase": attempt.phase, "host": attempt.host or (error.host if error else None)}
     if outcome.retry_after is not None:
         facts["retry_after"] = outcome.retry_after
     built: VideoRouterError
-    if ending is Ending.CLOSED:
+    if ending is Raise.CLOSED:
         built = ClientClosedError(f"The client was closed while this call waited. {_NOTHING_SENT}", **facts)
-    elif ending is Ending.DEADLINE:
+    elif ending is Raise.DEADLINE:
         built = DeadlineExceededError(
             f"{said}. {_NOTHING_SENT} Allow a longer timeout, or fewer calls at once.", **facts
         )
-    elif ending is Ending.CONNECTION:
+    elif ending is Raise.CONNECTION:
         built = APIConnectionError(f"{said}. {_NOTHING_READ if outcome.left else _NOTHING_SENT}", **facts)
-    elif ending is Ending.STATUS and isinstance(outcome.answer, ErrorAnswer) and outcome.incoming is not None:
-        built = _build_status(outcome, outcome.answer, outcome.incoming, settings, column=column, model=model)
+    elif ending is Raise.STATUS and isinstance(outcome.answer, ErrorAnswer) and outcome.response is not None:
+        built = _build_status(outcome, outcome.answer, outcome.response, settings, column=column, model=model)
         built.add(**facts)
-    elif ending is Ending.UNEXPECTED:
+    elif ending is Raise.UNEXPECTED:
         built = _build_unexpected(outcome, settings, facts)
     else:
         built = _build_doubt(outcome, settings, said, facts)
@@ -211,43 +222,49 @@ _NOTHING_READ = "It was a read: nothing was bought, and it can be repeated."
 
 
 def _build_status(
-    outcome: Outcome, answer: ErrorAnswer, incoming: Incoming, settings: Settings, *, column: Column, model: str | None
+    outcome: FailedAttempt,
+    answer: ErrorAnswer,
+    response: Response,
+    settings: Settings,
+    *,
+    column: RequestKind,
+    model: str | None,
 ) -> VideoRouterError:
     redact = settings.redact
     if 300 <= answer.status < 400:
-        target = redact(find_header(incoming.headers, b"location") or "nowhere")[:200]
+        target = redact(find_header(response.headers, b"location") or "nowhere")[:200]
         msg = (
             f"The gateway redirects with {answer.status} to {target}. Requests that carry the key are never redirected, "
             "and nothing was bought. If that address is the gateway's own, pass it as base_url."
         )
-        return APIStatusError(msg, **keep_evidence(incoming, redact))
+        return APIStatusError(msg, **keep_evidence(response, redact))
     cls: type[APIStatusError] | None = None
-    if column is Column.READ and outcome.row is Row.BROKEN:
+    if column is RequestKind.READ and outcome.row is Outcome.BROKEN:
         cls = InternalServerError
-    elif column is not Column.READ and outcome.row is Row.REFUSED:
+    elif column is not RequestKind.READ and outcome.row is Outcome.REFUSED:
         cls = RateLimitError
     return build_refusal(
         answer,
-        incoming.headers,
+        response.headers,
         redact=redact,
         auth_scheme=settings.auth_scheme,
         model=model,
-        what="request" if column is not Column.READ else "read",
+        what="request" if column is not RequestKind.READ else "read",
         cls=cls,
     )
 
 
-def _build_unexpected(outcome: Outcome, settings: Settings, facts: dict[str, Any]) -> VideoRouterError:
+def _build_unexpected(outcome: FailedAttempt, settings: Settings, facts: dict[str, Any]) -> VideoRouterError:
     reason = _find_reason(outcome, settings)
     msg = (
         f"The answer to this read makes no sense ({reason}). Nothing was bought. Check base_url; a proxy or a login "
         "page may have answered in the gateway's place."
     )
-    evidence = keep_evidence(outcome.incoming, settings.redact) if outcome.incoming is not None else {}
+    evidence = keep_evidence(outcome.response, settings.redact) if outcome.response is not None else {}
     return UnexpectedResponseError(msg, **facts, **evidence)
 
 
-def _find_reason(outcome: Outcome, settings: Settings) -> str:
+def _find_reason(outcome: FailedAttempt, settings: Settings) -> str:
     answer = outcome.answer
     if isinstance(answer, Unusable):
         return settings.redact(answer.reason)
@@ -257,13 +274,13 @@ def _find_reason(outcome: Outcome, settings: Settings) -> str:
     return "no answer"
 
 
-def _build_doubt(outcome: Outcome, settings: Settings, said: str, facts: dict[str, Any]) -> VideoRouterError:
+def _build_doubt(outcome: FailedAttempt, settings: Settings, said: str, facts: dict[str, Any]) -> VideoRouterError:
     redact = settings.redact
     answer = outcome.answer
-    incoming = outcome.incoming
-    if incoming is not None:
-        facts.update(keep_evidence(incoming, redact))
-        found = _TASK_ID.search(incoming.body)
+    response = outcome.response
+    if response is not None:
+        facts.update(keep_evidence(response, redact))
+        found = _TASK_ID.search(response.body)
         if found is not None:
             facts["task_id"] = redact(found.group(1).decode("utf-8", "replace"))
     if isinstance(answer, ErrorAnswer):
@@ -282,7 +299,7 @@ def _build_doubt(outcome: Outcome, settings: Settings, said: str, facts: dict[st
             reason = said if said.startswith(reason) else f"{reason}: {said}"
         happened = f"The gateway's answer of status {answer.status} is not usable ({reason})."
     else:
-        happened = f"{said or 'The answer is missing'}. The request had left (phase {outcome.probe.phase})."
+        happened = f"{said or 'The answer is missing'}. The request had left (phase {outcome.attempt.phase})."
     collect = ""
     if facts.get("task_id"):
         collect = f" The answer names the task {facts['task_id']!r}: `await router.wait(error.task_id)` may collect it."

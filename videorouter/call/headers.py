@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 _JSON = (b"content-type", b"application/json")
 
 
-class Letterhead:
+class HeaderBuilder:
     """The header fields of one client's requests.
 
     Args:

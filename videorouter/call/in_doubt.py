@@ -29,7 +29,7 @@ GRACE = 1.0
 """Seconds for hooks of a call that is being cancelled."""
 
 
-class Doubts:
+class InDoubtLog:
     """The records of one client, the newest ten thousand of them."""
 
     def __init__(self) -> None:
@@ -83,7 +83,7 @@ def describe_doubt(
     return record if result is None else record.beside(result_=result)
 
 
-async def tell(hooks: Iterable[tuple[Callable[[Any], object] | None, object]]) -> None:
+async def call_hooks(hooks: Iterable[tuple[Callable[[Any], object] | None, object]]) -> None:
     """Call hooks, each with its argument."""
     for hook, argument in hooks:
         if hook is None:
@@ -96,7 +96,7 @@ async def tell(hooks: Iterable[tuple[Callable[[Any], object] | None, object]]) -
             log.exception("a hook of the client failed")
 
 
-async def tell_while_cancelled(hooks: Iterable[tuple[Callable[[Any], object] | None, object]]) -> None:
+async def call_hooks_while_cancelled(hooks: Iterable[tuple[Callable[[Any], object] | None, object]]) -> None:
     """Call hooks for a call that is being cancelled: they have a second, and the cancellation goes on after it."""
     with anyio.move_on_after(GRACE, shield=True):
-        await tell(hooks)
+        await call_hooks(hooks)

@@ -19,14 +19,14 @@ from typing import TYPE_CHECKING
 
 import anyio
 
-from videorouter.call.pace import HELD, Pace, Probing
+from videorouter.call.pace import HELD, AdaptiveRate, RecoveryProbe
 from videorouter.errors import Phase
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from videorouter.config import Origin
-    from videorouter.http import Probe
+    from videorouter.http import Attempt
 
 _MOST_LANES = 1024
 _TRIO_LOOK = 0.02
@@ -38,17 +38,17 @@ class _World:
 
     def __init__(self) -> None:
         self.generation: int = 0
-        self.make_pace: Callable[[tuple[Origin, str]], Pace] = lambda _: Pace()
+        self.make_pace: Callable[[tuple[Origin, str]], AdaptiveRate] = lambda _: AdaptiveRate()
         self.start_afresh()
 
     def start_afresh(self) -> None:
         """Forget every lane, as a forked child must."""
         self.generation += 1
         self.lock: threading.Lock = threading.Lock()
-        self.lanes: dict[tuple[Origin, str], Lane] = {}
+        self.lanes: dict[tuple[Origin, str], ModelLimit] = {}
 
 
-class Lane:
+class ModelLimit:
     """One (origin, model): how many jobs run in it, how fast it may go, and who waits.
 
     Args:
@@ -57,12 +57,12 @@ class Lane:
 
     __slots__ = ("_flying", "_prober", "_ring", "_timer", "pace", "probing", "used")
 
-    def __init__(self, pace: Pace | None) -> None:
-        self.pace: Pace | None = pace
+    def __init__(self, pace: AdaptiveRate | None) -> None:
+        self.pace: AdaptiveRate | None = pace
         self.used: int = 0
-        self.probing: Probing = Probing()
+        self.probing: RecoveryProbe = RecoveryProbe()
         self._prober: Slot | None = None
-        self._ring: deque[Bay] = deque()
+        self._ring: deque[WaitQueue] = deque()
         self._flying: deque[Slot] = deque()
         self._timer: tuple[float, asyncio.AbstractEventLoop, list[asyncio.TimerHandle]] | None = None
 
@@ -149,7 +149,7 @@ class Lane:
             if self._ring:
                 self.dispatch(now)
 
-    def join(self, bay: Bay) -> None:
+    def join(self, bay: WaitQueue) -> None:
         """A bay has somebody who waits."""
         self._ring.append(bay)
 
@@ -187,7 +187,7 @@ class Lane:
             ring.rotate(-1)
 
     def _find_probe_start(self, now: float) -> float:
-        """When the next probe may start: one at a time, further and further apart, until one is answered well."""
+        """When the next attempt may start: one at a time, further and further apart, until one is answered well."""
         prober = self._prober
         start = self.probing.next_at
         if prober is not None and (now - prober.started < HELD or _is_unsent(prober)):
@@ -195,7 +195,7 @@ class Lane:
             start = max(start, max(now, prober.started) + HELD)
         return start
 
-    def _arm(self, now: float, when: float, bay: Bay) -> None:
+    def _arm(self, now: float, when: float, bay: WaitQueue) -> None:
         timer = self._timer
         if timer is not None:
             if timer[0] <= when + 0.001 and not timer[1].is_closed():
@@ -240,32 +240,32 @@ class Lane:
 
 
 def _is_unsent(slot: Slot) -> bool:
-    return slot.probe is None or slot.probe.phase in _UNSENT
+    return slot.attempt is None or slot.attempt.phase in _UNSENT
 
 
-class Gate:
+class ClientLimit:
     """A client's own limit of jobs at once."""
 
     __slots__ = ("__weakref__", "_bays", "generation", "limit", "parked", "used", "waiting")
 
     def __init__(self, limit: int) -> None:
         self.limit: int = limit
-        self._bays: dict[tuple[Origin, str], Bay] = {}
+        self._bays: dict[tuple[Origin, str], WaitQueue] = {}
         self._clear()
 
     def _clear(self) -> None:
         self.generation: int = WORLD.generation
         self.used: int = 0
         self.waiting: int = 0
-        self.parked: list[Bay] = []
+        self.parked: list[WaitQueue] = []
         self._bays.clear()
 
     @property
-    def bays(self) -> tuple[Bay, ...]:
+    def bays(self) -> tuple[WaitQueue, ...]:
         """The queues of this client, one per lane."""
         return tuple(self._bays.values())
 
-    def find_bay(self, origin: Origin, model: str, *, adaptive: bool) -> Bay:
+    def find_bay(self, origin: Origin, model: str, *, adaptive: bool) -> WaitQueue:
         """The queue of one lane."""
         if self.generation != WORLD.generation:
             self._clear()
@@ -275,7 +275,7 @@ class Gate:
             with WORLD.lock:
                 if len(self._bays) >= _MOST_LANES:
                     self._bays = {name: kept for name, kept in self._bays.items() if kept.waiters or kept.lane.used}
-                bay = self._bays[key] = Bay(self, _find_lane(key) if adaptive else Lane(None))
+                bay = self._bays[key] = WaitQueue(self, _find_lane(key) if adaptive else ModelLimit(None))
         return bay
 
     def unpark(self, now: float) -> None:
@@ -297,22 +297,22 @@ class Gate:
                     waiter.wake()
 
 
-def govern(make_pace: Callable[[tuple[Origin, str]], Pace]) -> None:
+def govern(make_pace: Callable[[tuple[Origin, str]], AdaptiveRate]) -> None:
     """Give lanes that open from now on a pace that is made elsewhere: one that follows a whole cluster's."""
     WORLD.make_pace = make_pace
 
 
-def _find_lane(key: tuple[Origin, str]) -> Lane:
+def _find_lane(key: tuple[Origin, str]) -> ModelLimit:
     lanes = WORLD.lanes
     lane = lanes.get(key)
     if lane is None:
         if len(lanes) >= _MOST_LANES:
             WORLD.lanes = lanes = {name: kept for name, kept in lanes.items() if not kept.idle}
-        lane = lanes[key] = Lane(WORLD.make_pace(key))
+        lane = lanes[key] = ModelLimit(WORLD.make_pace(key))
     return lane
 
 
-class Bay:
+class WaitQueue:
     """The queue of one client before one lane.
 
     Attributes:
@@ -322,9 +322,9 @@ class Bay:
 
     __slots__ = ("gate", "lane", "listed", "waiters")
 
-    def __init__(self, gate: Gate, lane: Lane) -> None:
-        self.gate: Gate = gate
-        self.lane: Lane = lane
+    def __init__(self, gate: ClientLimit, lane: ModelLimit) -> None:
+        self.gate: ClientLimit = gate
+        self.lane: ModelLimit = lane
         self.waiters: OrderedDict[_Waiter, None] = OrderedDict()
         self.listed: bool = False
 
@@ -408,22 +408,22 @@ class Slot:
 
     Attributes:
         held: Whether the job has it now.
-        starved: Whether its client had no retry budget left: it may start only as a probe, or after a success.
-        probe: Of the attempt that runs, so that a held request can be told from one that is still connecting.
+        starved: Whether its client had no retry budget left: it may start only as a attempt, or after a success.
+        attempt: Of the attempt that runs, so that a held request can be told from one that is still connecting.
     """
 
-    __slots__ = ("bay", "counted", "held", "probe", "sends", "started", "starved")
+    __slots__ = ("attempt", "bay", "counted", "held", "sends", "started", "starved")
 
-    def __init__(self, bay: Bay, *, sends: bool = True) -> None:
-        self.bay: Bay = bay
+    def __init__(self, bay: WaitQueue, *, sends: bool = True) -> None:
+        self.bay: WaitQueue = bay
         self.sends: bool = sends
         self.starved: bool = False
         self.held: bool = False
         self.counted: bool = True
         self.started: float = 0.0
-        self.probe: Probe | None = None
+        self.attempt: Attempt | None = None
 
-    def move(self, bay: Bay) -> None:
+    def move(self, bay: WaitQueue) -> None:
         """Queue elsewhere from now on: the next attempt goes to another host."""
         self.bay = bay
 
@@ -495,7 +495,7 @@ class Slot:
         if not self.held:
             return
         self.held = False
-        self.probe = None
+        self.attempt = None
         bay = self.bay
         if bay.gate.generation != WORLD.generation:
             return

@@ -28,6 +28,6 @@ if sys.platform != "win32":
     os.register_at_fork(after_in_child=_MINT.start_afresh)
 
 
-def mint_key() -> str:
+def new_idempotency_key() -> str:
     """A key for one logical call."""
     return f"{_MINT.stem}{next(_MINT.numbers) & 0xFFFFFFFFFFFF:012x}"

@@ -56,7 +56,7 @@ class Recent:
         return sum(self._counts)
 
 
-class Pace:
+class AdaptiveRate:
     """The state of one lane.
 
     Attributes:
@@ -139,7 +139,7 @@ class Pace:
             self._shrunk_at = now
 
 
-class Probing:
+class RecoveryProbe:
     """When a lane that refuses may be asked again by a call whose client has no retry budget left.
 
     One such call at a time, further and further apart; the first success ends it.

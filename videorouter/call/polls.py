@@ -29,7 +29,7 @@ def read_suspension() -> float:
     return time.time() - time.monotonic()
 
 
-class Turns:
+class PollSchedule:
     """The schedule of one event loop."""
 
     def __init__(self) -> None:
@@ -96,19 +96,19 @@ def _finish(sleeper: asyncio.Future[None]) -> None:
         sleeper.set_result(None)
 
 
-class Schedules:
+class PollSchedules:
     """The schedules of all event loops that a client is used in; one that is gone takes its schedule along."""
 
     def __init__(self) -> None:
-        self._by_loop: MutableMapping[asyncio.AbstractEventLoop, Turns] = WeakKeyDictionary()
-        self._elsewhere = Turns()
+        self._by_loop: MutableMapping[asyncio.AbstractEventLoop, PollSchedule] = WeakKeyDictionary()
+        self._elsewhere = PollSchedule()
 
-    def find(self) -> Turns:
+    def find(self) -> PollSchedule:
         """The schedule of the loop that runs."""
         loop = asyncio._get_running_loop()  # noqa: SLF001  as above
         if loop is None:
             return self._elsewhere
         turns = self._by_loop.get(loop)
         if turns is None:
-            turns = self._by_loop[loop] = Turns()
+            turns = self._by_loop[loop] = PollSchedule()
         return turns

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from msgspec import UNSET
 
 from videorouter.call.inputs import FIELDS
-from videorouter.call.minting import mint_key
+from videorouter.call.minting import new_idempotency_key
 from videorouter.call.notes import find_notes
 from videorouter.call.requests import Stencil, build_submission, cut_stencil
 from videorouter.call.uploads import needs_upload, resolve_fields
@@ -29,7 +29,7 @@ _SHAPING = frozenset({"model", "duration", "aspect_ratio", "resolution", "output
 _MOST_SHAPES = 256
 
 
-class Maker:
+class RequestBuilder:
     """Makes the requests of one client.
 
     Args:
@@ -64,7 +64,7 @@ class Maker:
             stencil = self._shapes[shape]
         except KeyError:
             stencil = self._cut(shape, given)
-        return None if stencil is None else stencil.fill(prompt, mint_key())
+        return None if stencil is None else stencil.fill(prompt, new_idempotency_key())
 
     def _cut(self, shape: tuple[tuple[str, str], ...], given: Mapping[str, Any]) -> Stencil | None:
         if len(self._shapes) >= _MOST_SHAPES:
@@ -73,7 +73,7 @@ class Maker:
         model = given.get("model") or self._caller.settings.model
         if model is not None and not find_notes(model, given):
             try:
-                stencil = cut_stencil(self.build("generate", mint_key(), given, {}))
+                stencil = cut_stencil(self.build("generate", new_idempotency_key(), given, {}))
             except InvalidRequestError:
                 stencil = None  # whoever prepares it is told why
         self._shapes[shape] = stencil
@@ -128,7 +128,7 @@ class Maker:
             max_retries=settings.max_retries if retries is None else retries,
             extra_headers=options.pop("extra_headers", None),
             extra_body=options.pop("extra_body", None),
-            idempotency_key=options.pop("idempotency_key", None) or mint_key(),
+            idempotency_key=options.pop("idempotency_key", None) or new_idempotency_key(),
             output_format=options.pop("output_format", "url"),
             fields={**options, **fields} if fields else options,
         )

@@ -14,12 +14,12 @@ import anyio
 import msgspec
 
 from videorouter.call.answers import MAX_ANSWER_BYTES, ErrorAnswer, Unusable, decode_json, find_error, read_post
-from videorouter.call.failures import Outcome, build_error, keep_evidence, name_answer, name_failure
-from videorouter.call.headers import Letterhead
-from videorouter.call.in_doubt import tell
-from videorouter.call.retry import TABLE, Column, History, Stop, decide
+from videorouter.call.failures import FailedAttempt, build_error, keep_evidence, name_answer, name_failure
+from videorouter.call.headers import HeaderBuilder
+from videorouter.call.in_doubt import call_hooks
+from videorouter.call.retry import TABLE, GiveUp, History, RequestKind, decide
 from videorouter.config import origin_of
-from videorouter.http import Incoming, Outgoing, Probe, Trouble, WireError
+from videorouter.http import Attempt, Request, Response, WireError, WireFailure
 from videorouter.models import Record, VideoResult
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from videorouter.events import Event, EventHook, InDoubtHook
     from videorouter.models import Video
 
-    Check = Callable[[Incoming], ErrorAnswer | Unusable | None]
+    Check = Callable[[Response], ErrorAnswer | Unusable | None]
 
 Kept = TypeVar("Kept", bound=Record)
 
@@ -40,15 +40,15 @@ READ_LIMIT = 60.0
 """Seconds after which one attempt of a read is given up: the next one may be answered."""
 
 
-def check_json(incoming: Incoming) -> ErrorAnswer | Unusable | None:
+def check_json(response: Response) -> ErrorAnswer | Unusable | None:
     """What is wrong with an answer that should be JSON and no error."""
     try:
-        root: object = decode_json(incoming.body)
+        root: object = decode_json(response.body)
     except (msgspec.MsgspecError, ValueError, RecursionError) as error:
-        if 200 <= incoming.status < 300:
-            return Unusable(status=incoming.status, reason=f"not JSON ({type(error).__name__})", body=incoming.body)
+        if 200 <= response.status < 300:
+            return Unusable(status=response.status, reason=f"not JSON ({type(error).__name__})", body=response.body)
         root = None
-    return find_error(incoming.status, root, incoming.body)
+    return find_error(response.status, root, response.body)
 
 
 class Reader:
@@ -73,9 +73,9 @@ class Reader:
         self.shared = shared
         self.on_event = on_event
         self.on_in_doubt = on_in_doubt
-        self.letterhead: Letterhead = Letterhead(settings)
+        self.letterhead: HeaderBuilder = HeaderBuilder(settings)
 
-    async def get(self, url: str, *, deadline: float, check: Check = check_json) -> Incoming:
+    async def get(self, url: str, *, deadline: float, check: Check = check_json) -> Response:
         """Read one JSON document of the gateway; a read that fails is repeated, as the law has it.
 
         Args:
@@ -95,12 +95,12 @@ class Reader:
         while True:
             attempts += 1
             got = await self.look(url, deadline=deadline, check=check)
-            if isinstance(got, Incoming):
+            if isinstance(got, Response):
                 self.shared.budget.repay(history.last_cost)
                 return got
-            decision = self._decide(got, Column.READ, history, deadline)
-            history.note(got.row, Column.READ, decision)
-            if isinstance(decision, Stop):
+            decision = self._decide(got, RequestKind.READ, history, deadline)
+            history.note(got.row, RequestKind.READ, decision)
+            if isinstance(decision, GiveUp):
                 error = self.describe(got)
             elif self.shared.budget.spend(decision.cost) or decision.throttled:
                 await anyio.sleep(decision.after)
@@ -113,7 +113,7 @@ class Reader:
 
     async def look(
         self, url: str, *, deadline: float, check: Check = check_json, limit: float = READ_LIMIT
-    ) -> Incoming | Outcome:
+    ) -> Response | FailedAttempt:
         """Read one JSON document once.
 
         Args:
@@ -132,31 +132,31 @@ class Reader:
         self.check_open()
         refused = self.settings.refused_statuses
         headers = await self.letterhead.head(url, deadline=deadline)
-        request = Outgoing(method="GET", url=url, headers=headers)
-        probe = Probe()
+        request = Request(method="GET", url=url, headers=headers)
+        attempt = Attempt()
         until = min(deadline, time.monotonic() + limit)
         try:
-            incoming = await self.shared.sender.send(request, probe, deadline=until, max_body=MAX_ANSWER_BYTES)
-            trouble = check(incoming)
+            response = await self.shared.sender.send(request, attempt, deadline=until, max_body=MAX_ANSWER_BYTES)
+            trouble = check(response)
         except WireError as error:
-            return name_failure(error, probe, column=Column.READ, refused=refused)
+            return name_failure(error, attempt, column=RequestKind.READ, refused=refused)
         except Exception as error:  # noqa: BLE001  whatever a user's transport raises, it ends here
-            return self.name_surprise(error, probe, Column.READ)
+            return self.name_surprise(error, attempt, RequestKind.READ)
         if trouble is None:
-            return incoming
-        return name_answer(trouble, incoming, probe, column=Column.READ, refused=refused)
+            return response
+        return name_answer(trouble, response, attempt, column=RequestKind.READ, refused=refused)
 
-    def describe(self, outcome: Outcome) -> VideoRouterError:
+    def describe(self, outcome: FailedAttempt) -> VideoRouterError:
         """The error of a read that failed."""
-        return build_error(TABLE[outcome.row][Column.READ][1], outcome, self.settings, column=Column.READ)
+        return build_error(TABLE[outcome.row][RequestKind.READ][1], outcome, self.settings, column=RequestKind.READ)
 
-    def scrub(self, record: Kept, incoming: Incoming) -> Kept:
+    def scrub(self, record: Kept, response: Response) -> Kept:
         """What an answer brought, without what the gateway echoed of the key."""
         settings = self.settings
         named: str | None = getattr(record, "request_id", None)
-        if not settings.quotes_key(incoming.body) and (named is None or not settings.quotes_key(named.encode())):
+        if not settings.quotes_key(response.body) and (named is None or not settings.quotes_key(named.encode())):
             return record
-        raw = settings.redact(incoming.body.decode("utf-8", "replace")).encode()
+        raw = settings.redact(response.body.decode("utf-8", "replace")).encode()
         changes: dict[str, Any] = {}
         for name in ("request_id", "fail_reason"):
             text = getattr(record, name, None)
@@ -164,7 +164,7 @@ class Reader:
                 changes[name] = settings.redact(text)
         result = getattr(record, "result", None)
         if isinstance(result, VideoResult):
-            changes["result"] = self.scrub(result, incoming)
+            changes["result"] = self.scrub(result, response)
         if isinstance(record, VideoResult):
             changes["videos"] = tuple(self._scrub_words(video) for video in record.videos)
         return msgspec.structs.replace(record, **changes).beside(**{**record.__dict__, "raw_": raw})
@@ -176,7 +176,7 @@ class Reader:
         words = self.settings.redact(video.revised_prompt)
         return msgspec.structs.replace(video, revised_prompt=words).beside(**video.__dict__)
 
-    def _decide(self, outcome: Outcome, column: Column, history: History, deadline: float) -> Decision:
+    def _decide(self, outcome: FailedAttempt, column: RequestKind, history: History, deadline: float) -> Decision:
         return decide(
             outcome.row,
             column,
@@ -188,7 +188,7 @@ class Reader:
             retry_after=outcome.retry_after,
         )
 
-    async def upload(self, url: str, body: bytes, *, content_type: str, model: str, deadline: float) -> Incoming:
+    async def upload(self, url: str, body: bytes, *, content_type: str, model: str, deadline: float) -> Response:
         """Send an input's bytes by a POST that follows the same law as a paid one.
 
         Args:
@@ -206,25 +206,25 @@ class Reader:
         """
         self.check_open()
         history = History()
-        column = Column.ONCE
+        column = RequestKind.ONCE
         while True:
             headers = await self.letterhead.head(url, deadline=deadline, content_type=content_type.encode())
-            probe = Probe()
-            request = Outgoing(method="POST", url=url, headers=headers, body=body)
+            attempt = Attempt()
+            request = Request(method="POST", url=url, headers=headers, body=body)
             try:
-                incoming = await self.shared.sender.send(request, probe, deadline=deadline, max_body=MAX_ANSWER_BYTES)
-                answer = read_post(incoming.status, incoming.body, model=model)
+                response = await self.shared.sender.send(request, attempt, deadline=deadline, max_body=MAX_ANSWER_BYTES)
+                answer = read_post(response.status, response.body, model=model)
             except WireError as error:
-                outcome = name_failure(error, probe, column=column, refused=self.settings.refused_statuses)
+                outcome = name_failure(error, attempt, column=column, refused=self.settings.refused_statuses)
             except Exception as error:  # noqa: BLE001  whatever a user's transport raises, it ends here
-                outcome = self.name_surprise(error, probe, column)
+                outcome = self.name_surprise(error, attempt, column)
             else:
                 if not isinstance(answer, ErrorAnswer):
-                    return incoming
-                outcome = name_answer(answer, incoming, probe, column=column, refused=self.settings.refused_statuses)
+                    return response
+                outcome = name_answer(answer, response, attempt, column=column, refused=self.settings.refused_statuses)
             decision = self._decide(outcome, column, history, deadline)
             history.note(outcome.row, column, decision)
-            if isinstance(decision, Stop) or not self.shared.budget.spend(decision.cost):
+            if isinstance(decision, GiveUp) or not self.shared.budget.spend(decision.cost):
                 ending = TABLE[outcome.row][column][1]
                 failure = build_error(ending, outcome, self.settings, column=column, model=model)
                 failure.add(attempts=history.retries + history.refusals + 1)
@@ -249,15 +249,15 @@ class Reader:
     async def emit(self, event: Event) -> None:
         """Hand an event to the user's hook; what the hook raises is logged and changes nothing."""
         if self.on_event is not None:
-            await tell(((self.on_event, event),))
+            await call_hooks(((self.on_event, event),))
 
-    def evidence(self, incoming: Incoming) -> dict[str, object]:
+    def evidence(self, response: Response) -> dict[str, object]:
         """The facts that an answer leaves on an error, without secrets."""
-        return keep_evidence(incoming, self.settings.redact)
+        return keep_evidence(response, self.settings.redact)
 
-    def name_surprise(self, error: Exception, probe: Probe, column: Column) -> Outcome:
+    def name_surprise(self, error: Exception, attempt: Attempt, column: RequestKind) -> FailedAttempt:
         """The outcome of an attempt in which a transport of others raised what it should not have."""
         words = self.settings.redact(f"{type(error).__name__}: {error}")[:300]
-        failure = WireError(Trouble.RESET, f"the transport failed unexpectedly ({words})", host=probe.host)
+        failure = WireError(WireFailure.RESET, f"the transport failed unexpectedly ({words})", host=attempt.host)
         failure.__cause__ = error
-        return name_failure(failure, probe, column=column, refused=self.settings.refused_statuses)
+        return name_failure(failure, attempt, column=column, refused=self.settings.refused_statuses)

@@ -35,7 +35,7 @@ KEPT_FOR_PROBES = 100
 """Tokens that only probes may take: one request at a time that finds out whether a lane still refuses."""
 
 
-class Row(enum.Enum):
+class Outcome(enum.Enum):
     """What happened to one attempt."""
 
     UNREACHED = "no connection, for now"
@@ -57,7 +57,7 @@ class Row(enum.Enum):
     UNUSABLE = "2xx, and the body brings nothing usable"
 
 
-class Column(enum.IntEnum):
+class RequestKind(enum.IntEnum):
     """What kind of request it was."""
 
     ONCE = 0
@@ -65,7 +65,7 @@ class Column(enum.IntEnum):
     READ = 2
 
 
-class Ruling(enum.Enum):
+class Retry(enum.Enum):
     """Whether the same bytes may go again."""
 
     STOP = "stop"
@@ -74,7 +74,7 @@ class Ruling(enum.Enum):
     WAIT = "again with its lane, until the deadline"
 
 
-class Ending(enum.Enum):
+class Raise(enum.Enum):
     """What is raised when it may not."""
 
     CONNECTION = "APIConnectionError"
@@ -86,47 +86,56 @@ class Ending(enum.Enum):
     FIRST = "the first failure of the call"
 
 
-_Cell = tuple[Ruling, Ending]
-_S, _R, _ONE, _W = Ruling.STOP, Ruling.RETRY, Ruling.RETRY_ONE, Ruling.WAIT
-_UNMADE: _Cell = (_R, Ending.CONNECTION)
-_DOUBT: _Cell = (_S, Ending.DOUBT)
-_SAID_NO: _Cell = (_S, Ending.STATUS)
-_AGAIN_IF_HONOURED: _Cell = (_R, Ending.DOUBT)
+_Cell = tuple[Retry, Raise]
+_S, _R, _ONE, _W = Retry.STOP, Retry.RETRY, Retry.RETRY_ONE, Retry.WAIT
+_UNMADE: _Cell = (_R, Raise.CONNECTION)
+_DOUBT: _Cell = (_S, Raise.DOUBT)
+_SAID_NO: _Cell = (_S, Raise.STATUS)
+_AGAIN_IF_HONOURED: _Cell = (_R, Raise.DOUBT)
 
-TABLE: dict[Row, tuple[_Cell, _Cell, _Cell]] = {
+TABLE: dict[Outcome, tuple[_Cell, _Cell, _Cell]] = {
     #                   POST by default            POST, key honoured         GET
-    Row.UNREACHED:     (_UNMADE,                   _UNMADE,                   _UNMADE),
-    Row.HOPELESS:      ((_S, Ending.CONNECTION),   (_S, Ending.CONNECTION),   (_S, Ending.CONNECTION)),
-    Row.EXPIRED:       ((_S, Ending.DEADLINE),     (_S, Ending.DEADLINE),     (_S, Ending.DEADLINE)),
-    Row.CLOSED:        ((_S, Ending.CLOSED),       (_S, Ending.CLOSED),       (_S, Ending.CLOSED)),
-    Row.UNSENT:        (_UNMADE,                   _UNMADE,                   _UNMADE),
-    Row.LOST:          (_DOUBT,                    _AGAIN_IF_HONOURED,        _UNMADE),
-    Row.REFUSED:       ((_W, Ending.STATUS),       (_W, Ending.STATUS),       (_W, Ending.STATUS)),
-    Row.BROKEN:        (_DOUBT,                    _AGAIN_IF_HONOURED,        (_R, Ending.STATUS)),
-    Row.CONFLICT:      (_DOUBT,                    _AGAIN_IF_HONOURED,        _SAID_NO),
-    Row.KEY_CONFLICT:  (_DOUBT,                    (_S, Ending.FIRST),        _SAID_NO),
-    Row.REJECTED:      (_SAID_NO,                  _SAID_NO,                  _SAID_NO),
-    Row.MOVED:         (_DOUBT,                    _DOUBT,                    _SAID_NO),
-    Row.MOVED_KEEPING: (_SAID_NO,                  _SAID_NO,                  _SAID_NO),
-    Row.TROUBLED_200:  (_DOUBT,                    _DOUBT,                    (_ONE, Ending.UNEXPECTED)),
-    Row.STRANGE:       (_DOUBT,                    _DOUBT,                    _SAID_NO),
-    Row.CUT:           (_DOUBT,                    _AGAIN_IF_HONOURED,        (_ONE, Ending.UNEXPECTED)),
-    Row.UNUSABLE:      (_DOUBT,                    _DOUBT,                    (_ONE, Ending.UNEXPECTED)),
+    Outcome.UNREACHED:     (_UNMADE,                   _UNMADE,                   _UNMADE),
+    Outcome.HOPELESS:      ((_S, Raise.CONNECTION),   (_S, Raise.CONNECTION),   (_S, Raise.CONNECTION)),
+    Outcome.EXPIRED:       ((_S, Raise.DEADLINE),     (_S, Raise.DEADLINE),     (_S, Raise.DEADLINE)),
+    Outcome.CLOSED:        ((_S, Raise.CLOSED),       (_S, Raise.CLOSED),       (_S, Raise.CLOSED)),
+    Outcome.UNSENT:        (_UNMADE,                   _UNMADE,                   _UNMADE),
+    Outcome.LOST:          (_DOUBT,                    _AGAIN_IF_HONOURED,        _UNMADE),
+    Outcome.REFUSED:       ((_W, Raise.STATUS),       (_W, Raise.STATUS),       (_W, Raise.STATUS)),
+    Outcome.BROKEN:        (_DOUBT,                    _AGAIN_IF_HONOURED,        (_R, Raise.STATUS)),
+    Outcome.CONFLICT:      (_DOUBT,                    _AGAIN_IF_HONOURED,        _SAID_NO),
+    Outcome.KEY_CONFLICT:  (_DOUBT,                    (_S, Raise.FIRST),        _SAID_NO),
+    Outcome.REJECTED:      (_SAID_NO,                  _SAID_NO,                  _SAID_NO),
+    Outcome.MOVED:         (_DOUBT,                    _DOUBT,                    _SAID_NO),
+    Outcome.MOVED_KEEPING: (_SAID_NO,                  _SAID_NO,                  _SAID_NO),
+    Outcome.TROUBLED_200:  (_DOUBT,                    _DOUBT,                    (_ONE, Raise.UNEXPECTED)),
+    Outcome.STRANGE:       (_DOUBT,                    _DOUBT,                    _SAID_NO),
+    Outcome.CUT:           (_DOUBT,                    _AGAIN_IF_HONOURED,        (_ONE, Raise.UNEXPECTED)),
+    Outcome.UNUSABLE:      (_DOUBT,                    _DOUBT,                    (_ONE, Raise.UNEXPECTED)),
 }  # fmt: skip
 
 UNDECIDED = frozenset(
-    {Row.LOST, Row.BROKEN, Row.CONFLICT, Row.MOVED, Row.TROUBLED_200, Row.STRANGE, Row.CUT, Row.UNUSABLE}
+    {
+        Outcome.LOST,
+        Outcome.BROKEN,
+        Outcome.CONFLICT,
+        Outcome.MOVED,
+        Outcome.TROUBLED_200,
+        Outcome.STRANGE,
+        Outcome.CUT,
+        Outcome.UNUSABLE,
+    }
 )
 """Rows after which a paid request may have been accepted."""
 
 _CONNECTING = (0.1, 5.0)
 _REFUSAL = (1.0, 30.0)
-_BACK_OFF = {Row.REFUSED: _REFUSAL, Row.BROKEN: _REFUSAL, Row.CONFLICT: _REFUSAL}
+_BACK_OFF = {Outcome.REFUSED: _REFUSAL, Outcome.BROKEN: _REFUSAL, Outcome.CONFLICT: _REFUSAL}
 _REJECTIONS = frozenset({400, 401, 402, 403, 404, 405, 413, 415, 422})
 _REFUSALS = frozenset({425, 429})
 
 
-class Again(msgspec.Struct, frozen=True, kw_only=True):
+class RetryAfter(msgspec.Struct, frozen=True, kw_only=True):
     """Send it again after ``after`` seconds; ``cost`` tokens of the retry budget, and ``throttled`` when refused."""
 
     after: float
@@ -134,14 +143,14 @@ class Again(msgspec.Struct, frozen=True, kw_only=True):
     throttled: bool = False
 
 
-class Stop(msgspec.Struct, frozen=True, kw_only=True):
+class GiveUp(msgspec.Struct, frozen=True, kw_only=True):
     """Send it no more. ``too_late`` when only the deadline forbids it."""
 
-    ending: Ending
+    ending: Raise
     too_late: bool = False
 
 
-Decision = Again | Stop
+Decision = RetryAfter | GiveUp
 
 
 class History(msgspec.Struct, kw_only=True):
@@ -152,11 +161,11 @@ class History(msgspec.Struct, kw_only=True):
     doubtful: bool = False
     last_cost: int = 1
 
-    def note(self, row: Row, column: Column, decision: Decision) -> None:
+    def note(self, row: Outcome, column: RequestKind, decision: Decision) -> None:
         """Write down an attempt's end and what was decided."""
-        if column is not Column.READ and row in UNDECIDED:
+        if column is not RequestKind.READ and row in UNDECIDED:
             self.doubtful = True
-        if isinstance(decision, Again):
+        if isinstance(decision, RetryAfter):
             self.last_cost = decision.cost
             if decision.throttled:
                 self.refusals += 1
@@ -164,7 +173,7 @@ class History(msgspec.Struct, kw_only=True):
                 self.retries += 1
 
 
-class Budget:
+class RetryBudget:
     """A client's tokens for retries: a storm of failures must not become a storm of requests."""
 
     __slots__ = ("tokens",)
@@ -188,7 +197,7 @@ class Budget:
         self.tokens = min(BUDGET, self.tokens + cost)
 
 
-def find_row(status: int, *, retry_after: float | None, refused: frozenset[int] = frozenset()) -> Row:
+def find_outcome(status: int, *, retry_after: float | None, refused: frozenset[int] = frozenset()) -> Outcome:
     """The row of an answer that is no success, by its status.
 
     Args:
@@ -197,21 +206,21 @@ def find_row(status: int, *, retry_after: float | None, refused: frozenset[int] 
         refused: Statuses that the caller has declared to be refusals.
     """
     if status in _REFUSALS or status in refused or (status == 503 and retry_after is not None):
-        return Row.REFUSED
+        return Outcome.REFUSED
     if status in _REJECTIONS:
-        return Row.REJECTED
+        return Outcome.REJECTED
     if status == 409:
-        return Row.CONFLICT
+        return Outcome.CONFLICT
     if status == 408 or status >= 500:
-        return Row.BROKEN
+        return Outcome.BROKEN
     if 300 <= status < 400:
-        return Row.MOVED_KEEPING if status in {307, 308} else Row.MOVED
-    return Row.STRANGE
+        return Outcome.MOVED_KEEPING if status in {307, 308} else Outcome.MOVED
+    return Outcome.STRANGE
 
 
 def decide(
-    row: Row,
-    column: Column,
+    row: Outcome,
+    column: RequestKind,
     history: History,
     *,
     now: float,
@@ -233,17 +242,17 @@ def decide(
         retry_after: Seconds that the gateway asked for.
     """
     ruling, ending = TABLE[row][column]
-    if ruling is Ruling.STOP or max_retries == 0:
-        return Stop(ending=ending)
-    throttled = ruling is Ruling.WAIT
+    if ruling is Retry.STOP or max_retries == 0:
+        return GiveUp(ending=ending)
+    throttled = ruling is Retry.WAIT
     made = history.refusals if throttled else history.retries
-    if not throttled and made >= (1 if ruling is Ruling.RETRY_ONE else max_retries):
-        return Stop(ending=ending)
+    if not throttled and made >= (1 if ruling is Retry.RETRY_ONE else max_retries):
+        return GiveUp(ending=ending)
     base, cap = _BACK_OFF.get(row, _CONNECTING)
     after = find_pause(made + 1, base=base, cap=cap, dice=dice, retry_after=retry_after)
     if now + after >= deadline:
-        return Stop(ending=ending, too_late=True)
-    return Again(after=after, cost=THROTTLED_COST if throttled else TRANSIENT_COST, throttled=throttled)
+        return GiveUp(ending=ending, too_late=True)
+    return RetryAfter(after=after, cost=THROTTLED_COST if throttled else TRANSIENT_COST, throttled=throttled)
 
 
 def find_pause(retry: int, *, base: float, cap: float, dice: float, retry_after: float | None = None) -> float:

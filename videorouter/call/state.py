@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 from weakref import WeakSet
 
-from videorouter.call.in_doubt import Doubts
-from videorouter.call.limiter import Gate
+from videorouter.call.in_doubt import InDoubtLog
+from videorouter.call.limiter import ClientLimit
 from videorouter.call.limits import default_concurrency
-from videorouter.call.polls import Schedules
-from videorouter.call.retry import Budget
+from videorouter.call.polls import PollSchedules
+from videorouter.call.retry import RetryBudget
 from videorouter.errors import ClientClosedError
 
 if TYPE_CHECKING:
@@ -32,11 +32,11 @@ class Shared:
 
     def __init__(self, sender: Sender, settings: Settings) -> None:
         self.sender = sender
-        self.gates: WeakSet[Gate] = WeakSet()
-        self.gate: Gate = self.open_gate(settings)
-        self.budget: Budget = Budget()
-        self.doubts: Doubts = Doubts()
-        self.schedules: Schedules = Schedules()
+        self.gates: WeakSet[ClientLimit] = WeakSet()
+        self.gate: ClientLimit = self.open_gate(settings)
+        self.budget: RetryBudget = RetryBudget()
+        self.doubts: InDoubtLog = InDoubtLog()
+        self.schedules: PollSchedules = PollSchedules()
         self.running: dict[object, str | None] = {}
         self.closed: bool = False
         self.draining = False
@@ -46,9 +46,9 @@ class Shared:
         self.succeeded = 0
         self.failed = 0
 
-    def open_gate(self, settings: Settings) -> Gate:
+    def open_gate(self, settings: Settings) -> ClientLimit:
         """A limit of jobs at once, for the client or for a view with a limit of its own."""
-        gate = Gate(settings.max_concurrency or default_concurrency())
+        gate = ClientLimit(settings.max_concurrency or default_concurrency())
         self.gates.add(gate)
         return gate
 

@@ -14,12 +14,12 @@ import anyio
 import msgspec
 
 from videorouter.call.answers import ErrorAnswer, Unusable, read_task
-from videorouter.call.failures import Outcome
-from videorouter.call.in_doubt import describe_doubt, tell_while_cancelled
+from videorouter.call.failures import FailedAttempt
+from videorouter.call.in_doubt import call_hooks_while_cancelled, describe_doubt
 from videorouter.call.pace import LONGEST_HOLD
 from videorouter.call.polling import EMPTY_LOOKS, must_stop, next_interval, pause_after_error
 from videorouter.call.refusals import MAX_WORDS, is_moderation
-from videorouter.call.retry import Row
+from videorouter.call.retry import Outcome
 from videorouter.config import NO_DEADLINE
 from videorouter.errors import (
     ClientClosedError,
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
     from videorouter.call.caller import Caller
     from videorouter.call.requests import Submission
-    from videorouter.http import Incoming
+    from videorouter.http import Response
 
     Intent = Callable[[], Awaitable[None]]
     Accepted = Callable[[Task], Awaitable[None]]
@@ -231,22 +231,22 @@ async def look_at_task(caller: Caller, task: Task, *, deadline: float) -> TaskSt
         result = task.result
         return TaskStatus(task_id="", state="completed", status=task.status, result=result, cost=result.cost)
     try:
-        incoming = await caller.get(
+        response = await caller.get(
             caller.task_url(task_id, task.poll_url),
             deadline=deadline,
-            check=lambda incoming: _find_trouble(_read(incoming, task)),
+            check=lambda response: _find_trouble(_read(response, task)),
         )
     except VideoRouterError as error:
         error.add(task_id=task_id, model=task.model)
         raise
-    state = _read(incoming, task)
+    state = _read(response, task)
     if isinstance(state, ErrorAnswer | Unusable):  # ``check`` has let it through: it cannot be
         raise TaskPollError(f"Task {task_id} cannot be looked at.", task_id=task_id)
-    return caller.scrub(state, incoming)
+    return caller.scrub(state, response)
 
 
-def _read(incoming: Incoming, task: Task) -> TaskStatus | ErrorAnswer | Unusable:
-    return read_task(incoming.status, incoming.body, task_id=task.id or "", model=task.model)
+def _read(response: Response, task: Task) -> TaskStatus | ErrorAnswer | Unusable:
+    return read_task(response.status, response.body, task_id=task.id or "", model=task.model)
 
 
 def _find_trouble(state: TaskStatus | ErrorAnswer | Unusable) -> ErrorAnswer | Unusable | None:
@@ -346,7 +346,7 @@ class _Watch:
             got = await self.caller.look(
                 url,
                 deadline=deadline,
-                check=lambda incoming: _find_trouble(_read(incoming, task)),
+                check=lambda response: _find_trouble(_read(response, task)),
                 limit=_LOOK_LIMIT,
             )
         except ClientClosedError as error:
@@ -355,8 +355,8 @@ class _Watch:
         except ConfigurationError as error:
             self._note_trouble(error, None)
             return None
-        if isinstance(got, Outcome):
-            if got.row is Row.CLOSED:
+        if isinstance(got, FailedAttempt):
+            if got.row is Outcome.CLOSED:
                 msg = (
                     f"The client was closed while task {task.id} was running. It is paid and goes on: {_collect(task)}."
                 )
@@ -369,14 +369,14 @@ class _Watch:
             return None
         return self._note_state(_read(got, task), got)
 
-    def _note_state(self, status: TaskStatus | ErrorAnswer | Unusable, incoming: Incoming) -> VideoResult | None:
+    def _note_state(self, status: TaskStatus | ErrorAnswer | Unusable, response: Response) -> VideoResult | None:
         self.polls += 1
         self.errors = 0
         self.trouble = None
         self.pause = next_interval(self.polls, time.monotonic() - self.began, _throw())
         if not isinstance(status, TaskStatus):
             return None
-        status = self.caller.scrub(status, incoming)
+        status = self.caller.scrub(status, response)
         self.word = status.status
         if status.result is not None:
             return _name_result(status.result, self.task)
@@ -490,6 +490,6 @@ async def _tell_finished(
         cost=result.cost if result is not None else None,
     )
     if cancelled:
-        await tell_while_cancelled(((caller.on_event, event),))
+        await call_hooks_while_cancelled(((caller.on_event, event),))
     else:
         await caller.emit(event)

@@ -204,11 +204,11 @@ async def _upload(
         body, content_type = encode_upload(
             model=model, filename=name, mime=mime, data=content, boundary=f"videorouter-{uuid.uuid4().hex}"
         )
-    incoming = await caller.upload(url, body, content_type=content_type, model=model, deadline=deadline)
-    asset = read_asset(incoming.body, model=model, sha256=digest or None)
+    response = await caller.upload(url, body, content_type=content_type, model=model, deadline=deadline)
+    asset = read_asset(response.body, model=model, sha256=digest or None)
     if asset is None:
         msg = f"{url} answered without a resource. Whether the file arrived is unknown; no video was bought."
-        raise OutcomeUnknownError(msg, model=model, **caller.evidence(incoming))
+        raise OutcomeUnknownError(msg, model=model, **caller.evidence(response))
     return asset
 
 
@@ -237,13 +237,13 @@ async def _await_review(caller: Caller, asset: Asset, *, deadline: float) -> Ass
 async def _look(caller: Caller, asset: Asset, *, deadline: float) -> Asset:
     url = f"{caller.settings.media_base_url}/status/resources/{quote(asset.id or '', safe='')}"
     try:
-        incoming = await caller.get(url, deadline=deadline)
+        response = await caller.get(url, deadline=deadline)
     except (APIConnectionError, InternalServerError, UnexpectedResponseError):
         return asset
-    seen = read_asset(incoming.body, model=asset.model, sha256=asset.sha256)
+    seen = read_asset(response.body, model=asset.model, sha256=asset.sha256)
     if seen is None:
         msg = f"The state of the upload {asset.id} makes no sense. No video was bought; upload it again later."
-        raise TaskPollError(msg, model=asset.model, **caller.evidence(incoming))
+        raise TaskPollError(msg, model=asset.model, **caller.evidence(response))
     merged = msgspec.structs.replace(
         asset, uri=seen.uri or asset.uri, url=seen.url or asset.url, status=seen.status or asset.status
     )

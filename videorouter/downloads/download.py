@@ -25,7 +25,7 @@ import msgspec
 from videorouter.call.limits import read_file_limit
 from videorouter.config import check_count, check_timeout
 from videorouter.downloads.fetch import Fetch, steady_pieces
-from videorouter.downloads.file import Busy, Landing, is_folder
+from videorouter.downloads.file import Busy, PartialFile, is_folder
 from videorouter.downloads.mp4 import BoxCheck, describe_content
 from videorouter.downloads.names import name_video, number_name
 from videorouter.downloads.sink import Sink, is_sink, name_sink
@@ -311,7 +311,7 @@ async def _save_one(caller: Caller, video: Video, place: Place, named: bool, opt
 
 
 async def _save_to_path(caller: Caller, video: Video, place: Path, named: bool, options: Options) -> Download:
-    landing = Landing(
+    landing = PartialFile(
         place,
         key=hashlib.sha256((video.url or "").encode(errors="surrogatepass")).hexdigest(),
         hashed=options.sha256,
@@ -359,7 +359,7 @@ async def _save_to_path(caller: Caller, video: Video, place: Path, named: bool, 
     )
 
 
-def _leave(landing: Landing, fetch: Fetch | None, gathered: list[bytes]) -> bool:
+def _leave(landing: PartialFile, fetch: Fetch | None, gathered: list[bytes]) -> bool:
     """Let go of a destination; what came is kept for a later transfer, where one can go on from it."""
     keep = fetch is not None and fetch.known.etag is not None
     if keep and fetch is not None and gathered and landing.size + sum(map(len, gathered)) == fetch.known.offset:
@@ -370,7 +370,7 @@ def _leave(landing: Landing, fetch: Fetch | None, gathered: list[bytes]) -> bool
     return landing.close(keep=keep)
 
 
-async def _gather(fetch: Fetch, landing: Landing, gathered: list[bytes]) -> None:
+async def _gather(fetch: Fetch, landing: PartialFile, gathered: list[bytes]) -> None:
     """Read pieces into blocks and write each block in a thread; the last one stays gathered."""
     size = 0
     block = plan_block(fetch.known.total)
@@ -393,7 +393,7 @@ async def _gather(fetch: Fetch, landing: Landing, gathered: list[bytes]) -> None
                 written = time.monotonic()
 
 
-async def _finish_file(landing: Landing, rest: list[bytes], options: Options, *, framed: bool) -> None:
+async def _finish_file(landing: PartialFile, rest: list[bytes], options: Options, *, framed: bool) -> None:
     parts = rest.copy()
     rest.clear()
 

@@ -25,8 +25,8 @@ from videorouter.downloads.transfer import (
     LEAST_PROGRESS,
     Again,
     GoOn,
-    Hop,
     Known,
+    Redirect,
     Start,
     name_shortfall,
     pause_before,
@@ -35,7 +35,7 @@ from videorouter.downloads.transfer import (
 )
 from videorouter.errors import ClientClosedError, DownloadError, Phase
 from videorouter.events import DownloadProgressed, RetryScheduled
-from videorouter.http import Outgoing, Probe, Trouble, WireError
+from videorouter.http import Attempt, Request, WireError, WireFailure
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from videorouter.call.caller import Caller
     from videorouter.downloads.guard import Target
     from videorouter.events import Event
-    from videorouter.http import IncomingStream
+    from videorouter.http import ResponseStream
 
 STALL = 30.0
 """Seconds without a byte after which a connection is given up."""
@@ -54,9 +54,15 @@ _PEEK_SECONDS = 5.0
 _TELL_EVERY = 0.25
 _BATONS = 4
 _FINAL = frozenset(
-    {Trouble.NAME_MISSING, Trouble.CERTIFICATE, Trouble.PROXY_REFUSED, Trouble.ADDRESS_REFUSED, Trouble.TOO_LARGE}
+    {
+        WireFailure.NAME_MISSING,
+        WireFailure.CERTIFICATE,
+        WireFailure.PROXY_REFUSED,
+        WireFailure.ADDRESS_REFUSED,
+        WireFailure.TOO_LARGE,
+    }
 )
-_NOT_CONNECTED = frozenset({Trouble.REFUSED, Trouble.UNREACHABLE, Trouble.CONNECT_TIMEOUT})
+_NOT_CONNECTED = frozenset({WireFailure.REFUSED, WireFailure.UNREACHABLE, WireFailure.CONNECT_TIMEOUT})
 
 
 class _Turns:
@@ -216,7 +222,7 @@ class Fetch:
         await anyio.sleep(pause)
         self._caller.check_open()
 
-    async def _open(self) -> tuple[IncomingStream, Start | GoOn | Again]:
+    async def _open(self) -> tuple[ResponseStream, Start | GoOn | Again]:
         """Walk the redirects, each judged, to an answer that is none."""
         settings = self._caller.settings
         target = check_target(self._url, self._policy)
@@ -239,7 +245,7 @@ class Fetch:
                     limit=settings.max_download_bytes,
                     wall=time.time(),
                 )
-                if not isinstance(step, Hop):
+                if not isinstance(step, Redirect):
                     if isinstance(step, Again):
                         await self._keep_evidence(stream, step.error)
                     done = True
@@ -256,32 +262,32 @@ class Fetch:
         msg = f"The file was not fetched: more than {MAX_HOPS} redirects, the last one from {self._host}."
         raise DownloadError(msg, host=self._host, result_url=show_url(self._url))
 
-    async def _knock(self, target: Target, headers: tuple[tuple[bytes, bytes], ...]) -> IncomingStream:
+    async def _knock(self, target: Target, headers: tuple[tuple[bytes, bytes], ...]) -> ResponseStream:
         sender = self._caller.shared.sender
         addresses = await find_addresses(sender, target, self._policy, deadline=self._deadline)
-        request = Outgoing(method="GET", url=target.url, headers=headers)
+        request = Request(method="GET", url=target.url, headers=headers)
         for turn in range(max(1, len(addresses))):
             first = (self._turn + turn) % len(addresses) if addresses else 0
-            probe = Probe()
+            attempt = Attempt()
             try:
                 return await sender.stream(
                     request,
-                    probe,
+                    attempt,
                     deadline=self._deadline,
                     stall=STALL,
                     addresses=addresses[first:] + addresses[:first],
                 )
             except WireError as error:
                 # A sender may try the first address only: give each one its turn before the host counts as down.
-                if error.trouble not in _NOT_CONNECTED or turn + 1 >= len(addresses):
+                if error.failure not in _NOT_CONNECTED or turn + 1 >= len(addresses):
                     raise
             finally:
-                self._host = probe.host or target.host
-                self._phase = probe.phase
+                self._host = attempt.host or target.host
+                self._phase = attempt.phase
                 self._turn = first
         raise AssertionError
 
-    async def _keep_evidence(self, stream: IncomingStream, error: DownloadError) -> None:
+    async def _keep_evidence(self, stream: ResponseStream, error: DownloadError) -> None:
         body = b""
         with contextlib.suppress(WireError), anyio.move_on_after(_PEEK_SECONDS):
             async with _closing(stream.chunks(), _find_turns()) as chunks:
@@ -292,17 +298,17 @@ class Fetch:
         error.add(body=show_body(body, self._caller.settings.redact) if body else None, host=self._host)
 
     def _judge(self, error: WireError) -> Again:
-        if error.trouble is Trouble.CLOSED:
+        if error.failure is WireFailure.CLOSED:
             msg = "The client was closed while a file was on its way."
             raise ClientClosedError(msg) from error
-        if error.trouble is Trouble.STALLED:
+        if error.failure is WireFailure.STALLED:
             found = self._fail(f"no byte came for {STALL:g} s")
-        elif error.trouble is Trouble.DEADLINE:
+        elif error.failure is WireFailure.DEADLINE:
             found = self._fail("its timeout passed", "Allow a longer timeout=.")
         else:
             found = self._fail(error.message)
         found.__cause__ = error
-        if error.trouble in _FINAL or error.trouble is Trouble.DEADLINE:
+        if error.failure in _FINAL or error.failure is WireFailure.DEADLINE:
             self._add_facts(found)
             raise found
         return Again(error=found)

@@ -55,7 +55,7 @@ class Busy(Exception):  # noqa: N818  it is a state, and never reaches a user
     """Another transfer, in this process or another, holds the destination."""
 
 
-class Landing:
+class PartialFile:
     """One destination while a file is on its way to it.
 
     Args:

@@ -68,7 +68,7 @@ class GoOn(msgspec.Struct, frozen=True, kw_only=True):
     framed: bool = True
 
 
-class Hop(msgspec.Struct, frozen=True, kw_only=True):
+class Redirect(msgspec.Struct, frozen=True, kw_only=True):
     """The file lies elsewhere."""
 
     location: str | None
@@ -92,7 +92,7 @@ class Again(msgspec.Struct, frozen=True, kw_only=True):
     status: int | None = None
 
 
-Step: TypeAlias = Start | GoOn | Hop | Again
+Step: TypeAlias = Start | GoOn | Redirect | Again
 
 
 def plan_headers(known: Known) -> tuple[tuple[bytes, bytes], ...]:
@@ -126,7 +126,7 @@ def read_answer(status: int, headers: Headers, known: Known, *, url: str, host: 
     if status == 206:
         return _read_part(headers, known, shown, host, limit)
     if status in REDIRECTS:
-        return Hop(location=_text(headers, b"location"))
+        return Redirect(location=_text(headers, b"location"))
     if status == 416 and known.offset > 0:
         return _start_over(host, shown, "has no bytes where the transfer stopped", status)
     wait = read_retry_after(headers, wall=wall)

@@ -31,7 +31,7 @@ def to_dollars(micros: int) -> float:
     return micros / MICROS
 
 
-class Purse:
+class Budget:
     """The money of one batch.
 
     Args:
@@ -102,7 +102,7 @@ class Purse:
         return to_dollars(reserved)
 
 
-class Overruns:
+class PriceCorrection:
     """How many times its price a model has cost at worst, so that the next one is held at what it will cost."""
 
     __slots__ = ("_factors",)

@@ -248,7 +248,7 @@ def check_retry(states: Iterable[str] | bool) -> frozenset[ItemState]:
     return frozenset(state for state in RETRYABLE if state in chosen)
 
 
-class Tally:
+class Counts:
     """Counts what a batch has met, so that its summary is right at any moment."""
 
     __slots__ = ("cost", "counts", "unknown")

@@ -6,13 +6,13 @@ import asyncio
 from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
 
-from videorouter.http import Trouble
+from videorouter.http import WireFailure
 from videorouter.transport.causes import explain
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from videorouter.http import Header, Incoming
+    from videorouter.http import Header, Response
     from videorouter.transport.connection import Connection
 
 _FAIR_SHARE = 8
@@ -48,11 +48,11 @@ class BodyStream:
     Args:
         connection: Carries the body; its head is in.
         head: Status and header fields.
-        deadline: The loop's time at which the transfer ends with ``Trouble.DEADLINE``.
-        stall: Seconds without a byte after which it ends with ``Trouble.STALLED``.
+        deadline: The loop's time at which the transfer ends with ``WireFailure.DEADLINE``.
+        stall: Seconds without a byte after which it ends with ``WireFailure.STALLED``.
     """
 
-    def __init__(self, connection: Connection, head: Incoming, *, deadline: float, stall: float) -> None:
+    def __init__(self, connection: Connection, head: Response, *, deadline: float, stall: float) -> None:
         self.status: int = head.status
         self.headers: tuple[Header, ...] = head.headers
         self._connection = connection
@@ -81,7 +81,7 @@ class BodyStream:
                         # A fast server never lets the socket run dry; others want their turn all the same.
                         await asyncio.sleep(0)
                         if loop.time() >= self._deadline:
-                            raise explain(Trouble.DEADLINE, connection.probe.host)
+                            raise explain(WireFailure.DEADLINE, connection.attempt.host)
                 else:
                     break
             connection.finish_stream()
@@ -92,8 +92,8 @@ class BodyStream:
 
     async def _wait(self, connection: Connection, left: float) -> None:
         if left <= 0 or not await connection.wait_readable(min(left, self._stall)):
-            trouble = Trouble.DEADLINE if left <= self._stall else Trouble.STALLED
-            raise explain(trouble, connection.probe.host)
+            failure = WireFailure.DEADLINE if left <= self._stall else WireFailure.STALLED
+            raise explain(failure, connection.attempt.host)
 
     async def aclose(self) -> None:
         """Give the connection back when the body is complete, else abort it. Idempotent."""

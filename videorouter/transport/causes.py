@@ -1,4 +1,4 @@
-"""Names the cause of a failure: from an exception, however deeply wrapped, to a ``Trouble`` and a sentence.
+"""Names the cause of a failure: from an exception, however deeply wrapped, to a ``WireFailure`` and a sentence.
 
 It never decides whether a request left: that is the phase's business, and the phase never comes from an exception.
 """
@@ -10,7 +10,7 @@ import socket
 import ssl
 from typing import TYPE_CHECKING
 
-from videorouter.http import Trouble, WireError
+from videorouter.http import WireError, WireFailure
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -28,14 +28,14 @@ _UNREACHABLE = frozenset(
     }
 )
 _CONNECTING = (
-    Trouble.NAME_MISSING,
-    Trouble.NAME_TEMPORARY,
-    Trouble.CERTIFICATE,
-    Trouble.OUT_OF_FILES,
-    Trouble.TLS_CUT,
-    Trouble.CONNECT_TIMEOUT,
-    Trouble.REFUSED,
-    Trouble.UNREACHABLE,
+    WireFailure.NAME_MISSING,
+    WireFailure.NAME_TEMPORARY,
+    WireFailure.CERTIFICATE,
+    WireFailure.OUT_OF_FILES,
+    WireFailure.TLS_CUT,
+    WireFailure.CONNECT_TIMEOUT,
+    WireFailure.REFUSED,
+    WireFailure.UNREACHABLE,
 )
 _MISSING_NAMES = frozenset(
     code for code in (getattr(socket, name, None) for name in ("EAI_NONAME", "EAI_NODATA")) if code is not None
@@ -58,69 +58,69 @@ def _walk(error: BaseException) -> Iterator[BaseException]:
         pending.append(current.__context__)
 
 
-def _name_one(error: BaseException) -> Trouble | None:
+def _name_one(error: BaseException) -> WireFailure | None:
     if isinstance(error, socket.gaierror):
-        return Trouble.NAME_MISSING if error.errno in _MISSING_NAMES else Trouble.NAME_TEMPORARY
+        return WireFailure.NAME_MISSING if error.errno in _MISSING_NAMES else WireFailure.NAME_TEMPORARY
     if isinstance(error, UnicodeError):
-        return Trouble.NAME_MISSING
+        return WireFailure.NAME_MISSING
     if isinstance(error, (ssl.SSLCertVerificationError, ssl.CertificateError)):
-        return Trouble.CERTIFICATE
+        return WireFailure.CERTIFICATE
     if isinstance(error, ssl.SSLError):
-        return Trouble.TLS_CUT
+        return WireFailure.TLS_CUT
     if isinstance(error, TimeoutError):
-        return Trouble.CONNECT_TIMEOUT
+        return WireFailure.CONNECT_TIMEOUT
     if isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE):
-        return Trouble.OUT_OF_FILES
+        return WireFailure.OUT_OF_FILES
     if isinstance(error, OSError) and error.errno in _UNREACHABLE:
-        return Trouble.UNREACHABLE
+        return WireFailure.UNREACHABLE
     if isinstance(error, (ConnectionResetError, ConnectionAbortedError, BrokenPipeError)):
-        return Trouble.TLS_CUT
+        return WireFailure.TLS_CUT
     if isinstance(error, ConnectionRefusedError):
-        return Trouble.REFUSED
+        return WireFailure.REFUSED
     return None
 
 
-def name_connect_failure(error: BaseException) -> Trouble:
-    """The trouble behind a connection that could not be made; the most telling cause wins."""
-    found = {trouble for trouble in map(_name_one, _walk(error)) if trouble is not None}
-    for trouble in _CONNECTING:
-        if trouble in found:
-            return trouble
-    return Trouble.UNREACHABLE
+def name_connect_failure(error: BaseException) -> WireFailure:
+    """The failure behind a connection that could not be made; the most telling cause wins."""
+    found = {failure for failure in map(_name_one, _walk(error)) if failure is not None}
+    for failure in _CONNECTING:
+        if failure in found:
+            return failure
+    return WireFailure.UNREACHABLE
 
 
 _HINTS = {
-    Trouble.REFUSED: "nothing listens there, or a firewall refuses; check the base URL and port",
-    Trouble.UNREACHABLE: "the network has no way to it; check the connection, VPN and firewall",
-    Trouble.CONNECT_TIMEOUT: "no connection within the connect timeout; check the network, or the host is overloaded",
-    Trouble.NAME_TEMPORARY: "the name server did not answer; check the network's DNS",
-    Trouble.NAME_MISSING: "no such host name; check the base URL for a typing error",
-    Trouble.TLS_CUT: "the TLS handshake was cut short or refused; check that the port speaks TLS",
-    Trouble.CERTIFICATE: "the server's certificate is not trusted for this host; behind an inspecting proxy set"
+    WireFailure.REFUSED: "nothing listens there, or a firewall refuses; check the base URL and port",
+    WireFailure.UNREACHABLE: "the network has no way to it; check the connection, VPN and firewall",
+    WireFailure.CONNECT_TIMEOUT: "no connection within the connect timeout; check the network, or the host is overloaded",
+    WireFailure.NAME_TEMPORARY: "the name server did not answer; check the network's DNS",
+    WireFailure.NAME_MISSING: "no such host name; check the base URL for a typing error",
+    WireFailure.TLS_CUT: "the TLS handshake was cut short or refused; check that the port speaks TLS",
+    WireFailure.CERTIFICATE: "the server's certificate is not trusted for this host; behind an inspecting proxy set"
     " SSL_CERT_FILE to its authority, or pass ssl_context=",
-    Trouble.PROXY_UNAVAILABLE: "the proxy could not reach the gateway",
-    Trouble.PROXY_REFUSED: "the proxy refuses; check its address and the credentials in proxy= or HTTPS_PROXY",
-    Trouble.OUT_OF_FILES: "this process has no file descriptor left; lower max_concurrency or raise `ulimit -n`",
+    WireFailure.PROXY_UNAVAILABLE: "the proxy could not reach the gateway",
+    WireFailure.PROXY_REFUSED: "the proxy refuses; check its address and the credentials in proxy= or HTTPS_PROXY",
+    WireFailure.OUT_OF_FILES: "this process has no file descriptor left; lower max_concurrency or raise `ulimit -n`",
 }
 
 
-def explain(trouble: Trouble, host: str | None, error: BaseException | None = None) -> WireError:
+def explain(failure: WireFailure, host: str | None, error: BaseException | None = None) -> WireError:
     """A ``WireError`` that names host, port, cause and, for connections, what to look at.
 
     Args:
-        trouble: What kind of failure it is.
+        failure: What kind of failure it is.
         host: ``host:port`` of the attempt.
         error: The exception that was met, for its own words.
 
     Returns:
         The error to raise.
     """
-    text = f"{trouble.value} at {host}" if host else trouble.value
+    text = f"{failure.value} at {host}" if host else failure.value
     detail = _innermost(error) if error is not None else ""
     if detail:
         text = f"{text}: {detail}"
-    hint = _HINTS.get(trouble)
-    return WireError(trouble, f"{text} ({hint})" if hint else text, host=host)
+    hint = _HINTS.get(failure)
+    return WireError(failure, f"{text} ({hint})" if hint else text, host=host)
 
 
 def _innermost(error: BaseException) -> str:

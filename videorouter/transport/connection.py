@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 import httptools
 
 from videorouter.errors import Phase
-from videorouter.http import Incoming, Probe, Trouble, keep_piece
+from videorouter.http import Attempt, Response, WireFailure, keep_piece
 from videorouter.transport.causes import explain
 
 if TYPE_CHECKING:
@@ -46,6 +46,7 @@ class Connection:
     """
 
     __slots__ = (
+        "attempt",
         "body",
         "body_size",
         "deadline",
@@ -62,7 +63,6 @@ class Connection:
         "parser",
         "peer",
         "poller",
-        "probe",
         "remaining",
         "resting",
         "reused",
@@ -83,7 +83,7 @@ class Connection:
         self.peer: str = peer
         self.parser: httptools.HttpResponseParser = httptools.HttpResponseParser(self)
         self.poller: select.poll | None = None
-        self.future: asyncio.Future[Incoming] | None = None
+        self.future: asyncio.Future[Response] | None = None
         self.timer: asyncio.TimerHandle | None = None
         self.waiter: asyncio.Future[bool] | None = None
         self.outbox: bytes | memoryview = b""
@@ -109,19 +109,19 @@ class Connection:
     def start(
         self,
         payload: bytes,
-        probe: Probe,
+        attempt: Attempt,
         *,
         deadline: float,
         max_body: int,
         head_only: bool = False,
         streaming: bool = False,
-    ) -> asyncio.Future[Incoming]:
+    ) -> asyncio.Future[Response]:
         """Write a request and begin to listen for its answer.
 
         Args:
             payload: Head and body, in one piece.
-            probe: Written as the exchange walks its phases.
-            deadline: The loop's time at which it ends with ``Trouble.DEADLINE``.
+            attempt: Written as the exchange walks its phases.
+            deadline: The loop's time at which it ends with ``WireFailure.DEADLINE``.
             max_body: Bytes of body to accept.
             head_only: Whether the answer has no body whatever its head says (``HEAD``).
             streaming: Whether the future is done as soon as the head is in.
@@ -131,14 +131,14 @@ class Connection:
         """
         loop = asyncio.get_running_loop()
         self._clear()
-        self.probe: Probe = probe
+        self.attempt: Attempt = attempt
         self.max_body: int = max_body
         self.head_only: bool = head_only
         self.streaming = streaming
         self.deadline: float = deadline
         self.future = future = loop.create_future()
-        self.timer = loop.call_at(deadline, self.fail, Trouble.DEADLINE)
-        probe.phase = Phase.SENDING
+        self.timer = loop.call_at(deadline, self.fail, WireFailure.DEADLINE)
+        attempt.phase = Phase.SENDING
         try:
             data = self._encode(payload)
             sent = self.sock.send(data)  # type: ignore[union-attr]  # open while an exchange runs
@@ -151,7 +151,7 @@ class Connection:
         if sent < len(data):
             self._keep(memoryview(data)[sent:])
         else:
-            probe.phase = Phase.SENT
+            attempt.phase = Phase.SENT
         return future
 
     def _keep(self, rest: memoryview) -> None:
@@ -177,8 +177,8 @@ class Connection:
         self.outbox = self.outbox[sent:]
         if not self.outbox:
             self._stop_writing()
-            if self.future is not None and self.probe.phase is Phase.SENDING:
-                self.probe.phase = Phase.SENT
+            if self.future is not None and self.attempt.phase is Phase.SENDING:
+                self.attempt.phase = Phase.SENT
 
     def _stop_writing(self) -> None:
         self.outbox = b""
@@ -188,7 +188,7 @@ class Connection:
         # A server may answer, say 413, and close before it has read everything: look for that first.
         self.on_readable()
         if self.future is not None and not self.future.done():
-            self.fail(Trouble.WRITE_FAILED, error)
+            self.fail(WireFailure.WRITE_FAILED, error)
 
     # The answer comes in.
 
@@ -229,14 +229,14 @@ class Connection:
             if self.done:
                 self.spent = True
             else:
-                self.fail(Trouble.PROTOCOL, error)
+                self.fail(WireFailure.PROTOCOL, error)
                 return
         if self.done:
             self._finish()
         elif self.status:
             self._await_rest()
         elif self.wire_size > HEAD_LIMIT:
-            self.fail(Trouble.TOO_LARGE)
+            self.fail(WireFailure.TOO_LARGE)
 
     def _feed_long_head(self, data: bytes) -> None:
         """Let the parser see no more than the limit of a head that does not end."""
@@ -250,7 +250,7 @@ class Connection:
         if self.streaming:
             self._open_stream()
         elif self.body_size > self.max_body or self.wire_size > self._most_on_wire():
-            self.fail(Trouble.TOO_LARGE)
+            self.fail(WireFailure.TOO_LARGE)
         elif not self.resting:
             self.resting = True
             self._set_timer(min(self.deadline, asyncio.get_running_loop().time() + REST_TIMEOUT))
@@ -262,8 +262,8 @@ class Connection:
     def _set_timer(self, when: float) -> None:
         if self.timer is not None:
             self.timer.cancel()
-        trouble = Trouble.DEADLINE if when >= self.deadline else Trouble.STALLED
-        self.timer = asyncio.get_running_loop().call_at(when, self.fail, trouble)
+        failure = WireFailure.DEADLINE if when >= self.deadline else WireFailure.STALLED
+        self.timer = asyncio.get_running_loop().call_at(when, self.fail, failure)
 
     # What the parser calls.
 
@@ -286,7 +286,7 @@ class Connection:
             self.headers.clear()
             return
         self.status = status
-        self.probe.phase = Phase.ANSWERED
+        self.attempt.phase = Phase.ANSWERED
         if self.head_only:
             self.done = self.spent = True
 
@@ -318,20 +318,20 @@ class Connection:
             self._open_stream()
             return
         if self.body_size > self.max_body:
-            self.fail(Trouble.TOO_LARGE)
+            self.fail(WireFailure.TOO_LARGE)
             return
-        probe = self.probe
+        attempt = self.attempt
         body = self.body
-        incoming = Incoming(
+        response = Response(
             status=self.status,
             headers=tuple(self.headers),
             body=bytes(body[0]) if len(body) == 1 else b"".join(body),
         )
-        probe.incoming = incoming
-        probe.phase = Phase.COMPLETE
+        attempt.response = response
+        attempt.phase = Phase.COMPLETE
         self._release()
         if future is not None and not future.done():
-            future.set_result(incoming)
+            future.set_result(response)
 
     def _release(self) -> None:
         """Go back to the pool, or close when this connection cannot carry another exchange."""
@@ -357,35 +357,35 @@ class Connection:
             self.spent = self.done = True
             self._finish()
         elif self.status:
-            self.fail(Trouble.BODY_CUT, error)
+            self.fail(WireFailure.BODY_CUT, error)
         elif self.outbox:
-            self.fail(Trouble.WRITE_FAILED, error)
+            self.fail(WireFailure.WRITE_FAILED, error)
         else:
             if self.reused and not self.wire_size:
                 self.origin.closes_silently = True
-            self.fail(Trouble.RESET, error)
+            self.fail(WireFailure.RESET, error)
 
     def _ends_with_connection(self) -> bool:
         return not any(name in (b"content-length", b"transfer-encoding") for name, _ in self.headers)
 
-    def fail(self, trouble: Trouble, error: BaseException | None = None) -> None:
+    def fail(self, failure: WireFailure, error: BaseException | None = None) -> None:
         """End the exchange without a whole answer, and this connection with it."""
         future = self.future
         self.abandon()
         if future is not None and not future.done():
-            future.set_exception(explain(trouble, self.probe.host, error))
+            future.set_exception(explain(failure, self.attempt.host, error))
 
     def abandon(self) -> None:
         """Nobody waits for this exchange any more: note how far it got, and close."""
         if self.future is not None:
-            probe = self.probe
-            probe.write_failed = len(self.outbox) > 0
+            attempt = self.attempt
+            attempt.write_failed = len(self.outbox) > 0
             if self.status:
                 body = keep_piece(b"".join(self.body), self.max_body)
-                probe.incoming = Incoming(status=self.status, headers=tuple(self.headers), body=body)
+                attempt.response = Response(status=self.status, headers=tuple(self.headers), body=body)
         self.close()
 
-    def listen_again(self, seconds: float) -> asyncio.Future[Incoming]:
+    def listen_again(self, seconds: float) -> asyncio.Future[Response]:
         """Wait a little longer for the answer of an exchange whose future was cancelled."""
         loop = asyncio.get_running_loop()
         self.future = future = loop.create_future()
@@ -451,10 +451,10 @@ class Connection:
             length = next((value for name, value in self.headers if name == b"content-length"), None)
             if length is not None:
                 self.remaining = int(length) - self.body_size
-        incoming = Incoming(status=self.status, headers=tuple(self.headers))
-        self.probe.incoming = incoming
+        response = Response(status=self.status, headers=tuple(self.headers))
+        self.attempt.response = response
         if self.future is not None and not self.future.done():
-            self.future.set_result(incoming)
+            self.future.set_result(response)
 
     def pull(self) -> bytes | None:
         """The next piece of the body; ``b""`` after the last, ``None`` when there is nothing yet.
@@ -463,17 +463,17 @@ class Connection:
             WireError: The body ended early, or is no HTTP.
         """
         if self.sock is None:
-            raise explain(Trouble.CLOSED, self.probe.host)
+            raise explain(WireFailure.CLOSED, self.attempt.host)
         while not self.body and not self.done:
             try:
                 data = self._receive(PIECE_SIZE)
             except OSError as error:
-                raise explain(Trouble.BODY_CUT, self.probe.host, error) from error
+                raise explain(WireFailure.BODY_CUT, self.attempt.host, error) from error
             if data is None:
                 return None
             if data == b"":
                 if not self._ends_with_connection():
-                    raise explain(Trouble.BODY_CUT, self.probe.host)
+                    raise explain(WireFailure.BODY_CUT, self.attempt.host)
                 self.spent = self.done = True
             elif self.remaining > 0:
                 return self._count(data)
@@ -500,15 +500,15 @@ class Connection:
             self.parser.feed_data(data)
         except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
             if not self.done:
-                raise explain(Trouble.PROTOCOL, self.probe.host, error) from error
+                raise explain(WireFailure.PROTOCOL, self.attempt.host, error) from error
             self.spent = True
         if self.wire_size > self._most_on_wire():
-            raise explain(Trouble.PROTOCOL, self.probe.host)
+            raise explain(WireFailure.PROTOCOL, self.attempt.host)
 
     async def wait_readable(self, seconds: float) -> bool:
         """Wait at most so many seconds for bytes; whether there are any."""
         if self.sock is None:
-            raise explain(Trouble.CLOSED, self.probe.host)
+            raise explain(WireFailure.CLOSED, self.attempt.host)
         loop = asyncio.get_running_loop()
         ready: asyncio.Future[bool] = loop.create_future()
         self.waiter = ready
@@ -529,7 +529,7 @@ class Connection:
         if not self.done or self.body:
             self.close()
             return
-        self.probe.phase = Phase.COMPLETE
+        self.attempt.phase = Phase.COMPLETE
         if not self.spent:
             asyncio.get_running_loop().add_reader(self.fd, self.on_readable)
         self._release()

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import anyio
 
 from videorouter.errors import Phase
-from videorouter.http import Trouble, WireError
+from videorouter.http import WireError, WireFailure
 from videorouter.transport.body import BodyStream
 from videorouter.transport.causes import explain, name_connect_failure
 from videorouter.transport.connection import Connection
@@ -26,7 +26,7 @@ from videorouter.transport.target import find_target, write_head
 if TYPE_CHECKING:
     import ssl
 
-    from videorouter.http import Header, Incoming, Outgoing, Probe
+    from videorouter.http import Attempt, Header, Request, Response
     from videorouter.transport.gate import Gate
     from videorouter.transport.pool import Origin, Pool
     from videorouter.transport.target import Target
@@ -50,11 +50,11 @@ class Exchanger:
         self._ssl_context = ssl_context
         self._connect_timeout = connect_timeout
 
-    async def exchange(self, request: Outgoing, probe: Probe, *, deadline: float, max_body: int) -> Incoming:
+    async def exchange(self, request: Request, attempt: Attempt, *, deadline: float, max_body: int) -> Response:
         """Send once and read the whole answer; see ``Sender.send``."""
         loop = asyncio.get_running_loop()
         target = find_target(request.url)
-        probe.host = target.label
+        attempt.host = target.label
         body = request.body
         method = request.method
         unsafe = method in _UNSAFE
@@ -69,10 +69,10 @@ class Exchanger:
         if not (unsafe and origin.closes_silently):
             connection = origin.take(now, POST_IDLE if unsafe else READ_IDLE)
         if connection is None:
-            connection = await self._dial(pool, origin, target, probe, deadline=ends)
+            connection = await self._dial(pool, origin, target, attempt, deadline=ends)
         future = connection.start(
             sealed.payload,
-            probe,
+            attempt,
             deadline=ends,
             max_body=max_body,
             head_only=method == "HEAD",
@@ -84,13 +84,13 @@ class Exchanger:
                 await _linger(connection)
             raise
         finally:
-            if connection.probe is probe and probe.phase is not Phase.COMPLETE:
+            if connection.attempt is attempt and attempt.phase is not Phase.COMPLETE:
                 connection.abandon()
 
     async def open(
         self,
-        request: Outgoing,
-        probe: Probe,
+        request: Request,
+        attempt: Attempt,
         *,
         deadline: float,
         stall: float,
@@ -103,7 +103,7 @@ class Exchanger:
         """
         loop = asyncio.get_running_loop()
         target = find_target(request.url)
-        probe.host = target.label
+        attempt.host = target.label
         sealed = _Sealed(request.method, target, request.headers, request.body)
         now = loop.time()
         ends = now + (deadline - time.monotonic())
@@ -114,10 +114,10 @@ class Exchanger:
             connection.close()
             connection = None
         if connection is None:
-            connection = await self._dial(pool, origin, target, probe, deadline=ends, addresses=addresses)
+            connection = await self._dial(pool, origin, target, attempt, deadline=ends, addresses=addresses)
         future = connection.start(
             sealed.payload,
-            probe,
+            attempt,
             deadline=min(ends, now + head_within),
             max_body=_MOST_BYTES,
             head_only=request.method == "HEAD",
@@ -132,7 +132,7 @@ class Exchanger:
 
     def _find_pool(self, loop: asyncio.AbstractEventLoop, target: Target) -> Pool:
         if self.pools.closed:
-            raise explain(Trouble.CLOSED, target.label)
+            raise explain(WireFailure.CLOSED, target.label)
         return self.pools.here(loop)
 
     async def _dial(
@@ -140,7 +140,7 @@ class Exchanger:
         pool: Pool,
         origin: Origin,
         target: Target,
-        probe: Probe,
+        attempt: Attempt,
         *,
         deadline: float,
         addresses: tuple[str, ...] = (),
@@ -151,14 +151,14 @@ class Exchanger:
         gate = pool.connects
         await _enter(gate, deadline, target)
         try:
-            probe.phase = Phase.CONNECTING
+            attempt.phase = Phase.CONNECTING
             ends = min(deadline, loop.time() + self._connect_timeout)
             try:
                 async with asyncio.timeout_at(ends):
                     return await self._connect(pool, origin, target, addresses)
             except TimeoutError as error:
-                trouble = Trouble.DEADLINE if ends >= deadline else Trouble.CONNECT_TIMEOUT
-                raise explain(trouble, target.label, error) from error
+                failure = WireFailure.DEADLINE if ends >= deadline else WireFailure.CONNECT_TIMEOUT
+                raise explain(failure, target.label, error) from error
             except (OSError, UnicodeError) as error:
                 pool.names.forget(target.host, target.port)
                 raise explain(name_connect_failure(error), target.label, error) from error
@@ -180,7 +180,7 @@ class Exchanger:
             connection = await _secure(sock, origin, peer, context, target.host)
         if self.pools.closed:
             connection.close()
-            raise explain(Trouble.CLOSED, target.label)
+            raise explain(WireFailure.CLOSED, target.label)
         origin.busy.add(connection)
         asyncio.get_running_loop().add_reader(connection.fd, connection.on_readable)
         return connection
@@ -211,7 +211,7 @@ async def _enter(gate: Gate, deadline: float, target: Target) -> None:
         async with asyncio.timeout_at(deadline):
             await gate.enter()
     except TimeoutError as error:
-        raise explain(Trouble.DEADLINE, target.label) from error
+        raise explain(WireFailure.DEADLINE, target.label) from error
 
 
 async def _secure(sock: object, origin: Origin, peer: str, context: ssl.SSLContext, hostname: str) -> Connection:

@@ -19,12 +19,12 @@ import httpx
 
 from videorouter.errors import ConfigurationError, Phase
 from videorouter.http import (
-    Incoming,
-    IncomingStream,
-    Outgoing,
-    Probe,
-    Trouble,
+    Attempt,
+    Request,
+    Response,
+    ResponseStream,
     WireError,
+    WireFailure,
     keep_piece,
 )
 from videorouter.transport.causes import explain
@@ -65,16 +65,16 @@ class _AbandonedError(Exception):
 
 
 class _Tracer:
-    """Walks a probe along httpcore's trace events; those of a proxy's CONNECT belong to connecting.
+    """Walks a attempt along httpcore's trace events; those of a proxy's CONNECT belong to connecting.
 
     A transport that sends again by itself never makes a request look less sent than it was, unless the answer in
     between was an auth challenge: what was challenged was not accepted.
     """
 
-    __slots__ = ("abandoned", "challenged", "fired", "probe", "tunnelling")
+    __slots__ = ("abandoned", "attempt", "challenged", "fired", "tunnelling")
 
-    def __init__(self, probe: Probe) -> None:
-        self.probe = probe
+    def __init__(self, attempt: Attempt) -> None:
+        self.attempt = attempt
         self.abandoned = False
         self.fired = False
         self.tunnelling = False
@@ -86,7 +86,7 @@ class _Tracer:
             self.fired = True
             if self.abandoned:
                 raise _AbandonedError
-            check_host(self.probe.host or "")
+            check_host(self.attempt.host or "")
         layer, _, step = event.partition(".")
         if layer in ("connection", "proxy", "socks"):
             self._walk_to(Phase.CONNECTING)
@@ -97,24 +97,24 @@ class _Tracer:
             self._follow(layer, step, info)
 
     def _follow(self, layer: str, step: str, info: dict[str, Any]) -> None:
-        probe = self.probe
+        attempt = self.attempt
         if step == "send_request_body.complete":
             self._walk_to(Phase.SENT)
         elif step in ("send_request_headers.failed", "send_request_body.failed"):
             broken = layer == "http11" and type(info["exception"]).__name__ == "WriteError"
-            probe.write_failed = broken and probe.phase is Phase.SENDING
+            attempt.write_failed = broken and attempt.phase is Phase.SENDING
         elif step == "receive_response_headers.complete":
             answer = info["return_value"]
             # HTTP/1.1 tells version, status, reason, headers and what trails; HTTP/2 status and headers.
             status, headers = answer if len(answer) == 2 else (answer[1], answer[3])
             self.challenged = status in _AUTH_CHALLENGES
-            probe.incoming = Incoming(status=status, headers=_lower(headers))
-            probe.phase = Phase.ANSWERED
+            attempt.response = Response(status=status, headers=_lower(headers))
+            attempt.phase = Phase.ANSWERED
 
     def _walk_to(self, phase: Phase) -> None:
-        if self.challenged or _STEPS[phase] > _STEPS[self.probe.phase]:
+        if self.challenged or _STEPS[phase] > _STEPS[self.attempt.phase]:
             self.challenged = False
-            self.probe.phase = phase
+            self.attempt.phase = phase
 
 
 def _lower(headers: Any) -> tuple[Header, ...]:
@@ -129,7 +129,7 @@ def _check_client(client: object) -> None:
         raise ConfigurationError(msg)
 
 
-class ClientSender:
+class HttpxSender:
     """A ``Sender`` over any ``httpx.AsyncClient``.
 
     Args:
@@ -149,22 +149,22 @@ class ClientSender:
         self._rest_timeout = rest_timeout
         self._timeouts = {"connect": connect_timeout, "read": None, "write": None, "pool": None}
         self._gates: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, Gate] = weakref.WeakKeyDictionary()
-        self._left: set[asyncio.Task[Incoming]] = set()
+        self._left: set[asyncio.Task[Response]] = set()
 
-    async def send(self, request: Outgoing, probe: Probe, *, deadline: float, max_body: int) -> Incoming:
+    async def send(self, request: Request, attempt: Attempt, *, deadline: float, max_body: int) -> Response:
         """Send once and read the whole answer; see ``Sender.send``.
 
         httpcore loses a slot of its pool for good when a caller is cancelled while it stands in the queue. So the
         request runs in a task of its own, which is cancelled only where httpcore can bear it.
         """
-        probe.host = find_host(request.url)
-        tracer = _Tracer(probe)
+        attempt.host = find_host(request.url)
+        tracer = _Tracer(attempt)
         loop = asyncio._get_running_loop()  # noqa: SLF001 - documented for event loops, and gives None outside one
         if loop is None:
             return await self._send(request, tracer, deadline=deadline, max_body=max_body)
         gate = self._find_gate(loop, _parse(request.url))
         if gate is not None:
-            await _enter(gate, deadline, probe)
+            await _enter(gate, deadline, attempt)
         task = loop.create_task(self._send(request, tracer, deadline=deadline, max_body=max_body))
         if gate is not None:
             task.add_done_callback(lambda _: gate.leave())
@@ -174,12 +174,12 @@ class ClientSender:
             await self._leave(task, tracer, unsafe=request.method in _UNSAFE)
             raise
 
-    async def _leave(self, task: asyncio.Task[Incoming], tracer: _Tracer, *, unsafe: bool) -> None:
+    async def _leave(self, task: asyncio.Task[Response], tracer: _Tracer, *, unsafe: bool) -> None:
         """The caller was cancelled: listen for an answer that is on its way, then end the task where that is safe."""
         self._left.add(task)
         task.add_done_callback(self._forget)
         with anyio.CancelScope(shield=True):
-            if unsafe and tracer.probe.phase not in (Phase.QUEUED, Phase.CONNECTING):
+            if unsafe and tracer.attempt.phase not in (Phase.QUEUED, Phase.CONNECTING):
                 try:
                     await asyncio.wait((task,), timeout=_LINGER)
                 finally:
@@ -189,14 +189,14 @@ class ClientSender:
             if not tracer.abandoned:
                 await asyncio.wait((task,), timeout=_LINGER)
 
-    def _end(self, task: asyncio.Task[Incoming], tracer: _Tracer) -> None:
+    def _end(self, task: asyncio.Task[Response], tracer: _Tracer) -> None:
         if not task.done():
-            if tracer.probe.phase is Phase.QUEUED:
+            if tracer.attempt.phase is Phase.QUEUED:
                 tracer.abandoned = True
             else:
                 task.cancel()
 
-    def _forget(self, task: asyncio.Task[Incoming]) -> None:
+    def _forget(self, task: asyncio.Task[Response]) -> None:
         self._left.discard(task)
         if not task.cancelled():
             task.exception()
@@ -216,50 +216,50 @@ class ClientSender:
         find = getattr(self._client, "_transport_for_url", None)
         return None if find is None else find(url)
 
-    async def _send(self, request: Outgoing, tracer: _Tracer, *, deadline: float, max_body: int) -> Incoming:
-        probe = tracer.probe
+    async def _send(self, request: Request, tracer: _Tracer, *, deadline: float, max_body: int) -> Response:
+        attempt = tracer.attempt
         scope = anyio.CancelScope(deadline=anyio.current_time() + (deadline - time.monotonic()))
-        incoming: Incoming | None = None
+        response: Response | None = None
         rest_ends = deadline
         try:
             with scope:
                 built = self._build(request, tracer, deadline)
-                probe.phase = self._begin(built.url)
+                attempt.phase = self._begin(built.url)
                 try:
-                    response = await self._client.send(built, stream=True, follow_redirects=False)
+                    httpx_response = await self._client.send(built, stream=True, follow_redirects=False)
                 except httpx.RemoteProtocolError:
                     # httpx parses Location even of a redirect that nobody follows.
-                    if probe.incoming is None or not 300 <= probe.incoming.status < 400:
+                    if attempt.response is None or not 300 <= attempt.response.status < 400:
                         raise
-                    probe.phase = Phase.COMPLETE
-                    return probe.incoming
-                incoming = _open(response, probe)
+                    attempt.phase = Phase.COMPLETE
+                    return attempt.response
+                response = _open(httpx_response, attempt)
                 rest_ends = time.monotonic() + self._rest_timeout
                 scope.deadline = min(scope.deadline, anyio.current_time() + self._rest_timeout)
                 try:
-                    await _read_whole(response, incoming, probe.host, max_body)
+                    await _read_whole(httpx_response, response, attempt.host, max_body)
                 finally:
-                    await response.aclose()
+                    await httpx_response.aclose()
                     # Its repr has the server's reason phrase, in which the key may stand.
-                    del response
-                probe.phase = Phase.COMPLETE
+                    del httpx_response
+                attempt.phase = Phase.COMPLETE
         except (WireError, AssertionError):
             raise
         except Exception as error:
-            raise self._explain(error, probe, tracer, request.url) from error
-        if scope.cancelled_caught or incoming is None:
-            trouble = Trouble.STALLED if rest_ends < deadline else Trouble.DEADLINE
-            raise explain(trouble, probe.host)
-        return incoming
+            raise self._explain(error, attempt, tracer, request.url) from error
+        if scope.cancelled_caught or response is None:
+            failure = WireFailure.STALLED if rest_ends < deadline else WireFailure.DEADLINE
+            raise explain(failure, attempt.host)
+        return response
 
-    def _build(self, request: Outgoing, tracer: _Tracer, deadline: float) -> httpx.Request:
+    def _build(self, request: Request, tracer: _Tracer, deadline: float) -> httpx.Request:
         """The request as the client itself would build it; without cookies and parameters in a fraction of the time."""
         client = self._client
         headers = ask_identity(request.headers)
         extensions = {
             "timeout": self._timeouts,
             "trace": tracer,
-            NOTES: {"probe": tracer.probe, "deadline": deadline},
+            NOTES: {"attempt": tracer.attempt, "deadline": deadline},
         }
         if client.params or len(client.cookies.jar):
             return client.build_request(
@@ -272,36 +272,36 @@ class ClientSender:
         )
 
     async def stream(
-        self, request: Outgoing, probe: Probe, *, deadline: float, stall: float, addresses: tuple[str, ...] = ()
-    ) -> IncomingStream:
+        self, request: Request, attempt: Attempt, *, deadline: float, stall: float, addresses: tuple[str, ...] = ()
+    ) -> ResponseStream:
         """Send once and return as soon as the head is in; see ``Sender.stream``.
 
         The client's default headers, cookies and auth stay out of it: they belong to the gateway, not to a file host.
         """
-        probe.host = find_host(request.url)
-        tracer = _Tracer(probe)
+        attempt.host = find_host(request.url)
+        tracer = _Tracer(attempt)
         built = self._build_bare(request, tracer, deadline, stall, addresses)
         scope = anyio.CancelScope(deadline=anyio.current_time() + (deadline - time.monotonic()))
-        response: httpx.Response | None = None
+        httpx_response: httpx.Response | None = None
         try:
             with scope:
-                probe.phase = self._begin(built.url)
-                response = await self._client.send(built, stream=True, auth=None, follow_redirects=False)
+                attempt.phase = self._begin(built.url)
+                httpx_response = await self._client.send(built, stream=True, auth=None, follow_redirects=False)
         except (WireError, AssertionError):
             raise
         except Exception as error:
-            raise self._explain(error, probe, tracer, request.url) from error
-        if response is None:
-            raise explain(Trouble.DEADLINE, probe.host)
-        incoming = _open(response, probe)
-        return _ClientStream(response, incoming, probe, deadline=deadline, stall=stall)
+            raise self._explain(error, attempt, tracer, request.url) from error
+        if httpx_response is None:
+            raise explain(WireFailure.DEADLINE, attempt.host)
+        response = _open(httpx_response, attempt)
+        return _ClientStream(httpx_response, response, attempt, deadline=deadline, stall=stall)
 
     def _build_bare(
-        self, request: Outgoing, tracer: _Tracer, deadline: float, stall: float, addresses: tuple[str, ...]
+        self, request: Request, tracer: _Tracer, deadline: float, stall: float, addresses: tuple[str, ...]
     ) -> httpx.Request:
         url = _parse(request.url)
         headers = ask_identity(request.headers)
-        notes = {"probe": tracer.probe, "deadline": deadline, "addresses": addresses}
+        notes = {"attempt": tracer.attempt, "deadline": deadline, "addresses": addresses}
         extensions: dict[str, Any] = {"timeout": {**self._timeouts, "read": stall}, "trace": tracer, NOTES: notes}
         if addresses and not isinstance(self._find_transport(url), VideoTransport):
             # httpcore pools by address: a kept connection could serve another name that shares it.
@@ -328,15 +328,15 @@ class ClientSender:
         known = type(self._find_transport(url)) in _TRACING and not is_mocked()
         return Phase.QUEUED if known else Phase.UNKNOWN
 
-    def _explain(self, error: Exception, probe: Probe, tracer: _Tracer, url: str) -> WireError:
+    def _explain(self, error: Exception, attempt: Attempt, tracer: _Tracer, url: str) -> WireError:
         """What a client's error means. No context manager: its frame would show the error, which may quote the key."""
         if isinstance(error.__cause__, WireError):
             return error.__cause__
-        trouble = name_httpx_failure(error)
+        failure = name_httpx_failure(error)
         connecting = isinstance(error, (httpx.ConnectError, httpx.ConnectTimeout))
         if connecting and not tracer.fired and self._is_honest(url):
-            probe.phase = Phase.CONNECTING
-        return explain(trouble, probe.host, error)
+            attempt.phase = Phase.CONNECTING
+        return explain(failure, attempt.host, error)
 
     def _is_honest(self, url: str) -> bool:
         return is_mocked() or type(self._find_transport(httpx.URL(url))) is httpx.MockTransport
@@ -349,7 +349,7 @@ class ClientSender:
         await self._client.aclose()
 
 
-async def _enter(gate: Gate, deadline: float, probe: Probe) -> None:
+async def _enter(gate: Gate, deadline: float, attempt: Attempt) -> None:
     if gate.free > 0:
         await gate.enter()
         return
@@ -357,54 +357,54 @@ async def _enter(gate: Gate, deadline: float, probe: Probe) -> None:
         async with asyncio.timeout(deadline - time.monotonic()):
             await gate.enter()
     except TimeoutError as error:
-        raise explain(Trouble.DEADLINE, probe.host) from error
+        raise explain(WireFailure.DEADLINE, attempt.host) from error
 
 
-def _open(response: httpx.Response, probe: Probe) -> Incoming:
-    incoming = Incoming(status=response.status_code, headers=_lower(response.headers.raw))
-    probe.incoming = incoming
-    probe.phase = Phase.ANSWERED
-    return incoming
+def _open(httpx_response: httpx.Response, attempt: Attempt) -> Response:
+    response = Response(status=httpx_response.status_code, headers=_lower(httpx_response.headers.raw))
+    attempt.response = response
+    attempt.phase = Phase.ANSWERED
+    return response
 
 
-async def _read_whole(response: httpx.Response, incoming: Incoming, host: str | None, max_body: int) -> None:
-    if response.is_stream_consumed:
-        left = _find_left(response, host)
-        incoming.body = keep_piece(left, max_body)
+async def _read_whole(httpx_response: httpx.Response, response: Response, host: str | None, max_body: int) -> None:
+    if httpx_response.is_stream_consumed:
+        left = _find_left(httpx_response, host)
+        response.body = keep_piece(left, max_body)
         if len(left) > max_body:
-            raise explain(Trouble.TOO_LARGE, host)
+            raise explain(WireFailure.TOO_LARGE, host)
         return
     # One object, not a list: a million chunks of one byte would weigh far more, and a traceback keeps this frame.
     body = bytearray()
     try:
-        async for part in response.stream:  # type: ignore[union-attr]  # an async client gives these
+        async for part in httpx_response.stream:  # type: ignore[union-attr]  # an async client gives these
             body += part
             if len(body) > max_body:
-                raise explain(Trouble.TOO_LARGE, host)
+                raise explain(WireFailure.TOO_LARGE, host)
     finally:
-        incoming.body = keep_piece(bytes(body), max_body)
+        response.body = keep_piece(bytes(body), max_body)
         body.clear()
-        del response
+        del httpx_response
 
 
-def _find_left(response: httpx.Response, host: str | None) -> bytes:
+def _find_left(httpx_response: httpx.Response, host: str | None) -> bytes:
     """The body that a hook of the client has read before us; its stream gives nothing any more, and may never end."""
     try:
-        return response.content
+        return httpx_response.content
     except httpx.ResponseNotRead as error:
-        raise explain(Trouble.BODY_CUT, host, error) from error
+        raise explain(WireFailure.BODY_CUT, host, error) from error
 
 
 class _ClientStream:
-    """The ``IncomingStream`` over an open ``httpx.Response``."""
+    """The ``ResponseStream`` over an open ``httpx.Response``."""
 
     def __init__(
-        self, response: httpx.Response, incoming: Incoming, probe: Probe, *, deadline: float, stall: float
+        self, httpx_response: httpx.Response, response: Response, attempt: Attempt, *, deadline: float, stall: float
     ) -> None:
-        self.status = incoming.status
-        self.headers = incoming.headers
-        self._response = response
-        self._probe = probe
+        self.status = response.status
+        self.headers = response.headers
+        self._response = httpx_response
+        self._probe = attempt
         self._deadline = deadline
         self._stall = stall
 
@@ -423,9 +423,9 @@ class _ClientStream:
                 break
             except (TimeoutError, httpx.ReadTimeout) as error:
                 over = time.monotonic() >= self._deadline
-                raise explain(Trouble.DEADLINE if over else Trouble.STALLED, self._probe.host) from error
+                raise explain(WireFailure.DEADLINE if over else WireFailure.STALLED, self._probe.host) from error
             except httpx.RemoteProtocolError as error:
-                raise explain(Trouble.BODY_CUT, self._probe.host, error) from error
+                raise explain(WireFailure.BODY_CUT, self._probe.host, error) from error
             except (httpx.HTTPError, httpx.StreamError) as error:
                 raise explain(name_httpx_failure(error), self._probe.host, error) from error
             if piece:

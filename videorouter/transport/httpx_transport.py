@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import httpx
 
-from videorouter.http import Outgoing, Probe, Trouble, WireError
+from videorouter.http import Attempt, Request, WireError, WireFailure
 from videorouter.transport.exchange import Exchanger
 from videorouter.transport.httpx_stock import StockTransport
 from videorouter.transport.interception import catches_transport
@@ -19,19 +19,19 @@ if TYPE_CHECKING:
     from videorouter.transport.body import BodyStream
 
 NOTES = "videorouter"
-"""The request extension by which a sender of this package hands its probe, deadline and addresses through httpx."""
+"""The request extension by which a sender of this package hands its attempt, deadline and addresses through httpx."""
 
 _DAY = 86_400.0
-_ERRORS: dict[Trouble, type[httpx.TransportError]] = {
-    Trouble.CONNECT_TIMEOUT: httpx.ConnectTimeout,
-    Trouble.DEADLINE: httpx.ReadTimeout,
-    Trouble.STALLED: httpx.ReadTimeout,
-    Trouble.WRITE_FAILED: httpx.WriteError,
-    Trouble.RESET: httpx.ReadError,
-    Trouble.BODY_CUT: httpx.RemoteProtocolError,
-    Trouble.PROTOCOL: httpx.RemoteProtocolError,
-    Trouble.TOO_LARGE: httpx.RemoteProtocolError,
-    Trouble.CLOSED: httpx.ReadError,
+_ERRORS: dict[WireFailure, type[httpx.TransportError]] = {
+    WireFailure.CONNECT_TIMEOUT: httpx.ConnectTimeout,
+    WireFailure.DEADLINE: httpx.ReadTimeout,
+    WireFailure.STALLED: httpx.ReadTimeout,
+    WireFailure.WRITE_FAILED: httpx.WriteError,
+    WireFailure.RESET: httpx.ReadError,
+    WireFailure.BODY_CUT: httpx.RemoteProtocolError,
+    WireFailure.PROTOCOL: httpx.RemoteProtocolError,
+    WireFailure.TOO_LARGE: httpx.RemoteProtocolError,
+    WireFailure.CLOSED: httpx.ReadError,
 }
 
 
@@ -64,11 +64,11 @@ class VideoTransport(httpx.AsyncBaseTransport):
             return await self._stock.handle_async_request(request)
         notes: dict[str, Any] = request.extensions.get(NOTES) or {}
         timeouts: dict[str, float | None] = request.extensions.get("timeout") or {}
-        probe = notes.get("probe") or Probe()
+        attempt = notes.get("attempt") or Attempt()
         read = timeouts.get("read")
         deadline = notes.get("deadline") or time.monotonic() + _DAY
         body = await request.aread()
-        outgoing = Outgoing(
+        outgoing = Request(
             method=request.method,
             url=str(request.url),
             headers=tuple(request.headers.raw),
@@ -78,7 +78,7 @@ class VideoTransport(httpx.AsyncBaseTransport):
         try:
             stream = await self.exchanger.open(
                 outgoing,
-                probe,
+                attempt,
                 deadline=deadline,
                 stall=stall,
                 head_within=stall,
@@ -117,4 +117,4 @@ class _Body(httpx.AsyncByteStream):
 
 
 def _translate(error: WireError, request: httpx.Request) -> httpx.TransportError:
-    return _ERRORS.get(error.trouble, httpx.ConnectError)(error.message, request=request)
+    return _ERRORS.get(error.failure, httpx.ConnectError)(error.message, request=request)

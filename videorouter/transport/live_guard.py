@@ -50,7 +50,7 @@ def check_host(host: str) -> None:
         return
     reason = find_reason()
     if reason is not None:
-        from videorouter.http import Trouble, WireError  # noqa: PLC0415  the pytest plugin stays light
+        from videorouter.http import WireError, WireFailure  # noqa: PLC0415  the pytest plugin stays light
 
         msg = f"{name} is the real gateway, where calls cost money, and it is off limits here: {reason}"
-        raise WireError(Trouble.ADDRESS_REFUSED, msg, host=host)
+        raise WireError(WireFailure.ADDRESS_REFUSED, msg, host=host)

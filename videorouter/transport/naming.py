@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 
 import anyio
 
-from videorouter.http import Trouble
+from videorouter.http import WireFailure
 from videorouter.transport.causes import explain, name_connect_failure
 from videorouter.transport.live_guard import check_host
 
@@ -58,7 +58,7 @@ async def resolve_name(url: str, *, deadline: float) -> tuple[str, ...]:
     except OSError as error:
         raise explain(name_connect_failure(error), find_host(url), error) from error
     except ValueError as error:
-        raise explain(Trouble.NAME_MISSING, find_host(url), error) from error
+        raise explain(WireFailure.NAME_MISSING, find_host(url), error) from error
     if found is None:
-        raise explain(Trouble.NAME_TEMPORARY, find_host(url))
+        raise explain(WireFailure.NAME_TEMPORARY, find_host(url))
     return tuple(dict.fromkeys(str(entry[4][0]).partition("%")[0] for entry in found))  # type: ignore[index]

@@ -40,11 +40,11 @@ def open_sender(
     """
     # Only a client that is made needs httpx: importing this package's names must not cost that.
     if http_client is not None:
-        from videorouter.transport.httpx_sender import ClientSender  # noqa: PLC0415
+        from videorouter.transport.httpx_sender import HttpxSender  # noqa: PLC0415
 
-        return ClientSender(http_client, connect_timeout=connect_timeout)
+        return HttpxSender(http_client, connect_timeout=connect_timeout)
     from videorouter.transport.proxies import read_routes  # noqa: PLC0415
-    from videorouter.transport.sender import DirectSender  # noqa: PLC0415
+    from videorouter.transport.sender import SocketSender  # noqa: PLC0415
 
     routes = read_routes(proxy, trust_env=trust_env)
-    return DirectSender(ssl_context=ssl_context, connect_timeout=connect_timeout, routes=routes)
+    return SocketSender(ssl_context=ssl_context, connect_timeout=connect_timeout, routes=routes)

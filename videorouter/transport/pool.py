@@ -15,7 +15,7 @@ import weakref
 from collections import deque
 from typing import TYPE_CHECKING
 
-from videorouter.http import Trouble
+from videorouter.http import WireFailure
 from videorouter.transport.dialing import Names
 from videorouter.transport.gate import Gate
 
@@ -119,7 +119,7 @@ class Pool:
     def close(self) -> None:
         """Abort what runs and close what is idle; in the pool's own loop."""
         for connection in list(self.connections()):
-            connection.fail(Trouble.CLOSED)
+            connection.fail(WireFailure.CLOSED)
         self._origins.clear()
         handle = self._sweeper() if self._sweeper is not None else None
         if handle is not None:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import httpx
 
 from videorouter.transport.exchange import Exchanger
-from videorouter.transport.httpx_sender import ClientSender
+from videorouter.transport.httpx_sender import HttpxSender
 from videorouter.transport.httpx_stock import StockTransport
 from videorouter.transport.httpx_transport import VideoTransport
 from videorouter.transport.interception import catches_client, catches_transport
@@ -25,10 +25,10 @@ from videorouter.transport.proxies import Route, choose_proxy
 if TYPE_CHECKING:
     import ssl
 
-    from videorouter.http import Incoming, IncomingStream, Outgoing, Probe
+    from videorouter.http import Attempt, Request, Response, ResponseStream
 
 
-class DirectSender:
+class SocketSender:
     """A ``Sender`` over connections of our own.
 
     Args:
@@ -49,7 +49,7 @@ class DirectSender:
         self._connect_timeout = connect_timeout
         self._routes = routes
         self._client: httpx.AsyncClient | None = None
-        self._stocks: dict[str | None, ClientSender] = {}
+        self._stocks: dict[str | None, HttpxSender] = {}
 
     @property
     def client(self) -> httpx.AsyncClient:
@@ -63,20 +63,20 @@ class DirectSender:
         """Connections of our own that are open, idle ones included."""
         return self._exchanger.pools.count()
 
-    async def send(self, request: Outgoing, probe: Probe, *, deadline: float, max_body: int) -> Incoming:
+    async def send(self, request: Request, attempt: Attempt, *, deadline: float, max_body: int) -> Response:
         """Send once and read the whole answer; see ``Sender.send``."""
         detour = self._find_detour(request.url)
         if detour is None:
-            return await self._exchanger.exchange(request, probe, deadline=deadline, max_body=max_body)
-        return await detour.send(request, probe, deadline=deadline, max_body=max_body)
+            return await self._exchanger.exchange(request, attempt, deadline=deadline, max_body=max_body)
+        return await detour.send(request, attempt, deadline=deadline, max_body=max_body)
 
     async def stream(
-        self, request: Outgoing, probe: Probe, *, deadline: float, stall: float, addresses: tuple[str, ...] = ()
-    ) -> IncomingStream:
+        self, request: Request, attempt: Attempt, *, deadline: float, stall: float, addresses: tuple[str, ...] = ()
+    ) -> ResponseStream:
         """Send once and return as soon as the head is in; see ``Sender.stream``."""
         detour = self._find_detour(request.url)
         sender = self._exchanger.open if detour is None else detour.stream
-        return await sender(request, probe, deadline=deadline, stall=stall, addresses=addresses)
+        return await sender(request, attempt, deadline=deadline, stall=stall, addresses=addresses)
 
     async def resolve(self, url: str, *, deadline: float) -> tuple[str, ...]:
         """The addresses that ``stream`` would connect to; none where a proxy or a mock stands in between."""
@@ -85,7 +85,7 @@ class DirectSender:
             return await resolve_name(url, deadline=deadline)
         return await detour.resolve(url, deadline=deadline)
 
-    def _find_detour(self, url: str) -> ClientSender | None:
+    def _find_detour(self, url: str) -> HttpxSender | None:
         """The way through httpx, when the short way would pass somebody by."""
         if catches_client() or (self._client is not None and _is_touched(self._client)):
             return self._go_through(self.client)
@@ -94,10 +94,10 @@ class DirectSender:
             return self._find_stock(proxy)
         return None
 
-    def _go_through(self, client: httpx.AsyncClient) -> ClientSender:
-        return ClientSender(client, connect_timeout=self._connect_timeout)
+    def _go_through(self, client: httpx.AsyncClient) -> HttpxSender:
+        return HttpxSender(client, connect_timeout=self._connect_timeout)
 
-    def _find_stock(self, proxy: str | None) -> ClientSender:
+    def _find_stock(self, proxy: str | None) -> HttpxSender:
         sender = self._stocks.get(proxy)
         if sender is None:
             client = _open_client(StockTransport(proxy=proxy, ssl_context=self._ssl_context))

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import httpx
 
-from videorouter.http import Trouble, WireError
+from videorouter.http import WireError, WireFailure
 from videorouter.transport.naming import find_host, split_place
 
 if TYPE_CHECKING:
@@ -29,9 +29,9 @@ class Target:
             parsed = httpx.URL(url)
             place = split_place(url)
         except (httpx.InvalidURL, TypeError, ValueError) as error:
-            raise WireError(Trouble.PROTOCOL, f"not a URL: {error}") from error
+            raise WireError(WireFailure.PROTOCOL, f"not a URL: {error}") from error
         if parsed.scheme not in ("http", "https") or not (parsed.raw_host and place[0]):
-            raise WireError(Trouble.PROTOCOL, "only absolute http and https URLs can be sent to")
+            raise WireError(WireFailure.PROTOCOL, "only absolute http and https URLs can be sent to")
         self.url: httpx.URL = parsed
         self.secure: bool = parsed.scheme == "https"
         self.host: str = parsed.raw_host.decode("ascii")
@@ -86,5 +86,5 @@ def write_head(method: str, target: Target, headers: Iterable[Header], body: byt
         lines += 2
     head = b"".join(parts)
     if head.count(b"\n") != lines or head.count(b"\r") != lines or b"\0" in head:
-        raise WireError(Trouble.PROTOCOL, "a header field or the URL has a line break in it; nothing was sent")
+        raise WireError(WireFailure.PROTOCOL, "a header field or the URL has a line break in it; nothing was sent")
     return head

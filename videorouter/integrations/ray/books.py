@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, cast
 
-from videorouter.batch.run import Books
-from videorouter.journal.budget import Purse
+from videorouter.batch.run import BatchRun
+from videorouter.journal.budget import Budget
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from videorouter.journal.states import Recorded, Resumption
 
 
-class WorkerBooks(Books):
+class WorkerBooks(BatchRun):
     """The books of one worker.
 
     Args:
@@ -33,7 +33,7 @@ class WorkerBooks(Books):
         super().__init__(caller, options, stop)
         self.remote = remote
         self.journal: Journal | None = cast("Journal | None", remote)
-        self.purse: Purse = Purse()
+        self.purse: Budget = Budget()
         self._settled: set[str] = set()
 
     async def reserve(self, micros: int) -> None:

@@ -41,7 +41,7 @@ from videorouter.integrations.ray.words import (
     encode,
     read_words,
 )
-from videorouter.journal.budget import Purse, to_dollars, to_micros
+from videorouter.journal.budget import Budget, to_dollars, to_micros
 from videorouter.journal.journal import ACCEPT, REFUSE, RESTORE, Journal, find_item, write_endings, write_intents
 from videorouter.journal.states import FINAL, STATES, name_item
 
@@ -112,7 +112,7 @@ class Ledger:
         self._journal: Journal | None = None
         self._opening = asyncio.Lock()
         self._began = time.time()
-        self._purse = Purse(max_cost)
+        self._purse = Budget(max_cost)
         self._seen: dict[str, float] = {}
         self._fresh: bool | None = None
         self._claims: dict[int, _Claim] = {}
@@ -169,7 +169,7 @@ class Ledger:
             totals = await journal.totals()
             if self._fresh is None:
                 self._fresh = totals.items == 0
-            self._purse = Purse(None if self._purse.cap is None else to_dollars(self._purse.cap))
+            self._purse = Budget(None if self._purse.cap is None else to_dollars(self._purse.cap))
             self._purse.carry_over(reserved=totals.reserved, confirmed=totals.cost, unknown=totals.unknown)
             self._journal = journal
             if self._idler is None:

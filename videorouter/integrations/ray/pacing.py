@@ -16,7 +16,7 @@ import time
 from typing import TYPE_CHECKING, TypeAlias, TypeVar
 
 from videorouter.call.limiter import WORLD, govern
-from videorouter.call.pace import LONGEST_HOLD, Pace
+from videorouter.call.pace import LONGEST_HOLD, AdaptiveRate
 from videorouter.integrations.ray.words import (
     Demand,
     Share,
@@ -29,7 +29,7 @@ from videorouter.integrations.ray.words import (
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
 
-    from videorouter.call.limiter import Gate
+    from videorouter.call.limiter import ClientLimit
     from videorouter.config import Origin
 
 LaneKey: TypeAlias = tuple[str, str, int, str]
@@ -89,7 +89,7 @@ class _Room:
     __slots__ = ("demands", "pace", "standing", "told")
 
     def __init__(self) -> None:
-        self.pace = Pace()
+        self.pace = AdaptiveRate()
         self.demands: dict[str, Demand] = {}
         self.standing: dict[str, int] = {}
         self.told: dict[str, tuple[int, int]] = {}
@@ -207,7 +207,7 @@ class Pacemaker:
                     table.pop(worker, None)
 
 
-class Follower(Pace):
+class Follower(AdaptiveRate):
     """A lane's pace in one worker: its share of the cluster's.
 
     Args:
@@ -265,7 +265,7 @@ class Link:
     """
 
     def __init__(
-        self, report: Callable[[bytes], Awaitable[bytes]], watch: Callable[[], Awaitable[bytes]], gate: Gate
+        self, report: Callable[[bytes], Awaitable[bytes]], watch: Callable[[], Awaitable[bytes]], gate: ClientLimit
     ) -> None:
         self.followers: dict[LaneKey, Follower] = {}
         self.reports: int = 0
@@ -287,12 +287,12 @@ class Link:
 
     async def aclose(self) -> None:
         """Let the process's lanes be their own again."""
-        govern(lambda _: Pace())
+        govern(lambda _: AdaptiveRate())
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
-    def make_pace(self, key: tuple[Origin, str]) -> Pace:
+    def make_pace(self, key: tuple[Origin, str]) -> AdaptiveRate:
         """The pace of a lane that opens in this process."""
         (scheme, host, port), model = key
         return Follower(self, (scheme, host, port, model))

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from videorouter.batch.entries import Entry, find_id, read_entry
-from videorouter.batch.item import FatalError, Walk
+from videorouter.batch.item import FatalError, Item
 from videorouter.batch.options import check_options
 from videorouter.batch.saving import Saver
 from videorouter.client import AsyncVideoRouter
@@ -293,7 +293,7 @@ class Worker:
             entry = read_entry(raw)
         except InvalidRequestError as error:
             entry = Entry(prompt=None, id=find_id(raw), broken=error)
-        walk = Walk(books, self._maker, position, entry, given=entry.id)
+        walk = Item(books, self._maker, position, entry, given=entry.id)
         try:
             return await walk.take()
         except VideoRouterError as error:
