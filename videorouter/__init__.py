@@ -6,6 +6,8 @@ first used, so ``import videorouter`` costs next to nothing.
 
 from __future__ import annotations
 
+from videorouter._version import __version__ as __version__
+
 TYPE_CHECKING = False  # type checkers read it as True; `typing` would be half of this import's time
 if TYPE_CHECKING:
     from videorouter.client import AsyncVideoRouter as AsyncVideoRouter
@@ -56,8 +58,6 @@ if TYPE_CHECKING:
         VideoResult as VideoResult,
     )
     from videorouter.sync import VideoRouter as VideoRouter
-
-__version__ = "0.1.0"
 
 _ROOMS = {
     "client": ("AsyncVideoRouter",),

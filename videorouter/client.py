@@ -26,7 +26,6 @@ from videorouter.config import (
     read_environment,
     refuse_pickling,
     resolve,
-    seal,
 )
 from videorouter.downloads import download as downloads
 from videorouter.errors import ConfigurationError, InvalidRequestError
@@ -42,6 +41,7 @@ from videorouter.models import (
     Video,
     VideoResult,
 )
+from videorouter.secrets import seal
 from videorouter.transport.opening import open_sender
 
 if TYPE_CHECKING:

@@ -1,21 +1,21 @@
 """What a client is told once: key, addresses, limits. Checked here, before anything is sent.
 
-The key lives in a :class:`Secret` from the first line on. This file reads the environment it is given and never
-performs I/O.
+The key is a ``Secret`` from the first line on. This file reads the environment it is given and performs no I/O.
 """
 
 from __future__ import annotations
 
-import base64
 import math
 import re
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Literal, NoReturn
-from urllib.parse import SplitResult, quote, urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 import msgspec
 
+from videorouter._version import __version__
 from videorouter.errors import ConfigurationError
+from videorouter.secrets import Secret, seal
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -29,7 +29,6 @@ BASE_URL_VARIABLE = "INFRON_VIDEO_BASE_URL"
 NO_DEADLINE = 30 * 86400.0
 """Seconds that ``timeout=None`` stands for: every wait ends some day."""
 
-REDACTED = "<redacted>"
 Idempotency = Literal["unknown", "honoured"]
 Origin = tuple[str, str, int]
 
@@ -37,123 +36,6 @@ _UNPRINTABLE = re.compile(r"[\x00-\x20\x7f]")
 _HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _PORTS = {"http": 80, "https": 443}
 _KEYS_KEPT = 15
-
-
-class Secret:
-    """An API key that does not show: repr, str, format and pickle give ``<redacted>``."""
-
-    __slots__ = ("_find", "_redact", "_reveal")
-
-    def __init__(self, value: str) -> None:
-        # Closures, not attributes: vars(), dataclass dumps and debuggers' attribute views find no text here.
-        self._reveal: Callable[[], str] = lambda: value
-        self._redact: Callable[[str], str] | None = None
-        needle: bytes = Sealed(value.encode("latin-1", "replace"))
-        self._find: Callable[[bytes], bool] = lambda data: needle in data
-
-    def reveal(self) -> str:
-        """The key itself. Call it only where the header is built, in a frame that cannot raise."""
-        return self._reveal()
-
-    def is_in(self, data: bytes) -> bool:
-        """Whether bytes hold the key, bare."""
-        return self._find(data)
-
-    def redact(self, text: str) -> str:
-        """``text`` without the key, in whatever spelling a server may have echoed it, or cut it at the end."""
-        if self._redact is None:
-            self._redact = _build_redactor(self._reveal())
-        return self._redact(text)
-
-    def __repr__(self) -> str:
-        return REDACTED
-
-    __str__ = __repr__
-
-    def __format__(self, spec: str) -> str:
-        return format(REDACTED, spec)
-
-    def __reduce__(self) -> tuple[type[Secret], tuple[str]]:
-        return Secret, (REDACTED,)
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Secret) and self.reveal() == other.reveal()
-
-    def __hash__(self) -> int:
-        return hash(self.reveal())
-
-
-class Sealed(bytes):
-    """A header's value that does not show: bytes on the wire, ``<redacted>`` in every repr, text and pickle."""
-
-    __slots__ = ()
-
-    def __repr__(self) -> str:
-        return REDACTED
-
-    __str__ = __repr__
-
-    def __format__(self, spec: str) -> str:
-        return format(REDACTED, spec)
-
-    def __reduce__(self) -> tuple[type[Sealed], tuple[bytes]]:
-        return Sealed, (REDACTED.encode(),)
-
-
-_SHORT = 4
-_TELLING = 6
-_ARMOURED = 8
-
-
-def _build_redactor(key: str) -> Callable[[str], str]:
-    """A function that takes the key out of a text: bare, escaped for JSON or HTML, percent-encoded, or cut off."""
-    bare = key.partition(" ")[2].strip() if key.lower().startswith("bearer ") else key.strip()
-    spelling = "".join(_spell(char) for char in bare)
-    if len(bare) < _SHORT:
-        # A key of three letters is somebody's test; whole words only, or every message would be holes.
-        spelling = rf"(?<![\w]){spelling}(?![\w])"
-    find = re.compile("|".join((spelling, *_armour(bare))))
-    forms = {bare, quote(bare, safe=""), quote(bare), bare.replace("/", "\\/")}
-    starts = sorted({form[:size] for form in forms for size in range(_TELLING, len(form))}, key=len, reverse=True)
-
-    def redact(text: str) -> str:
-        text = find.sub(REDACTED, text)
-        for start in starts:
-            if text.endswith(start):
-                return text[: -len(start)] + REDACTED
-        return text
-
-    return redact
-
-
-def _spell(char: str) -> str:
-    """All the ways in which servers write one character of a key, as a pattern.
-
-    Each repetition has an end: without one, an answer that is all backslashes would take minutes to search.
-    """
-    number = ord(char)
-    named = f"|&(?:amp;){{0,4}}{_ENTITIES[char]};" if char in _ENTITIES else ""
-    return (
-        rf"(?:%(?:25){{0,4}}(?i:{number:02x})|\\{{1,8}}u00(?i:{number:02x})|\\{{1,8}}x(?i:{number:02x})"
-        rf"|&(?:amp;){{0,4}}#0{{0,8}}{number};|&(?:amp;){{0,4}}#[xX]0{{0,8}}(?i:{number:x});{named}"
-        rf"|\\?{re.escape(char)})"
-    )
-
-
-_ENTITIES = {"&": "amp", "<": "lt", ">": "gt", '"': "quot", "'": "apos"}
-
-
-def _armour(key: str) -> list[str]:
-    """Patterns for the key in base64, wherever in the encoded text it begins; nothing for a key that is too short."""
-    if len(key) < _ARMOURED:
-        return []
-    pieces: list[str] = []
-    for before in range(3):
-        text = base64.b64encode(b"\0" * before + key.encode("latin-1", "replace")).decode()
-        # The characters at both ends hold bits of what stands around the key.
-        whole = text.rstrip("=")[(before * 8 + 5) // 6 : (before + len(key)) * 8 // 6]
-        pieces.append("".join({"+": "[+-]", "/": "[/_]"}.get(char, char) for char in whole))
-    return [f"[A-Za-z0-9+/_-]?{piece}[A-Za-z0-9+/_-]?=*" for piece in pieces]
 
 
 def refuse_pickling(client: object) -> NoReturn:
@@ -167,11 +49,6 @@ def refuse_pickling(client: object) -> NoReturn:
         "process. Make a client in each process; with_options gives one with other settings that shares them."
     )
     raise TypeError(msg)
-
-
-def seal(value: object) -> object:
-    """Text as a :class:`Secret`, before anything can raise with it in a local; anything else as it is."""
-    return Secret(value) if isinstance(value, str) else value
 
 
 def read_environment(environ: Mapping[str, str]) -> dict[str, str | Secret]:
@@ -242,8 +119,6 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
 def default_user_agent() -> str:
     """The agent string of this package: library defaults are refused by the vendor's Cloudflare (error 1010)."""
-    from videorouter import __version__  # noqa: PLC0415  the front door imports this file lazily
-
     return f"videorouter/{__version__} (+https://pypi.org/project/videorouter/)"
 
 
@@ -369,19 +244,6 @@ def _key(
             "vendor's API page. To try without one, run `videorouter demo` or start `videorouter sandbox`."
         )
     return check_key(given), None
-
-
-def authorize(key: Secret, scheme: str | None) -> Sealed:
-    """The ``Authorization`` header's value as bytes that do not show."""
-    return Sealed(authorization(key, scheme).encode("ascii"))
-
-
-def authorization(key: Secret, scheme: str | None) -> str:
-    """The value of the ``Authorization`` header: bare unless a scheme is set, and never doubled."""
-    text = key.reveal()
-    if scheme is None or text.lower().startswith(f"{scheme.lower()} "):
-        return text
-    return f"{scheme} {text}"
 
 
 def check_url(url: object, *, name: str, allow_insecure: bool = False) -> str:

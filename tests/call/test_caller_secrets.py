@@ -20,7 +20,7 @@ from servers import Gateway, answer, find_dead_port, lose, raw, task_accepted, u
 import videorouter
 from videorouter import AsyncVideoRouter, ConfigurationError, VideoRouterError
 from videorouter.call import limiter
-from videorouter.config import Sealed, Secret
+from videorouter.secrets import Sealed, Secret
 
 pytestmark = pytest.mark.anyio
 

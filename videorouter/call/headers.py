@@ -12,12 +12,14 @@ from typing import TYPE_CHECKING
 
 import anyio
 
-from videorouter.config import authorize, check_key, origin_of, seal
+from videorouter.config import check_key, origin_of
 from videorouter.errors import ConfigurationError
+from videorouter.secrets import authorize, seal
 
 if TYPE_CHECKING:
-    from videorouter.config import Secret, Settings
+    from videorouter.config import Settings
     from videorouter.http import Header
+    from videorouter.secrets import Secret
 
 _JSON = (b"content-type", b"application/json")
 
