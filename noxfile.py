@@ -28,7 +28,6 @@ SMOKE = (
     "tests/call",
     "tests/transport",
     "tests/batch/test_entries.py",
-    "tests/downloads/test_filing.py",
     "tests/downloads/test_guard.py",
     "tests/downloads/test_mp4.py",
     "tests/downloads/test_names.py",

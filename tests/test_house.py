@@ -35,8 +35,6 @@ PURE = {
     "call/retry.py",
     "call/signatures.py",
     "config.py",
-    "downloads/file_refusals.py",
-    "downloads/filing.py",
     "downloads/guard.py",
     "downloads/mp4.py",
     "downloads/names.py",

@@ -11,7 +11,7 @@ import msgspec
 
 from videorouter.call.requests import Verb
 from videorouter.config import check_count
-from videorouter.downloads.filing import DEFAULT_NAME, check_template
+from videorouter.downloads.names import DEFAULT_NAME, check_template
 from videorouter.errors import ConfigurationError
 from videorouter.journal.budget import check_budget
 from videorouter.journal.states import STOP_AFTER, VERDICTS, check_retry

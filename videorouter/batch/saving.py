@@ -16,7 +16,7 @@ from weakref import WeakValueDictionary
 import msgspec
 
 from videorouter.call.tasks import look_at_task
-from videorouter.downloads.filing import fill_template
+from videorouter.downloads.names import fill_template
 from videorouter.errors import DownloadError, JournalError, VideoRouterError
 from videorouter.journal.records import spell_path
 from videorouter.journal.states import describe_failure

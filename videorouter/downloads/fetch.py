@@ -18,8 +18,7 @@ import msgspec
 
 from videorouter.call.refusals import show_body
 from videorouter.call.retry import THROTTLED_COST, TRANSIENT_COST
-from videorouter.downloads.addresses import find_addresses
-from videorouter.downloads.guard import MAX_HOPS, check_target, next_target, read_policy, show_url
+from videorouter.downloads.guard import MAX_HOPS, check_addresses, check_target, next_target, read_policy, show_url
 from videorouter.downloads.mp4 import BoxCheck, describe_content
 from videorouter.downloads.transfer import (
     LEAST_PROGRESS,
@@ -41,9 +40,9 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 
     from videorouter.call.caller import Caller
-    from videorouter.downloads.guard import Target
+    from videorouter.downloads.guard import Policy, Target
     from videorouter.events import Event
-    from videorouter.http import ResponseStream
+    from videorouter.http import ResponseStream, Sender
 
 STALL = 30.0
 """Seconds without a byte after which a connection is given up."""
@@ -362,6 +361,18 @@ class Fetch:
             time_left=left,
         )
         await self._tell(event)
+
+
+async def find_addresses(sender: Sender, target: Target, policy: Policy, *, deadline: float) -> tuple[str, ...]:
+    """The checked addresses to connect to; empty for a literal, or where a proxy or a mock resolves names itself.
+
+    The connection goes to these, so that a second DNS answer changes nothing.
+    """
+    if target.literal is not None:
+        return ()
+    addresses = await sender.resolve(target.url, deadline=deadline)
+    check_addresses(target, addresses, policy)
+    return addresses
 
 
 @contextlib.asynccontextmanager

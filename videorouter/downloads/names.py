@@ -1,14 +1,25 @@
-"""Names of files: what a URL suggests, made harmless; numbers; the hidden names that a transfer uses beside it.
+"""Names of files: from a URL, from a batch's template, with numbers, and the hidden ones that a transfer uses beside it.
 
-It decides names only and never looks at a disk.
+A name always stays inside the folder it is meant for. It decides names only and never looks at a disk.
 """
 
 from __future__ import annotations
 
 import re
+import string
 import unicodedata
-from hashlib import sha256
+from hashlib import blake2b, sha256
+from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
+
+from videorouter.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+DEFAULT_NAME = "{index:06d}-{slug}.mp4"
+FIELDS = ("index", "id", "slug", "model", "step", "video_id", "task_id")
+MAX_SLUG = 48
 
 MAX_NAME_BYTES = 150
 """Leaves room for a number, ``.rejected`` and the hidden names within the 255 bytes of common file systems."""
@@ -16,6 +27,8 @@ MAX_NAME_BYTES = 150
 _SEPARATORS = re.compile("[/\\\\\u2215\u2044\uff0f\uff3c]")
 _RESERVED = re.compile(r'[<>:"|?*]')
 _DEVICE = re.compile(r"(con|prn|aux|nul|clock\$|conin\$|conout\$|com[0-9¹²³]|lpt[0-9¹²³])", re.IGNORECASE)
+_UNSAFE = re.compile(r"[^\w.-]+", re.ASCII)
+_MAX_FILLED = 200
 _PART = re.compile(r"\.[0-9a-f]{32}\.part")
 
 
@@ -91,6 +104,85 @@ def is_part_of(name: str, part: object) -> bool:
     """Whether a sidecar's word for the temporary file can be believed."""
     stem = f".{_short(name, 200)}"
     return isinstance(part, str) and part.startswith(stem) and bool(_PART.fullmatch(part[len(stem) :]))
+
+
+def slugify(text: str, limit: int = MAX_SLUG) -> str:
+    """A prompt as a few words that any file system takes."""
+    plain = unicodedata.normalize("NFKD", text[:400]).encode("ascii", "ignore").decode().lower()
+    words = re.sub(r"[^a-z0-9]+", "-", plain).strip("-")
+    if len(words) > limit:
+        words = words[:limit].rsplit("-", 1)[0] or words[:limit]
+    return words.strip("-") or "video"
+
+
+def clean_word(text: str, limit: int = 80) -> str:
+    """An id or a model as one word of a file name; when that loses something, a short digest keeps it apart."""
+    word = _UNSAFE.sub("_", text).strip("._")[:limit]
+    if word == text:
+        return word
+    return f"{word or 'x'}-{blake2b(text.encode('utf-8', 'surrogatepass'), digest_size=4).hexdigest()}"
+
+
+def check_template(template: str) -> str:
+    """A template that can name every item of a batch.
+
+    Raises:
+        ConfigurationError: It is malformed, names an unknown field, leaves the folder, or cannot tell items apart.
+    """
+    used = {name for name in _fields_of(template) if name is not None}
+    unknown = used - set(FIELDS)
+    if unknown:
+        raise ConfigurationError(f"name= knows {', '.join(FIELDS)}, not {', '.join(sorted(unknown))}.")
+    if not used & {"index", "id"}:
+        raise ConfigurationError("name= must hold {index} or {id}, or one item would overwrite another's video.")
+    try:
+        fill_template(template, index=0, item_id="x", prompt="x", model="x", step=0)
+    except (ValueError, KeyError, IndexError, AttributeError, TypeError) as error:
+        raise ConfigurationError(f"name={template!r} is not a usable template: {error}.") from error
+    return template
+
+
+def _fields_of(template: str) -> Iterator[str | None]:
+    try:
+        parts = list(string.Formatter().parse(template))
+    except (ValueError, TypeError) as error:
+        raise ConfigurationError(f"name={template!r} is not a usable template: {error}.") from error
+    if template.startswith(("/", "\\", "~")) or any(part in {"..", ""} for part in re.split(r"[/\\]", template)):
+        raise ConfigurationError(f"name={template!r} must be a relative name that stays inside save_to.")
+    for _, name, form, _ in parts:
+        if form and "{" in form:
+            raise ConfigurationError(f"name={template!r}: a format must not hold fields.")
+        yield name
+
+
+def fill_template(
+    template: str,
+    *,
+    index: int,
+    item_id: str,
+    prompt: str | None,
+    model: str | None,
+    step: int = 0,
+    video_id: str | None = None,
+    task_id: str | None = None,
+) -> str:
+    """The relative path of one item's file."""
+    filled = template.format(
+        index=index,
+        id=clean_word(item_id),
+        slug=slugify(prompt or ""),
+        model=clean_word(model or "model"),
+        step=step,
+        video_id=clean_word(video_id or "none"),
+        task_id=clean_word(task_id or "none"),
+    )
+    folder, slash, name = filled.rpartition("/")
+    stem, dot, ending = name.rpartition(".")
+    if not dot or not 1 <= len(ending) <= 5:
+        stem, ending = name, "mp4"
+    if step and "{step" not in template and "{id" not in template:
+        stem = f"{stem}-then{step}"
+    return f"{folder}{slash}{stem[:_MAX_FILLED]}.{ending}"
 
 
 def _short(name: str, most: int) -> str:

@@ -13,9 +13,16 @@ from typing import TYPE_CHECKING, TypeAlias
 import msgspec
 
 from videorouter.call.retry import find_pause, read_retry_after
-from videorouter.downloads.file_refusals import build_file_refusal
 from videorouter.downloads.guard import REDIRECTS, show_url
-from videorouter.errors import DownloadError
+from videorouter.errors import (
+    AuthenticationError,
+    BadRequestError,
+    DownloadError,
+    InternalServerError,
+    NotFoundError,
+    PermissionDeniedError,
+    RateLimitError,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -29,6 +36,51 @@ _STRONG = re.compile(rb'"[\x21\x23-\x7e\x80-\xff]{0,200}"')
 _RANGE = re.compile(r"bytes\s+(\d{1,18})-(\d{1,18})/(\d{1,18}|\*)", re.IGNORECASE)
 _DIGITS = re.compile(r"\d{1,18}")
 _TRANSIENT = frozenset({408, 500, 502, 503, 504})
+
+
+class FileBadRequestError(DownloadError, BadRequestError):
+    """400: the file host does not understand the request for a file."""
+
+
+class FileUnauthorizedError(DownloadError, AuthenticationError):
+    """401: the file host wants credentials, and gets none from here."""
+
+
+class FileForbiddenError(DownloadError, PermissionDeniedError):
+    """403: the file host lets nobody in with this link."""
+
+
+class FileMissingError(DownloadError, NotFoundError):
+    """404 or 410: the file is not there, or not there any more."""
+
+
+class FileRateLimitError(DownloadError, RateLimitError):
+    """429: the file host asks for a slower pace, and the deadline leaves no time to wait for it."""
+
+
+class FileHostError(DownloadError, InternalServerError):
+    """5xx, after all retries."""
+
+
+FILE_REFUSALS: dict[int, type[DownloadError]] = {
+    400: FileBadRequestError,
+    401: FileUnauthorizedError,
+    403: FileForbiddenError,
+    404: FileMissingError,
+    410: FileMissingError,
+    429: FileRateLimitError,
+}
+_LINK = (
+    "The link may have expired. If the job ran as a task, `await router.wait(task_id)` gives its current link; "
+    "nothing is paid for that."
+)
+_ADVICE = {
+    401: _LINK,
+    403: _LINK,
+    404: _LINK,
+    410: _LINK,
+    429: "Try again later, or allow a longer timeout.",
+}
 
 
 class Known(msgspec.Struct, frozen=True, kw_only=True):
@@ -130,7 +182,7 @@ def read_answer(status: int, headers: Headers, known: Known, *, url: str, host: 
     if status == 416 and known.offset > 0:
         return _start_over(host, shown, "has no bytes where the transfer stopped", status)
     wait = read_retry_after(headers, wall=wall)
-    error = build_file_refusal(status, host, shown, retry_after=wait)
+    error = _build_refusal(status, host, shown, retry_after=wait)
     if status in {425, 429} or (status == 503 and wait is not None):
         return Again(error=error, refused=True, wait=wait, status=status)
     if status in _TRANSIENT or status >= 500 or 200 <= status < 300:
@@ -233,3 +285,11 @@ def _text(headers: Headers, name: bytes) -> str | None:
         if key == name:
             return value.decode("latin-1")
     return None
+
+
+def _build_refusal(status: int, host: str, shown: str, *, retry_after: float | None = None) -> DownloadError:
+    """A file host's refusal: a ``DownloadError`` and of its status's class; the file was paid for all the same."""
+    cls = FILE_REFUSALS.get(status, FileHostError if status >= 500 else DownloadError)
+    advice = _ADVICE.get(status, "Try again later: what was paid for is not lost." if status >= 500 else "")
+    msg = f"{host} answered {status} instead of the file. {advice}".rstrip()
+    return cls(msg, status=status, retry_after=retry_after, result_url=shown)

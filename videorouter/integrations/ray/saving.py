@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from videorouter.batch.saving import Saver
-from videorouter.downloads.filing import fill_template
+from videorouter.downloads.names import fill_template
 from videorouter.errors import ConfigurationError, DownloadError
 from videorouter.models import Download
 
