@@ -111,6 +111,83 @@ async def test_moderation_refuses_under_200(http):
         assert "content_policy_violation" in answer.json()["message"]
 
 
+@pytest.mark.parametrize(
+    ("words", "status", "code", "message"),
+    [
+        ("no_credit", 403, "insufficient_user_quota", "Your current credits have been used up and we are unable to"),
+        ("no_credit=403; code=403", 403, 403, "Your current credits have been used up"),
+        ("no_credit=429", 429, 429, "Free model requires Team balance greater than $4.999999. (request id: "),
+        ("no_credit=429; code=insufficient_quota", 429, "insufficient_quota", "Free model requires"),
+        ("no_credit=402; message=Pay first", 402, 402, "Pay first (request id: "),
+    ],
+)
+async def test_out_of_credit_is_said_in_each_form_that_was_seen(http, words, status, code, message):
+    async with Sandbox() as sandbox:
+        answer = await ask(http, sandbox, words)
+        error = answer.json()["error"]
+        assert (answer.status_code, error["code"]) == (status, code)
+        assert error["message"].startswith(message)
+        assert "retry-after" not in answer.headers
+        assert await sandbox.charges() == {}
+
+
+async def test_the_wait_of_a_rate_limit_stands_in_the_text_only(http):
+    async with Sandbox() as sandbox:
+        answer = await ask(http, sandbox, "rate_limit")
+        assert answer.status_code == 429
+        assert "retry-after" not in answer.headers
+        words = "Rate limit exceeded (5 requests per minute). Please try again after 6 seconds."
+        assert answer.json()["error"]["message"].startswith(words)
+        shorter = await ask(http, sandbox, "rate_limit=0.5")
+        assert "after 0.5 seconds." in shorter.json()["error"]["message"]
+        minutes = await ask(http, sandbox, "rate_limit; message=Please try again after 2 minutes")
+        assert minutes.json()["error"]["message"].startswith("Please try again after 2 minutes (")
+        assert await sandbox.charges() == {}
+
+
+async def test_moderation_can_be_said_by_code_or_by_words_alone(http):
+    async with Sandbox() as sandbox:
+        code = await ask(http, sandbox, "moderation; type=invalid_request_error; code=content_policy_violation")
+        error = code.json()["error"]
+        assert (error["type"], error["code"]) == ("invalid_request_error", "content_policy_violation")
+        whole = await ask(http, sandbox, "moderation=200; error=object")
+        assert (whole.status_code, whole.json()["error"]["type"]) == (200, "content_policy_violation")
+        assert await sandbox.charges() == {}
+
+
+@pytest.mark.parametrize("word", ["SUCCESS", "succeed", "finished", "queued", "no such word"])
+async def test_a_tasks_state_goes_by_another_word_and_the_rest_is_as_ever(http, word):
+    async with Sandbox(mode="task") as sandbox:
+        query = (await ask(http, sandbox)).json()["data"]["urls"]["query"]
+        sandbox.faults.add(f"task_word={word}", path="*/tasks/*", times=1)
+        called, usual = [(await http.get(query)).json()["data"] for _ in range(2)]
+        assert (called.pop("status"), usual.pop("status")) == (word, "completed")
+        assert called == usual
+        assert await sandbox.charges() == {"otter": 1}
+
+
+async def test_a_url_can_stand_beside_a_word_before_the_video_is_ready(http):
+    async with Sandbox(mode="task", latency=math.inf) as sandbox:
+        query = (await ask(http, sandbox, "task_word=QUEUED")).json()["data"]
+        assert query["status"] == "QUEUED"
+        sandbox.faults.add("task_word=queued; url=https://cdn.example/wait.mp4", path="*/tasks/*")
+        state = (await http.get(query["urls"]["query"])).json()["data"]
+        assert (state["status"], state["urls"]["video"]) == ("queued", "https://cdn.example/wait.mp4")
+        assert "outputs" not in state
+
+
+@pytest.mark.parametrize("words", ["failed_task=no GPU; word=FAILURE", "moderation=task; word=FAILURE"])
+async def test_a_failure_goes_by_another_word(http, words):
+    async with Sandbox(mode="task") as sandbox:
+        sandbox.faults.add(words)
+        posted = (await ask(http, sandbox)).json()["data"]
+        assert posted["status"] == "created"
+        state = (await http.get(posted["urls"]["query"])).json()["data"]
+        assert state["status"] == "FAILURE"
+        assert state["fail_reason"].startswith(("no GPU", "content_policy_violation"))
+        assert await sandbox.charges() == {}
+
+
 async def test_moderation_fails_the_task(http):
     async with Sandbox(mode="task") as sandbox:
         query = (await ask(http, sandbox, "moderation=task")).json()["data"]["urls"]["query"]
@@ -344,7 +421,7 @@ def test_words_and_fields_mean_the_same():
         kind="status", status=503, retry_after=2.0, charged=True
     )
     assert make_fault({"kind": "moderation", "where": 403}).where == "403"
-    assert all(parse_fault(f"{kind}; status=500").kind == kind for kind in KINDS)
+    assert all(parse_fault(f"{kind}; status=403; word=x").kind == kind for kind in KINDS)
 
 
 @pytest.mark.parametrize(
@@ -358,6 +435,8 @@ def test_words_and_fields_mean_the_same():
         ({"kind": "reset", "at": "head", "prompt": "x"}, "before prompt"),
         ({"kind": "reset", "at": "connect", "path": "/x"}, "before the path"),
         ({"kind": "moderation", "where": "moon"}, "422, 403, 200 or task"),
+        ({"kind": "no_credit", "status": 500}, "403, 429 or 402"),
+        ({"kind": "task_word"}, "needs its word"),
         ({"kind": "reset", "colour": "red"}, "no field colour"),
         ({"kind": "reset", "retry_after_form": "moon"}, "seconds"),
         ({"kind": "reset", "probability": 2}, "from 0 to 1"),

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from videorouter.sandbox.delivery import Answer
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from videorouter.sandbox.faults import Fault
     from videorouter.sandbox.store import Asset, Job
@@ -32,6 +32,14 @@ TYPES = {
 }
 POLICY = "content_policy_violation"
 POLICY_WORDS = "The prompt was refused by the content policy of the provider."
+_NO_CREDIT: dict[int, tuple[str, int | str]] = {
+    402: ("Insufficient credits: top up the account.", 402),
+    403: (
+        "Your current credits have been used up and we are unable to process further requests. Top up to go on.",
+        "insufficient_user_quota",
+    ),
+    429: ("Free model requires Team balance greater than $4.999999.", 429),
+}
 _PAGE = "<!DOCTYPE html><html><head><title>{0}</title></head><body><h1>{0}</h1><hr>sandbox</body></html>"
 _GONE = '<?xml version="1.0" encoding="UTF-8"?><Error><Code>NoSuchKey</Code><Message>The file has expired.</Message></Error>'
 
@@ -124,7 +132,9 @@ def write_finished(job: Job, videos: list[tuple[str, str]]) -> Answer:
     return write_json({"data": data, "created": int(job.created)})
 
 
-def write_task(job: Job, *, state: str, query: str, videos: list[tuple[str, str]]) -> Answer:
+def write_task(
+    job: Job, *, state: str, query: str, videos: list[tuple[str, str]], fault: Fault | None = None
+) -> Answer:
     """Return a task, as its POST and every look at it show it.
 
     Args:
@@ -132,12 +142,14 @@ def write_task(job: Job, *, state: str, query: str, videos: list[tuple[str, str]
         state: ``created``, ``running``, ``completed`` or ``failed``.
         query: URL to look at it again.
         videos: URL and id of each video.
+        fault: A fault that calls the state by another word.
     """
+    renames = fault is not None and (fault.kind == "task_word" or state == "failed")
     data: dict[str, Any] = {
         "task_id": job.task_id,
         "object": "video",
         "model": job.model,
-        "status": state,
+        "status": (fault.word if fault is not None and renames else None) or state,
         "urls": {"query": query},
     }
     if state == "completed":
@@ -148,6 +160,8 @@ def write_task(job: Job, *, state: str, query: str, videos: list[tuple[str, str]
         data["cost"] = {"total_cost": job.cost if job.charged else 0.0}
     elif state == "failed":
         data["fail_reason"] = job.reason or "upstream error"
+    if fault is not None and fault.url is not None:
+        data["urls"]["video"] = fault.url
     return write_json({"code": 200, "message": "success", "data": data})
 
 
@@ -191,14 +205,9 @@ def write_fault(fault: Fault, usual: Answer | None, request_id: str) -> Answer:
             content_type=fault.content_type or "application/json",
             headers=headers,
         )
-    if fault.kind == "status":
-        status = fault.status or 500
-        words = fault.message or f"The sandbox was told to answer {status}."
-        return write_error(status, words, request_id=request_id, kind=fault.type, code=fault.code, headers=headers)
-    if fault.kind == "moderation":
-        return _write_moderation(fault, request_id, headers)
-    if fault.kind == "error_200":
-        return _write_error_200(fault, request_id, headers)
+    write = _REFUSALS.get(fault.kind)
+    if write is not None:
+        return write(fault, request_id, headers)
     if fault.kind == "html":
         status = fault.status or 200
         page = _PAGE.format(fault.message or "Something is being looked at")
@@ -222,12 +231,36 @@ def write_fault(fault: Fault, usual: Answer | None, request_id: str) -> Answer:
     )
 
 
+def _write_status(fault: Fault, request_id: str, headers: dict[str, str]) -> Answer:
+    status = fault.status or 500
+    words = fault.message or f"The sandbox was told to answer {status}."
+    return write_error(status, words, request_id=request_id, kind=fault.type, code=fault.code, headers=headers)
+
+
+def _write_no_credit(fault: Fault, request_id: str, headers: dict[str, str]) -> Answer:
+    status = fault.status or 403
+    words, usual = _NO_CREDIT[status]
+    code = usual if fault.code is None else fault.code
+    return write_error(
+        status, fault.message or words, request_id=request_id, kind=fault.type, code=code, headers=headers
+    )
+
+
+def _write_rate_limit(fault: Fault, request_id: str, headers: dict[str, str]) -> Answer:
+    seconds = 6.0 if fault.seconds is None else fault.seconds
+    words = f"Rate limit exceeded (5 requests per minute). Please try again after {seconds:g} seconds."
+    return write_error(
+        429, fault.message or words, request_id=request_id, kind=fault.type, code=fault.code, headers=headers
+    )
+
+
 def _write_moderation(fault: Fault, request_id: str, headers: dict[str, str]) -> Answer:
     words = fault.message or POLICY_WORDS
-    if fault.where == "200":
+    if fault.where == "200" and fault.error == "code":
         return write_json({"code": 422, "message": f"{POLICY}: {words}", "data": None}, headers=headers)
-    status = 403 if fault.where == "403" else 422
-    return write_error(status, words, request_id=request_id, kind=fault.type or POLICY, headers=headers)
+    status = int(fault.where) if fault.where in {"200", "403"} else 422
+    kind = fault.type or POLICY
+    return write_error(status, words, request_id=request_id, kind=kind, code=fault.code, headers=headers)
 
 
 def _write_error_200(fault: Fault, request_id: str, headers: dict[str, str]) -> Answer:
@@ -236,6 +269,15 @@ def _write_error_200(fault: Fault, request_id: str, headers: dict[str, str]) -> 
     if fault.error == "object":
         return write_error(200, words, request_id=request_id, kind=fault.type, code=code, headers=headers)
     return write_json({"code": code, "data": None, "message": words}, headers=headers)
+
+
+_REFUSALS: dict[str, Callable[[Fault, str, dict[str, str]], Answer]] = {
+    "status": _write_status,
+    "moderation": _write_moderation,
+    "no_credit": _write_no_credit,
+    "rate_limit": _write_rate_limit,
+    "error_200": _write_error_200,
+}
 
 
 def _write_seconds(seconds: float) -> str:

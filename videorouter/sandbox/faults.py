@@ -20,6 +20,8 @@ KINDS: dict[str, str] = {
     "status": "an error with this HTTP status",
     "error_200": "an error under HTTP 200",
     "moderation": "a refusal of the prompt: where = 422, 403, 200 or task",
+    "no_credit": "the account is out of credit: status = 403, 429 or 402",
+    "rate_limit": "too many requests; how long to wait stands in the text only",
     "stall": "silence, for some seconds or for ever",
     "reset": "the connection is reset (RST)",
     "close": "the connection is closed (FIN)",
@@ -31,6 +33,7 @@ KINDS: dict[str, str] = {
     "empty": "an answer without data",
     "lost_task": "the task is not found",
     "failed_task": "the task fails",
+    "task_word": "a task's state goes by another word, with a URL beside it or without",
     "expired": "the result file is gone",
     "no_range": "a Range header is ignored",
     "failed_review": "the review of an upload fails",
@@ -41,6 +44,9 @@ _MAIN = {
     "status": "status",
     "error_200": "code",
     "moderation": "where",
+    "no_credit": "status",
+    "rate_limit": "seconds",
+    "task_word": "word",
     "stall": "seconds",
     "reset": "at",
     "close": "at",
@@ -55,7 +61,7 @@ _MAIN = {
     "rejected_review": "reason",
 }
 _PLACED = {"stall", "reset", "close"}
-_CHARGED = {"cut", "length", "slow", "bad_json", "html", "empty", "lost_task", "expired", "no_range"}
+_CHARGED = {"cut", "length", "slow", "bad_json", "html", "empty", "lost_task", "expired", "no_range", "task_word"}
 _GAVE_UP = {504, 520, 521, 522, 523, 524, 525, 526}
 
 
@@ -75,7 +81,7 @@ class Fault:
         times: Strikes at most this often.
         charged: Whether the job is accepted, and paid for, all the same. ``None``: as the kind suggests.
         delay: Seconds to wait before anything else happens.
-        status: HTTP status of an error, a page or an expired file.
+        status: HTTP status of an error, a page or an expired file; of ``no_credit`` 403, 429 or 402.
         retry_after: Seconds in a ``Retry-After`` header.
         retry_after_form: ``seconds`` or ``date``.
         message: The error's message.
@@ -85,16 +91,18 @@ class Fault:
             bytes of a connection's first request were read), ``head`` (the body is not read), ``body`` (all is read, nothing answered) or ``answer``
             (after ``byte`` bytes of the answer, its head included).
         byte: Where in the request or the answer; of ``cut`` the bytes of the body that are sent.
-        seconds: How long a stall lasts; ``None``: for ever.
+        seconds: How long a stall lasts; ``None``: for ever. Of ``rate_limit`` the wait that its text names.
         interval: Seconds between the bytes of a slow answer.
         by: Bytes by which the length is wrong; negative promises too little.
         where: Place of a moderation (``422``, ``403``, ``200``, ``task``), or form of an empty answer (``list``,
             ``null``, ``missing``, ``nothing``).
         reason: Why a task or a review failed.
+        word: What a task's state is called, of a ``task_word``, a ``failed_task`` and a ``moderation`` of a task.
+        url: A URL that stands beside the word of a ``task_word``, whether the video is ready or not.
         body: Body to send instead of the kind's own.
         content_type: Its type.
         headers: Headers to add to the answer.
-        error: ``code`` or ``object``: the form of an ``error_200``.
+        error: ``code`` or ``object``: the form of an ``error_200``, and of a moderation under 200.
 
     Raises:
         ValueError: The fault makes no sense.
@@ -124,6 +132,8 @@ class Fault:
     by: int = -10
     where: str = ""
     reason: str | None = None
+    word: str | None = None
+    url: str | None = None
     body: str | None = None
     content_type: str | None = None
     headers: Mapping[str, str] = field(default_factory=dict)
@@ -144,6 +154,10 @@ class Fault:
             raise ValueError("A fault at 'connect' happens before the path is read: use at='request' with byte=...")
         if self.kind == "moderation" and self.where not in {"", "422", "403", "200", "task"}:
             raise ValueError(f"Moderation happens at 422, 403, 200 or task, not at {self.where!r}.")
+        if self.kind == "no_credit" and self.status not in {None, 402, 403, 429}:
+            raise ValueError(f"Out of credit is said with 403, 429 or 402, not with {self.status!r}.")
+        if self.kind == "task_word" and not self.word:
+            raise ValueError("A task_word fault needs its word: 'task_word=SUCCESS'.")
         if self.retry_after_form not in {"seconds", "date"}:
             raise ValueError(f"retry_after_form is 'seconds' or 'date', not {self.retry_after_form!r}.")
         if self.probability is not None and not 0 <= self.probability <= 1:

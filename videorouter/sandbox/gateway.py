@@ -238,7 +238,7 @@ class Gateway:
             return await self._present(self._accept(call, wish, digest))
         await self.holds.wait(fault.delay)
         if _fails_later(fault):
-            return await self._present(self._accept(call, wish, digest))
+            return await self._present(self._accept(call, wish, digest), fault)
         if not fault.is_charged:
             return write_fault(fault, None, call.request_id)
         job = self._accept(call, wish, digest)
@@ -248,7 +248,7 @@ class Gateway:
             return await self._present(job)
         if fault.kind in _ANSWERED_AT_ONCE or fault.place == "body":
             return write_fault(fault, None, call.request_id)
-        return write_fault(fault, await self._present(job), call.request_id)
+        return write_fault(fault, await self._present(job, fault), call.request_id)
 
     def _check_parent(self, wish: Wish) -> None:
         if wish.video_id is None:
@@ -323,14 +323,14 @@ class Gateway:
             return "task" if "/" in model else "held"
         return self.settings.mode
 
-    async def _present(self, job: Job) -> Answer:
+    async def _present(self, job: Job, fault: Fault | None = None) -> Answer:
         """Return the answer to the POST that made a job; a held one comes when the job is over."""
         if job.form == "task":
-            return self._show(job, job.state(time.time()) if job.created < time.time() - 1 else "created")
+            return self._show(job, job.state(time.time()) if job.created < time.time() - 1 else "created", fault)
         if job.ready > time.time():
             await self.jobs.wait(job.ready - time.time())
         if job.form == "final":
-            return self._show(job, job.outcome)
+            return self._show(job, job.outcome, fault)
         if job.lost:
             raise RefusalError(504, "The upstream provider lost the job.")
         if job.outcome == "failed":
@@ -342,9 +342,10 @@ class Gateway:
     def _list_results(self, job: Job) -> list[tuple[str, str]]:
         return [(self.url_of(video.file), video.video_id) for video in self.store.videos_of(job.number)]
 
-    def _show(self, job: Job, state: str) -> Answer:
+    def _show(self, job: Job, state: str, fault: Fault | None = None) -> Answer:
         videos = self._list_results(job) if state == "completed" else []
-        return write_task(job, state=state, query=f"{self.base_url}/videos/tasks/{job.task_id}", videos=videos)
+        query = f"{self.base_url}/videos/tasks/{job.task_id}"
+        return write_task(job, state=state, query=query, videos=videos, fault=fault)
 
     async def _task(self, call: Call, task_id: str) -> Answer:
         job = self.store.job_of_task(task_id)
@@ -357,8 +358,8 @@ class Gateway:
         await self.holds.wait(fault.delay)
         if _fails_later(fault) and fault.kind != "lost_task":
             _, reason = _foresee(fault)
-            return self._show(dataclasses.replace(job, reason=reason), "failed")
-        return write_fault(fault, self._show(job, job.state(time.time())), call.request_id)
+            return self._show(dataclasses.replace(job, reason=reason), "failed", fault)
+        return write_fault(fault, self._show(job, job.state(time.time()), fault), call.request_id)
 
     async def _models(self, call: Call) -> Answer:
         return await self._read(call, write_json({"data": list_models(), "success": True}))
@@ -384,7 +385,7 @@ class Gateway:
         return await self._read(call, answer)
 
 
-_ANSWERED_AT_ONCE = {"status", "html", "empty", "error_200", "moderation"}
+_ANSWERED_AT_ONCE = {"status", "html", "empty", "error_200", "moderation", "no_credit", "rate_limit"}
 
 
 def _fails_later(fault: Fault) -> bool:
