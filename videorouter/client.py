@@ -456,7 +456,7 @@ class AsyncVideoRouter(BatchVerbs):
         options = self._download_options(check=check, timeout=timeout, max_retries=max_retries, on_progress=on_progress)
         return downloads.stream(self._caller, source, options)
 
-    def _download_options(self, **given: Unpack[SaveOptions]) -> downloads.Options:
+    def _download_options(self, **given: Unpack[SaveOptions]) -> downloads.DownloadOptions:
         return downloads.read_options(given, timeout=self._settings.timeout, max_retries=self._settings.max_retries)
 
     @property

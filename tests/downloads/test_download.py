@@ -286,7 +286,7 @@ class TestRefused:
         assert names(tmp_path) == []
 
     async def test_a_stalled_transfer_goes_on_over_another_connection(self, host, router, tmp_path, plan, monkeypatch):
-        monkeypatch.setattr(fetch, "STALL", 0.2)
+        monkeypatch.setattr(fetch, "STALL_SECONDS", 0.2)
         host.plans = [plan(stall=10 * CUTS)]
         saved = await router.save(host.video(), tmp_path / "otter.mp4")
         assert saved.path.read_bytes() == host.body

@@ -11,10 +11,10 @@ import sys
 import pytest
 
 from videorouter.downloads.file import Busy, PartialFile, is_folder
-from videorouter.downloads.transfer import Known
+from videorouter.downloads.transfer import TransferState
 
 VIDEO = b"\0\0\0\x10ftypisom\0\0\0\0" + b"\0\0\0\x0cmdatabcd"
-KNOWN = Known(etag='"v1"', total=len(VIDEO))
+KNOWN = TransferState(etag='"v1"', total=len(VIDEO))
 
 
 def begin(path, known=KNOWN, **options):
@@ -55,7 +55,7 @@ def test_what_was_kept_is_taken_up_again(tmp_path):
     first.write([VIDEO[:10]])
     assert first.close(keep=True)
     second = PartialFile(tmp_path / "a.mp4", key="url", hashed=True)
-    assert second.open() == Known(offset=10, etag='"v1"', total=len(VIDEO))
+    assert second.open() == TransferState(offset=10, etag='"v1"', total=len(VIDEO))
     second.write([VIDEO[10:]])
     second.commit()
     assert (tmp_path / "a.mp4").read_bytes() == VIDEO
@@ -63,7 +63,7 @@ def test_what_was_kept_is_taken_up_again(tmp_path):
 
 
 def test_without_a_validator_nothing_is_kept(tmp_path):
-    landing = begin(tmp_path / "a.mp4", Known(total=len(VIDEO)))
+    landing = begin(tmp_path / "a.mp4", TransferState(total=len(VIDEO)))
     landing.write([VIDEO[:10]])
     assert not landing.close(keep=True)
     assert names(tmp_path) == []
@@ -75,7 +75,7 @@ def test_after_the_machine_started_anew_nothing_is_believed(tmp_path, monkeypatc
     landing.close(keep=True)
     monkeypatch.setattr("videorouter.downloads.file._boot_id", lambda: "another boot")
     again = PartialFile(tmp_path / "a.mp4", key="url")
-    assert again.open() == Known()
+    assert again.open() == TransferState()
     again.close(keep=False)
     assert names(tmp_path) == []
 
@@ -110,7 +110,7 @@ def test_a_part_that_is_not_ours_is_not_written_to(tmp_path, fault):
     else:
         sidecar.write_text(json.dumps({**note, fault: ["odd"]}))
     again = PartialFile(tmp_path / "a.mp4", key="url")
-    assert again.open() == Known()
+    assert again.open() == TransferState()
     again.close(keep=False)
     if fault == "hard link":
         assert (tmp_path / "other").read_bytes() == VIDEO[:10]
@@ -207,7 +207,7 @@ def test_a_second_name_of_another_file_is_no_sidecar(tmp_path):
 
 
 def test_many_small_parts_are_written_in_their_order(tmp_path):
-    landing = begin(tmp_path / "a", Known())
+    landing = begin(tmp_path / "a", TransferState())
     parts = [bytes([number % 256]) * 3 for number in range(5000)]
     landing.write(parts)
     landing.commit()
@@ -216,7 +216,7 @@ def test_many_small_parts_are_written_in_their_order(tmp_path):
 
 def test_a_system_without_writev_writes_the_same(tmp_path, monkeypatch):
     monkeypatch.delattr(os, "writev", raising=False)
-    landing = begin(tmp_path / "a", Known())
+    landing = begin(tmp_path / "a", TransferState())
     landing.write([b"ab", b"cd"])
     landing.commit()
     assert (tmp_path / "a").read_bytes() == b"abcd"

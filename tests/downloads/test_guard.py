@@ -6,11 +6,18 @@ import pytest
 from hypothesis import given, strategies as st
 
 from videorouter import DownloadError
-from videorouter.downloads.guard import Policy, check_addresses, check_target, name_kind, next_target, show_url
+from videorouter.downloads.guard import (
+    AddressPolicy,
+    check_addresses,
+    check_file_url,
+    classify_address,
+    follow_redirect,
+    show_url,
+)
 
-PUBLIC = Policy()
-SANDBOX = Policy(loopback=True)
-PRIVATE = Policy(private=True)
+PUBLIC = AddressPolicy()
+SANDBOX = AddressPolicy(loopback=True)
+PRIVATE = AddressPolicy(private=True)
 
 
 @pytest.mark.parametrize(
@@ -50,7 +57,7 @@ PRIVATE = Policy(private=True)
     ],
 )
 def test_each_address_has_its_kind(address, kind):
-    assert name_kind(address) == kind
+    assert classify_address(address) == kind
 
 
 @pytest.mark.parametrize(
@@ -64,7 +71,7 @@ def test_each_address_has_its_kind(address, kind):
     ],
 )
 def test_public_https_is_fetched(url):
-    target = check_target(url, PUBLIC)
+    target = check_file_url(url, PUBLIC)
     assert target.url.split("/", 3)[3] == url.split("/", 3)[3]
     check_addresses(target, ("8.8.8.8",), PUBLIC)
 
@@ -108,7 +115,7 @@ def test_public_https_is_fetched(url):
 )
 def test_everything_else_is_refused_before_a_name_is_looked_up(url):
     with pytest.raises(DownloadError) as caught:
-        check_target(url, PUBLIC)
+        check_file_url(url, PUBLIC)
     assert "pass@" not in caught.value.message
 
 
@@ -131,7 +138,7 @@ def test_everything_else_is_refused_before_a_name_is_looked_up(url):
     ],
 )
 def test_every_address_of_a_name_must_be_permitted(policy, url, addresses, permitted):
-    target = check_target(url, policy)
+    target = check_file_url(url, policy)
     if permitted:
         check_addresses(target, addresses, policy)
     else:
@@ -140,14 +147,14 @@ def test_every_address_of_a_name_must_be_permitted(policy, url, addresses, permi
 
 
 def test_allowed_hosts_are_exact_or_below_a_star():
-    policy = Policy(hosts=frozenset({"cdn.example", "*.files.example"}))
+    policy = AddressPolicy(hosts=frozenset({"cdn.example", "*.files.example"}))
     for url in ("https://cdn.example./a", "https://CDN.example/a", "https://a.files.example/a"):
-        check_target(url, policy)
+        check_file_url(url, policy)
     for url in ("https://a.cdn.example/a", "https://files.example/a", "https://evilfiles.example/", "https://8.8.8.8/"):
         with pytest.raises(DownloadError, match="allowed_hosts"):
-            check_target(url, policy)
+            check_file_url(url, policy)
     with pytest.raises(DownloadError, match="own network"):
-        check_target("https://10.0.0.1/", Policy(hosts=frozenset({"10.0.0.1"})))
+        check_file_url("https://10.0.0.1/", AddressPolicy(hosts=frozenset({"10.0.0.1"})))
 
 
 @pytest.mark.parametrize(
@@ -162,7 +169,7 @@ def test_allowed_hosts_are_exact_or_below_a_star():
     ],
 )
 def test_a_redirect_is_joined_and_judged(location, leads):
-    assert next_target(check_target("https://a.example/v/1", PUBLIC), location, PUBLIC).url == leads
+    assert follow_redirect(check_file_url("https://a.example/v/1", PUBLIC), location, PUBLIC).url == leads
 
 
 @pytest.mark.parametrize(
@@ -170,14 +177,14 @@ def test_a_redirect_is_joined_and_judged(location, leads):
 )
 def test_a_redirect_to_less_is_refused(location):
     with pytest.raises(DownloadError):
-        next_target(check_target("https://a.example/v/1", SANDBOX), location, SANDBOX)
+        follow_redirect(check_file_url("https://a.example/v/1", SANDBOX), location, SANDBOX)
 
 
 @given(st.text())
 def test_any_text_is_a_target_or_a_download_error(text):
     for url in (text, f"https://{text}", f"https://a.example/{text}"):
         try:
-            check_target(url, PUBLIC)
+            check_file_url(url, PUBLIC)
         except DownloadError:
             continue
 

@@ -7,25 +7,25 @@ from hypothesis import given, strategies as st
 
 from videorouter import DownloadError, InternalServerError, NotFoundError, PermissionDeniedError
 from videorouter.downloads.transfer import (
-    Again,
-    GoOn,
-    Known,
+    FailedAttempt,
+    FullContent,
+    PartialContent,
     Redirect,
-    Start,
-    name_shortfall,
+    TransferState,
+    build_range_headers,
+    check_length,
+    choose_block_size,
     pause_before,
-    plan_block,
-    plan_headers,
     read_answer,
 )
 
-HALF = Known(offset=50, etag='"v1"', total=100)
+HALF = TransferState(offset=50, etag='"v1"', total=100)
 WHOLE_PART = ((b"content-range", b"bytes 50-99/100"), (b"etag", b'"v1"'), (b"content-length", b"50"))
 
 
-def read(status, headers=(), known=HALF, limit=1000):
+def read(status, headers=(), state=HALF, limit=1000):
     url = "https://cdn.example/a.mp4?sig=secret"
-    return read_answer(status, headers, known, url=url, host="cdn.example:443", limit=limit, wall=0.0)
+    return read_answer(status, headers, state, url=url, host="cdn.example:443", limit=limit, wall=0.0)
 
 
 def replace(**changed: bytes | None) -> tuple[tuple[bytes, bytes], ...]:
@@ -35,20 +35,20 @@ def replace(**changed: bytes | None) -> tuple[tuple[bytes, bytes], ...]:
 
 
 def test_only_a_strong_etag_asks_for_the_rest():
-    assert plan_headers(HALF) == ((b"range", b"bytes=50-"), (b"if-range", b'"v1"'))
-    assert plan_headers(Known(offset=50, total=100)) == ()
-    assert plan_headers(Known(etag='"v1"')) == ()
+    assert build_range_headers(HALF) == ((b"range", b"bytes=50-"), (b"if-range", b'"v1"'))
+    assert build_range_headers(TransferState(offset=50, total=100)) == ()
+    assert build_range_headers(TransferState(etag='"v1"')) == ()
 
 
 @pytest.mark.parametrize(
     ("headers", "start"),
     [
-        (((b"content-length", b"7"), (b"etag", b'"a"')), Start(total=7, etag='"a"')),
-        (((b"etag", b'W/"a"'),), Start(framed=False)),
-        (((b"etag", b"a"), (b"transfer-encoding", b"chunked")), Start()),
-        (((b"etag", b'"a"'), (b"etag", b'"b"'), (b"content-length", b"0")), Start(total=0)),
-        (((b"content-length", b"7"), (b"content-length", b"7")), Start(total=7)),
-        (((b"content-type", b"video/mp4"),), Start(framed=False, kind="video/mp4")),
+        (((b"content-length", b"7"), (b"etag", b'"a"')), FullContent(total=7, etag='"a"')),
+        (((b"etag", b'W/"a"'),), FullContent(framed=False)),
+        (((b"etag", b"a"), (b"transfer-encoding", b"chunked")), FullContent()),
+        (((b"etag", b'"a"'), (b"etag", b'"b"'), (b"content-length", b"0")), FullContent(total=0)),
+        (((b"content-length", b"7"), (b"content-length", b"7")), FullContent(total=7)),
+        (((b"content-type", b"video/mp4"),), FullContent(framed=False)),
     ],
 )
 def test_200_starts_from_the_first_byte(headers, start):
@@ -58,13 +58,13 @@ def test_200_starts_from_the_first_byte(headers, start):
 @pytest.mark.parametrize("length", [b"-1", b"1e3", b"", b"9" * 30, b"0x10", b"7, 7"])
 def test_a_length_that_makes_no_sense_is_asked_again(length):
     found = read(200, ((b"content-length", length),))
-    assert found.afresh
+    assert found.start_over
     assert "cdn.example:443 states a length that makes no sense" in found.error.message
     assert (found.error.status, found.error.result_url) == (200, "https://cdn.example/a.mp4")
 
 
 def test_contradicting_lengths_are_asked_again():
-    assert isinstance(read(200, ((b"content-length", b"7"), (b"content-length", b"8"))), Again)
+    assert isinstance(read(200, ((b"content-length", b"7"), (b"content-length", b"8"))), FailedAttempt)
 
 
 def test_more_than_the_limit_is_refused():
@@ -72,16 +72,16 @@ def test_more_than_the_limit_is_refused():
         read(200, ((b"content-length", b"1001"),))
     assert caught.value.result_url == "https://cdn.example/a.mp4"
     with pytest.raises(DownloadError, match="2000 bytes, more than max_download_bytes=1000") as caught:
-        read(206, replace(content_range=b"bytes 50-99/2000"), Known(offset=50, etag='"v1"'))
+        read(206, replace(content_range=b"bytes 50-99/2000"), TransferState(offset=50, etag='"v1"'))
     assert caught.value.result_url == "https://cdn.example/a.mp4"
 
 
 def test_206_with_everything_right_goes_on():
-    assert read(206, WHOLE_PART) == GoOn(total=100)
-    assert read(206, replace(content_range=b"bytes 50-99/*")) == GoOn(total=100)
-    assert read(206, replace(content_range=b"bytes 50-69/100", content_length=b"20")) == GoOn(total=100)
-    assert read(206, replace(content_length=None)) == GoOn(total=100)
-    assert read(206, WHOLE_PART, Known(offset=50, etag='"v1"')) == GoOn(total=100)
+    assert read(206, WHOLE_PART) == PartialContent(total=100)
+    assert read(206, replace(content_range=b"bytes 50-99/*")) == PartialContent(total=100)
+    assert read(206, replace(content_range=b"bytes 50-69/100", content_length=b"20")) == PartialContent(total=100)
+    assert read(206, replace(content_length=None)) == PartialContent(total=100)
+    assert read(206, WHOLE_PART, TransferState(offset=50, etag='"v1"')) == PartialContent(total=100)
 
 
 @pytest.mark.parametrize(
@@ -103,54 +103,54 @@ def test_206_with_everything_right_goes_on():
 )
 def test_206_with_anything_else_starts_over(headers, reason):
     found = read(206, headers)
-    assert found.afresh
+    assert found.start_over
     assert not found.refused
     assert f"cdn.example:443 {reason}" in found.error.message
     assert (found.error.status, found.error.result_url) == (206, "https://cdn.example/a.mp4")
 
 
 def test_a_part_of_one_byte_after_one_byte_goes_on():
-    known = Known(offset=1, etag='"v1"', total=2)
-    assert plan_headers(known)[0] == (b"range", b"bytes=1-")
-    assert read(206, replace(content_range=b"bytes 1-1/2", content_length=b"1"), known) == GoOn(total=2)
-    assert read(416, (), known).afresh
+    state = TransferState(offset=1, etag='"v1"', total=2)
+    assert build_range_headers(state)[0] == (b"range", b"bytes=1-")
+    assert read(206, replace(content_range=b"bytes 1-1/2", content_length=b"1"), state) == PartialContent(total=2)
+    assert read(416, (), state).start_over
 
 
 def test_a_part_of_a_file_whose_length_nobody_states_goes_on_unframed():
-    known = Known(offset=50, etag='"v1"')
-    assert read(206, replace(content_range=b"bytes 50-99/*"), known) == GoOn(total=None, framed=False)
+    state = TransferState(offset=50, etag='"v1"')
+    assert read(206, replace(content_range=b"bytes 50-99/*"), state) == PartialContent(total=None, framed=False)
 
 
 def test_a_file_may_be_as_large_as_the_limit():
-    assert read(200, ((b"content-length", b"1000"),)) == Start(total=1000)
-    known = Known(offset=50, etag='"v1"')
-    assert read(206, replace(content_range=b"bytes 50-99/1000"), known) == GoOn(total=1000)
+    assert read(200, ((b"content-length", b"1000"),)) == FullContent(total=1000)
+    state = TransferState(offset=50, etag='"v1"')
+    assert read(206, replace(content_range=b"bytes 50-99/1000"), state) == PartialContent(total=1000)
 
 
 def test_206_and_416_that_nobody_asked_for():
-    for known in (Known(), Known(etag='"v1"'), Known(offset=50, total=100)):
-        found = read(206, WHOLE_PART, known)
-        assert found.afresh
+    for state in (TransferState(), TransferState(etag='"v1"'), TransferState(offset=50, total=100)):
+        found = read(206, WHOLE_PART, state)
+        assert found.start_over
         assert "sent a part of the file though the whole was asked for" in found.error.message
     found = read(416)
-    assert found.afresh
+    assert found.start_over
     assert "cdn.example:443 has no bytes where the transfer stopped" in found.error.message
     assert (found.error.status, found.error.result_url) == (416, "https://cdn.example/a.mp4")
     with pytest.raises(DownloadError):
-        read(416, (), Known())
+        read(416, (), TransferState())
 
 
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
-def test_redirects_are_hops(status):
+def test_a_redirect_says_where_the_file_lies(status):
     assert read(status, ((b"location", b"/x"),)) == Redirect(location="/x")
 
 
 @pytest.mark.parametrize("status", [408, 500, 502, 503, 504, 520, 524, 526, 599, 204])
 def test_trouble_is_asked_again(status):
     found = read(status)
-    assert isinstance(found, Again)
+    assert isinstance(found, FailedAttempt)
     assert not found.refused
-    assert not found.afresh
+    assert not found.start_over
     assert found.status == found.error.status == status
     assert "cdn.example:443" in found.error.message
     assert found.error.result_url == "https://cdn.example/a.mp4"
@@ -190,28 +190,28 @@ def test_a_refusal_for_good_is_raised_as_both_its_classes_without_the_signature(
 
 def test_pauses_grow_and_never_go_below_what_was_asked_for():
     error = DownloadError("x")
-    assert pause_before(Again(error=error), 0, 1.0) == pytest.approx(0.1)
-    assert pause_before(Again(error=error), 3, 1.0) == pytest.approx(0.4)
-    assert pause_before(Again(error=error), 99, 1.0) == pytest.approx(5.0)
-    assert pause_before(Again(error=error, status=502), 1, 1.0) == pytest.approx(1.0)
-    assert pause_before(Again(error=error, refused=True), 99, 1.0) == pytest.approx(30.0)
-    assert pause_before(Again(error=error, refused=True, wait=60.0), 1, 0.0) == 60.0
+    assert pause_before(FailedAttempt(error=error), 0, 1.0) == pytest.approx(0.1)
+    assert pause_before(FailedAttempt(error=error), 3, 1.0) == pytest.approx(0.4)
+    assert pause_before(FailedAttempt(error=error), 99, 1.0) == pytest.approx(5.0)
+    assert pause_before(FailedAttempt(error=error, status=502), 1, 1.0) == pytest.approx(1.0)
+    assert pause_before(FailedAttempt(error=error, refused=True), 99, 1.0) == pytest.approx(30.0)
+    assert pause_before(FailedAttempt(error=error, refused=True, wait=60.0), 1, 0.0) == 60.0
 
 
 def test_a_length_is_right_short_or_long():
-    assert name_shortfall(Known(offset=7)) is None
-    assert name_shortfall(Known(offset=7, total=7)) is None
-    assert "ended" in name_shortfall(Known(offset=6, total=7))
-    assert "longer" in name_shortfall(Known(offset=8, total=7))
+    assert check_length(TransferState(offset=7)) is None
+    assert check_length(TransferState(offset=7, total=7)) is None
+    assert "ended" in check_length(TransferState(offset=6, total=7))
+    assert "longer" in check_length(TransferState(offset=8, total=7))
 
 
 def test_blocks_are_large_for_large_files_and_never_more_than_four_mib():
-    assert plan_block(200 * 2**20) == plan_block(2**40) == 4 * 2**20
-    assert plan_block(20 * 2**20) <= 2**20
-    assert plan_block(0) == 256 * 2**10
-    assert plan_block(64 * 2**20) == 2 * 2**20
-    assert plan_block(64 * 2**20 + 1) == 2 * 2**20
-    assert plan_block(None) == 2**20
+    assert choose_block_size(200 * 2**20) == choose_block_size(2**40) == 4 * 2**20
+    assert choose_block_size(20 * 2**20) <= 2**20
+    assert choose_block_size(0) == 256 * 2**10
+    assert choose_block_size(64 * 2**20) == 2 * 2**20
+    assert choose_block_size(64 * 2**20 + 1) == 2 * 2**20
+    assert choose_block_size(None) == 2**20
 
 
 HEADER = st.tuples(
@@ -220,13 +220,15 @@ HEADER = st.tuples(
 
 
 @given(
-    st.integers(100, 599), st.lists(HEADER, max_size=6), st.sampled_from([HALF, Known(), Known(offset=5, etag='""')])
+    st.integers(100, 599),
+    st.lists(HEADER, max_size=6),
+    st.sampled_from([HALF, TransferState(), TransferState(offset=5, etag='""')]),
 )
-def test_any_head_is_a_step_or_a_download_error(status, headers, known):
+def test_any_head_is_an_answer_or_a_download_error(status, headers, state):
     try:
-        found = read(status, tuple(headers), known)
+        found = read(status, tuple(headers), state)
     except DownloadError:
         return
-    if isinstance(found, GoOn):
-        assert known.etag is not None
+    if isinstance(found, PartialContent):
+        assert state.etag is not None
         assert status == 206

@@ -24,12 +24,12 @@ import msgspec
 
 from videorouter.call.limits import read_file_limit
 from videorouter.config import check_count, check_timeout
-from videorouter.downloads.fetch import Fetch, steady_pieces
+from videorouter.downloads.fetch import Fetch, stream_once
 from videorouter.downloads.file import Busy, PartialFile, is_folder
 from videorouter.downloads.mp4 import BoxCheck, describe_content
 from videorouter.downloads.names import name_video, number_name
 from videorouter.downloads.sink import Sink, is_sink, name_sink
-from videorouter.downloads.transfer import Known, Start, plan_block
+from videorouter.downloads.transfer import FullContent, TransferState, choose_block_size
 from videorouter.errors import DownloadError, InvalidRequestError, VideoRouterError
 from videorouter.events import DownloadFinished
 from videorouter.models import BatchItem, Download, Task, TaskStatus, Video, VideoResult
@@ -53,7 +53,7 @@ log: logging.Logger = logging.getLogger("videorouter")
 _lanes: anyio.lowlevel.RunVar[tuple[anyio.Semaphore, anyio.CapacityLimiter]] = anyio.lowlevel.RunVar("download lanes")
 
 
-class Options(msgspec.Struct, frozen=True, kw_only=True):
+class DownloadOptions(msgspec.Struct, frozen=True, kw_only=True):
     """How to save.
 
     Attributes:
@@ -93,7 +93,7 @@ class ManyOptions(SaveOptions, total=False):
     concurrency: int
 
 
-def read_options(given: SaveOptions, *, timeout: float, max_retries: int) -> Options:
+def read_options(given: SaveOptions, *, timeout: float, max_retries: int) -> DownloadOptions:
     """Check the options of one call and fill the rest.
 
     Args:
@@ -106,7 +106,7 @@ def read_options(given: SaveOptions, *, timeout: float, max_retries: int) -> Opt
     """
     seconds = given.get("timeout", msgspec.UNSET)
     retries = given.get("max_retries")
-    return Options(
+    return DownloadOptions(
         seconds=timeout if isinstance(seconds, msgspec.UnsetType) else check_timeout(seconds),
         check=given.get("check", True),
         sha256=given.get("sha256", False),
@@ -116,7 +116,7 @@ def read_options(given: SaveOptions, *, timeout: float, max_retries: int) -> Opt
     )
 
 
-async def save(caller: Caller, source: Source, dest: Place, options: Options) -> Download:
+async def save(caller: Caller, source: Source, dest: Place, options: DownloadOptions) -> Download:
     """Save what a call gave: one video, or all videos of a result.
 
     Returns:
@@ -137,7 +137,7 @@ async def save_many(
     caller: Caller,
     sources: Iterable[Source],
     dest: Place | Sequence[Place],
-    options: Options,
+    options: DownloadOptions,
     *,
     concurrency: int,
 ) -> list[Download | VideoRouterError]:
@@ -166,7 +166,9 @@ async def save_many(
 
 
 @asynccontextmanager
-async def stream(caller: Caller, source: Source, options: Options) -> AsyncGenerator[AsyncIterator[bytes], None]:
+async def stream(
+    caller: Caller, source: Source, options: DownloadOptions
+) -> AsyncGenerator[AsyncIterator[bytes], None]:
     """Give a video's bytes as they arrive.
 
     Raises:
@@ -184,7 +186,7 @@ async def stream(caller: Caller, source: Source, options: Options) -> AsyncGener
         yield _give_inline(video.data)
         return
     fetch = _open_fetch(caller, video, name_video(video.url, video.video_id), options)
-    async with aclosing(steady_pieces(fetch, check=options.check)) as pieces:
+    async with aclosing(stream_once(fetch, check=options.check)) as pieces:
         yield pieces
 
 
@@ -218,7 +220,7 @@ def find_videos(source: object) -> tuple[Video, ...]:
     return videos
 
 
-async def _plan(videos: tuple[Video, ...], dest: Place, options: Options) -> list[tuple[Video, Any, bool]]:
+async def _plan(videos: tuple[Video, ...], dest: Place, options: DownloadOptions) -> list[tuple[Video, Any, bool]]:
     """Which video goes where, and whether the name was found here."""
     several = len(videos) > 1
     if is_sink(dest):
@@ -288,7 +290,7 @@ def settle(found: list[Download | VideoRouterError]) -> list[Download]:
     raise errors[0]
 
 
-async def _save_one(caller: Caller, video: Video, place: Place, named: bool, options: Options) -> Download:
+async def _save_one(caller: Caller, video: Video, place: Place, named: bool, options: DownloadOptions) -> Download:
     lane, _ = _find_lanes()
     async with lane:
         name = place.name if isinstance(place, Path) else name_sink(place)
@@ -310,7 +312,7 @@ async def _save_one(caller: Caller, video: Video, place: Place, named: bool, opt
         return msgspec.structs.replace(saved, elapsed=elapsed)
 
 
-async def _save_to_path(caller: Caller, video: Video, place: Path, named: bool, options: Options) -> Download:
+async def _save_to_path(caller: Caller, video: Video, place: Path, named: bool, options: DownloadOptions) -> Download:
     landing = PartialFile(
         place,
         key=hashlib.sha256((video.url or "").encode(errors="surrogatepass")).hexdigest(),
@@ -324,11 +326,11 @@ async def _save_to_path(caller: Caller, video: Video, place: Path, named: bool, 
     try:
         known = await _hop(landing.open)
         if video.data is not None:
-            await _hop(landing.begin, Known(total=len(video.data)))
+            await _hop(landing.begin, TransferState(total=len(video.data)))
             await _finish_file(landing, [video.data], options, framed=True)
         else:
             fetch = _open_fetch(caller, video, landing.path.name, options)
-            fetch.known = known
+            fetch.state = known
             await _gather(fetch, landing, gathered)
             await _finish_file(landing, gathered, options, framed=fetch.framed)
     except Busy as error:
@@ -361,8 +363,8 @@ async def _save_to_path(caller: Caller, video: Video, place: Path, named: bool, 
 
 def _leave(landing: PartialFile, fetch: Fetch | None, gathered: list[bytes]) -> bool:
     """Let go of a destination; what came is kept for a later transfer, where one can go on from it."""
-    keep = fetch is not None and fetch.known.etag is not None
-    if keep and fetch is not None and gathered and landing.size + sum(map(len, gathered)) == fetch.known.offset:
+    keep = fetch is not None and fetch.state.etag is not None
+    if keep and fetch is not None and gathered and landing.size + sum(map(len, gathered)) == fetch.state.offset:
         try:
             landing.write(gathered)
         except OSError:
@@ -373,15 +375,15 @@ def _leave(landing: PartialFile, fetch: Fetch | None, gathered: list[bytes]) -> 
 async def _gather(fetch: Fetch, landing: PartialFile, gathered: list[bytes]) -> None:
     """Read pieces into blocks and write each block in a thread; the last one stays gathered."""
     size = 0
-    block = plan_block(fetch.known.total)
+    block = choose_block_size(fetch.state.total)
     written = time.monotonic()
     async with aclosing(fetch.pieces()) as pieces:
         async for piece in pieces:
-            if isinstance(piece, Start):
+            if isinstance(piece, FullContent):
                 gathered.clear()
                 size = 0
-                block = plan_block(piece.total)
-                await _hop(landing.begin, Known(etag=piece.etag, total=piece.total))
+                block = choose_block_size(piece.total)
+                await _hop(landing.begin, TransferState(etag=piece.etag, total=piece.total))
                 continue
             gathered.append(piece)
             size += len(piece)
@@ -393,7 +395,7 @@ async def _gather(fetch: Fetch, landing: PartialFile, gathered: list[bytes]) -> 
                 written = time.monotonic()
 
 
-async def _finish_file(landing: PartialFile, rest: list[bytes], options: Options, *, framed: bool) -> None:
+async def _finish_file(landing: PartialFile, rest: list[bytes], options: DownloadOptions, *, framed: bool) -> None:
     parts = rest.copy()
     rest.clear()
 
@@ -415,7 +417,7 @@ async def _finish_file(landing: PartialFile, rest: list[bytes], options: Options
     raise DownloadError(msg, path=None if kept is None else str(kept))
 
 
-async def _save_to_sink(caller: Caller, video: Video, target: Any, options: Options) -> Download:
+async def _save_to_sink(caller: Caller, video: Video, target: Any, options: DownloadOptions) -> Download:
     sink = Sink(target)
     digest = hashlib.sha256() if options.sha256 else None
     size = transferred = 0
@@ -458,18 +460,18 @@ async def _pour_pieces(fetch: Fetch, pour: Callable[[list[bytes]], Awaitable[Non
     gathered: list[bytes] = []
     size = 0
     written = time.monotonic()
-    async with aclosing(steady_pieces(fetch, check=check)) as pieces:
+    async with aclosing(stream_once(fetch, check=check)) as pieces:
         async for piece in pieces:
             gathered.append(piece)
             size += len(piece)
-            if size >= plan_block(fetch.known.total) or time.monotonic() - written >= _LINGER:
+            if size >= choose_block_size(fetch.state.total) or time.monotonic() - written >= _LINGER:
                 await pour(gathered)
                 gathered, size, written = [], 0, time.monotonic()
     if gathered:
         await pour(gathered)
 
 
-def _open_fetch(caller: Caller, video: Video, name: str, options: Options) -> Fetch:
+def _open_fetch(caller: Caller, video: Video, name: str, options: DownloadOptions) -> Fetch:
     return Fetch(
         caller,
         video.url or "",
@@ -477,11 +479,11 @@ def _open_fetch(caller: Caller, video: Video, name: str, options: Options) -> Fe
         max_retries=options.max_retries,
         call_id=options.call_id or uuid.uuid4().hex,
         name=name,
-        tell=_find_tell(caller, options),
+        emit=_find_tell(caller, options),
     )
 
 
-def _find_tell(caller: Caller, options: Options) -> Callable[[Event], Awaitable[None]] | None:
+def _find_tell(caller: Caller, options: DownloadOptions) -> Callable[[Event], Awaitable[None]] | None:
     hook: EventHook | None = options.on_progress
     if hook is None:
         return None if caller.on_event is None else caller.emit
@@ -498,7 +500,7 @@ def _find_tell(caller: Caller, options: Options) -> Callable[[Event], Awaitable[
     return tell
 
 
-async def _tell_end(caller: Caller, options: Options, **facts: Any) -> None:
+async def _tell_end(caller: Caller, options: DownloadOptions, **facts: Any) -> None:
     tell = _find_tell(caller, options)
     if tell is not None:
         await tell(DownloadFinished(call_id=options.call_id or "", **facts))
@@ -517,7 +519,7 @@ def _check_inline(data: bytes) -> None:
 
 
 async def _give_inline(data: bytes) -> AsyncGenerator[bytes, None]:
-    step = plan_block(len(data))
+    step = choose_block_size(len(data))
     for start in range(0, len(data), step):
         yield data[start : start + step]
 

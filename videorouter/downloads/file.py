@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING
 
 from videorouter.downloads.mp4 import BoxCheck
 from videorouter.downloads.names import free_name, is_part_of, part_name, rejected_name, sidecar_name
-from videorouter.downloads.transfer import Known
+from videorouter.downloads.transfer import TransferState
 
 if sys.platform == "win32":
     import msvcrt
@@ -86,7 +86,7 @@ class PartialFile:
         """The hex digest of what was written, when it was asked for."""
         return None if self._digest is None else self._digest.hexdigest()
 
-    def open(self) -> Known:
+    def open(self) -> TransferState:
         """Lock the destination and look for what an earlier transfer left.
 
         Returns:
@@ -121,8 +121,8 @@ class PartialFile:
                 return known
         raise FileExistsError(errno.EEXIST, "no free name is left", str(self._wish))
 
-    def begin(self, known: Known) -> None:
-        """Start from the first byte.
+    def begin(self, known: TransferState) -> None:
+        """FullContent from the first byte.
 
         Args:
             known: The file's length and validator, as far as they are known; ``offset`` is ignored.
@@ -327,7 +327,7 @@ class PartialFile:
             with contextlib.suppress(OSError):
                 os.close(lock)
 
-    def _require_room(self, known: Known) -> None:
+    def _require_room(self, known: TransferState) -> None:
         if known.total is None:
             return
         missing = known.total - self.size
@@ -336,11 +336,11 @@ class PartialFile:
             text = f"{missing} bytes are missing and {free} are free"
             raise OSError(errno.ENOSPC, text, str(self.path.parent))
 
-    def _forget(self) -> Known:
+    def _forget(self) -> TransferState:
         self.size = 0
-        return Known()
+        return TransferState()
 
-    def _read_sidecar(self) -> Known | None:
+    def _read_sidecar(self) -> TransferState | None:
         """What an earlier transfer left, checked; ``None``: the name is promised to another URL's transfer."""
         note = self._load_note()
         part = note.get("part")
@@ -356,7 +356,7 @@ class PartialFile:
             return self._forget()
         return known
 
-    def _adopt(self, note: dict[str, object], place: Path) -> Known | None:
+    def _adopt(self, note: dict[str, object], place: Path) -> TransferState | None:
         etag, total = note.get("etag"), note.get("total")
         if note.get("key") != self._key or note.get("boot") != _boot_id():
             return None
@@ -375,7 +375,7 @@ class PartialFile:
         self._file, self._part, self.size, self._resumable = file, place, facts.st_size, True
         self._hash_part(file)
         os.lseek(file, 0, os.SEEK_END)
-        return Known(offset=self.size, etag=etag, total=total)
+        return TransferState(offset=self.size, etag=etag, total=total)
 
     def _hash_part(self, file: int) -> None:
         if self._digest is None:
@@ -394,7 +394,7 @@ class PartialFile:
             return {}
         return note if isinstance(note, dict) else {}
 
-    def _write_sidecar(self, known: Known) -> None:
+    def _write_sidecar(self, known: TransferState) -> None:
         if self._lock is None or self._part is None:
             return
         note = {

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from videorouter.config import Settings
 
 MAX_URL_CHARS = 4096
-MAX_HOPS = 5
+MAX_REDIRECTS = 5
 REDIRECTS = frozenset({301, 302, 303, 307, 308})
 
 Kind: TypeAlias = Literal["public", "loopback", "private", "unusable"]
@@ -47,7 +47,7 @@ _LOCAL = tuple(
 )
 
 
-class Policy(msgspec.Struct, frozen=True, kw_only=True):
+class AddressPolicy(msgspec.Struct, frozen=True, kw_only=True):
     """What a client permits.
 
     Attributes:
@@ -61,7 +61,7 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
     hosts: frozenset[str] | None = None
 
 
-class Target(msgspec.Struct, frozen=True, kw_only=True):
+class FileUrl(msgspec.Struct, frozen=True, kw_only=True):
     """A URL that may be fetched if its addresses may be.
 
     Attributes:
@@ -79,12 +79,12 @@ class Target(msgspec.Struct, frozen=True, kw_only=True):
     local: bool = False
 
 
-def read_policy(settings: Settings) -> Policy:
+def build_policy(settings: Settings) -> AddressPolicy:
     """What a client's settings permit."""
-    return Policy(loopback=settings.loopback, private=settings.allow_private_hosts, hosts=settings.allowed_hosts)
+    return AddressPolicy(loopback=settings.loopback, private=settings.allow_private_hosts, hosts=settings.allowed_hosts)
 
 
-def check_target(url: object, policy: Policy) -> Target:
+def check_file_url(url: object, policy: AddressPolicy) -> FileUrl:
     """Judge a URL by what it says.
 
     Raises:
@@ -107,7 +107,7 @@ def check_target(url: object, policy: Policy) -> Target:
     address = _read_literal(host, shown)
     if policy.hosts is not None and not _is_listed(host, policy.hosts):
         raise _refuse(f"{host} is not in allowed_hosts", shown, "Add it there if you trust it.")
-    target = Target(
+    target = FileUrl(
         url=parts._replace(fragment="").geturl(),
         scheme=scheme,
         host=host,
@@ -117,13 +117,13 @@ def check_target(url: object, policy: Policy) -> Target:
     if address is not None:
         check_addresses(target, (str(address),), policy)
     elif target.local and not (policy.loopback or policy.private):
-        raise _forbid(target, host, "loopback")
+        raise _refuse_address(target, host, "loopback")
     elif scheme == "http" and not (policy.loopback or policy.private):
-        raise _plain(target)
+        raise _refuse_http(target)
     return target
 
 
-def check_addresses(target: Target, addresses: Sequence[str], policy: Policy) -> None:
+def check_addresses(target: FileUrl, addresses: Sequence[str], policy: AddressPolicy) -> None:
     """Judge every address that a name resolves to; one bad one spoils the name.
 
     An empty list means that something else resolves the name (a proxy, a mock): then only its words were judged.
@@ -131,21 +131,21 @@ def check_addresses(target: Target, addresses: Sequence[str], policy: Policy) ->
     Raises:
         DownloadError: It may not be fetched.
     """
-    kinds = {name_kind(address) for address in addresses}
+    kinds = {classify_address(address) for address in addresses}
     for address in addresses:
-        kind = name_kind(address)
+        kind = classify_address(address)
         if kind == "unusable" or (kind == "private" and not policy.private):
-            raise _forbid(target, address, kind)
+            raise _refuse_address(target, address, kind)
         if kind == "loopback" and not (policy.loopback or policy.private):
-            raise _forbid(target, address, kind)
+            raise _refuse_address(target, address, kind)
     if target.scheme == "http":
         if "public" in kinds:
-            raise _plain(target)
+            raise _refuse_http(target)
         if not kinds and not target.local and not policy.private:
-            raise _plain(target)
+            raise _refuse_http(target)
 
 
-def next_target(target: Target, location: str | None, policy: Policy) -> Target:
+def follow_redirect(target: FileUrl, location: str | None, policy: AddressPolicy) -> FileUrl:
     """Where a redirect leads, judged like a first URL.
 
     Raises:
@@ -158,13 +158,13 @@ def next_target(target: Target, location: str | None, policy: Policy) -> Target:
         url = urljoin(target.url, quoted)
     except ValueError as error:
         raise _refuse("the file host redirects to something that is no URL", show_url(target.url)) from error
-    found = check_target(url, policy)
+    found = check_file_url(url, policy)
     if target.scheme == "https" and found.scheme == "http":
         raise _refuse(f"{target.host} redirects from https to http ({found.host})", show_url(url))
     return found
 
 
-def name_kind(address: str) -> Kind:
+def classify_address(address: str) -> Kind:
     """What an IP literal is: ``unusable`` is never permitted (link-local, multicast, unspecified, reserved)."""
     try:
         ip: _Address = ipaddress.ip_address(address.partition("%")[0])
@@ -179,7 +179,7 @@ def name_kind(address: str) -> Kind:
     if isinstance(ip, ipaddress.IPv6Address):
         if ip in _NAT64:
             inner = ipaddress.IPv4Address(int(ip) & 0xFFFFFFFF)
-            return "public" if name_kind(str(inner)) == "public" else "unusable"
+            return "public" if classify_address(str(inner)) == "public" else "unusable"
         if ip not in _UNICAST:
             return "unusable"
     if ip.is_multicast or not ip.is_global or any(ip.version == net.version and ip in net for net in _NOT_PUBLIC):
@@ -223,7 +223,7 @@ def _refuse(reason: str, shown: str | None = None, advice: str = "") -> Download
     return DownloadError(text, result_url=shown)
 
 
-def _forbid(target: Target, address: str, kind: Kind) -> DownloadError:
+def _refuse_address(target: FileUrl, address: str, kind: Kind) -> DownloadError:
     where = target.host if address in (target.host, target.literal) else f"{target.host}, which resolves to {address}"
     if kind == "unusable":
         return _refuse(f"{where} is no address that a file can come from", show_url(target.url))
@@ -235,7 +235,7 @@ def _forbid(target: Target, address: str, kind: Kind) -> DownloadError:
     )
 
 
-def _plain(target: Target) -> DownloadError:
+def _refuse_http(target: FileUrl) -> DownloadError:
     return _refuse(
         f"{target.host} is offered over http, and files are fetched over https only",
         show_url(target.url),

@@ -1,4 +1,4 @@
-"""Decides how a download starts, goes on, starts over or ends: answers in, the next step out.
+"""Decides how a download starts, resumes, starts over or ends, and names a file host's refusals: heads in, steps out.
 
 Two versions of a file are never mixed: a transfer goes on only behind a strong ``ETag`` that the answer repeats, at
 exactly the byte that was asked for, in a file of exactly the length that was known. Everything else starts over.
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 Headers: TypeAlias = "Sequence[tuple[bytes, bytes]]"
 
-LEAST_PROGRESS = 4096
+MIN_PROGRESS = 4096
 """Bytes that an attempt must have brought to count as no failure."""
 
 _STRONG = re.compile(rb'"[\x21\x23-\x7e\x80-\xff]{0,200}"')
@@ -83,38 +83,24 @@ _ADVICE = {
 }
 
 
-class Known(msgspec.Struct, frozen=True, kw_only=True):
-    """What is known of a file that was begun.
-
-    Attributes:
-        offset: Bytes that are here.
-        etag: Its strong validator; without one a transfer cannot go on.
-        total: Its length in bytes.
-    """
+class TransferState(msgspec.Struct, frozen=True, kw_only=True):
+    """How far a transfer is: bytes here, the strong validator to resume behind, the length in bytes where it is known."""
 
     offset: int = 0
     etag: str | None = None
     total: int | None = None
 
 
-class Start(msgspec.Struct, frozen=True, kw_only=True):
-    """The whole file follows, from its first byte.
-
-    Attributes:
-        total: Its length in bytes, when it is stated.
-        etag: Its strong validator.
-        framed: Whether its end can be told from a cut.
-        kind: Its ``Content-Type``.
-    """
+class FullContent(msgspec.Struct, frozen=True, kw_only=True):
+    """The whole file follows; ``framed``: its end can be told from a cut."""
 
     total: int | None = None
     etag: str | None = None
     framed: bool = True
-    kind: str | None = None
 
 
-class GoOn(msgspec.Struct, frozen=True, kw_only=True):
-    """The bytes from ``known.offset`` on follow, of a file of ``total`` bytes."""
+class PartialContent(msgspec.Struct, frozen=True, kw_only=True):
+    """The bytes from ``offset`` on follow, of a file of ``total`` bytes."""
 
     total: int | None
     framed: bool = True
@@ -126,145 +112,132 @@ class Redirect(msgspec.Struct, frozen=True, kw_only=True):
     location: str | None
 
 
-class Again(msgspec.Struct, frozen=True, kw_only=True):
+class FailedAttempt(msgspec.Struct, frozen=True, kw_only=True):
     """This attempt brought nothing; another may.
 
     Attributes:
         error: What to raise when there is no other.
         refused: Whether the host asked to wait: then the deadline alone limits the attempts.
         wait: Seconds that it asked for.
-        afresh: Whether what is here must be thrown away first.
+        start_over: Whether the bytes that are here must be thrown away first.
         status: Of an answer that says that the host is in trouble.
     """
 
     error: DownloadError
     refused: bool = False
     wait: float | None = None
-    afresh: bool = False
+    start_over: bool = False
     status: int | None = None
 
 
-Step: TypeAlias = Start | GoOn | Redirect | Again
+Answer: TypeAlias = FullContent | PartialContent | Redirect | FailedAttempt
 
 
-def plan_headers(known: Known) -> tuple[tuple[bytes, bytes], ...]:
-    """The header fields that ask for what is missing."""
-    if known.offset <= 0 or known.etag is None:
+def build_range_headers(state: TransferState) -> tuple[tuple[bytes, bytes], ...]:
+    """The header fields that ask for the missing bytes."""
+    if state.offset <= 0 or state.etag is None:
         return ()
     return (
-        (b"range", f"bytes={known.offset}-".encode()),
-        (b"if-range", known.etag.encode("latin-1")),
+        (b"range", f"bytes={state.offset}-".encode()),
+        (b"if-range", state.etag.encode("latin-1")),
     )
 
 
-def read_answer(status: int, headers: Headers, known: Known, *, url: str, host: str, limit: int, wall: float) -> Step:
-    """What a head means for a transfer.
+def read_answer(
+    status: int, headers: Headers, state: TransferState, *, url: str, host: str, limit: int, wall: float
+) -> Answer:
+    """What a head means for a transfer of at most ``limit`` bytes; raises where no other attempt would bring the file.
 
-    Args:
-        status: Of the answer.
-        headers: Of the answer.
-        known: What is here already.
-        url: Where it came from.
-        host: Whose answer it is, for messages.
-        limit: The most bytes to accept.
-        wall: Unix time in seconds, for a ``Retry-After`` that is a date.
-
-    Raises:
-        DownloadError: No other attempt would bring the file.
+    ``wall`` is the Unix time in seconds, for a ``Retry-After`` that is a date.
     """
     shown = show_url(url)
     if status == 200:
         return _read_whole(headers, shown, host, limit)
     if status == 206:
-        return _read_part(headers, known, shown, host, limit)
+        return _read_part(headers, state, shown, host, limit)
     if status in REDIRECTS:
         return Redirect(location=_text(headers, b"location"))
-    if status == 416 and known.offset > 0:
-        return _start_over(host, shown, "has no bytes where the transfer stopped", status)
+    if status == 416 and state.offset > 0:
+        return _restart(host, shown, "has no bytes where the transfer stopped", status)
     wait = read_retry_after(headers, wall=wall)
     error = _build_refusal(status, host, shown, retry_after=wait)
     if status in {425, 429} or (status == 503 and wait is not None):
-        return Again(error=error, refused=True, wait=wait, status=status)
+        return FailedAttempt(error=error, refused=True, wait=wait, status=status)
     if status in _TRANSIENT or status >= 500 or 200 <= status < 300:
-        return Again(error=error, status=status)
+        return FailedAttempt(error=error, status=status)
     raise error
 
 
-def pause_before(again: Again, attempt: int, dice: float) -> float:
-    """Seconds before the next attempt.
-
-    Args:
-        again: Why there is one.
-        attempt: How many failed in a row; 0 when the last one brought bytes.
-        dice: Between 0 and 1.
-    """
-    base, cap = (1.0, 30.0) if again.refused or again.status is not None else (0.1, 5.0)
-    return find_pause(max(attempt, 1), base=base, cap=cap, dice=dice, retry_after=again.wait)
+def pause_before(failed: FailedAttempt, attempt: int, dice: float) -> float:
+    """Seconds before the next attempt, after so many failed ones in a row; ``dice`` is between 0 and 1."""
+    base, cap = (1.0, 30.0) if failed.refused or failed.status is not None else (0.1, 5.0)
+    return find_pause(max(attempt, 1), base=base, cap=cap, dice=dice, retry_after=failed.wait)
 
 
-def name_shortfall(known: Known) -> str | None:
-    """Why a body that ended properly is not the file; ``None`` when its length is right."""
-    if known.total is None or known.offset == known.total:
+def check_length(state: TransferState) -> str | None:
+    """Why a body that ended properly is not the whole file; ``None`` when its length is right."""
+    if state.total is None or state.offset == state.total:
         return None
-    if known.offset < known.total:
-        return f"it ended after {known.offset} of {known.total} bytes"
-    return f"it is longer than the {known.total} bytes that were promised"
+    if state.offset < state.total:
+        return f"it ended after {state.offset} of {state.total} bytes"
+    return f"it is longer than the {state.total} bytes that were promised"
 
 
-def plan_block(total: int | None) -> int:
-    """Bytes to gather before they go to the disk: few hops for large files, little to lose for small ones."""
+def choose_block_size(total: int | None) -> int:
+    """Bytes to gather before a thread writes them: few thread hops for large files, little to lose for small ones."""
     if total is None:
         return 2**20
     return min(4 * 2**20, max(256 * 2**10, total // 32))
 
 
-def _read_whole(headers: Headers, shown: str, host: str, limit: int) -> Step:
+def _read_whole(headers: Headers, shown: str, host: str, limit: int) -> Answer:
     lengths = {value.strip() for name, value in headers if name == b"content-length"}
     total: int | None = None
     if lengths:
         text = lengths.pop().decode("latin-1")
         if lengths or not _DIGITS.fullmatch(text):
             msg = f"{host} states a length that makes no sense ({text[:40]!r})."
-            return Again(error=DownloadError(msg, status=200, result_url=shown), afresh=True)
+            return FailedAttempt(error=DownloadError(msg, status=200, result_url=shown), start_over=True)
         total = int(text)
     if total is not None and total > limit:
         raise _too_large(total, limit, shown)
     chunked = any(name == b"transfer-encoding" for name, _ in headers)
-    return Start(
+    return FullContent(
         total=total,
         etag=_strong_etag(headers),
         framed=total is not None or chunked,
-        kind=_text(headers, b"content-type"),
     )
 
 
-def _read_part(headers: Headers, known: Known, shown: str, host: str, limit: int) -> Step:
+def _read_part(headers: Headers, state: TransferState, shown: str, host: str, limit: int) -> Answer:
     match = _RANGE.fullmatch((_text(headers, b"content-range") or "").strip())
-    if known.offset <= 0 or known.etag is None:
-        return _start_over(host, shown, "sent a part of the file though the whole was asked for", 206)
+    if state.offset <= 0 or state.etag is None:
+        return _restart(host, shown, "sent a part of the file though the whole was asked for", 206)
     if match is None:
-        return _start_over(host, shown, "does not say which part of the file it sent", 206)
+        return _restart(host, shown, "does not say which part of the file it sent", 206)
     first, last = int(match[1]), int(match[2])
     total = None if match[3] == "*" else int(match[3])
-    if first != known.offset or last < first or (total is not None and last >= total):
-        return _start_over(host, shown, "sent another part of the file than was asked for", 206)
-    if total is not None and known.total is not None and total != known.total:
-        return _start_over(host, shown, "has a file of another length by now", 206)
-    if known.total is not None and last >= known.total:
-        return _start_over(host, shown, "has a file of another length by now", 206)
-    if _strong_etag(headers) != known.etag:
-        return _start_over(host, shown, "has another version of the file by now", 206)
+    if first != state.offset or last < first or (total is not None and last >= total):
+        return _restart(host, shown, "sent another part of the file than was asked for", 206)
+    if total is not None and state.total is not None and total != state.total:
+        return _restart(host, shown, "has a file of another length by now", 206)
+    if state.total is not None and last >= state.total:
+        return _restart(host, shown, "has a file of another length by now", 206)
+    if _strong_etag(headers) != state.etag:
+        return _restart(host, shown, "has another version of the file by now", 206)
     length = _text(headers, b"content-length")
     if length is not None and length.strip() != str(last - first + 1):
-        return _start_over(host, shown, "contradicts itself about the length of a part", 206)
+        return _restart(host, shown, "contradicts itself about the length of a part", 206)
     if total is not None and total > limit:
         raise _too_large(total, limit, shown)
-    return GoOn(total=known.total if total is None else total, framed=total is not None or known.total is not None)
+    return PartialContent(
+        total=state.total if total is None else total, framed=total is not None or state.total is not None
+    )
 
 
-def _start_over(host: str, shown: str, reason: str, status: int) -> Again:
+def _restart(host: str, shown: str, reason: str, status: int) -> FailedAttempt:
     msg = f"The file could not be fetched whole: {host} {reason}. Run it again; it starts from the first byte."
-    return Again(error=DownloadError(msg, status=status, result_url=shown), afresh=True)
+    return FailedAttempt(error=DownloadError(msg, status=status, result_url=shown), start_over=True)
 
 
 def _too_large(total: int, limit: int, shown: str) -> DownloadError:
@@ -288,7 +261,7 @@ def _text(headers: Headers, name: bytes) -> str | None:
 
 
 def _build_refusal(status: int, host: str, shown: str, *, retry_after: float | None = None) -> DownloadError:
-    """A file host's refusal: a ``DownloadError`` and of its status's class; the file was paid for all the same."""
+    """A refusal as a ``DownloadError`` that is also of its status's class; the file was paid for all the same."""
     cls = FILE_REFUSALS.get(status, FileHostError if status >= 500 else DownloadError)
     advice = _ADVICE.get(status, "Try again later: what was paid for is not lost." if status >= 500 else "")
     msg = f"{host} answered {status} instead of the file. {advice}".rstrip()
