@@ -10,7 +10,7 @@ import httpx
 import pytest
 
 from videorouter.sandbox import Sandbox, Settings
-from videorouter.sandbox.threaded import ThreadedSandbox
+from videorouter.sandbox.host import ThreadedSandbox
 
 BODY = {"model": "m", "prompt": "otter"}
 KEY = {"Authorization": "k"}

@@ -6,7 +6,6 @@ import argparse
 from typing import Any
 
 from videorouter.cli import options
-from videorouter.cli.parser import BATCH_WORDS
 
 FORMS = ("jsonl", "csv", "json", "lines")
 
@@ -20,7 +19,7 @@ def add_batch(subparsers: Any) -> None:
     parser = _add(
         subparsers,
         "batch",
-        BATCH_WORDS,
+        options.BATCH_WORDS,
         room="batch",
         examples="""\
   videorouter batch run prompts.csv --out clips --max-cost 80 --price 0.4

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from typing import Any, NoReturn
 
 _UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0}
+BATCH_WORDS = "make many videos from a file: journalled, resumable, within a budget"
 SANDBOX_MODES = ("held", "task", "mixed", "final")
 SANDBOX_PROFILES = ("instant", "quick", "realistic")
 

@@ -9,8 +9,6 @@ from collections import namedtuple
 from videorouter.cli import options
 from videorouter.cli.exits import MEANINGS, Exit
 
-BATCH_WORDS = "make many videos from a file: journalled, resumable, within a budget"
-
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -91,7 +89,7 @@ def _add_batch(subparsers: Subparsers, only: str | None) -> None:
 
         add_batch(subparsers)
     else:
-        subparsers.add_parser("batch", help=BATCH_WORDS)
+        subparsers.add_parser("batch", help=options.BATCH_WORDS)
 
 
 _Command = namedtuple("_Command", "words room examples fill")  # noqa: PYI024  a dataclass takes 15 ms to import
@@ -330,7 +328,7 @@ class _Version(argparse.Action):
     """Prints the version; reads it only when it is asked for."""
 
     def __call__(self, parser: argparse.ArgumentParser, *_: object) -> NoReturn:
-        from videorouter import __version__  # noqa: PLC0415
+        from videorouter._version import __version__  # noqa: PLC0415
 
         print(f"videorouter {__version__}")
         parser.exit()

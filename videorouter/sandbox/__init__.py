@@ -12,12 +12,11 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from videorouter.sandbox.faults import Fault, Faults
-    from videorouter.sandbox.host import Sandbox
+    from videorouter.sandbox.host import Sandbox, ThreadedSandbox
     from videorouter.sandbox.records import RequestRecord
     from videorouter.sandbox.serving import serve
     from videorouter.sandbox.settings import Options, Settings
     from videorouter.sandbox.store import Charge
-    from videorouter.sandbox.threaded import ThreadedSandbox
 
 __all__ = [
     "Charge",
@@ -39,7 +38,7 @@ _HOMES = {
     "RequestRecord": "records",
     "Sandbox": "host",
     "Settings": "settings",
-    "ThreadedSandbox": "threaded",
+    "ThreadedSandbox": "host",
     "serve": "serving",
 }
 
