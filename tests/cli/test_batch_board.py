@@ -5,7 +5,16 @@ import io
 import pytest
 from rich.console import Console as RichConsole
 
-from videorouter.cli.batch_board import Gauge, LineBoard, LiveBoard, Moment, SilentBoard, fit, make_board, say_left
+from videorouter.cli.batch_board import (
+    BatchLineBoard,
+    BatchLiveBoard,
+    BatchSilentBoard,
+    Gauge,
+    Moment,
+    fit,
+    make_board,
+    say_left,
+)
 from videorouter.cli.console import Console
 from videorouter.models import BatchSummary
 
@@ -32,7 +41,7 @@ BUSY = Moment(
 
 def draw(moment, width, planned=1000, max_cost=500.0):
     clock = Clock()
-    board = LiveBoard(Console(), Gauge(planned, max_cost, clock=clock))
+    board = BatchLiveBoard(Console(), Gauge(planned, max_cost, clock=clock))
     clock.now += 60
     shown = RichConsole(file=io.StringIO(), width=width, force_terminal=True, color_system=None)
     board._rich = shown
@@ -145,7 +154,7 @@ def test_time_left_is_told_no_more_exactly_than_it_is_known(seconds, words):
 
 def test_without_a_terminal_a_line_is_told_now_and_then(capsys, monkeypatch):
     board = make_board(Console(), Gauge(1000, 500.0))
-    assert isinstance(board, LineBoard)
+    assert isinstance(board, BatchLineBoard)
     board._last -= 60
     with board:
         for _ in range(3):
@@ -160,6 +169,6 @@ def test_without_a_terminal_a_line_is_told_now_and_then(capsys, monkeypatch):
 
 def test_a_quiet_batch_shows_nothing(capsys):
     with make_board(Console(quiet=True), Gauge(1, None)) as board:
-        assert isinstance(board, SilentBoard)
+        assert isinstance(board, BatchSilentBoard)
         board.show(BUSY)
     assert capsys.readouterr() == ("", "")

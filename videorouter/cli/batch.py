@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 
     from videorouter.batch.batch import Batch
     from videorouter.batch.entries import Entry
-    from videorouter.cli.batch_board import Board
+    from videorouter.cli.batch_board import BatchBoard
     from videorouter.client import AsyncVideoRouter
     from videorouter.models import BatchItem, BatchSummary
 
@@ -249,7 +249,7 @@ class Run:
             **fields,
         )
 
-    async def _follow(self, batch: Batch, board: Board, router: AsyncVideoRouter) -> None:
+    async def _follow(self, batch: Batch, board: BatchBoard, router: AsyncVideoRouter) -> None:
         """Tell each item as it comes, and draw the board now and then."""
 
         async def draw() -> None:

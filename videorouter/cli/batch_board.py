@@ -180,7 +180,7 @@ def fit(figures: list[tuple[str, str]], width: int) -> list[list[tuple[str, str]
     return rows
 
 
-class Board(Protocol):
+class BatchBoard(Protocol):
     """What shows a batch."""
 
     def __enter__(self) -> Self: ...
@@ -191,7 +191,7 @@ class Board(Protocol):
         """Show how it stands."""
 
 
-def make_board(console: Console, gauge: Gauge) -> Board:
+def make_board(console: Console, gauge: Gauge) -> BatchBoard:
     """The board that fits the terminal.
 
     Args:
@@ -199,16 +199,16 @@ def make_board(console: Console, gauge: Gauge) -> Board:
         gauge: Makes its words.
     """
     if console.quiet:
-        return SilentBoard()
+        return BatchSilentBoard()
     if is_terminal(sys.stderr):
         try:
-            return LiveBoard(console, gauge)
+            return BatchLiveBoard(console, gauge)
         except ModuleNotFoundError:
-            return LineBoard(console, gauge)
-    return LineBoard(console, gauge)
+            return BatchLineBoard(console, gauge)
+    return BatchLineBoard(console, gauge)
 
 
-class SilentBoard:
+class BatchSilentBoard:
     """Shows nothing."""
 
     def __enter__(self) -> Self:
@@ -221,7 +221,7 @@ class SilentBoard:
         """Nothing."""
 
 
-class LineBoard:
+class BatchLineBoard:
     """One line every ten seconds.
 
     Args:
@@ -254,7 +254,7 @@ class LineBoard:
         self._console.say(f"{words.count}: {', '.join([*rest, words.left] if words.left else rest)}")
 
 
-class LiveBoard:
+class BatchLiveBoard:
     """A bar and a row of figures, drawn with rich.
 
     Args:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from videorouter.cli.console import Console
 from videorouter.cli.destination import Destination, name_of_url
 from videorouter.cli.driver import drive
-from videorouter.cli.jobs import Job, Jobs
+from videorouter.cli.jobs import CommandJob, CommandJobs
 from videorouter.cli.progress import make_board
 from videorouter.cli.prompts import read_words
 from videorouter.cli.reporting import shorten
@@ -35,13 +35,13 @@ async def _wait(args: argparse.Namespace, console: Console) -> int:
     ids = list(dict.fromkeys(read_words(args.tasks, "task id")))
     destination = Destination(args.output, count=len(ids))
     listed = (
-        Job(index=index, key=task_id, label=shorten(task_id), name=task_id, task_id=task_id)
+        CommandJob(index=index, key=task_id, label=shorten(task_id), name=task_id, task_id=task_id)
         for index, task_id in enumerate(ids)
     )
-    jobs = Jobs(listed, args, console, make_board(console, labelled=len(ids) > 1), destination)
+    jobs = CommandJobs(listed, args, console, make_board(console, labelled=len(ids) > 1), destination)
     async with open_router(args, console, on_event=jobs.follow) as router:
 
-        async def walk(job: Job) -> None:
+        async def walk(job: CommandJob) -> None:
             job.result = await router.wait(job.key)
             await jobs.save(router, job)
 
@@ -52,9 +52,9 @@ async def _download(args: argparse.Namespace, console: Console) -> int:
     urls = read_words(args.urls, "URL")
     destination = Destination(args.output or "./", count=len(urls))
     listed = (
-        Job(index=index, key=f"{index} {url}", label=shorten(url), name=name_of_url(url), url=url)
+        CommandJob(index=index, key=f"{index} {url}", label=shorten(url), name=name_of_url(url), url=url)
         for index, url in enumerate(urls)
     )
-    jobs = Jobs(listed, args, console, make_board(console, labelled=len(urls) > 1), destination)
+    jobs = CommandJobs(listed, args, console, make_board(console, labelled=len(urls) > 1), destination)
     async with open_router(args, console, on_event=jobs.follow) as router:
         return await jobs.run(router, lambda job: jobs.fetch(router, job))

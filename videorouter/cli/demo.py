@@ -37,7 +37,7 @@ _TIMEOUT = 120.0
 
 
 @dataclass(frozen=True, kw_only=True)
-class Wish:
+class DemoVideo:
     """One video that the demo asks for.
 
     Attributes:
@@ -51,18 +51,20 @@ class Wish:
     fields: dict[str, Any]
 
 
-WISHES = (
-    Wish(prompt="A cute baby sea otter", model="veo3-fast", fields={}),
-    Wish(prompt="A heron at dawn over a misty lake", model="google/veo3.1/text-to-video", fields={"duration": "4s"}),
-    Wish(prompt="Neon rain in a narrow street", model="sora-2", fields={"seed": 7}),
-    Wish(
+VIDEOS = (
+    DemoVideo(prompt="A cute baby sea otter", model="veo3-fast", fields={}),
+    DemoVideo(
+        prompt="A heron at dawn over a misty lake", model="google/veo3.1/text-to-video", fields={"duration": "4s"}
+    ),
+    DemoVideo(prompt="Neon rain in a narrow street", model="sora-2", fields={"seed": 7}),
+    DemoVideo(
         prompt="A paper boat crosses a puddle",
         model="bytedance/seedance-2.0/text-to-video",
         fields={"aspect_ratio": "9:16"},
     ),
-    Wish(prompt="Northern lights above a lighthouse", model="kling-v2", fields={}),
+    DemoVideo(prompt="Northern lights above a lighthouse", model="kling-v2", fields={}),
 )
-EDIT = Wish(prompt="Make it snow", model="sora-2-video-to-video", fields={})
+EDIT = DemoVideo(prompt="Make it snow", model="sora-2-video-to-video", fields={})
 EDITED = 2
 
 
@@ -118,13 +120,13 @@ class _Demo:
             SANDBOX_KEY, base_url=sandbox.base_url, timeout=_TIMEOUT, trust_env=False, on_event=self._follow
         ) as router:
             with self._board:
-                keys = [self._add_row(wish, "sending") for wish in WISHES]
-                last = self._add_row(EDIT, f"waits for “{WISHES[EDITED].prompt}”")
+                keys = [self._add_row(video, "sending") for video in VIDEOS]
+                last = self._add_row(EDIT, f"waits for “{VIDEOS[EDITED].prompt}”")
                 try:
                     async with asyncio.TaskGroup() as group:
                         walks = [
-                            group.create_task(self._generate(router, wish, key))
-                            for wish, key in zip(WISHES, keys, strict=True)
+                            group.create_task(self._generate(router, video, key))
+                            for video, key in zip(VIDEOS, keys, strict=True)
                         ]
                         edit = group.create_task(self._edit(router, walks[EDITED], last))
                 except ExceptionGroup as errors:
@@ -133,21 +135,21 @@ class _Demo:
         cards.insert(EDITED + 1, edit.result())
         return cards
 
-    async def _generate(self, router: AsyncVideoRouter, wish: Wish, key: str) -> tuple[VideoResult, Card]:
+    async def _generate(self, router: AsyncVideoRouter, video: DemoVideo, key: str) -> tuple[VideoResult, Card]:
         began = time.monotonic()
-        result = await router.generate(wish.prompt, model=wish.model, idempotency_key=key, **wish.fields)
-        return result, await self._collect(router, wish, key, result, began)
+        result = await router.generate(video.prompt, model=video.model, idempotency_key=key, **video.fields)
+        return result, await self._collect(router, video, key, result, began)
 
     async def _edit(self, router: AsyncVideoRouter, parent: asyncio.Task[tuple[VideoResult, Card]], key: str) -> Card:
         original, _ = await asyncio.shield(parent)
         began = time.monotonic()
         result = await router.edit(original, EDIT.prompt, model=EDIT.model, idempotency_key=key)
-        return await self._collect(router, EDIT, key, result, began, parent=WISHES[EDITED].prompt)
+        return await self._collect(router, EDIT, key, result, began, parent=VIDEOS[EDITED].prompt)
 
     async def _collect(
         self,
         router: AsyncVideoRouter,
-        wish: Wish,
+        video: DemoVideo,
         key: str,
         result: VideoResult,
         began: float,
@@ -157,7 +159,7 @@ class _Demo:
         from videorouter.cli.gallery import Card  # noqa: PLC0415
         from videorouter.cli.inspection import NotPlayableError, inspect_video  # noqa: PLC0415  needs the extra
 
-        path = self._folder / clean_name(f"{parent} {wish.prompt}" if parent else wish.prompt)
+        path = self._folder / clean_name(f"{parent} {video.prompt}" if parent else video.prompt)
         self._board.state(key, "downloading")
         saved = await router.save(result, path, on_progress=partial(self._progress, key))
         elapsed = time.monotonic() - began
@@ -172,8 +174,8 @@ class _Demo:
         self._board.end(key, words, ok=True)
         return Card(
             file=path.name,
-            prompt=wish.prompt,
-            model=wish.model,
+            prompt=video.prompt,
+            model=video.model,
             video_id=result.video_id,
             found=found,
             elapsed=elapsed,
@@ -182,9 +184,9 @@ class _Demo:
             parent=parent,
         )
 
-    def _add_row(self, wish: Wish, words: str) -> str:
+    def _add_row(self, video: DemoVideo, words: str) -> str:
         key = str(uuid.uuid4())
-        self._board.add(key, wish.prompt)
+        self._board.add(key, video.prompt)
         self._board.state(key, words)
         self._rows.add(key)
         return key

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(kw_only=True)
-class Job:
+class CommandJob:
     """One prompt, task or URL of a command.
 
     Attributes:
@@ -84,7 +84,7 @@ class Job:
         return Exit.DOWNLOAD if self.result is not None and code is not Exit.USAGE else code
 
 
-class Jobs:
+class CommandJobs:
     """The jobs of one command.
 
     Args:
@@ -96,9 +96,14 @@ class Jobs:
     """
 
     def __init__(
-        self, jobs: Iterable[Job], args: argparse.Namespace, console: Console, board: Board, destination: Destination
+        self,
+        jobs: Iterable[CommandJob],
+        args: argparse.Namespace,
+        console: Console,
+        board: Board,
+        destination: Destination,
     ) -> None:
-        self.list: tuple[Job, ...] = tuple(jobs)
+        self.list: tuple[CommandJob, ...] = tuple(jobs)
         self._args = args
         self._console = console
         self._board = board
@@ -128,7 +133,7 @@ class Jobs:
         if self._console.verbose and (detail := tell_event(event)):
             self._console.say(self._console.style(f"  {job.label}: {detail}" if len(self.list) > 1 else detail, "dim"))
 
-    async def run(self, router: AsyncVideoRouter, walk: Callable[[Job], Awaitable[None]]) -> Exit:
+    async def run(self, router: AsyncVideoRouter, walk: Callable[[CommandJob], Awaitable[None]]) -> Exit:
         """Walk all jobs at once, tell each as it ends, and say what the command achieved.
 
         Args:
@@ -154,7 +159,7 @@ class Jobs:
                 raise job.crash
         return gravest(job.code for job in self.list)
 
-    async def save(self, router: AsyncVideoRouter, job: Job) -> None:
+    async def save(self, router: AsyncVideoRouter, job: CommandJob) -> None:
         """Save a job's videos where the command line wants them.
 
         Args:
@@ -183,11 +188,11 @@ class Jobs:
             if isinstance(error, VideoRouterError):
                 raise error
 
-    def _progress(self, job: Job, event: events.Event) -> None:
+    def _progress(self, job: CommandJob, event: events.Event) -> None:
         if isinstance(event, events.DownloadProgressed):
             self._board.transfer(job.key, event.received, event.total)
 
-    async def fetch(self, router: AsyncVideoRouter, job: Job) -> None:
+    async def fetch(self, router: AsyncVideoRouter, job: CommandJob) -> None:
         """Save the file of a job that is nothing but a URL.
 
         Args:
@@ -197,7 +202,7 @@ class Jobs:
         job.result = VideoResult(videos=(Video(url=job.url),))
         await self.save(router, job)
 
-    async def _pour(self, router: AsyncVideoRouter, job: Job) -> None:
+    async def _pour(self, router: AsyncVideoRouter, job: CommandJob) -> None:
         assert job.result is not None  # noqa: S101  save() has looked
         with tempfile.TemporaryDirectory(prefix="videorouter-") as folder:
             download = await router.save(
@@ -215,7 +220,7 @@ class Jobs:
 
             await asyncio.to_thread(copy)
 
-    def _steps(self, job: Job) -> list[str]:
+    def _steps(self, job: CommandJob) -> list[str]:
         """What to do about a job's error; a video that was not saved is downloaded by its whole URL."""
         assert job.error is not None  # noqa: S101  the callers have looked
         output = self._destination.spell(job.index + 1)
@@ -225,7 +230,7 @@ class Jobs:
             return [download_command(self._args, url, output) for url in urls]
         return next_steps(job.error, self._args, output)
 
-    async def _walk(self, job: Job, walk: Callable[[Job], Awaitable[None]]) -> None:
+    async def _walk(self, job: CommandJob, walk: Callable[[CommandJob], Awaitable[None]]) -> None:
         try:
             await walk(job)
         except VideoRouterError as error:
@@ -243,7 +248,7 @@ class Jobs:
             self._board.end(job.key, _say_failure(job), ok=False)
         self._tell_finished()
 
-    def _say_done(self, job: Job) -> str:
+    def _say_done(self, job: CommandJob) -> str:
         words = []
         if job.files and not self._destination.stdout:
             words.append(", ".join(f"{clean(saved.file)} ({say_size(saved.size)})" for saved in job.files))
@@ -264,7 +269,7 @@ class Jobs:
                 job.crash = job.crash or error
                 self._tell_lost(job)
 
-    def _tell_lost(self, job: Job) -> None:
+    def _tell_lost(self, job: CommandJob) -> None:
         """Nobody reads stdout any more, or worse: what is paid is told on stderr instead."""
         for video in job.result.videos if job.result is not None else ():
             if video.url is not None:
@@ -273,7 +278,7 @@ class Jobs:
                     f"{clean(job.label)}: made and paid; {self._console.style('next:', 'cyan')} {command}"
                 )
 
-    def _write(self, job: Job) -> None:
+    def _write(self, job: CommandJob) -> None:
         if self._console.json and not self._destination.stdout:
             self._console.record(self._show(job))
         elif self._destination.stdout:
@@ -287,7 +292,7 @@ class Jobs:
         elif job.error is None and job.task_id is not None:
             self._console.data(job.task_id)
 
-    def _show(self, job: Job) -> dict[str, Any]:
+    def _show(self, job: CommandJob) -> dict[str, Any]:
         shown: dict[str, Any] = {"index": job.index, "ok": job.error is None}
         for name in ("prompt", "model", "url", "task_id"):
             if getattr(job, name) is not None:
@@ -315,7 +320,7 @@ class Jobs:
         with contextlib.suppress(BrokenPipeError):
             sys.stdout.flush()
 
-    def _tell_one(self, job: Job) -> None:
+    def _tell_one(self, job: CommandJob) -> None:
         console, mark = self._console, self._console.style("interrupted:", "yellow", "bold")
         next_ = self._console.style("next:", "cyan")
         label = f"{job.label}: " if len(self.list) > 1 else ""
@@ -341,7 +346,7 @@ class Jobs:
         else:
             console.tell(f"{mark} {label}nothing was sent, so nothing was bought.")
 
-    def _tell_task(self, job: Job, head: str) -> None:
+    def _tell_task(self, job: CommandJob, head: str) -> None:
         assert job.task_id is not None  # noqa: S101  the caller has looked
         args, console, output = self._args, self._console, self._destination.spell(job.index + 1)
         if getattr(args, "sandbox", False) and not args.sandbox_state:
@@ -384,7 +389,7 @@ def tell_event(event: events.Event) -> str | None:
     return f"{type(event).__name__}: {', '.join(known)}" if known else None
 
 
-def _say_failure(job: Job) -> str:
+def _say_failure(job: CommandJob) -> str:
     return {
         Exit.RUNNING: "still running",
         Exit.IN_DOUBT: "in doubt",

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from videorouter.cli.console import Console
 from videorouter.cli.destination import Destination
 from videorouter.cli.driver import drive
-from videorouter.cli.jobs import Job, Jobs
+from videorouter.cli.jobs import CommandJob, CommandJobs
 from videorouter.cli.progress import make_board
 from videorouter.cli.prompts import read_prompts
 from videorouter.cli.reporting import shorten
@@ -43,9 +43,11 @@ async def _make(args: argparse.Namespace, console: Console) -> int:
     prompts = read_prompts(args)
     destination = Destination(args.output, count=len(prompts))
     model = args.model or MODELS[args.command]
-    jobs = Jobs(
+    jobs = CommandJobs(
         (
-            Job(index=index, key=str(uuid.uuid4()), label=shorten(prompt), name=prompt, prompt=prompt, model=model)
+            CommandJob(
+                index=index, key=str(uuid.uuid4()), label=shorten(prompt), name=prompt, prompt=prompt, model=model
+            )
             for index, prompt in enumerate(prompts)
         ),
         args,
@@ -58,7 +60,7 @@ async def _make(args: argparse.Namespace, console: Console) -> int:
             console.say(console.style(f"model {model}; --model names another", "dim"))
         fields = read_fields(args)
 
-        async def walk(job: Job) -> None:
+        async def walk(job: CommandJob) -> None:
             await _walk(router, job, args, fields)
             await jobs.save(router, job)
 
@@ -68,7 +70,7 @@ async def _make(args: argparse.Namespace, console: Console) -> int:
     return code
 
 
-async def _walk(router: AsyncVideoRouter, job: Job, args: argparse.Namespace, fields: dict[str, Any]) -> None:
+async def _walk(router: AsyncVideoRouter, job: CommandJob, args: argparse.Namespace, fields: dict[str, Any]) -> None:
     options = {"model": job.model, "idempotency_key": job.key, **fields}
     prompt = job.prompt or ""
     if args.no_wait:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from videorouter.sandbox.faults import Fault
-    from videorouter.sandbox.store import Asset, Job
+    from videorouter.sandbox.store import Job, StoredAsset
 
 TYPES = {
     400: "invalid_request_error",
@@ -165,7 +165,7 @@ def write_task(
     return write_json({"code": 200, "message": "success", "data": data})
 
 
-def write_asset(asset: Asset, *, state: str, url: str) -> Answer:
+def write_asset(asset: StoredAsset, *, state: str, url: str) -> Answer:
     """Return an upload and the state of its review.
 
     Args:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Model:
+class CatalogModel:
     """One entry of the catalogue.
 
     Attributes:
@@ -34,24 +34,26 @@ class Model:
     deprecated: bool = False
 
 
-MODELS: tuple[Model, ...] = (
-    Model(id="veo3-fast", name="Veo 3 Fast", per_second=0.15, wait=(120.0, 165.0)),
-    Model(id="veo3", name="Veo 3", per_second=0.40, wait=(150.0, 240.0), deprecated=True),
-    Model(id="google/veo3.1/text-to-video", name="Veo 3.1", per_second=0.40, wait=(150.0, 240.0)),
-    Model(id="google/veo3.1/image-to-video", name="Veo 3.1, image to video", per_second=0.40, wait=(150.0, 240.0)),
-    Model(id="sora-2", name="Sora 2", per_second=0.10, seconds=4.0, wait=(120.0, 200.0)),
-    Model(id="sora-2-video-to-video", name="Sora 2, edit", per_second=0.10, seconds=4.0, wait=(120.0, 200.0)),
-    Model(id="sora-2-pro", name="Sora 2 Pro", per_second=0.30, seconds=4.0, wait=(160.0, 240.0)),
-    Model(id="bytedance/seedance-2.0/text-to-video", name="Seedance 2", per_second=0.153, seconds=5.0),
-    Model(
+MODELS: tuple[CatalogModel, ...] = (
+    CatalogModel(id="veo3-fast", name="Veo 3 Fast", per_second=0.15, wait=(120.0, 165.0)),
+    CatalogModel(id="veo3", name="Veo 3", per_second=0.40, wait=(150.0, 240.0), deprecated=True),
+    CatalogModel(id="google/veo3.1/text-to-video", name="Veo 3.1", per_second=0.40, wait=(150.0, 240.0)),
+    CatalogModel(
+        id="google/veo3.1/image-to-video", name="Veo 3.1, image to video", per_second=0.40, wait=(150.0, 240.0)
+    ),
+    CatalogModel(id="sora-2", name="Sora 2", per_second=0.10, seconds=4.0, wait=(120.0, 200.0)),
+    CatalogModel(id="sora-2-video-to-video", name="Sora 2, edit", per_second=0.10, seconds=4.0, wait=(120.0, 200.0)),
+    CatalogModel(id="sora-2-pro", name="Sora 2 Pro", per_second=0.30, seconds=4.0, wait=(160.0, 240.0)),
+    CatalogModel(id="bytedance/seedance-2.0/text-to-video", name="Seedance 2", per_second=0.153, seconds=5.0),
+    CatalogModel(
         id="bytedance/seedance-2.0/image-to-video",
         name="Seedance 2, image to video",
         per_second=0.153,
         seconds=5.0,
     ),
-    Model(id="kling-v2", name="Kling 2", per_second=0.07, seconds=5.0),
-    Model(id="gpt-5-mini", name="GPT-5 mini", category="text", per_second=0.0),
-    Model(id="nano-banana", name="Nano Banana", category="image", per_second=0.0),
+    CatalogModel(id="kling-v2", name="Kling 2", per_second=0.07, seconds=5.0),
+    CatalogModel(id="gpt-5-mini", name="GPT-5 mini", category="text", per_second=0.0),
+    CatalogModel(id="nano-banana", name="Nano Banana", category="image", per_second=0.0),
 )
 
 _BY_ID = {model.id: model for model in MODELS}
@@ -60,7 +62,7 @@ _QUICK = (0.15, 0.6)
 _LONGEST = 60.0
 
 
-def find_model(model_id: str) -> Model | None:
+def find_model(model_id: str) -> CatalogModel | None:
     """Return the catalogue's entry for a model id, or ``None``.
 
     Args:
@@ -113,7 +115,7 @@ def reckon_price(model_id: str, seconds: float | None, takes: int) -> float:
         seconds: Length of one video, or ``None`` for the model's own.
         takes: Number of videos.
     """
-    model = _BY_ID.get(model_id) or Model(id=model_id, name=model_id)
+    model = _BY_ID.get(model_id) or CatalogModel(id=model_id, name=model_id)
     return round(model.per_second * (seconds or model.seconds) * takes, 4)
 
 
@@ -136,7 +138,7 @@ def draw_latency(
     elif profile == "quick":
         low, high = _QUICK
     else:
-        low, high = (_BY_ID.get(model_id) or Model(id=model_id, name=model_id)).wait
+        low, high = (_BY_ID.get(model_id) or CatalogModel(id=model_id, name=model_id)).wait
     if low < high:
         low += (high - low) * random.Random(token).random()  # noqa: S311 - latencies are no secret
     return low / speed

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from videorouter.sandbox.answers import RefusalError, write_json, write_refusal
 from videorouter.sandbox.faults import make_fault, parse_fault
 from videorouter.sandbox.gateway import read_body
-from videorouter.sandbox.wishes import read_object
+from videorouter.sandbox.requests import read_object
 
 if TYPE_CHECKING:
     from collections.abc import Callable

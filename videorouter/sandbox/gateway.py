@@ -32,7 +32,7 @@ from videorouter.sandbox.catalogue import draw_latency, list_models, name_family
 from videorouter.sandbox.delivery import Answer, Holds, StoppedError, deliver, drop
 from videorouter.sandbox.faults import Fault, Faults, describe_fault, parse_fault
 from videorouter.sandbox.limits import Limits
-from videorouter.sandbox.wishes import Wish, read_wish
+from videorouter.sandbox.requests import VideoRequest, read_request
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -224,24 +224,28 @@ class Gateway:
         return await self._make(call, "edit")
 
     async def _make(self, call: Call, kind: str) -> Answer:
-        wish = read_wish(call.body, kind=kind, strict=self.settings.strict_models)
-        self._check_parent(wish)
-        uploads.check_pictures(self.store, wish.body)
+        request = read_request(call.body, kind=kind, strict=self.settings.strict_models)
+        self._check_parent(request)
+        uploads.check_pictures(self.store, request.body)
         digest = hashlib.blake2b(call.body, digest_size=16).digest()
         known = self._find_replay(call.record.idempotency_key, digest)
         if known is not None:
             call.record.task_id = known.task_id
             return await self._present(known)
         self.limits.admit(time.time())
-        fault = self._pick(call, wish.prompt, wish.model)
+        fault = self._pick(call, request.prompt, request.model)
         if fault is None:
-            return await self._present(self._accept(call, wish, digest))
+            return await self._present(self._accept(call, request, digest))
         await self.holds.wait(fault.delay)
         if _fails_later(fault):
+<<<<<<< HEAD
             return await self._present(self._accept(call, wish, digest), fault)
+=======
+            return await self._present(self._accept(call, request, digest))
+>>>>>>> 22a0e20 (Give each class of the command line and the sandbox a name of its own)
         if not fault.is_charged:
             return write_fault(fault, None, call.request_id)
-        job = self._accept(call, wish, digest)
+        job = self._accept(call, request, digest)
         if fault.kind == "stall" and fault.place == "body":
             await self.holds.wait(fault.seconds)
             call.fault = None
@@ -250,22 +254,22 @@ class Gateway:
             return write_fault(fault, None, call.request_id)
         return write_fault(fault, await self._present(job, fault), call.request_id)
 
-    def _check_parent(self, wish: Wish) -> None:
-        if wish.video_id is None:
+    def _check_parent(self, request: VideoRequest) -> None:
+        if request.video_id is None:
             return
-        video = self.store.find_video(video_id=wish.video_id)
+        video = self.store.find_video(video_id=request.video_id)
         parent = None if video is None else self.store.job_of_number(video.number)
         if parent is None or parent.lost or parent.state(time.time()) == "failed":
             raise RefusalError(
                 404,
-                f"video_id {wish.video_id!r} is not known: only videos that this gateway generated can be edited.",
+                f"video_id {request.video_id!r} is not known: only videos that this gateway generated can be edited.",
                 param="video_id",
             )
-        if parent.family != name_family(wish.model):
+        if parent.family != name_family(request.model):
             raise RefusalError(
                 422,
-                f"video_id {wish.video_id!r} was made by {parent.model!r}; the model {wish.model!r} edits only videos of "
-                f"its own family ({name_family(wish.model)}).",
+                f"video_id {request.video_id!r} was made by {parent.model!r}; the model {request.model!r} edits only videos of "
+                f"its own family ({name_family(request.model)}).",
                 param="video_id",
             )
 
@@ -282,25 +286,25 @@ class Gateway:
             )
         return known
 
-    def _accept(self, call: Call, wish: Wish, digest: bytes) -> Job:
+    def _accept(self, call: Call, request: VideoRequest, digest: bytes) -> Job:
         """Make the job: from here on it is bought, unless its fault says that it is free."""
         settings, fault, now = self.settings, call.fault, time.time()
-        cost = reckon_price(wish.model, wish.seconds, wish.takes)
+        cost = reckon_price(request.model, request.seconds, request.takes)
         charged = fault is None or fault.is_charged
         if charged and settings.balance is not None and cost > float(self.store.get("balance")):
             raise RefusalError(402, f"Insufficient credits: this costs ${cost:.4f}. Top up, or choose another model.")
         token = f"{settings.seed}|{digest.hex()}"
-        ready = now + draw_latency(settings.profile, wish.model, settings.latency, settings.speed, token)
+        ready = now + draw_latency(settings.profile, request.model, settings.latency, settings.speed, token)
         outcome, reason = _foresee(fault)
         job = self.store.add_job(
             request_id=call.request_id,
-            kind=wish.kind,
-            model=wish.model,
-            family=name_family(wish.model),
-            prompt=wish.prompt,
-            body=json.dumps(wish.body, ensure_ascii=False),
-            parent=wish.video_id,
-            takes=wish.takes,
+            kind=request.kind,
+            model=request.model,
+            family=name_family(request.model),
+            prompt=request.prompt,
+            body=json.dumps(request.body, ensure_ascii=False),
+            parent=request.video_id,
+            takes=request.takes,
             created=now,
             ready=ready,
             cost=cost,
@@ -311,7 +315,7 @@ class Gateway:
             expired=fault is not None and fault.kind == "expired",
             idempotency_key=call.record.idempotency_key,
             digest=digest,
-            form=self._choose_form(wish.model),
+            form=self._choose_form(request.model),
         )
         self.limits.note(ready)
         call.record.charged = charged

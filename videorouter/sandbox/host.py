@@ -333,12 +333,12 @@ class _Servers:
         door = Door(cast("Callable[[], asyncio.Protocol]", server), self._faults, self._log, side)
         self._doors.append(door)
         # A state file remembers its ports, so that the URLs it gave away stay good over a restart.
-        wishes = [port] if port else [int(self.store.get(name) or 0), 0]
-        for wish in wishes:
+        choices = [port] if port else [int(self.store.get(name) or 0), 0]
+        for choice in choices:
             try:
-                opened = await loop.create_server(door, self._settings.host, wish, backlog=_BACKLOG)
+                opened = await loop.create_server(door, self._settings.host, choice, backlog=_BACKLOG)
             except OSError:
-                if wish == wishes[-1]:
+                if choice == choices[-1]:
                     raise
                 continue
             self._ports.append(opened)

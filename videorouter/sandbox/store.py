@@ -75,7 +75,7 @@ class Job:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Video:
+class StoredVideo:
     """One result of a job."""
 
     video_id: str
@@ -112,7 +112,7 @@ class Charge:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Asset:
+class StoredAsset:
     """One uploaded file; ``data`` is ``None`` for a URL that the sandbox does not hold."""
 
     number: int
@@ -326,16 +326,16 @@ class Store:
         rows = self._db.execute("SELECT * FROM jobs ORDER BY number DESC LIMIT ?", (limit,))
         return [_read_job(row) for row in rows]
 
-    def videos_of(self, number: int) -> list[Video]:
+    def videos_of(self, number: int) -> list[StoredVideo]:
         """Return the videos of a job.
 
         Args:
             number: The job's number.
         """
         rows = self._db.execute("SELECT * FROM videos WHERE number=? ORDER BY take", (number,))
-        return [Video(video_id=row[0], file=row[1], number=row[2], take=row[3]) for row in rows]
+        return [StoredVideo(video_id=row[0], file=row[1], number=row[2], take=row[3]) for row in rows]
 
-    def find_video(self, *, video_id: str | None = None, file: str | None = None) -> Video | None:
+    def find_video(self, *, video_id: str | None = None, file: str | None = None) -> StoredVideo | None:
         """Return a video by its id or by its file.
 
         Args:
@@ -343,7 +343,7 @@ class Store:
             file: The name in its URL, decoded.
         """
         row = self._db.execute("SELECT * FROM videos WHERE video_id=? OR file=?", (video_id, file)).fetchone()
-        return None if row is None else Video(video_id=row[0], file=row[1], number=row[2], take=row[3])
+        return None if row is None else StoredVideo(video_id=row[0], file=row[1], number=row[2], take=row[3])
 
     def pending(self, now: float) -> list[float]:
         """Return when the unfinished jobs will be ready.
@@ -376,20 +376,22 @@ class Store:
         amount, count = self._db.execute("SELECT coalesce(sum(amount), 0), count(*) FROM charges").fetchone()
         return round(amount, 4), count
 
-    def add_asset(self, **values: Any) -> Asset:
+    def add_asset(self, **values: Any) -> StoredAsset:
         """Write down an upload.
 
         Args:
-            values: The fields of ``Asset`` except its number, its URI and its file.
+            values: The fields of ``StoredAsset`` except its number, its URI and its file.
         """
         number = self._db.execute("SELECT coalesce(max(number), 0) + 1 FROM assets").fetchone()[0]
         name = self._derive("asset", number)[:20]
-        asset = Asset(number=number, uri=f"asset://asset-{name}", file=f"asset-{name}", **values)
-        row = [getattr(asset, item) for item in Asset.__slots__]
+        asset = StoredAsset(number=number, uri=f"asset://asset-{name}", file=f"asset-{name}", **values)
+        row = [getattr(asset, item) for item in StoredAsset.__slots__]
         self._db.execute(f"INSERT INTO assets VALUES({','.join('?' * len(row))})", row)
         return asset
 
-    def find_asset(self, *, number: int | None = None, uri: str | None = None, file: str | None = None) -> Asset | None:
+    def find_asset(
+        self, *, number: int | None = None, uri: str | None = None, file: str | None = None
+    ) -> StoredAsset | None:
         """Return an upload by its number, its URI or its file.
 
         Args:
@@ -398,7 +400,7 @@ class Store:
             file: The name in its public URL.
         """
         row = self._db.execute("SELECT * FROM assets WHERE number=? OR uri=? OR file=?", (number, uri, file)).fetchone()
-        return None if row is None else Asset(**dict(zip(Asset.__slots__, row, strict=True)))
+        return None if row is None else StoredAsset(**dict(zip(StoredAsset.__slots__, row, strict=True)))
 
 
 def _read_job(row: tuple[Any, ...]) -> Job:

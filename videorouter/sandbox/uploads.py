@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, unquote_to_bytes, urlsplit
 
 from videorouter.sandbox.answers import RefusalError, write_asset
-from videorouter.sandbox.wishes import read_object
+from videorouter.sandbox.requests import read_object
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from videorouter.sandbox.delivery import Answer
     from videorouter.sandbox.faults import Fault
     from videorouter.sandbox.settings import Settings
-    from videorouter.sandbox.store import Asset, Store
+    from videorouter.sandbox.store import Store, StoredAsset
 
 REVIEWS = {"failed_review", "rejected_review"}
 PICTURE_FIELDS = ("image_url", "start_image_url", "end_image_url", "image_urls")
@@ -57,8 +57,8 @@ async def read_upload(request: web.BaseRequest, body: bytes, store: Store, files
     """
     if request.content_type == "multipart/form-data":
         return _read_form(request.headers["Content-Type"], body)
-    wish = read_object(body)
-    model, url = wish.get("model"), wish.get("file")
+    given = read_object(body)
+    model, url = given.get("model"), given.get("file")
     if not model or not isinstance(model, str):
         raise RefusalError(400, "model is required.", param="model")
     if not url or not isinstance(url, str):
@@ -152,7 +152,7 @@ def show_review(number: str, store: Store, files_url: str) -> Answer:
     return write_asset(asset, state=asset.state(time.time()), url=_url_of(asset, files_url))
 
 
-def _url_of(asset: Asset, files_url: str) -> str:
+def _url_of(asset: StoredAsset, files_url: str) -> str:
     return f"{files_url}/asset/{asset.file}"
 
 

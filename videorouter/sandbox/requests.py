@@ -16,7 +16,7 @@ _MOST_TAKES = 10
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Wish:
+class VideoRequest:
     """A generation or an edit that somebody asks for.
 
     Attributes:
@@ -38,7 +38,7 @@ class Wish:
     body: dict[str, Any]
 
 
-def read_wish(raw: bytes, *, kind: str, strict: bool) -> Wish:
+def read_request(raw: bytes, *, kind: str, strict: bool) -> VideoRequest:
     """Return what a POST asks for.
 
     Args:
@@ -68,7 +68,9 @@ def read_wish(raw: bytes, *, kind: str, strict: bool) -> Wish:
     takes = body.get("n", 1)
     if isinstance(takes, bool) or not isinstance(takes, int) or not 1 <= takes <= _MOST_TAKES:
         raise RefusalError(422, f"n must be a whole number from 1 to {_MOST_TAKES}, got {takes!r}.", param="n")
-    return Wish(kind=kind, model=model, prompt=prompt, video_id=video_id, seconds=seconds, takes=takes, body=body)
+    return VideoRequest(
+        kind=kind, model=model, prompt=prompt, video_id=video_id, seconds=seconds, takes=takes, body=body
+    )
 
 
 def read_object(raw: bytes) -> dict[str, Any]:
