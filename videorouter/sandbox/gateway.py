@@ -238,11 +238,7 @@ class Gateway:
             return await self._present(self._accept(call, request, digest))
         await self.holds.wait(fault.delay)
         if _fails_later(fault):
-<<<<<<< HEAD
-            return await self._present(self._accept(call, wish, digest), fault)
-=======
-            return await self._present(self._accept(call, request, digest))
->>>>>>> 22a0e20 (Give each class of the command line and the sandbox a name of its own)
+            return await self._present(self._accept(call, request, digest), fault)
         if not fault.is_charged:
             return write_fault(fault, None, call.request_id)
         job = self._accept(call, request, digest)
