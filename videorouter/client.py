@@ -42,7 +42,6 @@ from videorouter.models import (
     VideoResult,
 )
 from videorouter.secrets import seal
-from videorouter.transport.opening import open_sender
 
 if TYPE_CHECKING:
     import ssl
@@ -131,6 +130,9 @@ class AsyncVideoRouter(BatchVerbs):
         options = {name: value for name, value in locals().items() if name in OPTIONS}
         options["environ"] = read_environment(os.environ)
         settings = resolve(**options)
+        # Only a client that is made needs httpx: importing this package's names must not cost that.
+        from videorouter.transport.sender import open_sender  # noqa: PLC0415  see above
+
         sender = open_sender(http_client=http_client, proxy=proxy, trust_env=trust_env, ssl_context=ssl_context)
         self._options = options
         self._is_view = False

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import enum
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
+from urllib.parse import urlsplit
 
 import msgspec
 
@@ -18,6 +19,25 @@ if TYPE_CHECKING:
 
 
 Header: TypeAlias = tuple[bytes, bytes]
+
+
+def split_place(url: str) -> tuple[str, int]:
+    """Host and port of a URL.
+
+    Raises:
+        ValueError: It has none that can be connected to.
+    """
+    parts = urlsplit(url)
+    return parts.hostname or "", parts.port or (443 if parts.scheme == "https" else 80)
+
+
+def find_host(url: str) -> str:
+    """``host:port`` of a URL, for messages."""
+    try:
+        host, port = split_place(url)
+    except ValueError:
+        return url[:100]
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 class Request(msgspec.Struct, frozen=True, kw_only=True):

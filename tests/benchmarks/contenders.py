@@ -86,7 +86,7 @@ async def transport(url, ca):
     import msgspec
 
     from videorouter.http import Attempt, Request
-    from videorouter.transport.opening import open_sender
+    from videorouter.transport.sender import open_sender
 
     sender = open_sender(ssl_context=trust(ca), trust_env=False)
     headers = (

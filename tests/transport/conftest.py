@@ -11,7 +11,7 @@ import pytest
 import trustme
 
 from videorouter.http import Attempt, Request
-from videorouter.transport.opening import open_sender
+from videorouter.transport.sender import open_sender
 
 ANSWER = b'{"data":[{"url":"https://resource.example/v.mp4","video_id":"video_1"}]}'
 

@@ -2,10 +2,13 @@
 
 import asyncio
 import socket
+import threading
+import time
 
 import pytest
 
-from videorouter.transport.dialing import Names, connect, parse_literal, take_turns
+from videorouter.http import WireError, WireFailure
+from videorouter.transport.dialing import Names, connect, parse_literal, resolve_name, take_turns
 
 from .conftest import ANSWER, answer_all, post, send
 
@@ -132,3 +135,28 @@ async def test_a_failed_look_up_is_not_remembered(monkeypatch):
     with pytest.raises(socket.gaierror):
         await names.find("gateway.test", 443)
     assert await names.find("gateway.test", 443)
+
+
+async def test_literals_and_names_lead_to_addresses():
+    assert await resolve_name("http://127.0.0.1:5/", deadline=time.monotonic() + 5) == ("127.0.0.1",)
+    assert "127.0.0.1" in await resolve_name("http://localhost:5/", deadline=time.monotonic() + 5)
+
+
+async def test_a_url_without_a_place_has_no_addresses():
+    with pytest.raises(WireError) as caught:
+        await resolve_name("http://a:99999/", deadline=time.monotonic() + 5)
+    assert caught.value.failure is WireFailure.NAME_MISSING
+
+
+async def test_a_name_server_that_says_nothing_ends_with_the_deadline(monkeypatch):
+    release = threading.Event()
+
+    def look_up(*args, **options):
+        release.wait(5)
+        return []
+
+    monkeypatch.setattr(socket, "getaddrinfo", look_up)
+    with pytest.raises(WireError) as caught:
+        await resolve_name("http://gateway.test/", deadline=time.monotonic() + 0.1)
+    release.set()
+    assert caught.value.failure is WireFailure.NAME_TEMPORARY

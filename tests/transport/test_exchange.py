@@ -6,7 +6,7 @@ import pytest
 
 from videorouter.errors import Phase
 from videorouter.http import Attempt, Request, WireError, WireFailure
-from videorouter.transport.opening import open_sender
+from videorouter.transport.sender import open_sender
 
 from .conftest import ANSWER, answer_all, get, ok, post, send
 

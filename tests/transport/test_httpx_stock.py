@@ -10,7 +10,7 @@ import trio
 from videorouter.errors import Phase
 from videorouter.http import Attempt, WireError, WireFailure
 from videorouter.transport.httpx_stock import StockTransport
-from videorouter.transport.opening import open_sender
+from videorouter.transport.sender import open_sender
 
 from .conftest import ANSWER, answer_all, get, ok, post, send
 

@@ -15,7 +15,7 @@ import pytest
 
 from videorouter.errors import Phase
 from videorouter.http import Attempt, WireError, WireFailure
-from videorouter.transport.opening import open_sender
+from videorouter.transport.sender import open_sender
 
 from .conftest import ANSWER, Server, answer_all, get, ok, post, send
 

@@ -6,8 +6,8 @@ import pytest
 
 from videorouter.errors import ConfigurationError, Phase
 from videorouter.http import Attempt, WireError, WireFailure
-from videorouter.transport.opening import open_sender
 from videorouter.transport.proxies import Route, choose_proxy, read_routes
+from videorouter.transport.sender import open_sender
 
 from .conftest import ANSWER, answer_all, ok, post, send
 

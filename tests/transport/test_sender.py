@@ -4,7 +4,7 @@ import httpx
 import pytest
 
 from videorouter.transport.httpx_stock import StockTransport
-from videorouter.transport.opening import open_sender
+from videorouter.transport.sender import open_sender
 
 from .conftest import answer_all, post, send
 

@@ -8,7 +8,7 @@ import trustme
 
 from videorouter.errors import Phase
 from videorouter.http import Attempt, WireError, WireFailure
-from videorouter.transport.opening import open_sender
+from videorouter.transport.sender import open_sender
 
 from .conftest import ANSWER, answer_all, get, ok, post, send
 
@@ -145,16 +145,16 @@ async def test_a_session_ticket_on_an_idle_connection_does_not_end_it(serve, sen
 
 
 async def test_the_environment_names_the_trusted_authority(serve, server_tls, authority, tmp_path, monkeypatch):
-    from videorouter.transport import trust
+    from videorouter.transport import tls
 
     with authority.cert_pem.tempfile(dir=str(tmp_path)) as pem:
         monkeypatch.setenv("SSL_CERT_FILE", pem)
-        monkeypatch.setattr(trust, "_making", None)
+        monkeypatch.setattr(tls, "_making", None)
         server = await serve(answer_all, tls=server_tls)
         sender = open_sender()
         assert (await send(sender, post(server.url))).status == 200
         await sender.aclose()
-    monkeypatch.setattr(trust, "_making", None)
+    monkeypatch.setattr(tls, "_making", None)
 
 
 async def test_tls_1_2(serve, client_tls, authority):

@@ -44,9 +44,8 @@ from videorouter.errors import (
     VideoRouterError,
 )
 from videorouter.events import AttemptFinished, AttemptStarted, OutcomeInDoubt, RetryScheduled
-from videorouter.http import Attempt, Request, Response, WireError, WireFailure
+from videorouter.http import Attempt, Request, Response, WireError, WireFailure, find_host
 from videorouter.models import InDoubt, Task, VideoResult
-from videorouter.transport.naming import find_host
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable

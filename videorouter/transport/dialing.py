@@ -12,7 +12,14 @@ import errno
 import os
 import socket
 import sys
+import time
 from typing import TYPE_CHECKING, TypeAlias
+
+import anyio
+
+from videorouter.http import WireFailure, find_host, split_place
+from videorouter.transport.causes import explain, name_connect_failure
+from videorouter.transport.live_guard import check_host
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -105,6 +112,34 @@ def _look_up(host: str, port: int) -> tuple[Address, ...]:
     found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     addresses = dict.fromkeys((int(family), address) for family, _, _, _, address in found)
     return take_turns(addresses)  # type: ignore[arg-type]  # only AF_INET and AF_INET6 come back
+
+
+async def resolve_name(url: str, *, deadline: float) -> tuple[str, ...]:
+    """All addresses of the URL's host, in the order of the system's preference.
+
+    Args:
+        url: An absolute http or https URL.
+        deadline: ``time.monotonic()`` value at which to give up.
+
+    Returns:
+        IP literals, without scope ids.
+
+    Raises:
+        WireError: The name does not exist, or the name server did not answer in time.
+    """
+    check_host(find_host(url))
+    found: Sequence[tuple[object, ...]] | None = None
+    try:
+        with anyio.move_on_after(deadline - time.monotonic()):
+            host, port = split_place(url)
+            found = await anyio.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    except OSError as error:
+        raise explain(name_connect_failure(error), find_host(url), error) from error
+    except ValueError as error:
+        raise explain(WireFailure.NAME_MISSING, find_host(url), error) from error
+    if found is None:
+        raise explain(WireFailure.NAME_TEMPORARY, find_host(url))
+    return tuple(dict.fromkeys(str(entry[4][0]).partition("%")[0] for entry in found))  # type: ignore[index]
 
 
 def take_turns(addresses: Iterable[Address]) -> tuple[Address, ...]:

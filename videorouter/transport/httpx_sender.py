@@ -25,16 +25,15 @@ from videorouter.http import (
     ResponseStream,
     WireError,
     WireFailure,
+    find_host,
     keep_piece,
 )
-from videorouter.transport.causes import explain
+from videorouter.transport.causes import explain, name_connect_failure
+from videorouter.transport.dialing import resolve_name
 from videorouter.transport.gate import Gate
-from videorouter.transport.httpx_causes import name_httpx_failure
-from videorouter.transport.httpx_stock import StockTransport
+from videorouter.transport.httpx_stock import StockTransport, is_mocked
 from videorouter.transport.httpx_transport import NOTES, VideoTransport
-from videorouter.transport.interception import is_mocked
 from videorouter.transport.live_guard import check_host
-from videorouter.transport.naming import find_host, resolve_name
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -434,3 +433,35 @@ class _ClientStream:
 
     async def aclose(self) -> None:
         await self._response.aclose()
+
+
+def _name_proxy_failure(error: httpx.ProxyError) -> WireFailure:
+    """``ProxyError`` says no more than ``"407 Proxy Authentication Required"``: its first word is the status."""
+    status = str(error).partition(" ")[0]
+    if status.isdigit() and 400 <= int(status) < 500:
+        return WireFailure.PROXY_REFUSED
+    return WireFailure.PROXY_UNAVAILABLE
+
+
+def name_httpx_failure(error: Exception) -> WireFailure:
+    """The failure behind an exception of httpx; of anything else, ``RESET``."""
+    if isinstance(error, httpx.ProxyError):
+        return _name_proxy_failure(error)
+    if isinstance(error, httpx.ConnectTimeout):
+        return WireFailure.CONNECT_TIMEOUT
+    if isinstance(error, httpx.ConnectError):
+        return name_connect_failure(error)
+    if isinstance(error, httpx.PoolTimeout):
+        return WireFailure.DEADLINE
+    if isinstance(error, (httpx.WriteError, httpx.WriteTimeout)):
+        return WireFailure.WRITE_FAILED
+    if isinstance(error, httpx.ReadTimeout):
+        return WireFailure.STALLED
+    if isinstance(error, (httpx.UnsupportedProtocol, httpx.InvalidURL, httpx.LocalProtocolError)):
+        return WireFailure.PROTOCOL
+    if isinstance(error, httpx.RemoteProtocolError):
+        text = str(error)
+        if "disconnected" in text:
+            return WireFailure.RESET
+        return WireFailure.BODY_CUT if "closed connection" in text else WireFailure.PROTOCOL
+    return WireFailure.RESET

@@ -9,14 +9,13 @@ import httpx
 
 from videorouter.http import Attempt, Request, WireError, WireFailure
 from videorouter.transport.exchange import Exchanger
-from videorouter.transport.httpx_stock import StockTransport
-from videorouter.transport.interception import catches_transport
+from videorouter.transport.httpx_stock import StockTransport, catches_transport
 
 if TYPE_CHECKING:
     import ssl
     from collections.abc import AsyncIterator
 
-    from videorouter.transport.body import BodyStream
+    from videorouter.transport.exchange import BodyStream
 
 NOTES = "videorouter"
 """The request extension by which a sender of this package hands its attempt, deadline and addresses through httpx."""

@@ -1,6 +1,6 @@
-"""The default sender: straight to our own transport, or through httpx where somebody has a hand in it.
+"""Chooses who sends: the user's own client, or the default sender, which decides the way of each request.
 
-It decides the way of each request and nothing else. The short way skips httpx altogether. The long way goes through
+The default sender goes straight to our own transport, or through httpx where somebody has a hand in it. The short way skips httpx altogether. The long way goes through
 an ``httpx.AsyncClient`` over the same connections: when it was touched (hooks, auth, mounts, cookies) or patched. The
 stock way goes through httpx's own transport: proxies, trio, and mocks below httpx.
 """
@@ -14,18 +14,17 @@ from typing import TYPE_CHECKING
 
 import httpx
 
+from videorouter.transport.dialing import resolve_name
 from videorouter.transport.exchange import Exchanger
 from videorouter.transport.httpx_sender import HttpxSender
-from videorouter.transport.httpx_stock import StockTransport
+from videorouter.transport.httpx_stock import StockTransport, catches_client, catches_transport
 from videorouter.transport.httpx_transport import VideoTransport
-from videorouter.transport.interception import catches_client, catches_transport
-from videorouter.transport.naming import resolve_name
-from videorouter.transport.proxies import Route, choose_proxy
+from videorouter.transport.proxies import Route, choose_proxy, read_routes
 
 if TYPE_CHECKING:
     import ssl
 
-    from videorouter.http import Attempt, Request, Response, ResponseStream
+    from videorouter.http import Attempt, Request, Response, ResponseStream, Sender
 
 
 class SocketSender:
@@ -135,3 +134,32 @@ def _is_selecting() -> bool:
     """Whether an asyncio loop runs that can watch sockets: trio and the proactor of Windows cannot."""
     loop = asyncio._get_running_loop()  # noqa: SLF001 - documented for event loops, and gives None outside one
     return loop is not None and (sys.platform != "win32" or hasattr(loop, "_selector"))
+
+
+def open_sender(
+    *,
+    http_client: httpx.AsyncClient | None = None,
+    proxy: str | None = None,
+    trust_env: bool = True,
+    ssl_context: ssl.SSLContext | None = None,
+    connect_timeout: float = 10.0,
+) -> Sender:
+    """Give the sender for a client's settings.
+
+    Args:
+        http_client: The user's own client; it is never closed, and every other setting but the timeout is its own.
+        proxy: A proxy's URL for every request.
+        trust_env: Whether ``HTTP_PROXY``, ``HTTPS_PROXY``, ``ALL_PROXY`` and ``NO_PROXY`` count.
+        ssl_context: The TLS context; ``None`` trusts the system's store, else certifi's, and honours ``SSL_CERT_FILE``.
+        connect_timeout: Seconds for TCP and TLS together.
+
+    Returns:
+        A sender; ``aclose`` it when done.
+
+    Raises:
+        ConfigurationError: A proxy's URL, or ``http_client``, cannot be used.
+    """
+    if http_client is not None:
+        return HttpxSender(http_client, connect_timeout=connect_timeout)
+    routes = read_routes(proxy, trust_env=trust_env)
+    return SocketSender(ssl_context=ssl_context, connect_timeout=connect_timeout, routes=routes)

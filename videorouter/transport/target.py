@@ -6,8 +6,7 @@ from typing import TYPE_CHECKING
 
 import httpx
 
-from videorouter.http import WireError, WireFailure
-from videorouter.transport.naming import find_host, split_place
+from videorouter.http import WireError, WireFailure, find_host, split_place
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

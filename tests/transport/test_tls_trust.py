@@ -7,14 +7,14 @@ import threading
 
 import pytest
 
-from videorouter.transport import trust
+from videorouter.transport import tls
 
 pytestmark = pytest.mark.anyio
 
 
 @pytest.fixture(autouse=True)
 def forget(monkeypatch):
-    monkeypatch.setattr(trust, "_making", None)
+    monkeypatch.setattr(tls, "_making", None)
 
 
 async def test_everybody_gets_the_same_and_it_is_made_once_in_a_thread(monkeypatch):
@@ -24,11 +24,11 @@ async def test_everybody_gets_the_same_and_it_is_made_once_in_a_thread(monkeypat
         made.append(threading.current_thread())
         return ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
 
-    monkeypatch.setattr(trust, "make_context", make)
-    contexts = await asyncio.gather(*(trust.share_context() for _ in range(20)))
+    monkeypatch.setattr(tls, "make_context", make)
+    contexts = await asyncio.gather(*(tls.share_context() for _ in range(20)))
     assert len(set(map(id, contexts))) == 1
-    assert await trust.share_context() is contexts[0]
-    assert trust.wait_for_context() is contexts[0]
+    assert await tls.share_context() is contexts[0]
+    assert tls.wait_for_context() is contexts[0]
     assert len(made) == 1
     assert made[0] is not threading.main_thread()
 
@@ -38,10 +38,10 @@ async def test_a_failure_is_told_and_not_remembered(monkeypatch):
         raise OSError("no such file")
 
     with monkeypatch.context() as patch:
-        patch.setattr(trust, "make_context", fail)
+        patch.setattr(tls, "make_context", fail)
         with pytest.raises(OSError, match="no such file"):
-            await trust.share_context()
-    assert await trust.share_context() is not None
+            await tls.share_context()
+    assert await tls.share_context() is not None
 
 
 async def test_one_waiters_cancellation_is_not_everybodys(monkeypatch):
@@ -51,8 +51,8 @@ async def test_one_waiters_cancellation_is_not_everybodys(monkeypatch):
         release.wait(5)
         return ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
 
-    monkeypatch.setattr(trust, "make_context", make)
-    first, second = (asyncio.ensure_future(trust.share_context()) for _ in range(2))
+    monkeypatch.setattr(tls, "make_context", make)
+    first, second = (asyncio.ensure_future(tls.share_context()) for _ in range(2))
     await asyncio.sleep(0)
     first.cancel()
     release.set()
@@ -60,7 +60,7 @@ async def test_one_waiters_cancellation_is_not_everybodys(monkeypatch):
 
 
 def test_the_context_verifies():
-    context = trust.make_context()
+    context = tls.make_context()
     assert context.verify_mode is ssl.CERT_REQUIRED
     assert context.check_hostname
 
@@ -68,12 +68,12 @@ def test_the_context_verifies():
 def test_where_the_system_has_no_store_certifis_is_used(monkeypatch):
     for name in ("SSL_CERT_FILE", "SSL_CERT_DIR"):
         monkeypatch.setenv(name, "/nowhere")
-    assert trust.make_context().cert_store_stats()["x509_ca"] > 50
+    assert tls.make_context().cert_store_stats()["x509_ca"] > 50
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="forks are a matter of POSIX")
 async def test_a_forked_child_does_not_wait_for_its_parents_thread(monkeypatch):
-    await trust.share_context()
-    pid, future = trust._making
-    monkeypatch.setattr(trust, "_making", (pid + 1, future))
-    assert await trust.share_context() is not future.result()
+    await tls.share_context()
+    pid, future = tls._making
+    monkeypatch.setattr(tls, "_making", (pid + 1, future))
+    assert await tls.share_context() is not future.result()

@@ -10,9 +10,9 @@ import respx
 
 from videorouter.errors import Phase
 from videorouter.http import Attempt, WireError, WireFailure
+from videorouter.transport.httpx_stock import catches_client, catches_transport
 from videorouter.transport.httpx_transport import VideoTransport
-from videorouter.transport.interception import catches_client, catches_transport
-from videorouter.transport.opening import open_sender
+from videorouter.transport.sender import open_sender
 
 from .conftest import ANSWER, answer_all, get, post, send
 
@@ -134,7 +134,7 @@ def test_a_package_that_is_first_imported_inside_a_mock_is_caught():
         async def main():
             with respx.mock as mock:
                 mock.post("https://video.onerouter.pro/x").respond(201)
-                from videorouter.transport.opening import open_sender
+                from videorouter.transport.sender import open_sender
                 from videorouter.http import Request, Attempt
                 request = Request(method="POST", url="https://video.onerouter.pro/x", headers=(), body=b"")
                 response = await open_sender().send(request, Attempt(), deadline=time.monotonic() + 5, max_body=9)

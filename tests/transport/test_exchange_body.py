@@ -7,7 +7,7 @@ import pytest
 
 from videorouter.errors import Phase
 from videorouter.http import Attempt, WireError, WireFailure
-from videorouter.transport.opening import open_sender
+from videorouter.transport.sender import open_sender
 
 from .conftest import answer_all, get, ok
 

@@ -6,7 +6,7 @@ import httpx
 import pytest
 
 from videorouter.http import WireFailure
-from videorouter.transport.httpx_causes import name_httpx_failure
+from videorouter.transport.httpx_sender import name_httpx_failure
 
 
 @pytest.mark.parametrize(

@@ -8,8 +8,7 @@ import pytest
 
 from videorouter import ConfigurationError
 from videorouter.transport.httpx_sender import HttpxSender
-from videorouter.transport.opening import open_sender
-from videorouter.transport.sender import SocketSender
+from videorouter.transport.sender import SocketSender, open_sender
 
 
 def test_a_users_client_is_used_and_everybody_else_gets_ours():
@@ -29,7 +28,7 @@ import ssl, threading
 def fail(*args, **options):
     raise AssertionError("a TLS context was made")
 ssl.SSLContext.load_default_certs = fail
-from videorouter.transport.opening import open_sender
+from videorouter.transport.sender import open_sender
 open_sender(proxy="http://127.0.0.1:1")
 open_sender(trust_env=False)
 assert threading.active_count() == 1
@@ -38,5 +37,5 @@ assert threading.active_count() == 1
 
 
 def test_naming_the_client_does_not_import_httpx():
-    program = "import sys; import videorouter.transport.opening; assert 'httpx' not in sys.modules"
+    program = "import sys; from videorouter import AsyncVideoRouter; assert 'httpx' not in sys.modules"
     subprocess.run([sys.executable, "-c", program], check=True, timeout=60)
