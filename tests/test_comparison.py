@@ -44,7 +44,7 @@ MAYBE_BOUGHT = {
 
 @pytest.fixture
 def charges(monkeypatch):
-    limiter.WORLD.lanes.clear()
+    limiter.PROCESS.model_limits.clear()
     monkeypatch.syspath_prepend(SCRIPTS)
     return importlib.import_module("charges")
 

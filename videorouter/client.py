@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, NoReturn, Self, Unpack, overload
 from msgspec import UNSET, UnsetType
 
 from videorouter.batch.verbs import BatchVerbs
-from videorouter.call import draining, tasks
+from videorouter.call import tasks
 from videorouter.call.caller import Caller
 from videorouter.call.catalog import Catalog, read_account
 from videorouter.call.fallback import check_models, run_with_fallback
@@ -495,16 +495,16 @@ class AsyncVideoRouter(BatchVerbs):
         view._catalogue = self._catalogue
         view._uploads = self._uploads
         settings = resolve(**view._options)
-        gate = caller.gate
+        limit = caller.limit
         if "max_concurrency" in overrides:
-            gate = caller.shared.open_gate(settings)
-        view._caller = Caller(settings, caller.shared, **hooks, gate=gate)
+            limit = caller.shared.open_limit(settings)
+        view._caller = Caller(settings, caller.shared, **hooks, limit=limit)
         view._maker = RequestBuilder(view._caller, view._uploads)
         return view
 
     def stats(self) -> Stats:
         """The counters of this client at this moment."""
-        return draining.count(self._caller.shared, self._caller.gate)
+        return self._caller.shared.count(self._caller.limit)
 
     async def drain(self, timeout: float | None = 60.0) -> DrainReport:
         """Take no new job, and wait for those that run. What is left is named, so that it can be collected later.
@@ -519,7 +519,7 @@ class AsyncVideoRouter(BatchVerbs):
         Raises:
             ConfigurationError: ``timeout`` is no positive number.
         """
-        return await draining.drain(self._caller.shared, seconds=check_timeout(timeout))
+        return await self._caller.shared.drain(seconds=check_timeout(timeout))
 
     async def aclose(self) -> None:
         """Close what is open. Idempotent; a client that you brought stays open, and so does what a view shares."""

@@ -7,4 +7,4 @@ from videorouter.call import limiter
 
 @pytest.fixture(autouse=True)
 def fresh_lanes():
-    limiter.WORLD.lanes.clear()
+    limiter.PROCESS.model_limits.clear()

@@ -26,7 +26,7 @@ BOMB = gzip.compress(b'{"data":"' + b"A" * 50_000_000 + b'"}')
 
 @pytest.fixture(autouse=True)
 def fresh_lanes():
-    limiter.WORLD.lanes.clear()
+    limiter.PROCESS.model_limits.clear()
 
 
 def endless(head: bytes, piece: bytes, every: float = 0.0):

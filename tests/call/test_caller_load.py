@@ -17,7 +17,7 @@ pytestmark = pytest.mark.anyio
 
 @pytest.fixture(autouse=True)
 def fresh_lanes():
-    limiter.WORLD.lanes.clear()
+    limiter.PROCESS.model_limits.clear()
 
 
 def take(rate: float, burst: float):

@@ -41,7 +41,7 @@ TELLING = ("Sekret", "0123+456", "0123%2B456", "789.abcdef", "\\u0053\\u0065", "
 
 @pytest.fixture(autouse=True)
 def fresh_lanes():
-    limiter.WORLD.lanes.clear()
+    limiter.PROCESS.model_limits.clear()
 
 
 def collect(error: BaseException) -> str:

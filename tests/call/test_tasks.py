@@ -34,7 +34,7 @@ DONE = answer(200, {"data": {"status": "completed", "urls": {"video": "https://c
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
-    limiter.WORLD.lanes.clear()
+    limiter.PROCESS.model_limits.clear()
     monkeypatch.setattr(polling, "FIRST", 0.01)
     monkeypatch.setattr(polling, "_ERROR_FIRST", 0.01)
 

@@ -103,7 +103,7 @@ def check_error(error: VideoRouterError, seed: int, answer: bytes) -> None:
 
 
 async def test_whatever_a_server_says_ends_in_an_error_of_ours():
-    limiter.WORLD.lanes.clear()
+    limiter.PROCESS.model_limits.clear()
     seed, cases = SEED, CASES
     print(f"seed {seed}")  # noqa: T201  it repeats the run
     dice = random.Random(seed)

@@ -172,7 +172,7 @@ async def test_the_lanes_of_all_models_together_have_no_more_jobs_than_the_clust
 async def test_a_pace_that_was_started_again_is_heard_at_once():
     link = Link(None, None, None)
     follower = Follower(link, LANE)
-    link._gate = type("ClientLimit", (), {"bays": ()})
+    link._limit = type("ClientLimit", (), {"queues": ()})
     old = Pacemaker(concurrency=10)
     for _ in range(50):
         link._take(await report(old, "a", link._serial))

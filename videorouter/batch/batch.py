@@ -69,7 +69,7 @@ class Batch:
             )
         self._caller = caller
         self._options = options
-        self._limit = min(options.limit, caller.gate.limit)
+        self._limit = min(options.limit, caller.limit.limit)
         self._source = source
         self._known = len(source) if isinstance(source, Sized) else None
         self._maker = maker

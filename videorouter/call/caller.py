@@ -86,7 +86,7 @@ class Caller(Reader):
         shared: What its views share.
         on_event: The user's hook for events.
         on_in_doubt: The user's hook for requests in doubt.
-        gate: A view's own limit of jobs at once; default: the client's.
+        limit: A view's own limit of jobs at once; default: the client's.
     """
 
     def __init__(
@@ -96,19 +96,19 @@ class Caller(Reader):
         *,
         on_event: EventHook | None = None,
         on_in_doubt: InDoubtHook | None = None,
-        gate: ClientLimit | None = None,
+        limit: ClientLimit | None = None,
     ) -> None:
         super().__init__(settings, shared, on_event=on_event, on_in_doubt=on_in_doubt)
-        self.gate: ClientLimit = gate if gate is not None else shared.gate
+        self.limit: ClientLimit = limit if limit is not None else shared.limit
         self._bases = (settings.base_url, *settings.failover_urls)
         self._origins = tuple(origin_of(base) for base in self._bases)
         self._column = RequestKind.HONOURED if settings.idempotency == "honoured" else RequestKind.ONCE
 
     def open_slot(self, model: str, *, sends: bool = True) -> Slot:
-        """A place in the client's limit and in the model's lane, not yet taken.
+        """A slot of the client's limit and of the model's, not yet taken.
 
         Args:
-            model: Whose lane it is.
+            model: Which model is asked.
             sends: ``False`` for a job that was submitted before and is only looked at.
 
         Raises:
@@ -117,7 +117,7 @@ class Caller(Reader):
         shared = self.shared
         if shared.closed or shared.draining:
             shared.check_taking()
-        return Slot(self.gate.find_bay(self._origins[0], model, adaptive=self.settings.adaptive), sends=sends)
+        return Slot(self.limit.find_queue(self._origins[0], model, adaptive=self.settings.adaptive), sends=sends)
 
     async def post(
         self,
@@ -153,9 +153,9 @@ class Caller(Reader):
                     await self._queue(slot, deadline, trail)
                 shared.check_open()
                 url = self._bases[base] + submission.path
-                headers = self.letterhead.head_post(submission.idempotency_key) if not submission.headers else None
+                headers = self.headers.head_post(submission.idempotency_key) if not submission.headers else None
                 if headers is None:
-                    headers = await self.letterhead.head(
+                    headers = await self.headers.head(
                         url,
                         deadline=deadline,
                         content_type=b"application/json",
@@ -193,8 +193,10 @@ class Caller(Reader):
                 await anyio.sleep(pause)
                 if base != trail.base:
                     base = trail.base
-                    bay = self.gate.find_bay(self._origins[base], submission.model, adaptive=self.settings.adaptive)
-                    slot.move(bay)
+                    queue = self.limit.find_queue(
+                        self._origins[base], submission.model, adaptive=self.settings.adaptive
+                    )
+                    slot.move(queue)
         except VideoRouterError as error:
             raised = await self._finish_failed(error, submission, trail, deadline)
             if raised is error:
@@ -231,7 +233,7 @@ class Caller(Reader):
 
     async def _queue(self, slot: Slot, deadline: float, trail: _Trail | None) -> None:
         """Wait for the slot, where waiting can help."""
-        pace = slot.bay.lane.pace
+        pace = slot.queue.model_limit.pace
         if pace is not None and pace.paused_until >= deadline:
             if trail is not None:
                 raise _describe_lateness(trail)
@@ -296,12 +298,12 @@ class Caller(Reader):
         return build_error(ending, outcome, self.settings, column=self._column, model=submission.model)
 
     def _pay(self, decision: RetryAfter, slot: Slot) -> bool:
-        """Take a retry out of the budget; a refused call without budget waits with its lane."""
+        """Take a retry out of the budget; a refused call without budget waits for its model to recover."""
         budget = self.shared.budget
         if not decision.throttled:
             return budget.spend(decision.cost)
         if not budget.spend(decision.cost, keep=KEPT_FOR_PROBES):
-            slot.starved = True
+            slot.out_of_budget = True
             budget.drain(decision.cost)
         return True
 
@@ -337,7 +339,7 @@ class Caller(Reader):
             record = describe_doubt(
                 submission, error.message, phase=error.phase, request_id=error.request_id, task_id=error.task_id
             )
-            self.shared.doubts.add(record)
+            self.shared.in_doubt_log.add(record)
             await call_hooks(self._find_hooks(record))
         return error
 
@@ -375,7 +377,7 @@ class Caller(Reader):
 
     async def record_loss(self, error: BaseException, record: InDoubt) -> None:
         """Keep a record while ``error`` ends the call, and call_hooks the hooks, unless nothing may be awaited any more."""
-        self.shared.doubts.add(record)
+        self.shared.in_doubt_log.add(record)
         if not isinstance(error, GeneratorExit | KeyboardInterrupt | SystemExit):
             await call_hooks_while_cancelled(self._find_hooks(record))
 
@@ -437,7 +439,7 @@ def _describe_lateness(trail: _Trail | None) -> VideoRouterError:
 
 
 def _set_pace(outcome: FailedAttempt, slot: Slot) -> None:
-    """What the lane learns from a failure."""
+    """Let the pace of the model follow from a failure."""
     slot.counted = True
     if outcome.row is Outcome.REFUSED:
         slot.note_refusal(outcome.retry_after)

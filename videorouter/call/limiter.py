@@ -1,15 +1,14 @@
-"""Who may start now: a client's limit, the lanes that a process shares, and the queues before both.
+"""Which jobs may run now: the limit of a client, the limits of models that a process shares, and the queues for both.
 
-A job holds one slot from dispatch to its end: one of its client's limit and one of its lane's. Taking a free slot is a
-few comparisons under one lock. Waiters stand in one queue per client and lane; nothing is ever scanned, a cancelled
-waiter passes its grant on, and waiters of several event loops and threads can share a lane.
+A job holds one slot from dispatch to its end: one of its client's limit and one of its model's, which is that of one
+(origin, model). Taking a free slot is a few comparisons under one lock. Jobs wait in one queue per client and model;
+nothing is ever scanned, a cancelled waiter passes its slot on, and several event loops and threads can share a limit.
 
-``call.pace`` decides how fast a lane may go. This file never sends anything.
+``call.pace`` decides how fast a model may be asked. This file sends nothing.
 """
 
 from __future__ import annotations
 
-import asyncio
 import os
 import sys
 import threading
@@ -21,70 +20,105 @@ import anyio
 
 from videorouter.call.pace import HELD, AdaptiveRate, RecoveryProbe
 from videorouter.errors import Phase
+from videorouter.loops import finish, running_loop
 
 if TYPE_CHECKING:
+    import asyncio
     from collections.abc import Callable
 
     from videorouter.config import Origin
     from videorouter.http import Attempt
 
-_MOST_LANES = 1024
+_MOST_MODELS = 1024
+_MOST_JOBS = 1000
+_JOBS_ON_WINDOWS = 500
 _TRIO_LOOK = 0.02
 _UNSENT = (Phase.QUEUED, Phase.CONNECTING, Phase.SENDING)
 
 
-class _World:
-    """What is one per process. A forked child starts afresh: its parent's jobs are not its own."""
+def default_concurrency() -> int:
+    """Jobs in flight when the caller does not say: the file-descriptor limit less a reserve, at most 1,000.
+
+    Each job needs one connection. The reserve (an eighth of the limit, at least 32) is for downloads, the journal, the
+    event loop and the program around us.
+    """
+    limit = read_file_limit()
+    if limit is None:
+        return _JOBS_ON_WINDOWS if sys.platform == "win32" else _MOST_JOBS
+    return max(1, min(_MOST_JOBS, limit - max(32, limit // 8)))
+
+
+def read_file_limit() -> int | None:
+    """The soft limit of open file descriptors; ``None`` where the system sets none."""
+    if sys.platform == "win32":
+        return None
+    import resource  # noqa: PLC0415  POSIX only
+
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return None if soft == resource.RLIM_INFINITY else soft
+
+
+class _Process:
+    """What all clients of a process share. A forked child starts anew: its parent's jobs are not its own."""
 
     def __init__(self) -> None:
         self.generation: int = 0
         self.make_pace: Callable[[tuple[Origin, str]], AdaptiveRate] = lambda _: AdaptiveRate()
-        self.start_afresh()
+        self.reset()
 
-    def start_afresh(self) -> None:
-        """Forget every lane, as a forked child must."""
+    def reset(self) -> None:
+        """Forget every model's limit."""
         self.generation += 1
         self.lock: threading.Lock = threading.Lock()
-        self.lanes: dict[tuple[Origin, str], ModelLimit] = {}
+        self.model_limits: dict[tuple[Origin, str], ModelLimit] = {}
+
+    def find_model_limit(self, key: tuple[Origin, str]) -> ModelLimit:
+        """The limit of one (origin, model)."""
+        limit = self.model_limits.get(key)
+        if limit is None:
+            if len(self.model_limits) >= _MOST_MODELS:
+                self.model_limits = {name: kept for name, kept in self.model_limits.items() if not kept.idle}
+            limit = self.model_limits[key] = ModelLimit(self.make_pace(key))
+        return limit
 
 
 class ModelLimit:
-    """One (origin, model): how many jobs run in it, how fast it may go, and who waits.
+    """How many jobs of one (origin, model) run, how many may, and which queues wait for it.
 
-    Args:
-        pace: Its rules; ``None`` when it has no limit of its own (``adaptive=False``).
+    ``pace`` is ``None`` for a limit that only counts (``adaptive=False``).
     """
 
-    __slots__ = ("_flying", "_prober", "_ring", "_timer", "pace", "probing", "used")
+    __slots__ = ("_probe_slot", "_queues", "_timer", "_unproven", "pace", "probe", "used")
 
     def __init__(self, pace: AdaptiveRate | None) -> None:
         self.pace: AdaptiveRate | None = pace
         self.used: int = 0
-        self.probing: RecoveryProbe = RecoveryProbe()
-        self._prober: Slot | None = None
-        self._ring: deque[WaitQueue] = deque()
-        self._flying: deque[Slot] = deque()
+        self.probe: RecoveryProbe = RecoveryProbe()
+        self._probe_slot: Slot | None = None
+        self._queues: deque[WaitQueue] = deque()
+        self._unproven: deque[Slot] = deque()
+        """Slots whose requests were neither answered nor held for long enough, oldest first."""
         self._timer: tuple[float, asyncio.AbstractEventLoop, list[asyncio.TimerHandle]] | None = None
 
     @property
     def limit(self) -> float:
-        """Jobs that may run in it at once."""
+        """Jobs that may run at once."""
         return self.pace.limit if self.pace is not None else float("inf")
 
     @property
     def idle(self) -> bool:
-        """Whether nobody is in it or waits for it."""
-        return not self.used and not self._ring
+        """Whether no job runs or waits."""
+        return not self.used and not self._queues
 
     def admits(self, slot: Slot, now: float) -> bool:
-        """Whether one more may start now, past nobody who waits."""
-        if self._ring or slot.starved:
+        """Whether one more may start now, ahead of nobody who waits."""
+        if self._queues or slot.out_of_budget:
             return False
         pace = self.pace
         if pace is None:
             return True
         if self.used + 1 > pace.limit:
-            self._ripen(now)
+            self._count_held(now)
             if self.used + 1 > pace.limit:
                 return False
         return not slot.sends or pace.find_start() <= now
@@ -93,115 +127,116 @@ class ModelLimit:
         """A job starts."""
         self.used += 1
         slot.held = True
-        if slot.starved:
-            slot.starved = False
-            if self.probing.troubled:
-                self._prober = slot
-                self.probing.count_probe(now)
+        if slot.out_of_budget:
+            slot.out_of_budget = False
+            if self.probe.troubled:
+                self._probe_slot = slot
+                self.probe.count_probe(now)
         slot.started = now
         pace = self.pace
         if pace is not None and slot.sends:
             slot.counted = False
             pace.count_start(now)
-            self._flying.append(slot)
+            self._unproven.append(slot)
 
-    def _ripen(self, now: float) -> None:
-        """Count what the gateway has held long enough without refusing it."""
-        flying = self._flying
+    def _count_held(self, now: float) -> None:
+        """Count what the gateway has held long enough without refusing it as a success."""
+        unproven = self._unproven
         pace = self.pace
         if pace is None:
             return
-        while flying:
-            slot = flying[0]
+        while unproven:
+            slot = unproven[0]
             if slot.held and not slot.counted:
                 if now - slot.started < HELD:
                     return
-                flying.popleft()
+                unproven.popleft()
                 if _is_unsent(slot):
                     slot.started = now
-                    flying.append(slot)
+                    unproven.append(slot)
                 else:
                     slot.counted = True
                     pace.count_success(now, self.used)
             else:
-                flying.popleft()
+                unproven.popleft()
 
     def leave(self, slot: Slot, now: float) -> None:
         """A job ends, or waits for its next attempt."""
         self.used -= 1
-        if self._prober is slot:
-            self._prober = None
-        if self._ring:
+        if self._probe_slot is slot:
+            self._probe_slot = None
+        if self._queues:
             self.dispatch(now)
         else:
-            self._ripen(now)
+            self._count_held(now)
 
     def note_success(self, slot: Slot) -> None:
-        """A job's request has been answered well."""
-        if slot.counted and not self.probing.troubled:
+        """A job's request was answered well."""
+        if slot.counted and not self.probe.troubled:
             return
-        with WORLD.lock:
+        with PROCESS.lock:
             now = time.monotonic()
-            self.probing.count_success()
+            self.probe.count_success()
             if self.pace is not None and not slot.counted:
                 self.pace.count_success(now, self.used)
             slot.counted = True
-            if self._ring:
+            if self._queues:
                 self.dispatch(now)
 
-    def join(self, bay: WaitQueue) -> None:
-        """A bay has somebody who waits."""
-        self._ring.append(bay)
+    def join(self, queue: WaitQueue) -> None:
+        """Somebody waits in this queue."""
+        self._queues.append(queue)
 
     def dispatch(self, now: float) -> None:
-        """Let in as many as may start now, a bay after the other; set a timer for the next."""
-        ring = self._ring
+        """Start as many jobs as may start now, one of each queue after the other; set a timer for the next."""
+        queues = self._queues
         pace = self.pace
         if pace is not None:
-            self._ripen(now)
-        while ring:
-            bay = ring[0]
-            if not bay.waiters:
-                ring.popleft()
-                bay.listed = False
+            self._count_held(now)
+        while queues:
+            queue = queues[0]
+            if not queue.waiters:
+                queues.popleft()
+                queue.listed = False
                 continue
-            if bay.gate.used >= bay.gate.limit:
-                ring.popleft()
-                bay.gate.parked.append(bay)
+            client = queue.client_limit
+            if client.used >= client.limit:
+                queues.popleft()
+                client.blocked.append(queue)
                 continue
             if pace is not None:
                 if self.used + 1 > pace.limit:
-                    if self._flying:
-                        self._arm(now, self._flying[0].started + HELD, bay)
+                    if self._unproven:
+                        self._set_timer(now, self._unproven[0].started + HELD, queue)
                     return
                 start = pace.find_start()
-                if start > now and bay.first.sends:
-                    self._arm(now, start, bay)
+                if start > now and queue.first.sends:
+                    self._set_timer(now, start, queue)
                     return
-            if self.probing.troubled and bay.first.starved:
+            if self.probe.troubled and queue.first.out_of_budget:
                 start = self._find_probe_start(now)
                 if start > now:
-                    self._arm(now, start, bay)
+                    self._set_timer(now, start, queue)
                     return
-            bay.let_in(now)
-            ring.rotate(-1)
+            queue.admit_first(now)
+            queues.rotate(-1)
 
     def _find_probe_start(self, now: float) -> float:
-        """When the next attempt may start: one at a time, further and further apart, until one is answered well."""
-        prober = self._prober
-        start = self.probing.next_at
-        if prober is not None and (now - prober.started < HELD or _is_unsent(prober)):
+        """When the next probe may start: one at a time, further and further apart, until one is answered well."""
+        running = self._probe_slot
+        start = self.probe.next_at
+        if running is not None and (now - running.started < HELD or _is_unsent(running)):
             # A refusal may take its time: only an answer ends the trouble, a long wait merely lets the next one ask.
-            start = max(start, max(now, prober.started) + HELD)
+            start = max(start, max(now, running.started) + HELD)
         return start
 
-    def _arm(self, now: float, when: float, bay: WaitQueue) -> None:
+    def _set_timer(self, now: float, when: float, queue: WaitQueue) -> None:
         timer = self._timer
         if timer is not None:
             if timer[0] <= when + 0.001 and not timer[1].is_closed():
                 return
-            self._disarm()
-        loop = bay.first_loop
+            self._cancel_timer()
+        loop = queue.first_loop
         if loop is None:
             return
         handles: list[asyncio.TimerHandle] = []
@@ -209,9 +244,9 @@ class ModelLimit:
         delay = max(0.0, when - now)
 
         def set_timer() -> None:
-            handles.append(loop.call_later(delay, self._wake, handles))
+            handles.append(loop.call_later(delay, self._on_timer, handles))
 
-        if asyncio._get_running_loop() is loop:  # noqa: SLF001  documented for event loops; gives None outside one
+        if running_loop() is loop:
             set_timer()
         else:
             try:
@@ -219,23 +254,23 @@ class ModelLimit:
             except RuntimeError:
                 self._timer = None
 
-    def _disarm(self) -> None:
+    def _cancel_timer(self) -> None:
         timer, self._timer = self._timer, None
-        if timer is not None and asyncio._get_running_loop() is timer[1]:  # noqa: SLF001  as above
+        if timer is not None and running_loop() is timer[1]:
             for handle in timer[2]:
                 handle.cancel()
 
-    def _wake(self, handles: list[asyncio.TimerHandle]) -> None:
-        with WORLD.lock:
+    def _on_timer(self, handles: list[asyncio.TimerHandle]) -> None:
+        with PROCESS.lock:
             if self._timer is None or self._timer[2] is not handles:
                 return
             self._timer = None
             self.dispatch(time.monotonic())
 
-    def orphan(self, loop: asyncio.AbstractEventLoop | None, now: float) -> None:
-        """A waiter has gone: its loop may go with it, and the lane's timer must not."""
+    def leave_loop(self, loop: asyncio.AbstractEventLoop | None, now: float) -> None:
+        """A waiter of this event loop has gone: the loop may end, and the timer must not end with it."""
         if self._timer is not None and self._timer[1] is loop:
-            self._disarm()
+            self._cancel_timer()
             self.dispatch(now)
 
 
@@ -244,87 +279,81 @@ def _is_unsent(slot: Slot) -> bool:
 
 
 class ClientLimit:
-    """A client's own limit of jobs at once."""
+    """A client's own limit of jobs at once.
 
-    __slots__ = ("__weakref__", "_bays", "generation", "limit", "parked", "used", "waiting")
+    ``blocked`` has the queues that wait for this limit only.
+    """
+
+    __slots__ = ("__weakref__", "_queues", "blocked", "generation", "limit", "used", "waiting")
 
     def __init__(self, limit: int) -> None:
         self.limit: int = limit
-        self._bays: dict[tuple[Origin, str], WaitQueue] = {}
-        self._clear()
+        self._queues: dict[tuple[Origin, str], WaitQueue] = {}
+        self._reset()
 
-    def _clear(self) -> None:
-        self.generation: int = WORLD.generation
+    def _reset(self) -> None:
+        self.generation: int = PROCESS.generation
         self.used: int = 0
         self.waiting: int = 0
-        self.parked: list[WaitQueue] = []
-        self._bays.clear()
+        self.blocked: list[WaitQueue] = []
+        self._queues.clear()
 
     @property
-    def bays(self) -> tuple[WaitQueue, ...]:
-        """The queues of this client, one per lane."""
-        return tuple(self._bays.values())
+    def queues(self) -> tuple[WaitQueue, ...]:
+        """The queues of this client, one per (origin, model)."""
+        return tuple(self._queues.values())
 
-    def find_bay(self, origin: Origin, model: str, *, adaptive: bool) -> WaitQueue:
-        """The queue of one lane."""
-        if self.generation != WORLD.generation:
-            self._clear()
+    def find_queue(self, origin: Origin, model: str, *, adaptive: bool) -> WaitQueue:
+        """The queue of one (origin, model)."""
+        if self.generation != PROCESS.generation:
+            self._reset()
         key = (origin, model)
-        bay = self._bays.get(key)
-        if bay is None:
-            with WORLD.lock:
-                if len(self._bays) >= _MOST_LANES:
-                    self._bays = {name: kept for name, kept in self._bays.items() if kept.waiters or kept.lane.used}
-                bay = self._bays[key] = WaitQueue(self, _find_lane(key) if adaptive else ModelLimit(None))
-        return bay
+        queue = self._queues.get(key)
+        if queue is None:
+            with PROCESS.lock:
+                if len(self._queues) >= _MOST_MODELS:
+                    self._queues = {
+                        name: kept for name, kept in self._queues.items() if kept.waiters or kept.model_limit.used
+                    }
+                limit = PROCESS.find_model_limit(key) if adaptive else ModelLimit(None)
+                queue = self._queues[key] = WaitQueue(self, limit)
+        return queue
 
-    def unpark(self, now: float) -> None:
-        """A job has ended: whoever waited for this client's limit only may come."""
-        if self.parked:
-            parked, self.parked = self.parked, []
-            for bay in parked:
-                bay.lane.join(bay)
-            for bay in parked:
-                bay.lane.dispatch(now)
+    def wake_blocked(self, now: float) -> None:
+        """A job has ended: whoever waited for this limit only may start."""
+        if self.blocked:
+            blocked, self.blocked = self.blocked, []
+            for queue in blocked:
+                queue.model_limit.join(queue)
+            for queue in blocked:
+                queue.model_limit.dispatch(now)
 
     def close(self) -> None:
         """Send away everybody who waits."""
-        with WORLD.lock:
-            for bay in self._bays.values():
-                while bay.waiters:
-                    waiter, _ = bay.waiters.popitem(last=False)
+        with PROCESS.lock:
+            for queue in self._queues.values():
+                while queue.waiters:
+                    waiter, _ = queue.waiters.popitem(last=False)
                     self.waiting -= 1
                     waiter.wake()
 
 
-def govern(make_pace: Callable[[tuple[Origin, str]], AdaptiveRate]) -> None:
-    """Give lanes that open from now on a pace that is made elsewhere: one that follows a whole cluster's."""
-    WORLD.make_pace = make_pace
-
-
-def _find_lane(key: tuple[Origin, str]) -> ModelLimit:
-    lanes = WORLD.lanes
-    lane = lanes.get(key)
-    if lane is None:
-        if len(lanes) >= _MOST_LANES:
-            WORLD.lanes = lanes = {name: kept for name, kept in lanes.items() if not kept.idle}
-        lane = lanes[key] = ModelLimit(WORLD.make_pace(key))
-    return lane
+def set_pace_factory(make_pace: Callable[[tuple[Origin, str]], AdaptiveRate]) -> None:
+    """Give limits of models that are made from now on a pace that comes from elsewhere: a whole cluster's."""
+    PROCESS.make_pace = make_pace
 
 
 class WaitQueue:
-    """The queue of one client before one lane.
+    """The jobs of one client that wait to ask one model.
 
-    Attributes:
-        waiters: Those who wait, in order.
-        listed: Whether the lane, or the gate while the client is full, knows of them.
+    ``waiters`` has them in order; ``listed`` says whether a limit knows that somebody waits.
     """
 
-    __slots__ = ("gate", "lane", "listed", "waiters")
+    __slots__ = ("client_limit", "listed", "model_limit", "waiters")
 
-    def __init__(self, gate: ClientLimit, lane: ModelLimit) -> None:
-        self.gate: ClientLimit = gate
-        self.lane: ModelLimit = lane
+    def __init__(self, client_limit: ClientLimit, model_limit: ModelLimit) -> None:
+        self.client_limit: ClientLimit = client_limit
+        self.model_limit: ModelLimit = model_limit
         self.waiters: OrderedDict[_Waiter, None] = OrderedDict()
         self.listed: bool = False
 
@@ -338,14 +367,14 @@ class WaitQueue:
         """The event loop of the first in line that has one."""
         return next((waiter.loop for waiter in self.waiters if waiter.loop is not None), None)
 
-    def let_in(self, now: float) -> None:
+    def admit_first(self, now: float) -> None:
         """Give the first in line its slot."""
         waiter, _ = self.waiters.popitem(last=False)
-        self.gate.waiting -= 1
+        self.client_limit.waiting -= 1
         if waiter.is_gone():
             return
-        self.gate.used += 1
-        self.lane.enter(waiter.slot, now)
+        self.client_limit.used += 1
+        self.model_limit.enter(waiter.slot, now)
         if not waiter.wake():
             waiter.slot.give_back(now)
 
@@ -357,11 +386,11 @@ class _Waiter:
 
     def __init__(self, slot: Slot) -> None:
         self.slot = slot
-        self.loop = asyncio._get_running_loop()  # noqa: SLF001  gives None where no asyncio loop runs
+        self.loop = running_loop()
         self.future: asyncio.Future[None] | None = None if self.loop is None else self.loop.create_future()
 
     def is_gone(self) -> bool:
-        """Whether its event loop has been closed under it."""
+        """Whether its event loop was closed under it."""
         return self.loop is not None and self.loop.is_closed()
 
     def wake(self) -> bool:
@@ -369,11 +398,11 @@ class _Waiter:
         loop, future = self.loop, self.future
         if loop is None or future is None:
             return True
-        if asyncio._get_running_loop() is loop:  # noqa: SLF001  as above
-            _finish(future)
+        if running_loop() is loop:
+            finish(future)
             return True
         try:
-            loop.call_soon_threadsafe(_finish, future)
+            loop.call_soon_threadsafe(finish, future)
         except RuntimeError:
             return False
         return True
@@ -381,92 +410,78 @@ class _Waiter:
     async def wait(self, until: float) -> None:
         """Until it is told, or the time is over."""
         if self.loop is not None and self.future is not None:
-            timer = self.loop.call_later(max(0.0, until - time.monotonic()), _finish, self.future)
+            timer = self.loop.call_later(max(0.0, until - time.monotonic()), finish, self.future)
             try:
                 await self.future
             finally:
                 timer.cancel()
             return
-        bay = self.slot.bay
-        while self in bay.waiters and (left := until - time.monotonic()) > 0:
+        queue = self.slot.queue
+        while self in queue.waiters and (left := until - time.monotonic()) > 0:
             await anyio.sleep(min(left, _TRIO_LOOK))
-            with WORLD.lock:
-                bay.lane.dispatch(time.monotonic())
-
-
-def _finish(future: asyncio.Future[None]) -> None:
-    if not future.done():
-        future.set_result(None)
+            with PROCESS.lock:
+                queue.model_limit.dispatch(time.monotonic())
 
 
 class Slot:
     """One job's right to run, from dispatch to its end.
 
-    Args:
-        bay: Where it queues.
-        sends: Whether it is for a request that may cost; looking at a task has no rate.
-
     Attributes:
+        queue: Where it waits.
+        sends: Whether it is for a request that may cost; looking at a task has no rate.
         held: Whether the job has it now.
-        starved: Whether its client had no retry budget left: it may start only as a attempt, or after a success.
-        attempt: Of the attempt that runs, so that a held request can be told from one that is still connecting.
+        out_of_budget: Whether its client had no retry budget left: it may start only as a probe, or after a success.
+        attempt: The attempt that runs, so that a held request can be told from one that is still connecting.
     """
 
-    __slots__ = ("attempt", "bay", "counted", "held", "sends", "started", "starved")
+    __slots__ = ("attempt", "counted", "held", "out_of_budget", "queue", "sends", "started")
 
-    def __init__(self, bay: WaitQueue, *, sends: bool = True) -> None:
-        self.bay: WaitQueue = bay
+    def __init__(self, queue: WaitQueue, *, sends: bool = True) -> None:
+        self.queue: WaitQueue = queue
         self.sends: bool = sends
-        self.starved: bool = False
+        self.out_of_budget: bool = False
         self.held: bool = False
         self.counted: bool = True
         self.started: float = 0.0
         self.attempt: Attempt | None = None
 
-    def move(self, bay: WaitQueue) -> None:
-        """Queue elsewhere from now on: the next attempt goes to another host."""
-        self.bay = bay
+    def move(self, queue: WaitQueue) -> None:
+        """Wait elsewhere from now on: the next attempt goes to another host."""
+        self.queue = queue
 
     def try_take(self) -> bool:
         """Take it when it is free and nobody waits."""
-        bay = self.bay
-        gate = bay.gate
-        if gate.used >= gate.limit or bay.waiters:
+        queue = self.queue
+        client = queue.client_limit
+        if client.used >= client.limit or queue.waiters:
             return False
-        with WORLD.lock:
+        with PROCESS.lock:
             now = time.monotonic()
-            if gate.used >= gate.limit or not bay.lane.admits(self, now):
+            if client.used >= client.limit or not queue.model_limit.admits(self, now):
                 return False
-            gate.used += 1
-            bay.lane.enter(self, now)
+            client.used += 1
+            queue.model_limit.enter(self, now)
             return True
 
     async def take(self, deadline: float, *, first: bool = False) -> bool:
-        """Wait for it.
+        """Wait for it until a ``time.monotonic()`` deadline, and say whether it is held then.
 
-        Args:
-            deadline: ``time.monotonic()`` value at which to give up.
-            first: Whether to stand before all others: it was let in before, and was refused.
-
-        Returns:
-            Whether it is held now.
+        ``first`` is for a job that was let in before and was refused: it waits before all others.
         """
-        bay = self.bay
-        gate = bay.gate
-        lane = bay.lane
-        with WORLD.lock:
+        queue = self.queue
+        with PROCESS.lock:
             now = time.monotonic()
             waiter = _Waiter(self)
-            bay.waiters[waiter] = None
-            gate.waiting += 1
+            queue.waiters[waiter] = None
+            queue.client_limit.waiting += 1
             if first:
-                bay.waiters.move_to_end(waiter, last=False)
-            if not bay.listed:
-                bay.listed = True
-                lane.join(bay)
-            lane.dispatch(now)
+                queue.waiters.move_to_end(waiter, last=False)
+            if not queue.listed:
+                queue.listed = True
+                queue.model_limit.join(queue)
+            queue.model_limit.dispatch(now)
         try:
-            if waiter in bay.waiters:
+            if waiter in queue.waiters:
                 await waiter.wait(deadline)
         except BaseException:
             self._withdraw(waiter)
@@ -477,17 +492,17 @@ class Slot:
         return self.held
 
     def _withdraw(self, waiter: _Waiter) -> None:
-        with WORLD.lock:
-            bay = self.bay
-            if waiter in bay.waiters:
-                del bay.waiters[waiter]
-                bay.gate.waiting -= 1
-                bay.lane.orphan(waiter.loop, time.monotonic())
+        with PROCESS.lock:
+            queue = self.queue
+            if waiter in queue.waiters:
+                del queue.waiters[waiter]
+                queue.client_limit.waiting -= 1
+                queue.model_limit.leave_loop(waiter.loop, time.monotonic())
 
     def release(self) -> None:
         """Give it back. Idempotent."""
         if self.held:
-            with WORLD.lock:
+            with PROCESS.lock:
                 self.give_back(time.monotonic())
 
     def give_back(self, now: float) -> None:
@@ -496,35 +511,35 @@ class Slot:
             return
         self.held = False
         self.attempt = None
-        bay = self.bay
-        if bay.gate.generation != WORLD.generation:
+        queue = self.queue
+        if queue.client_limit.generation != PROCESS.generation:
             return
-        bay.gate.used -= 1
-        bay.lane.leave(self, now)
-        bay.gate.unpark(now)
+        queue.client_limit.used -= 1
+        queue.model_limit.leave(self, now)
+        queue.client_limit.wake_blocked(now)
 
     def note_success(self) -> None:
         """The gateway has answered well."""
-        self.bay.lane.note_success(self)
+        self.queue.model_limit.note_success(self)
 
     def note_refusal(self, retry_after: float | None) -> None:
         """The gateway has refused for load."""
         self.counted = True
-        lane = self.bay.lane
-        with WORLD.lock:
-            lane.probing.count_refusal()
-            if lane.pace is not None:
-                lane.pace.count_refusal(time.monotonic(), retry_after)
+        limit = self.queue.model_limit
+        with PROCESS.lock:
+            limit.probe.count_refusal()
+            if limit.pace is not None:
+                limit.pace.count_refusal(time.monotonic(), retry_after)
 
     def note_overload(self) -> None:
         """A connect timeout, or a 503 that proves nothing."""
         self.counted = True
-        pace = self.bay.lane.pace
+        pace = self.queue.model_limit.pace
         if pace is not None:
-            with WORLD.lock:
+            with PROCESS.lock:
                 pace.count_overload(time.monotonic())
 
 
-WORLD = _World()
+PROCESS = _Process()
 if sys.platform != "win32":
-    os.register_at_fork(after_in_child=WORLD.start_afresh)
+    os.register_at_fork(after_in_child=PROCESS.reset)

@@ -1,4 +1,4 @@
-"""Whose turn it is to look at a task: one schedule per event loop, so that thousands of tasks are no herd.
+"""When tasks are looked at: one schedule per event loop, so that thousands of tasks do not ask all at once.
 
 Looks start at most so many a second, whatever the number of tasks; a ``Retry-After`` holds them all. After the machine
 was suspended everybody who rests is woken, since what was waited for is probably long done.
@@ -6,15 +6,15 @@ was suspended everybody who rests is woken, since what was waited for is probabl
 
 from __future__ import annotations
 
-import asyncio
 import time
 from typing import TYPE_CHECKING
-from weakref import WeakKeyDictionary
 
 import anyio
 
+from videorouter.loops import finish, running_loop
+
 if TYPE_CHECKING:
-    from collections.abc import MutableMapping
+    import asyncio
 
 LOOKS_A_SECOND = 200.0
 _TICK = 1.0
@@ -30,7 +30,7 @@ def read_suspension() -> float:
 
 
 class PollSchedule:
-    """The schedule of one event loop."""
+    """When the tasks of one client may be looked at in one event loop."""
 
     def __init__(self) -> None:
         self._next = 0.0
@@ -38,15 +38,8 @@ class PollSchedule:
         self._ticking = False
         self._suspension = 0.0
 
-    async def wait_turn(self, until: float) -> bool:
-        """Wait until a look may start.
-
-        Args:
-            until: ``time.monotonic()`` value after which it is of no use.
-
-        Returns:
-            Whether it may; ``False`` at once when too many others come first.
-        """
+    async def wait_for_look(self, until: float) -> bool:
+        """Wait until a look may start; ``False`` at once when too many come first for it to start before ``until``."""
         now = time.monotonic()
         start = max(now, self._next)
         if start > until:
@@ -61,13 +54,13 @@ class PollSchedule:
         self._next = max(self._next, time.monotonic() + seconds)
 
     async def rest(self, seconds: float) -> None:
-        """Wait, or until the machine has been woken from a suspension."""
-        loop = asyncio._get_running_loop()  # noqa: SLF001  documented for event loops; gives None outside one
+        """Wait, or until the machine was woken from a suspension."""
+        loop = running_loop()
         if loop is None:
             await anyio.sleep(max(0.0, seconds))
             return
         sleeper: asyncio.Future[None] = loop.create_future()
-        timer = loop.call_later(max(0.0, seconds), _finish, sleeper)
+        timer = loop.call_later(max(0.0, seconds), finish, sleeper)
         self._sleepers.add(sleeper)
         if not self._ticking:
             self._ticking = True
@@ -86,29 +79,6 @@ class PollSchedule:
         suspension = read_suspension()
         if suspension - self._suspension > _JUMP:
             for sleeper in self._sleepers:
-                _finish(sleeper)
+                finish(sleeper)
         self._suspension = suspension
         loop.call_later(_TICK, self._tick, loop)
-
-
-def _finish(sleeper: asyncio.Future[None]) -> None:
-    if not sleeper.done():
-        sleeper.set_result(None)
-
-
-class PollSchedules:
-    """The schedules of all event loops that a client is used in; one that is gone takes its schedule along."""
-
-    def __init__(self) -> None:
-        self._by_loop: MutableMapping[asyncio.AbstractEventLoop, PollSchedule] = WeakKeyDictionary()
-        self._elsewhere = PollSchedule()
-
-    def find(self) -> PollSchedule:
-        """The schedule of the loop that runs."""
-        loop = asyncio._get_running_loop()  # noqa: SLF001  as above
-        if loop is None:
-            return self._elsewhere
-        turns = self._by_loop.get(loop)
-        if turns is None:
-            turns = self._by_loop[loop] = PollSchedule()
-        return turns

@@ -73,7 +73,7 @@ class Reader:
         self.shared = shared
         self.on_event = on_event
         self.on_in_doubt = on_in_doubt
-        self.letterhead: HeaderBuilder = HeaderBuilder(settings)
+        self.headers: HeaderBuilder = HeaderBuilder(settings)
 
     async def get(self, url: str, *, deadline: float, check: Check = check_json) -> Response:
         """Read one JSON document of the gateway; a read that fails is repeated, as the law has it.
@@ -131,7 +131,7 @@ class Reader:
         """
         self.check_open()
         refused = self.settings.refused_statuses
-        headers = await self.letterhead.head(url, deadline=deadline)
+        headers = await self.headers.head(url, deadline=deadline)
         request = Request(method="GET", url=url, headers=headers)
         attempt = Attempt()
         until = min(deadline, time.monotonic() + limit)
@@ -208,7 +208,7 @@ class Reader:
         history = History()
         column = RequestKind.ONCE
         while True:
-            headers = await self.letterhead.head(url, deadline=deadline, content_type=content_type.encode())
+            headers = await self.headers.head(url, deadline=deadline, content_type=content_type.encode())
             attempt = Attempt()
             request = Request(method="POST", url=url, headers=headers, body=body)
             try:

@@ -1,29 +1,35 @@
-"""What all views of one client share: the sender, its limits, its counters, and the records of what is in doubt."""
+"""What all views of one client share: the sender, the limits, the counters, and the records of what is in doubt.
+
+A client comes to rest here before a process ends. Nothing paid is aborted: it goes on, here or at the gateway, and the
+report names it.
+"""
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING
 from weakref import WeakSet
 
+import anyio
+
 from videorouter.call.in_doubt import InDoubtLog
-from videorouter.call.limiter import ClientLimit
-from videorouter.call.limits import default_concurrency
-from videorouter.call.polls import PollSchedules
+from videorouter.call.limiter import ClientLimit, default_concurrency
+from videorouter.call.polls import PollSchedule
 from videorouter.call.retry import RetryBudget
 from videorouter.errors import ClientClosedError
+from videorouter.loops import PerLoop
+from videorouter.models import DrainReport, Stats
 
 if TYPE_CHECKING:
     from videorouter.config import Settings
     from videorouter.http import Sender
     from videorouter.models import InDoubt
 
+_LOOK = 0.02
+
 
 class Shared:
     """The state behind a client and its views.
-
-    Args:
-        sender: Puts requests on the wire.
-        settings: The client's.
 
     Attributes:
         running: Every job and every wait that runs, with the id of its task once it has one.
@@ -32,11 +38,11 @@ class Shared:
 
     def __init__(self, sender: Sender, settings: Settings) -> None:
         self.sender = sender
-        self.gates: WeakSet[ClientLimit] = WeakSet()
-        self.gate: ClientLimit = self.open_gate(settings)
+        self.limits: WeakSet[ClientLimit] = WeakSet()
+        self.limit: ClientLimit = self.open_limit(settings)
         self.budget: RetryBudget = RetryBudget()
-        self.doubts: InDoubtLog = InDoubtLog()
-        self.schedules: PollSchedules = PollSchedules()
+        self.in_doubt_log: InDoubtLog = InDoubtLog()
+        self.poll_schedules: PerLoop[PollSchedule] = PerLoop(PollSchedule)
         self.running: dict[object, str | None] = {}
         self.closed: bool = False
         self.draining = False
@@ -46,16 +52,16 @@ class Shared:
         self.succeeded = 0
         self.failed = 0
 
-    def open_gate(self, settings: Settings) -> ClientLimit:
+    def open_limit(self, settings: Settings) -> ClientLimit:
         """A limit of jobs at once, for the client or for a view with a limit of its own."""
-        gate = ClientLimit(settings.max_concurrency or default_concurrency())
-        self.gates.add(gate)
-        return gate
+        limit = ClientLimit(settings.max_concurrency or default_concurrency())
+        self.limits.add(limit)
+        return limit
 
     @property
     def in_doubt(self) -> tuple[InDoubt, ...]:
         """Requests that may have been billed and whose answer nobody has."""
-        return self.doubts.records
+        return self.in_doubt_log.records
 
     def check_open(self) -> None:
         """Raise unless the client is open."""
@@ -70,9 +76,44 @@ class Shared:
             msg = "This client is draining: it finishes what runs and takes nothing new. Nothing was sent."
             raise ClientClosedError(msg)
 
+    def count(self, limit: ClientLimit) -> Stats:
+        """The counters at this moment, for the view that has this limit."""
+        now = time.monotonic()
+        models = [queue.model_limit for queue in limit.queues]
+        paused = [model.pace.paused_until for model in models if model.pace is not None]
+        most = sum(model.limit for model in models) if models else float("inf")
+        return Stats(
+            in_flight=limit.used,
+            queued=limit.waiting,
+            paused_until=max((until for until in paused if until > now), default=0.0),
+            limit=int(min(limit.limit, most)),
+            calls=self.calls,
+            attempts=self.attempts,
+            retries=self.retries,
+            succeeded=self.succeeded,
+            failed=self.failed,
+            in_doubt=self.in_doubt_log.count,
+            tasks_watched=sum(task_id is not None for task_id in tuple(self.running.values())),
+            connections=getattr(self.sender, "connections", 0),
+        )
+
+    async def drain(self, *, seconds: float) -> DrainReport:
+        """Take no new job, wait at most so long for those that run, and say what was left."""
+        self.draining = True
+        deadline = time.monotonic() + seconds
+        while self.running and (left := deadline - time.monotonic()) > 0:  # noqa: ASYNC110  jobs may end in other threads
+            await anyio.sleep(min(_LOOK, left))
+        left_over = tuple(self.running.values())
+        return DrainReport(
+            finished=not left_over,
+            unfinished=tuple(dict.fromkeys(task_id for task_id in left_over if task_id is not None)),
+            in_doubt=self.in_doubt,
+            in_flight=len(left_over),
+        )
+
     async def aclose(self) -> None:
         """Send away whoever waits, abort what runs, close what is idle. Idempotent."""
         self.closed = True
-        for gate in tuple(self.gates):
-            gate.close()
+        for limit in tuple(self.limits):
+            limit.close()
         await self.sender.aclose()

@@ -294,9 +294,9 @@ class _Watch:
         "errors",
         "pause",
         "polls",
+        "schedule",
         "task",
         "trouble",
-        "turns",
         "word",
     )
 
@@ -304,7 +304,7 @@ class _Watch:
         self.caller = caller
         self.task = task
         self.deadline = deadline
-        self.turns = caller.shared.schedules.find()
+        self.schedule = caller.shared.poll_schedules.find()
         self.began = time.monotonic()
         self.polls = 0
         self.errors = 0
@@ -320,7 +320,7 @@ class _Watch:
         if fresh:
             await self._rest(next_interval(0, 0.0, _throw()))
         while True:
-            if not await self.turns.wait_turn(max(self.deadline, time.monotonic()) + _LAST_LOOK):
+            if not await self.schedule.wait_for_look(max(self.deadline, time.monotonic()) + _LAST_LOOK):
                 await self._rest(self.deadline - time.monotonic())
                 raise _describe_timeout(self.task, self.trouble)
             started = time.monotonic()
@@ -338,7 +338,7 @@ class _Watch:
             await self._rest(self.pause)
 
     async def _rest(self, seconds: float) -> None:
-        await self.turns.rest(min(seconds, max(0.0, self.deadline - time.monotonic())))
+        await self.schedule.rest(min(seconds, max(0.0, self.deadline - time.monotonic())))
 
     async def _look(self, url: str, deadline: float) -> VideoResult | None:
         task = self.task
@@ -390,7 +390,7 @@ class _Watch:
         self.trouble = trouble
         self.pause = pause_after_error(self.errors, _throw(), retry_after)
         if retry_after is not None:
-            self.turns.hold(min(retry_after, LONGEST_HOLD))
+            self.schedule.hold(min(retry_after, LONGEST_HOLD))
 
     async def _tell(self) -> None:
         event = TaskPolled(

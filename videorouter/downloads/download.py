@@ -22,7 +22,7 @@ import anyio.lowlevel
 import anyio.to_thread
 import msgspec
 
-from videorouter.call.limits import read_file_limit
+from videorouter.call.limiter import read_file_limit
 from videorouter.config import check_count, check_timeout
 from videorouter.downloads.fetch import Fetch, stream_once
 from videorouter.downloads.file import Busy, PartialFile, is_folder

@@ -1,7 +1,7 @@
 """One pace for the whole cluster: an actor that holds the lanes, and the shares of them that workers follow.
 
-The actor keeps one ``call.pace.Pace`` per lane and hears from each worker what it has seen and how many jobs run and
-wait there. It deals out whole jobs: what runs is never taken back, what is free goes to whoever has least, and a share
+The actor keeps one ``call.pace.AdaptiveRate`` per lane and hears from each worker what it has seen and how many jobs
+run and wait there. It deals out whole jobs: what runs is never taken back, what is free goes to whoever has least, and a share
 counts until its worker has confirmed a smaller one, so that the shares never exceed the lane. Workers decide by their
 own share, without asking anybody; a ``Retry-After`` that one of them hears is pushed to all.
 
@@ -15,7 +15,7 @@ import contextlib
 import time
 from typing import TYPE_CHECKING, TypeAlias, TypeVar
 
-from videorouter.call.limiter import WORLD, govern
+from videorouter.call.limiter import PROCESS, set_pace_factory
 from videorouter.call.pace import LONGEST_HOLD, AdaptiveRate
 from videorouter.integrations.ray.words import (
     Demand,
@@ -261,18 +261,18 @@ class Link:
     Args:
         report: Hands a report to the actor and brings the shares.
         watch: Waits for news.
-        gate: The client's own limit, whose queues show how many wait.
+        limit: The client's own limit, whose queues show how many wait.
     """
 
     def __init__(
-        self, report: Callable[[bytes], Awaitable[bytes]], watch: Callable[[], Awaitable[bytes]], gate: ClientLimit
+        self, report: Callable[[bytes], Awaitable[bytes]], watch: Callable[[], Awaitable[bytes]], limit: ClientLimit
     ) -> None:
         self.followers: dict[LaneKey, Follower] = {}
         self.reports: int = 0
         self.on_share: Callable[[], None] = _ignore
         self._report = report
         self._watch = watch
-        self._gate = gate
+        self._limit = limit
         self._serial = 0
         self._every = EVERY
         self._urgent = asyncio.Event()
@@ -281,13 +281,13 @@ class Link:
         self._tasks: list[asyncio.Task[None]] = []
 
     def start(self) -> None:
-        """Govern the lanes of this process, and keep in touch."""
-        govern(self.make_pace)
+        """Give the models of this process their pace, and keep in touch."""
+        set_pace_factory(self.make_pace)
         self._tasks = [asyncio.ensure_future(self._keep_reporting()), asyncio.ensure_future(self._keep_watching())]
 
     async def aclose(self) -> None:
         """Let the process's lanes be their own again."""
-        govern(lambda _: AdaptiveRate())
+        set_pace_factory(lambda _: AdaptiveRate())
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -329,12 +329,12 @@ class Link:
         waiting: dict[LaneKey, int] = {}
         used: dict[LaneKey, int] = {}
         now = time.monotonic()
-        with WORLD.lock:
-            for bay in self._gate.bays:
-                pace = bay.lane.pace
+        with PROCESS.lock:
+            for queue in self._limit.queues:
+                pace = queue.model_limit.pace
                 if isinstance(pace, Follower):
-                    waiting[pace.lane] = waiting.get(pace.lane, 0) + len(bay.waiters)
-                    used[pace.lane] = bay.lane.used
+                    waiting[pace.lane] = waiting.get(pace.lane, 0) + len(queue.waiters)
+                    used[pace.lane] = queue.model_limit.used
             demands = []
             for lane, follower in self.followers.items():
                 demands.append(
@@ -368,7 +368,7 @@ class Link:
         self._serial = shares.serial
         self._every = shares.every
         now = time.monotonic()
-        with WORLD.lock:
+        with PROCESS.lock:
             for share in shares.shares:
                 follower = self.followers.get(share.lane)
                 if follower is not None:
@@ -377,8 +377,8 @@ class Link:
                         self._owes = True
                         self._urgent.set()
                     follower.take_share(share, now)
-            for bay in self._gate.bays:
-                bay.lane.dispatch(now)
+            for queue in self._limit.queues:
+                queue.model_limit.dispatch(now)
         self.on_share()
 
 

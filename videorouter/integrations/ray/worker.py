@@ -159,11 +159,11 @@ class Worker:
             self._link = Link(
                 lambda message: plan.pacemaker.report.remote(self.name, message),
                 lambda: plan.pacemaker.watch.remote(self.name),
-                caller.gate,
+                caller.limit,
             )
             self._link.on_share = self._take_share
             self._link.start()
-        self._room = self._most = caller.gate.limit
+        self._room = self._most = caller.limit.limit
         self._take_share()
         self._books = WorkerBooks(caller, chosen, self._stop, self._remote)
         self._books.stopped = self._stopped
