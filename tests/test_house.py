@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import ast
 import copy
+import graphlib
 import inspect
 import json
 import pickle
 import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -22,64 +24,93 @@ PACKAGE = Path(videorouter.__file__).resolve().parent  # of the wheel, when that
 TESTS = ROOT / "tests"
 MODULES = sorted(PACKAGE.rglob("*.py"))
 SOURCES = [*MODULES, *sorted(TESTS.rglob("*.py")), *sorted((ROOT / "docs").rglob("*.py")), *ROOT.glob("*.py")]
-PURE = {
-    "batch/entries.py",
-    "call/answers.py",
-    "call/inputs.py",
-    "call/model_list.py",
-    "call/notes.py",
-    "call/pace.py",
-    "call/polling.py",
-    "call/refusals.py",
-    "call/requests.py",
-    "call/retry.py",
-    "call/signatures.py",
-    "config.py",
-    "downloads/guard.py",
-    "downloads/mp4.py",
-    "downloads/names.py",
-    "downloads/transfer.py",
-    "errors.py",
-    "events.py",
-    "journal/budget.py",
-    "journal/states.py",
-    "models.py",
-    "secrets.py",
+DECIDING = {
+    "videorouter.batch.entries",
+    "videorouter.call.answers",
+    "videorouter.call.inputs",
+    "videorouter.call.model_list",
+    "videorouter.call.notes",
+    "videorouter.call.pace",
+    "videorouter.call.polling",
+    "videorouter.call.refusals",
+    "videorouter.call.requests",
+    "videorouter.call.retry",
+    "videorouter.call.signatures",
+    "videorouter.config",
+    "videorouter.downloads.guard",
+    "videorouter.downloads.mp4",
+    "videorouter.downloads.names",
+    "videorouter.downloads.transfer",
+    "videorouter.errors",
+    "videorouter.events",
+    "videorouter.http",
+    "videorouter.journal.budget",
+    "videorouter.journal.states",
+    "videorouter.models",
+    "videorouter.secrets",
 }
-"""The files that decide: no I/O, no clock, no dice."""
-WITHOUT_IO = {"httpx", "anyio", "asyncio", "socket", "time", "random", "threading", "ssl", "sqlite3", "subprocess"}
+"""The files that decide, named here and in pyproject.toml, so that none leaves the list by the way."""
+COMPUTING = {
+    "__future__",
+    "base64",
+    "binascii",
+    "collections",
+    "dataclasses",
+    "datetime",
+    "enum",
+    "functools",
+    "hashlib",
+}
+COMPUTING |= {"html", "inspect", "ipaddress", "math", "msgspec", "pathlib", "re", "string", "typing", "unicodedata"}
+COMPUTING |= {"urllib.parse"}
+"""What a file that decides may import besides others of its kind: packages that compute."""
+DOING = {"open", "print", "input", "exec", "eval", "__import__", "breakpoint"}
+DOING |= {"now", "utcnow", "today", "read_text", "read_bytes", "write_text", "write_bytes", "exists", "is_file", "stat"}
+"""What even packages that compute can do to the world, or ask of it."""
+GUESTS = ("cli", "integrations", "testing")
 HEAVY = {"httpx", "ssl", "aiohttp", "av", "rich", "ray", "opentelemetry", "pytest", "asyncio", "anyio", "msgspec"}
 SESSIONS_OF_THEIR_OWN = {"benchmarks", "fuzz", "kill", "ray", "servers", "web"}
-"""Folders of ``tests/`` that mirror no floor of the package: sessions of their own, and the servers tests talk to."""
-
-
-HAS_SYNC = (PACKAGE / "sync.py").exists()
-NEEDS_SYNC = pytest.mark.skipif(not HAS_SYNC, reason="videorouter/sync.py has not landed yet")
+"""Folders of ``tests/`` that mirror no slice of the package: sessions of their own, and the servers tests talk to."""
+CONTRACTS = {
+    contract["name"]: contract
+    for contract in tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"]
+}
 
 
 def name_of(path: Path) -> str:
     return path.relative_to(PACKAGE.parent if path.is_relative_to(PACKAGE) else ROOT).as_posix()
 
 
-def runtime_imports(path: Path) -> set[str]:
-    """Every module that a file imports when it runs, at its head or inside a function; typing-only ones are not."""
+def dotted(path: Path) -> str:
+    return ".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts).removesuffix(".__init__")
+
+
+TREES = {dotted(path): ast.parse(path.read_text()) for path in MODULES}
+
+
+def imports_of(module: str, *, typing: bool = True) -> set[str]:
+    """Every module that a file imports, at its head or inside a function; those for type checkers alone, if asked."""
     found: set[str] = set()
 
-    def walk(node: ast.AST) -> None:
-        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test):
+    def visit(node: ast.AST) -> None:
+        if not typing and isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test):
             for other in node.orelse:
-                walk(other)
+                visit(other)
             return
         if isinstance(node, ast.Import):
             found.update(alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
-            found.add(node.module)
-            found.update(f"{node.module}.{alias.name}" for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names = {f"{node.module}.{alias.name}" for alias in node.names}
+            found.update(name if name in TREES else node.module for name in names)
         for child in ast.iter_child_nodes(node):
-            walk(child)
+            visit(child)
 
-    walk(ast.parse(path.read_text()))
-    return found
+    visit(TREES[module])
+    return found - {module}
+
+
+def own(modules: set[str]) -> set[str]:
+    return modules & TREES.keys()
 
 
 def roots_of(modules: set[str]) -> set[str]:
@@ -103,22 +134,64 @@ def test_each_file_says_at_its_head_what_it_does():
     assert offenders(MODULES, lambda path: not ast.get_docstring(ast.parse(path.read_text()))) == []
 
 
-def test_the_files_that_decide_know_neither_wire_nor_clock_nor_dice():
-    assert offenders([PACKAGE / name for name in PURE], lambda path: roots_of(runtime_imports(path)) & WITHOUT_IO) == []
+# Imports
+
+
+def test_imports_point_down_only():
+    layers = CONTRACTS["Imports point down only, and every file has a slice"]["layers"]
+    height = {part: -number for number, line in enumerate(layers) for part in re.findall(r"\w+", line)}
+    independent = {part for line in layers if "|" in line for part in re.findall(r"\w+", line)}
+
+    def points_down(module: str, imported: str) -> bool:
+        part, other = module.split(".")[1], imported.split(".")[1]
+        level = height[part] == height[other] and not {part, other} & independent
+        return part == other or level or height[part] > height[other]
+
+    inner = [name for name in TREES if name.count(".") and name.split(".")[1] in height]
+    upwards = [
+        (one, other) for one in inner for other in own(imports_of(one)) & {*inner} if not points_down(one, other)
+    ]
+    assert upwards == []
+    assert {name.split(".")[1] for name in TREES if name.count(".")} == {*height, "sandbox", "_version"}
+
+
+def test_nothing_below_the_front_door_asks_the_front_door():
+    below = [name for name in TREES if name.count(".") and name.split(".")[1] not in GUESTS]
+    assert [name for name in below if "videorouter" in imports_of(name)] == []
+
+
+def test_no_import_goes_in_a_circle():
+    """Not even one for type checkers alone, or one inside a function."""
+    graph = {name: own(imports_of(name)) - {"videorouter"} for name in TREES if name != "videorouter"}
+    graph["videorouter.transport.pool"] -= {"videorouter.transport.connection"}  # until both share what they import
+    graphlib.TopologicalSorter(graph).prepare()
+
+
+def test_the_files_that_decide_are_on_the_list():
+    contract = CONTRACTS["The files that decide know no I/O, no clock and no dice"]
+    assert set(contract["source_modules"]) == DECIDING
+
+
+@pytest.mark.parametrize("module", sorted(DECIDING))
+def test_a_file_that_decides_knows_neither_wire_nor_clock_nor_dice(module):
+    allowed = DECIDING | {"videorouter._version"}
+    outside = {name for name in imports_of(module) - COMPUTING - {"collections.abc"} if name not in allowed}
+    called = {node.func for node in ast.walk(TREES[module]) if isinstance(node, ast.Call)}
+    names = {getattr(func, "attr", None) or getattr(func, "id", None) for func in called}
+    assert outside == set()
+    assert names & DOING == set()
 
 
 def test_only_the_transport_and_the_call_know_httpx():
-    rooms = ("videorouter/transport/", "videorouter/call/")
-    above = [path for path in MODULES if not name_of(path).startswith(rooms)]
-    assert offenders(above, lambda path: "httpx" in roots_of(runtime_imports(path))) == []
+    slices = ("videorouter.transport", "videorouter.call")
+    knowing = {name for name in TREES if "httpx" in roots_of(imports_of(name, typing=False))}
+    assert {name for name in knowing if not name.startswith(slices)} == set()
 
 
-def test_the_sandbox_knows_nothing_of_the_house():
-    def knows_the_house(path: Path) -> list[str]:
-        own = [module for module in runtime_imports(path) if module.partition(".")[0] == "videorouter"]
-        return [module for module in own if not (module + ".").startswith("videorouter.sandbox.")]
-
-    assert offenders(sorted((PACKAGE / "sandbox").rglob("*.py")), knows_the_house) == []
+def test_the_sandbox_imports_nothing_of_the_client():
+    sandbox = [name for name in TREES if name.startswith("videorouter.sandbox")]
+    imported = {other for name in sandbox for other in imports_of(name) if other.startswith("videorouter")}
+    assert {name for name in imported if not name.startswith("videorouter.sandbox")} == set()
 
 
 def test_no_module_has_a_name_that_says_nothing():
@@ -143,10 +216,7 @@ def test_the_front_door_shows_exactly_its_names():
     assert set(dir(videorouter)) == set(videorouter.__all__)
 
 
-NAMES = [name for name in videorouter.__all__ if name != "VideoRouter" or HAS_SYNC]
-
-
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", videorouter.__all__)
 def test_each_name_of_the_front_door_loads_and_has_a_docstring(name):
     thing = getattr(videorouter, name)
     assert name == "__version__" or inspect.getdoc(thing)
@@ -180,7 +250,7 @@ def test_importing_the_client_loads_no_guest():
     assert loaded_by("from videorouter import AsyncVideoRouter") & guests == set()
 
 
-@pytest.mark.parametrize("name", ["AsyncVideoRouter", pytest.param("VideoRouter", marks=NEEDS_SYNC)])
+@pytest.mark.parametrize("name", ["AsyncVideoRouter", "VideoRouter"])
 def test_each_verb_has_a_docstring(name):
     verbs = {verb: thing for verb, thing in inspect.getmembers(getattr(videorouter, name)) if not verb.startswith("_")}
     assert [verb for verb, thing in verbs.items() if not inspect.getdoc(thing)] == []
@@ -199,13 +269,11 @@ def parameters_of(verb: object) -> list[tuple[str, object, object]]:
     return [(p.name, p.kind, p.default) for p in inspect.signature(verb).parameters.values()]
 
 
-@NEEDS_SYNC
 def test_sync_and_async_have_the_same_verbs():
     ours = {PAIRS.get(name, name) for name in verbs_of(videorouter.AsyncVideoRouter)}
     assert ours == set(verbs_of(videorouter.VideoRouter))
 
 
-@NEEDS_SYNC
 def test_sync_and_async_take_the_same_arguments():
     theirs = verbs_of(videorouter.VideoRouter)
     differing = {
