@@ -1,0 +1,159 @@
+"""Blocking work in threads: nobody goes on beside a thread that still works on a descriptor, a file or a lock.
+
+Whoever is cancelled waits until the thread is done. anyio's shield alone does not do that: asyncio's own cancellation
+passes through it, so the wait is for a future that refuses to be cancelled. A thread that hangs for ``PATIENCE``
+seconds is left behind; what it works on stays its own, since ``Owned`` lets one thread in at a time and closes last.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+from functools import partial
+from typing import TYPE_CHECKING, Any, Generic, ParamSpec, Self, TypeVar
+
+import anyio
+import anyio.to_thread
+
+from videorouter.loops import finish, running_loop
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from types import TracebackType
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+PATIENCE = 30.0
+"""Seconds that a cancelled caller waits for its thread: a disk that takes longer does not answer at all."""
+
+log: logging.Logger = logging.getLogger("videorouter")
+
+
+async def run_in_thread(function: Callable[[], T], *, limiter: anyio.CapacityLimiter | None = None) -> T:
+    """Run it in a thread; a caller that is cancelled goes on when the thread is done, or before it has begun."""
+    work = _Work(function)
+    try:
+        return await anyio.to_thread.run_sync(work.run, limiter=limiter)
+    except anyio.get_cancelled_exc_class():
+        await work.join(insist=False)
+        raise
+
+
+class Owned:
+    """Something that threads work on, one at a time; when the block fails, ``close`` runs after the last of them.
+
+    ``async with Owned(close) as owned: await owned.run(function, ...)``. ``close`` blocks and runs in a thread, however
+    often the caller is cancelled, and also when its loop was closed under it.
+    """
+
+    def __init__(self, close: Callable[[], object], *, limiter: anyio.CapacityLimiter | None = None) -> None:
+        self._close = close
+        self._limiter = limiter
+        self._mutex = threading.Lock()
+        self._closed = False
+        self._loop = running_loop()
+
+    async def run(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Run it in a thread, after whatever else works on the thing."""
+        return await run_in_thread(partial(self._work, function, *args, **kwargs), limiter=self._limiter)
+
+    def _work(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        with self._mutex:
+            try:
+                return function(*args, **kwargs)
+            finally:
+                if self._loop is not None and self._loop.is_closed():
+                    self._close_once()
+
+    def _close_last(self) -> None:
+        with self._mutex:
+            self._close_once()
+
+    def _close_once(self) -> None:
+        if not self._closed:
+            self._closed = True
+            self._close()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if kind is None:
+            return
+        if kind is GeneratorExit:  # the loop was closed, and its task forgotten: nobody can wait here any more
+            _start(self._close_last)
+        else:
+            await _Work(self._close_last).join(insist=True)
+
+
+def _start(function: Callable[[], object]) -> None:
+    """Give it a thread of its own: what must run may not wait for a free one."""
+    threading.Thread(target=function, name="videorouter-close").start()
+
+
+class _Work(Generic[T]):
+    """One piece of work for a thread: whether it has begun, and who waits for its end."""
+
+    def __init__(self, function: Callable[[], T]) -> None:
+        self._function = function
+        self._mutex = threading.Lock()
+        self._begun = False
+        self._ended = False
+        self._waiter: _Ending | None = None
+
+    def run(self) -> T:
+        with self._mutex:
+            if self._begun:
+                raise RuntimeError("it ran already, or never will")
+            self._begun = True
+        try:
+            return self._function()
+        finally:
+            with self._mutex:
+                self._ended = True
+                waiter = self._waiter
+            if waiter is not None:
+                waiter.finish_from_thread()
+
+    async def join(self, *, insist: bool) -> None:
+        """Wait until it has ended. Work that has not begun begins now, or never: as ``insist`` says."""
+        loop = running_loop()
+        with self._mutex:
+            begun = self._begun
+            if self._ended or (not begun and not insist):
+                self._begun = True
+                return
+            if loop is not None:
+                self._waiter = _Ending(loop=loop)
+        with anyio.CancelScope(shield=True):
+            if self._waiter is None or loop is None:  # trio's threads are never left, and its shield holds
+                await anyio.to_thread.run_sync(self.run)
+                return
+            if not begun:
+                _start(self.run)
+            timer = loop.call_later(PATIENCE, finish, self._waiter)
+            try:
+                await self._waiter
+            finally:
+                timer.cancel()
+                if not self._ended:
+                    log.warning("a thread is still at work %g s after its caller was cancelled", PATIENCE)
+
+
+class _Ending(asyncio.Future[None]):
+    """The end of a thread's work, which whoever is cancelled still waits for."""
+
+    def cancel(self, msg: Any = None) -> bool:  # noqa: ARG002  as asyncio calls it
+        """Refuse; asyncio then cancels the task when this is done."""
+        return False
+
+    def finish_from_thread(self) -> None:
+        """Wake whoever waits, if the loop is still there."""
+        try:
+            self.get_loop().call_soon_threadsafe(finish, self)
+        except RuntimeError:
+            log.debug("the loop is closed, and with it whoever waited for a thread")
