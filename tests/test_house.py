@@ -31,7 +31,6 @@ DECIDING = {
     "videorouter.call.model_list",
     "videorouter.call.notes",
     "videorouter.call.pace",
-    "videorouter.call.polling",
     "videorouter.call.refusals",
     "videorouter.call.requests",
     "videorouter.call.retry",

@@ -11,12 +11,15 @@ from hypothesis import given, strategies as st
 
 from videorouter.call.retry import (
     BUDGET,
+    CONNECTING,
     KEPT_FOR_PROBES,
     LEAST_SLEEP,
+    REFUSED,
     TABLE,
     THROTTLED_COST,
     TRANSIENT_COST,
     UNDECIDED,
+    BackOff,
     GiveUp,
     History,
     Outcome,
@@ -32,62 +35,105 @@ from videorouter.call.retry import (
     read_retry_after,
 )
 
-ONCE, HONOURED, READ = RequestKind.ONCE, RequestKind.HONOURED, RequestKind.READ
-ROWS = st.sampled_from(list(Outcome))
-COLUMNS = st.sampled_from(list(RequestKind))
+ONCE, HONOURED, READ, FILE = RequestKind.ONCE, RequestKind.HONOURED, RequestKind.READ, RequestKind.FILE
+POLLS = {RequestKind.POLL, RequestKind.REVIEW}
+COUNTED = [kind for kind in RequestKind if kind not in POLLS]
+OUTCOMES = st.sampled_from(list(Outcome))
+KINDS = st.sampled_from(list(RequestKind))
+KINDS_COUNTED = st.sampled_from(COUNTED)
 DICE = st.floats(0, 1)
-CELLS = [(row, column) for row in Outcome if row is not Outcome.REFUSED for column in RequestKind]
+UNCOUNTED = {Retry.WAIT, Retry.RESUME}
+CELLS = [(outcome, kind) for outcome in Outcome for kind in COUNTED if TABLE[outcome][kind][0] not in UNCOUNTED]
 
-# Outcome by row, as the promise has it: the ruling and the ending for a POST, an honoured key, and a read.
+# By outcome, as the promise has it: a POST, an honoured key, an upload, a read, a poll, an upload's review, a file.
 PROMISED = {
-    Outcome.UNREACHED: ("RETRY CONNECTION", "RETRY CONNECTION", "RETRY CONNECTION"),
-    Outcome.HOPELESS: ("STOP CONNECTION", "STOP CONNECTION", "STOP CONNECTION"),
-    Outcome.EXPIRED: ("STOP DEADLINE", "STOP DEADLINE", "STOP DEADLINE"),
-    Outcome.CLOSED: ("STOP CLOSED", "STOP CLOSED", "STOP CLOSED"),
-    Outcome.UNSENT: ("RETRY CONNECTION", "RETRY CONNECTION", "RETRY CONNECTION"),
-    Outcome.LOST: ("STOP DOUBT", "RETRY DOUBT", "RETRY CONNECTION"),
-    Outcome.REFUSED: ("WAIT STATUS", "WAIT STATUS", "WAIT STATUS"),
-    Outcome.BROKEN: ("STOP DOUBT", "RETRY DOUBT", "RETRY STATUS"),
-    Outcome.CONFLICT: ("STOP DOUBT", "RETRY DOUBT", "STOP STATUS"),
-    Outcome.KEY_CONFLICT: ("STOP DOUBT", "STOP FIRST", "STOP STATUS"),
-    Outcome.REJECTED: ("STOP STATUS", "STOP STATUS", "STOP STATUS"),
-    Outcome.MOVED: ("STOP DOUBT", "STOP DOUBT", "STOP STATUS"),
-    Outcome.MOVED_KEEPING: ("STOP STATUS", "STOP STATUS", "STOP STATUS"),
-    Outcome.TROUBLED_200: ("STOP DOUBT", "STOP DOUBT", "RETRY_ONE UNEXPECTED"),
-    Outcome.STRANGE: ("STOP DOUBT", "STOP DOUBT", "STOP STATUS"),
-    Outcome.CUT: ("STOP DOUBT", "RETRY DOUBT", "RETRY_ONE UNEXPECTED"),
-    Outcome.UNUSABLE: ("STOP DOUBT", "STOP DOUBT", "RETRY_ONE UNEXPECTED"),
+    "UNREACHED": "again, again, again, again, poll, poll, fetch",
+    "NAME_MISSING": "connection, connection, connection, connection, poll, poll, file",
+    "HOPELESS": "connection, connection, connection, connection, poll, poll, file",
+    "EXPIRED": "deadline, deadline, deadline, deadline, poll, poll, file",
+    "CLOSED": "closed, closed, closed, closed, task, closed, closed",
+    "UNSENT": "again, again, again, again, poll, poll, fetch",
+    "LOST": "doubt, replay, doubt, again, poll, poll, fetch",
+    "REFUSED": "wait, wait, wait, wait, poll, poll, wait for the file",
+    "SERVER_ERROR": "doubt, replay, doubt, again 5xx, poll, poll, fetch",
+    "CONFLICT": "doubt, replay, doubt, status, poll, status, file",
+    "KEY_CONFLICT": "doubt, first, doubt, status, poll, status, file",
+    "FORBIDDEN": "status, status, status, status, task, status, file",
+    "MISSING": "status, status, status, status, poll while new, status, file",
+    "REJECTED": "status, status, status, status, poll, status, file",
+    "REDIRECT": "doubt, doubt, doubt, status, poll, status, file",
+    "REDIRECT_REPEATING": "status, status, status, status, poll, status, file",
+    "ERROR_IN_200": "doubt, doubt, doubt, again once, poll, poll, fetch",
+    "OTHER_STATUS": "doubt, doubt, doubt, status, poll, status, file",
+    "CUT": "doubt, replay, doubt, again once, poll, poll, fetch",
+    "UNUSABLE": "doubt, doubt, doubt, again once, poll, poll, fetch",
+    "EMPTY_TASK": "doubt, doubt, doubt, again once, poll once, poll, fetch",
+    "PENDING": "doubt, doubt, doubt, again once, poll, poll, fetch",
+    "PARTIAL": "doubt, doubt, doubt, again once, poll, poll, resume",
+}
+MEANT = {
+    "again": (Retry.RETRY, Raise.CONNECTION),
+    "again 5xx": (Retry.RETRY, Raise.STATUS),
+    "again once": (Retry.RETRY_ONCE, Raise.UNEXPECTED),
+    "replay": (Retry.RETRY, Raise.DOUBT),
+    "fetch": (Retry.RETRY, Raise.FILE),
+    "wait": (Retry.WAIT, Raise.STATUS),
+    "wait for the file": (Retry.WAIT, Raise.FILE),
+    "resume": (Retry.RESUME, Raise.FILE),
+    "poll": (Retry.POLL, Raise.TIMEOUT),
+    "poll while new": (Retry.POLL_NEW, Raise.TASK),
+    "poll once": (Retry.POLL_ONCE, Raise.TASK),
+    "connection": (Retry.STOP, Raise.CONNECTION),
+    "deadline": (Retry.STOP, Raise.DEADLINE),
+    "closed": (Retry.STOP, Raise.CLOSED),
+    "doubt": (Retry.STOP, Raise.DOUBT),
+    "first": (Retry.STOP, Raise.FIRST),
+    "status": (Retry.STOP, Raise.STATUS),
+    "task": (Retry.STOP, Raise.TASK),
+    "file": (Retry.STOP, Raise.FILE),
 }
 
 
-@pytest.mark.parametrize("row", Outcome, ids=lambda row: row.name)
-def test_the_table_says_what_was_promised(row):
-    assert tuple(f"{ruling.name} {ending.name}" for ruling, ending in TABLE[row]) == PROMISED[row]
+@pytest.mark.parametrize("outcome", Outcome, ids=lambda outcome: outcome.name)
+def test_the_table_says_what_was_promised(outcome):
+    assert TABLE[outcome] == tuple(MEANT[word] for word in PROMISED[outcome.name].split(", "))
+    assert len(TABLE[outcome]) == len(RequestKind)
+
+
+def test_an_upload_follows_the_law_of_a_paid_request():
+    assert all(cells[RequestKind.UPLOAD][0] is cells[ONCE][0] for cells in TABLE.values())
+
+
+def test_only_a_paid_request_buys_and_only_a_read_can_be_repeated_without_effect():
+    assert [kind for kind in RequestKind if kind.paid] == [ONCE, HONOURED]
+    assert [kind for kind in RequestKind if kind.read] == [READ, RequestKind.POLL, RequestKind.REVIEW, FILE]
 
 
 def test_nothing_that_may_have_been_accepted_is_sent_again_by_default():
-    for row in UNDECIDED | {Outcome.KEY_CONFLICT}:
-        assert TABLE[row][ONCE] == (Retry.STOP, Raise.DOUBT)
+    for outcome in UNDECIDED | {Outcome.KEY_CONFLICT}:
+        assert TABLE[outcome][ONCE] == (Retry.STOP, Raise.DOUBT)
 
 
 def test_what_ends_in_doubt_is_undecided_and_nothing_else_is():
-    assert {row for row in Outcome if TABLE[row][ONCE][1] is Raise.DOUBT} - {Outcome.KEY_CONFLICT} == UNDECIDED
+    assert {one for one in Outcome if TABLE[one][ONCE][1] is Raise.DOUBT} - {Outcome.KEY_CONFLICT} == UNDECIDED
 
 
 STATUSES = {
-    **dict.fromkeys((400, 401, 402, 403, 404, 405, 413, 415, 422), Outcome.REJECTED),
+    **dict.fromkeys((400, 402, 405, 413, 415, 422), Outcome.REJECTED),
+    **dict.fromkeys((401, 403), Outcome.FORBIDDEN),
+    404: Outcome.MISSING,
     **dict.fromkeys((425, 429), Outcome.REFUSED),
-    **dict.fromkeys((408, 500, 501, 502, 503, 504, 507, 520, 521, 524, 526, 599, 600, 999), Outcome.BROKEN),
-    **dict.fromkeys((300, 301, 302, 303, 304, 305, 399), Outcome.MOVED),
-    **dict.fromkeys((307, 308), Outcome.MOVED_KEEPING),
-    **dict.fromkeys((0, 99, 406, 407, 410, 418, 423, 424, 426, 428, 431, 451, 499), Outcome.STRANGE),
+    **dict.fromkeys((408, 500, 501, 502, 503, 504, 507, 520, 521, 524, 526, 599, 600, 999), Outcome.SERVER_ERROR),
+    **dict.fromkeys((300, 301, 302, 303, 304, 305, 399), Outcome.REDIRECT),
+    **dict.fromkeys((307, 308), Outcome.REDIRECT_REPEATING),
+    **dict.fromkeys((0, 99, 406, 407, 410, 418, 423, 424, 426, 428, 431, 451, 499), Outcome.OTHER_STATUS),
     409: Outcome.CONFLICT,
 }
 
 
-@pytest.mark.parametrize(("status", "row"), STATUSES.items())
-def test_each_status_has_its_row(status, row):
-    assert find_outcome(status, retry_after=None) is row
+@pytest.mark.parametrize(("status", "outcome"), STATUSES.items())
+def test_each_status_has_its_outcome(status, outcome):
+    assert find_outcome(status, retry_after=None) is outcome
 
 
 @pytest.mark.parametrize("status", [500, 502, 504, 409, 400])
@@ -101,50 +147,55 @@ def test_the_caller_may_declare_refusals():
     assert find_outcome(400, retry_after=None, refused=frozenset({400})) is Outcome.REFUSED
 
 
-def settle(row, column, history=None, **changes):
+def settle(outcome, kind, history=None, **changes):
     options = {"now": 0.0, "deadline": 100.0, "dice": 0.5, "max_retries": 4, **changes}
-    return decide(row, column, history or History(), **options)
+    return decide(outcome, kind, history or History(), **options)
 
 
-@given(ROWS, COLUMNS, DICE)
-def test_no_retries_means_none_and_the_ending_is_the_tables(row, column, dice):
-    assert settle(row, column, dice=dice, max_retries=0) == GiveUp(ending=TABLE[row][column][1])
+@given(OUTCOMES, KINDS_COUNTED, DICE)
+def test_no_retries_means_none_and_the_ending_is_the_tables(outcome, kind, dice):
+    assert settle(outcome, kind, dice=dice, max_retries=0) == GiveUp(ending=TABLE[outcome][kind][1])
 
 
 @given(st.sampled_from(CELLS), st.integers(1, 10), DICE)
 def test_a_cell_whose_retries_are_used_up_ends_as_the_table_says(cell, most, dice):
-    row, column = cell
-    assert settle(row, column, History(retries=most), dice=dice, max_retries=most) == GiveUp(
-        ending=TABLE[row][column][1]
+    outcome, kind = cell
+    assert settle(outcome, kind, History(retries=most), dice=dice, max_retries=most) == GiveUp(
+        ending=TABLE[outcome][kind][1]
     )
 
 
 @given(st.sampled_from([cell for cell in CELLS if TABLE[cell[0]][cell[1]][0] is Retry.STOP]), DICE)
 def test_a_cell_that_stops_does_so_at_the_first_attempt(cell, dice):
-    row, column = cell
-    assert settle(row, column, dice=dice) == GiveUp(ending=TABLE[row][column][1])
+    outcome, kind = cell
+    assert settle(outcome, kind, dice=dice) == GiveUp(ending=TABLE[outcome][kind][1])
 
 
-@given(ROWS, COLUMNS, st.integers(0, 10), st.integers(0, 10), DICE, st.none() | st.floats(0, 1e6), st.floats(0, 200))
-def test_again_is_always_before_the_deadline_and_never_too_soon(row, column, retries, refusals, dice, asked, deadline):
+@given(OUTCOMES, KINDS, st.integers(0, 10), st.integers(0, 10), DICE, st.none() | st.floats(0, 1e6), st.floats(0, 200))
+def test_again_is_always_before_the_deadline_and_never_too_soon(
+    outcome, kind, retries, refusals, dice, asked, deadline
+):
     decision = settle(
-        row, column, History(retries=retries, refusals=refusals), dice=dice, retry_after=asked, deadline=deadline
+        outcome, kind, History(retries=retries, refusals=refusals), dice=dice, retry_after=asked, deadline=deadline
     )
-    if isinstance(decision, RetryAfter):
+    if isinstance(decision, RetryAfter) and kind is not RequestKind.POLL:
         assert decision.after < deadline
         assert decision.after >= (asked if asked is not None else LEAST_SLEEP)
-        assert TABLE[row][column][0] is not Retry.STOP
+        assert TABLE[outcome][kind][0] is not Retry.STOP
 
 
-@given(COLUMNS, st.integers(1, 6))
-def test_max_retries_counts_retries_and_refusals_do_not_count(column, most):
+@pytest.mark.parametrize("kind", COUNTED)
+@given(most=st.integers(1, 6))
+def test_max_retries_counts_retries_and_refusals_do_not_count(kind, most):
     history = History(refusals=50)
     for _ in range(most):
-        decision = settle(Outcome.UNREACHED, column, history, max_retries=most)
+        decision = settle(Outcome.UNREACHED, kind, history, max_retries=most)
         assert isinstance(decision, RetryAfter)
-        history.note(Outcome.UNREACHED, column, decision)
-    assert settle(Outcome.UNREACHED, column, history, max_retries=most) == GiveUp(ending=Raise.CONNECTION)
-    assert isinstance(settle(Outcome.REFUSED, column, history, max_retries=most), RetryAfter)
+        history.note(Outcome.UNREACHED, kind, decision)
+    assert settle(Outcome.UNREACHED, kind, history, max_retries=most) == GiveUp(
+        ending=TABLE[Outcome.UNREACHED][kind][1]
+    )
+    assert isinstance(settle(Outcome.REFUSED, kind, history, max_retries=most), RetryAfter)
 
 
 def test_a_senseless_read_is_repeated_once():
@@ -172,23 +223,59 @@ def test_once_in_doubt_always_in_doubt():
     assert history.doubtful
 
 
-@given(st.lists(ROWS, max_size=5), COLUMNS)
-def test_a_call_is_in_doubt_when_a_paid_attempt_of_it_was_undecided_and_only_then(rows, column):
+@given(st.lists(OUTCOMES, max_size=5), KINDS)
+def test_a_call_is_in_doubt_when_a_paid_attempt_of_it_was_undecided_and_only_then(outcomes, kind):
     history = History()
-    for row in rows:
-        history.note(row, column, settle(row, column, history))
-    assert history.doubtful == (column is not READ and not UNDECIDED.isdisjoint(rows))
+    for outcome in outcomes:
+        history.note(outcome, kind, settle(outcome, kind, history))
+    assert history.doubtful == (kind.paid and not UNDECIDED.isdisjoint(outcomes))
 
 
-@given(st.lists(ROWS, max_size=9), COLUMNS)
-def test_every_retry_and_every_refusal_of_a_call_is_counted(rows, column):
+@given(st.lists(OUTCOMES.filter(lambda one: one not in {Outcome.PENDING, Outcome.PARTIAL}), max_size=9), KINDS)
+def test_every_retry_and_every_refusal_of_a_call_is_counted(outcomes, kind):
     history, made = History(), []
-    for row in rows:
-        decision = settle(row, column, history)
-        history.note(row, column, decision)
+    for outcome in outcomes:
+        decision = settle(outcome, kind, history)
+        history.note(outcome, kind, decision)
         made.append(decision)
     again = [decision.throttled for decision in made if isinstance(decision, RetryAfter)]
     assert (history.refusals, history.retries) == (again.count(True), again.count(False))
+
+
+def test_a_file_that_comes_in_parts_forgets_its_failures_and_pays_nothing():
+    history = History(retries=4, refusals=3)
+    decision = settle(Outcome.PARTIAL, FILE, history, dice=1.0)
+    assert decision == RetryAfter(after=CONNECTING.first)
+    history.note(Outcome.PARTIAL, FILE, decision)
+    assert (history.retries, history.refusals, history.last_cost) == (0, 0, 0)
+    assert settle(Outcome.PARTIAL, FILE, deadline=0.05) == GiveUp(ending=Raise.FILE, too_late=True)
+
+
+@pytest.mark.parametrize("outcome", [Outcome.UNREACHED, Outcome.NAME_MISSING])
+@pytest.mark.parametrize("kind", [ONCE, HONOURED])
+def test_each_other_host_comes_first_when_one_cannot_be_reached(outcome, kind):
+    history = History(retries=4)
+    for _ in range(2):
+        decision = settle(outcome, kind, history, hosts=3)
+        assert decision == RetryAfter(after=LEAST_SLEEP, elsewhere=True)
+        history.note(outcome, kind, decision)
+    assert (history.failovers, history.retries) == (2, 6)
+    assert settle(outcome, kind, history, hosts=3) == GiveUp(ending=Raise.CONNECTION)
+
+
+@pytest.mark.parametrize("changes", [{"max_retries": 0}, {"deadline": LEAST_SLEEP}, {"hosts": 1}])
+def test_no_other_host_is_tried_when_it_may_not_be(changes):
+    assert settle(Outcome.NAME_MISSING, ONCE, **{"hosts": 2, **changes}) == GiveUp(ending=Raise.CONNECTION)
+
+
+@given(OUTCOMES.filter(lambda one: one not in {Outcome.UNREACHED, Outcome.NAME_MISSING}), KINDS, DICE)
+def test_nothing_but_a_missing_connection_goes_to_another_host(outcome, kind, dice):
+    assert settle(outcome, kind, dice=dice, hosts=2) == settle(outcome, kind, dice=dice)
+
+
+@given(OUTCOMES, st.sampled_from([kind for kind in RequestKind if not kind.paid]), DICE)
+def test_only_a_paid_request_has_other_hosts(outcome, kind, dice):
+    assert settle(outcome, kind, dice=dice, hosts=2) == settle(outcome, kind, dice=dice)
 
 
 def test_what_a_retry_costs():
@@ -215,32 +302,32 @@ def test_what_a_retry_costs():
     ],
 )
 def test_the_back_off(retry, base, cap, dice, pause):
-    assert find_pause(retry, base=base, cap=cap, dice=dice) == pytest.approx(pause)
+    assert find_pause(retry, BackOff(first=base, cap=cap), dice) == pytest.approx(pause)
 
 
 @pytest.mark.parametrize(
     ("asked", "dice", "pause"), [(0, 1, 0.5), (10, 0, 10), (10, 1, 12), (1, 1, 1.5), (2.5, 1, 3), (100, 0.5, 110)]
 )
 def test_the_pause_that_was_asked_for(asked, dice, pause):
-    assert find_pause(9, base=1, cap=30, dice=dice, retry_after=asked) == pytest.approx(pause)
+    assert find_pause(9, REFUSED, dice, asked) == pytest.approx(pause)
 
 
 @pytest.mark.parametrize(
-    ("row", "least", "most"),
+    ("outcome", "least", "most"),
     [
         (Outcome.UNREACHED, 0.05, 0.1),
         (Outcome.LOST, 0.05, 0.1),
         (Outcome.REFUSED, 0.05, 1.0),
-        (Outcome.BROKEN, 0.05, 1.0),
+        (Outcome.SERVER_ERROR, 0.05, 1.0),
     ],
 )
-def test_connections_are_tried_sooner_than_refusals(row, least, most):
-    assert settle(row, READ, dice=1.0).after == pytest.approx(most)
-    assert settle(row, READ, dice=0.0).after == pytest.approx(least)
+def test_connections_are_tried_sooner_than_refusals(outcome, least, most):
+    assert settle(outcome, READ, dice=1.0).after == pytest.approx(most)
+    assert settle(outcome, READ, dice=0.0).after == pytest.approx(least)
 
 
 @pytest.mark.parametrize(
-    ("history", "row", "after"),
+    ("history", "outcome", "after"),
     [
         (History(refusals=3), Outcome.REFUSED, 8.0),
         (History(retries=3), Outcome.REFUSED, 1.0),
@@ -248,8 +335,8 @@ def test_connections_are_tried_sooner_than_refusals(row, least, most):
         (History(refusals=3), Outcome.UNREACHED, 0.1),
     ],
 )
-def test_refusals_and_retries_back_off_apart(history, row, after):
-    assert settle(row, ONCE, history, dice=1.0).after == pytest.approx(after)
+def test_refusals_and_retries_back_off_apart(history, outcome, after):
+    assert settle(outcome, ONCE, history, dice=1.0).after == pytest.approx(after)
 
 
 def test_the_last_tokens_of_a_budget_can_be_spent():

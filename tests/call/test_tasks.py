@@ -23,7 +23,7 @@ from videorouter import (
     TaskTimeoutError,
     VideoRouterError,
 )
-from videorouter.call import limiter, polling, polls, tasks
+from videorouter.call import limiter, polls, retry, tasks
 
 pytestmark = pytest.mark.anyio
 
@@ -35,8 +35,8 @@ DONE = answer(200, {"data": {"status": "completed", "urls": {"video": "https://c
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
     limiter.PROCESS.model_limits.clear()
-    monkeypatch.setattr(polling, "FIRST", 0.01)
-    monkeypatch.setattr(polling, "_ERROR_FIRST", 0.01)
+    monkeypatch.setattr(retry, "POLLING", retry.BackOff(first=0.01, cap=1.0))
+    monkeypatch.setattr(retry, "FAILED_POLL", retry.BackOff(first=0.01, cap=1.0))
 
 
 @contextlib.asynccontextmanager
@@ -105,9 +105,7 @@ async def test_a_key_that_is_not_let_in_stops_the_looking(status):
 
 
 async def test_a_404_counts_only_a_minute_after_acceptance(monkeypatch):
-    assert not polling.must_stop(404, 59.9)
-    assert polling.must_stop(404, 60.0)
-    monkeypatch.setattr(polling, "NEWS", 0.1)
+    monkeypatch.setattr(retry, "NEW_TASK", 0.1)
     async with calling(task_accepted(), answer(404)) as (gateway, router):
         with pytest.raises(TaskPollError) as caught:
             await router.generate("otter", model="veo", timeout=20)

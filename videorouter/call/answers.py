@@ -73,12 +73,16 @@ class ErrorAnswer(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Unusable(msgspec.Struct, frozen=True, kw_only=True):
-    """A 2xx that brings nothing usable. ``url`` is an address in it that could not be taken."""
+    """A 2xx that brings nothing usable. ``url`` is an address in it that could not be taken.
+
+    ``completed`` when it tells of a task that has come to its end all the same.
+    """
 
     status: int
     reason: str
     body: bytes = b""
     url: str | None = None
+    completed: bool = False
 
     def __repr__(self) -> str:
         # A server may echo the key: what it sent shows in no traceback.
@@ -302,7 +306,8 @@ def read_task(
         done = TaskStatus(task_id=task_id, state="completed", status=word, result=result, cost=cost)
         return done.beside(raw_=body)
     if state == "completed":
-        return Unusable(status=status, reason="completed without a usable URL", body=body, url=bad_url)
+        reason = "completed without a usable URL"
+        return Unusable(status=status, reason=reason, body=body, url=bad_url, completed=True)
     if state == "failed":
         failed = TaskStatus(
             task_id=task_id, state="failed", status=word, fail_reason=_reason(place or {}, root), cost=cost

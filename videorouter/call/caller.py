@@ -73,7 +73,7 @@ class _Trail:
     def note(self, outcome: FailedAttempt, column: RequestKind, decision: Decision) -> None:
         """Write down an attempt and what was decided about it."""
         self.attempts += 1
-        self.history.note(outcome.row, column, decision)
+        self.history.note(outcome.outcome, column, decision)
         if self.history.doubtful and self.doubt is None:
             self.doubt = outcome
 
@@ -215,11 +215,11 @@ class Caller(Reader):
             response = await self.shared.sender.send(request, attempt, deadline=deadline, max_body=MAX_ANSWER_BYTES)
             answer = _read(response, submission)
         except WireError as error:
-            return name_failure(error, attempt, column=self._column, refused=refused)
+            return name_failure(error, attempt, kind=self._column, refused=refused)
         except Exception as error:  # noqa: BLE001  whatever a user's transport raises, it ends here
             return self.name_surprise(error, attempt, self._column)
         if isinstance(answer, ErrorAnswer | Unusable):
-            return name_answer(answer, response, attempt, column=self._column, refused=refused)
+            return name_answer(answer, response, attempt, kind=self._column, refused=refused)
         attempt.response = response
         return answer
 
@@ -255,7 +255,7 @@ class Caller(Reader):
         _set_pace(outcome, slot)
         now = time.monotonic()
         decision = decide(
-            outcome.row,
+            outcome.outcome,
             self._column,
             trail.history,
             now=now,
@@ -281,21 +281,21 @@ class Caller(Reader):
                 call_id=submission.idempotency_key,
                 attempt=trail.attempts + 1,
                 wait=decision.after,
-                reason=outcome.row.value,
+                reason=outcome.outcome.value,
             )
             await self.emit(event)
         return decision.after
 
     def _build(self, outcome: FailedAttempt, submission: Submission, trail: _Trail) -> VideoRouterError:
         """The error of an attempt, by the table."""
-        ending = TABLE[outcome.row][self._column][1]
+        ending = TABLE[outcome.outcome][self._column][1]
         if ending is Raise.FIRST:
             outcome = trail.first
-            ending = TABLE[outcome.row][self._column][1]
+            ending = TABLE[outcome.outcome][self._column][1]
             if ending is Raise.FIRST:
                 # The very first answer speaks of the key: another request has used it.
-                ending = TABLE[outcome.row][RequestKind.ONCE][1] if outcome.status == 409 else Raise.STATUS
-        return build_error(ending, outcome, self.settings, column=self._column, model=submission.model)
+                ending = TABLE[outcome.outcome][RequestKind.ONCE][1] if outcome.status == 409 else Raise.STATUS
+        return build_error(ending, outcome, self.settings, kind=self._column, model=submission.model)
 
     def _pay(self, decision: RetryAfter, slot: Slot) -> bool:
         """Take a retry out of the budget; a refused call without budget waits for its model to recover."""
@@ -311,9 +311,7 @@ class Caller(Reader):
         """Whether another of the caller's hosts comes first: nothing was sent, and it has not had its turn."""
         if submission.max_retries == 0 or trail.failovers >= len(self._bases) - 1:
             return False
-        return outcome.row is Outcome.UNREACHED or (
-            outcome.error is not None and outcome.error.failure is WireFailure.NAME_MISSING and not outcome.left
-        )
+        return outcome.outcome in {Outcome.UNREACHED, Outcome.NAME_MISSING}
 
     def _keep_paid(self, answer: VideoResult | Task, attempt: Attempt, base: int) -> VideoResult | Task:
         """What was bought, without what the gateway echoed of the key."""
@@ -328,7 +326,7 @@ class Caller(Reader):
         """The error to raise: once an attempt may have been accepted, no later failure undoes that."""
         if trail is not None and trail.doubt is not None and not error.in_doubt:
             doubt = trail.doubt
-            error = build_error(Raise.DOUBT, doubt, self.settings, column=self._column, model=submission.model)
+            error = build_error(Raise.DOUBT, doubt, self.settings, kind=self._column, model=submission.model)
         error.add(
             idempotency_key=submission.idempotency_key,
             model=submission.model,
@@ -367,8 +365,8 @@ class Caller(Reader):
                 caught = self._keep_paid(answer, attempt, base)
             elif not doubtful:
                 refused = self.settings.refused_statuses
-                outcome = name_answer(answer, response, attempt, column=RequestKind.ONCE, refused=refused)
-                if TABLE[outcome.row][RequestKind.ONCE][1] is Raise.STATUS:
+                outcome = name_answer(answer, response, attempt, kind=RequestKind.ONCE, refused=refused)
+                if TABLE[outcome.outcome][RequestKind.ONCE][1] is Raise.STATUS:
                     return
         reason = _CANCELLED if caught is None else _CAUGHT
         if accepted is not None and isinstance(caught, Task) and not isinstance(error, GeneratorExit):
@@ -400,7 +398,7 @@ class Caller(Reader):
         trouble = None
         status = attempt.response.status if attempt.response is not None else None
         if isinstance(got, FailedAttempt):
-            trouble = got.row.value
+            trouble = got.outcome.value
             status = got.response.status if got.response is not None else None
         event = AttemptFinished(
             call_id=submission.idempotency_key,
@@ -441,7 +439,7 @@ def _describe_lateness(trail: _Trail | None) -> VideoRouterError:
 def _set_pace(outcome: FailedAttempt, slot: Slot) -> None:
     """Let the pace of the model follow from a failure."""
     slot.counted = True
-    if outcome.row is Outcome.REFUSED:
+    if outcome.outcome is Outcome.REFUSED:
         slot.note_refusal(outcome.retry_after)
     elif outcome.status == 503 or (outcome.error is not None and outcome.error.failure is WireFailure.CONNECT_TIMEOUT):
         slot.note_overload()

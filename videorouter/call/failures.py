@@ -1,4 +1,4 @@
-"""What became of one attempt that brought no success: a row of the retry law, and the error that a user sees.
+"""What became of one attempt that brought no success: its outcome for the retry law, and the error that a user sees.
 
 It decides nothing about retries (``call.retry`` does) and sends nothing. Everything that may have cost money keeps
 its evidence: status, request id, header fields and the first 4 KiB of the body, without the key.
@@ -43,7 +43,6 @@ if TYPE_CHECKING:
 
 _HOPELESS = frozenset(
     {
-        WireFailure.NAME_MISSING,
         WireFailure.CERTIFICATE,
         WireFailure.PROXY_REFUSED,
         WireFailure.ADDRESS_REFUSED,
@@ -51,6 +50,17 @@ _HOPELESS = frozenset(
         WireFailure.TOO_LARGE,
     }
 )
+_UNSENT = frozenset(
+    {
+        Outcome.UNREACHED,
+        Outcome.NAME_MISSING,
+        Outcome.HOPELESS,
+        Outcome.EXPIRED,
+        Outcome.CLOSED,
+        Outcome.UNSENT,
+    }
+)
+_SAYS_NO = frozenset({Outcome.REFUSED, Outcome.FORBIDDEN, Outcome.MISSING, Outcome.REJECTED})
 _TASK_ID = re.compile(rb'"task_id"\s*:\s*"([^"\\\x00-\x1f]{1,200})"')
 _MAY_BE_BILLED = (
     "It may have been accepted and billed, so it is not sent a second time. Look for the video in the vendor's "
@@ -61,7 +71,7 @@ _MAY_BE_BILLED = (
 class FailedAttempt(msgspec.Struct, kw_only=True):
     """The end of one attempt that brought no success."""
 
-    row: Outcome
+    outcome: Outcome
     attempt: Attempt
     error: WireError | None = None
     response: Response | None = None
@@ -69,10 +79,10 @@ class FailedAttempt(msgspec.Struct, kw_only=True):
     retry_after: float | None = None
 
     def __repr__(self) -> str:
-        return f"<FailedAttempt {self.row.name}>"
+        return f"<FailedAttempt {self.outcome.name}>"
 
     def __rich_repr__(self) -> list[tuple[str, Any]]:
-        return [("row", self.row)]
+        return [("outcome", self.outcome)]
 
     @property
     def status(self) -> int | None:
@@ -84,7 +94,7 @@ class FailedAttempt(msgspec.Struct, kw_only=True):
     @property
     def left(self) -> bool:
         """Whether the request may have reached the gateway."""
-        return self.row not in {Outcome.UNREACHED, Outcome.HOPELESS, Outcome.EXPIRED, Outcome.CLOSED, Outcome.UNSENT}
+        return self.outcome not in _UNSENT
 
 
 def has_left(attempt: Attempt) -> bool:
@@ -94,29 +104,31 @@ def has_left(attempt: Attempt) -> bool:
     return not (attempt.phase is Phase.SENDING and attempt.write_failed)
 
 
-def name_failure(error: WireError, attempt: Attempt, *, column: RequestKind, refused: frozenset[int]) -> FailedAttempt:
-    """The outcome of an attempt that brought no whole answer."""
-    trouble = error.failure
+def name_failure(error: WireError, attempt: Attempt, *, kind: RequestKind, refused: frozenset[int]) -> FailedAttempt:
+    """The end of an attempt that brought no whole answer."""
+    failure = error.failure
     if not has_left(attempt):
-        if trouble is WireFailure.DEADLINE:
-            row = Outcome.EXPIRED
-        elif trouble is WireFailure.CLOSED:
-            row = Outcome.CLOSED
+        if failure is WireFailure.DEADLINE:
+            outcome = Outcome.EXPIRED
+        elif failure is WireFailure.CLOSED:
+            outcome = Outcome.CLOSED
         elif attempt.phase is Phase.SENDING:
-            row = Outcome.UNSENT
+            outcome = Outcome.UNSENT
+        elif failure is WireFailure.NAME_MISSING:
+            outcome = Outcome.NAME_MISSING
         else:
-            row = Outcome.HOPELESS if trouble in _HOPELESS else Outcome.UNREACHED
-        return FailedAttempt(row=row, attempt=attempt, error=error)
+            outcome = Outcome.HOPELESS if failure in _HOPELESS else Outcome.UNREACHED
+        return FailedAttempt(outcome=outcome, attempt=attempt, error=error)
     response = attempt.response
     if response is None:
-        return FailedAttempt(row=Outcome.LOST, attempt=attempt, error=error)
+        return FailedAttempt(outcome=Outcome.LOST, attempt=attempt, error=error)
     if 200 <= response.status < 300:
-        row = Outcome.UNUSABLE if trouble is WireFailure.TOO_LARGE else Outcome.CUT
-        answer = Unusable(status=response.status, reason=trouble.value, body=response.body)
-        return FailedAttempt(row=row, attempt=attempt, error=error, response=response, answer=answer)
-    outcome = name_answer(_decode_error(response), response, attempt, column=column, refused=refused)
-    outcome.error = error
-    return outcome
+        outcome = Outcome.UNUSABLE if failure is WireFailure.TOO_LARGE else Outcome.CUT
+        answer = Unusable(status=response.status, reason=failure.value, body=response.body)
+        return FailedAttempt(outcome=outcome, attempt=attempt, error=error, response=response, answer=answer)
+    failed = name_answer(_decode_error(response), response, attempt, kind=kind, refused=refused)
+    failed.error = error
+    return failed
 
 
 def _decode_error(response: Response) -> ErrorAnswer:
@@ -133,27 +145,22 @@ def name_answer(
     response: Response,
     attempt: Attempt,
     *,
-    column: RequestKind,
+    kind: RequestKind,
     refused: frozenset[int],
 ) -> FailedAttempt:
-    """The outcome of an attempt whose answer is no success."""
+    """The end of an attempt whose answer is no success."""
     retry_after = read_retry_after(response.headers, wall=time.time())
     if isinstance(answer, Unusable):
-        row = Outcome.UNUSABLE
+        outcome = Outcome.EMPTY_TASK if answer.completed else Outcome.UNUSABLE
     else:
-        row = find_outcome(answer.effective, retry_after=retry_after, refused=refused)
+        outcome = find_outcome(answer.effective, retry_after=retry_after, refused=refused)
         under_200 = 200 <= answer.status < 300
-        if (
-            under_200
-            and row not in {Outcome.REFUSED, Outcome.REJECTED}
-            and (column is not RequestKind.READ or not answer.effective)
-        ):
-            row = Outcome.TROUBLED_200
-        elif answer.effective in {409, 422} and column is not RequestKind.READ and _speaks_of_key(answer):
-            row = (
-                Outcome.KEY_CONFLICT if column is RequestKind.HONOURED or answer.effective == 409 else Outcome.REJECTED
-            )
-    return FailedAttempt(row=row, attempt=attempt, response=response, answer=answer, retry_after=retry_after)
+        if under_200 and outcome not in _SAYS_NO and not (kind.read and answer.effective):
+            outcome = Outcome.ERROR_IN_200
+        elif answer.effective in {409, 422} and not kind.read and _speaks_of_key(answer):
+            honoured = kind is RequestKind.HONOURED
+            outcome = Outcome.KEY_CONFLICT if honoured or answer.effective == 409 else Outcome.REJECTED
+    return FailedAttempt(outcome=outcome, attempt=attempt, response=response, answer=answer, retry_after=retry_after)
 
 
 def _speaks_of_key(answer: ErrorAnswer) -> bool:
@@ -177,23 +184,23 @@ def _clean(text: str | None, redact: Callable[[str], str]) -> str | None:
 
 
 def build_error(
-    ending: Raise, outcome: FailedAttempt, settings: Settings, *, column: RequestKind, model: str | None = None
+    ending: Raise, failed: FailedAttempt, settings: Settings, *, kind: RequestKind, model: str | None = None
 ) -> VideoRouterError:
     """The error that ends a call, with everything that its last attempt left behind.
 
     Args:
         ending: What the law says is to be raised.
-        outcome: The attempt.
+        failed: The attempt.
         settings: For what the key is and how it was sent.
-        column: What kind of request it was.
+        kind: What kind of request it was.
         model: That was asked for.
     """
-    attempt = outcome.attempt
-    error = outcome.error
+    attempt = failed.attempt
+    error = failed.error
     said = settings.redact(error.message).rstrip(".") if error is not None else ""
     facts: dict[str, Any] = {"phase": attempt.phase, "host": attempt.host or (error.host if error else None)}
-    if outcome.retry_after is not None:
-        facts["retry_after"] = outcome.retry_after
+    if failed.retry_after is not None:
+        facts["retry_after"] = failed.retry_after
     built: VideoRouterError
     if ending is Raise.CLOSED:
         built = ClientClosedError(f"The client was closed while this call waited. {_NOTHING_SENT}", **facts)
@@ -202,14 +209,14 @@ def build_error(
             f"{said}. {_NOTHING_SENT} Allow a longer timeout, or fewer calls at once.", **facts
         )
     elif ending is Raise.CONNECTION:
-        built = APIConnectionError(f"{said}. {_NOTHING_READ if outcome.left else _NOTHING_SENT}", **facts)
-    elif ending is Raise.STATUS and isinstance(outcome.answer, ErrorAnswer) and outcome.response is not None:
-        built = _build_status(outcome, outcome.answer, outcome.response, settings, column=column, model=model)
+        built = APIConnectionError(f"{said}. {_NOTHING_READ if failed.left else _NOTHING_SENT}", **facts)
+    elif ending is Raise.STATUS and isinstance(failed.answer, ErrorAnswer) and failed.response is not None:
+        built = _build_status(failed, failed.answer, failed.response, settings, kind=kind, model=model)
         built.add(**facts)
     elif ending is Raise.UNEXPECTED:
-        built = _build_unexpected(outcome, settings, facts)
+        built = _build_unexpected(failed, settings, facts)
     else:
-        built = _build_doubt(outcome, settings, said, facts)
+        built = _build_doubt(failed, settings, said, facts)
     built.add(model=model)
     if error is not None:
         clean_chain(error, settings.redact)
@@ -222,12 +229,12 @@ _NOTHING_READ = "It was a read: nothing was bought, and it can be repeated."
 
 
 def _build_status(
-    outcome: FailedAttempt,
+    failed: FailedAttempt,
     answer: ErrorAnswer,
     response: Response,
     settings: Settings,
     *,
-    column: RequestKind,
+    kind: RequestKind,
     model: str | None,
 ) -> VideoRouterError:
     redact = settings.redact
@@ -239,9 +246,9 @@ def _build_status(
         )
         return APIStatusError(msg, **keep_evidence(response, redact))
     cls: type[APIStatusError] | None = None
-    if column is RequestKind.READ and outcome.row is Outcome.BROKEN:
+    if kind.read and failed.outcome is Outcome.SERVER_ERROR:
         cls = InternalServerError
-    elif column is not RequestKind.READ and outcome.row is Outcome.REFUSED:
+    elif not kind.read and failed.outcome is Outcome.REFUSED:
         cls = RateLimitError
     return build_refusal(
         answer,
@@ -249,23 +256,23 @@ def _build_status(
         redact=redact,
         auth_scheme=settings.auth_scheme,
         model=model,
-        what="request" if column is not RequestKind.READ else "read",
+        what="request" if not kind.read else "read",
         cls=cls,
     )
 
 
-def _build_unexpected(outcome: FailedAttempt, settings: Settings, facts: dict[str, Any]) -> VideoRouterError:
-    reason = _find_reason(outcome, settings)
+def _build_unexpected(failed: FailedAttempt, settings: Settings, facts: dict[str, Any]) -> VideoRouterError:
+    reason = _find_reason(failed, settings)
     msg = (
         f"The answer to this read makes no sense ({reason}). Nothing was bought. Check base_url; a proxy or a login "
         "page may have answered in the gateway's place."
     )
-    evidence = keep_evidence(outcome.response, settings.redact) if outcome.response is not None else {}
+    evidence = keep_evidence(failed.response, settings.redact) if failed.response is not None else {}
     return UnexpectedResponseError(msg, **facts, **evidence)
 
 
-def _find_reason(outcome: FailedAttempt, settings: Settings) -> str:
-    answer = outcome.answer
+def _find_reason(failed: FailedAttempt, settings: Settings) -> str:
+    answer = failed.answer
     if isinstance(answer, Unusable):
         return settings.redact(answer.reason)
     if isinstance(answer, ErrorAnswer):
@@ -274,10 +281,10 @@ def _find_reason(outcome: FailedAttempt, settings: Settings) -> str:
     return "no answer"
 
 
-def _build_doubt(outcome: FailedAttempt, settings: Settings, said: str, facts: dict[str, Any]) -> VideoRouterError:
+def _build_doubt(failed: FailedAttempt, settings: Settings, said: str, facts: dict[str, Any]) -> VideoRouterError:
     redact = settings.redact
-    answer = outcome.answer
-    response = outcome.response
+    answer = failed.answer
+    response = failed.response
     if response is not None:
         facts.update(keep_evidence(response, redact))
         found = _TASK_ID.search(response.body)
@@ -288,18 +295,18 @@ def _build_doubt(outcome: FailedAttempt, settings: Settings, said: str, facts: d
         facts["type"] = show_words(answer.type, redact) if answer.type else None
         facts["param"] = show_words(answer.param, redact) if answer.param else None
         facts["request_id"] = facts.get("request_id") or _clean(find_request_id((), answer.message), redact)
-        happened = f"The gateway took the request and answered without a result ({_find_reason(outcome, settings)})."
+        happened = f"The gateway took the request and answered without a result ({_find_reason(failed, settings)})."
         if answer.status == 524:
             happened += " Cloudflare gave up waiting for the gateway, where the job may go on."
     elif isinstance(answer, Unusable):
         if answer.url is not None:
             facts["result_url"] = redact(answer.url)
-        reason = _find_reason(outcome, settings)
+        reason = _find_reason(failed, settings)
         if said:
             reason = said if said.startswith(reason) else f"{reason}: {said}"
         happened = f"The gateway's answer of status {answer.status} is not usable ({reason})."
     else:
-        happened = f"{said or 'The answer is missing'}. The request had left (phase {outcome.attempt.phase})."
+        happened = f"{said or 'The answer is missing'}. The request had left (phase {failed.attempt.phase})."
     collect = ""
     if facts.get("task_id"):
         collect = f" The answer names the task {facts['task_id']!r}: `await router.wait(error.task_id)` may collect it."

@@ -99,7 +99,7 @@ class Reader:
                 self.shared.budget.repay(history.last_cost)
                 return got
             decision = self._decide(got, RequestKind.READ, history, deadline)
-            history.note(got.row, RequestKind.READ, decision)
+            history.note(got.outcome, RequestKind.READ, decision)
             if isinstance(decision, GiveUp):
                 error = self.describe(got)
             elif self.shared.budget.spend(decision.cost) or decision.throttled:
@@ -139,16 +139,16 @@ class Reader:
             response = await self.shared.sender.send(request, attempt, deadline=until, max_body=MAX_ANSWER_BYTES)
             trouble = check(response)
         except WireError as error:
-            return name_failure(error, attempt, column=RequestKind.READ, refused=refused)
+            return name_failure(error, attempt, kind=RequestKind.READ, refused=refused)
         except Exception as error:  # noqa: BLE001  whatever a user's transport raises, it ends here
             return self.name_surprise(error, attempt, RequestKind.READ)
         if trouble is None:
             return response
-        return name_answer(trouble, response, attempt, column=RequestKind.READ, refused=refused)
+        return name_answer(trouble, response, attempt, kind=RequestKind.READ, refused=refused)
 
     def describe(self, outcome: FailedAttempt) -> VideoRouterError:
         """The error of a read that failed."""
-        return build_error(TABLE[outcome.row][RequestKind.READ][1], outcome, self.settings, column=RequestKind.READ)
+        return build_error(TABLE[outcome.outcome][RequestKind.READ][1], outcome, self.settings, kind=RequestKind.READ)
 
     def scrub(self, record: Kept, response: Response) -> Kept:
         """What an answer brought, without what the gateway echoed of the key."""
@@ -178,7 +178,7 @@ class Reader:
 
     def _decide(self, outcome: FailedAttempt, column: RequestKind, history: History, deadline: float) -> Decision:
         return decide(
-            outcome.row,
+            outcome.outcome,
             column,
             history,
             now=time.monotonic(),
@@ -215,18 +215,18 @@ class Reader:
                 response = await self.shared.sender.send(request, attempt, deadline=deadline, max_body=MAX_ANSWER_BYTES)
                 answer = read_post(response.status, response.body, model=model)
             except WireError as error:
-                outcome = name_failure(error, attempt, column=column, refused=self.settings.refused_statuses)
+                outcome = name_failure(error, attempt, kind=column, refused=self.settings.refused_statuses)
             except Exception as error:  # noqa: BLE001  whatever a user's transport raises, it ends here
                 outcome = self.name_surprise(error, attempt, column)
             else:
                 if not isinstance(answer, ErrorAnswer):
                     return response
-                outcome = name_answer(answer, response, attempt, column=column, refused=self.settings.refused_statuses)
+                outcome = name_answer(answer, response, attempt, kind=column, refused=self.settings.refused_statuses)
             decision = self._decide(outcome, column, history, deadline)
-            history.note(outcome.row, column, decision)
+            history.note(outcome.outcome, column, decision)
             if isinstance(decision, GiveUp) or not self.shared.budget.spend(decision.cost):
-                ending = TABLE[outcome.row][column][1]
-                failure = build_error(ending, outcome, self.settings, column=column, model=model)
+                ending = TABLE[outcome.outcome][column][1]
+                failure = build_error(ending, outcome, self.settings, kind=column, model=model)
                 failure.add(attempts=history.retries + history.refusals + 1)
                 raise failure
             await anyio.sleep(decision.after)
@@ -260,4 +260,4 @@ class Reader:
         words = self.settings.redact(f"{type(error).__name__}: {error}")[:300]
         failure = WireError(WireFailure.RESET, f"the transport failed unexpectedly ({words})", host=attempt.host)
         failure.__cause__ = error
-        return name_failure(failure, attempt, column=column, refused=self.settings.refused_statuses)
+        return name_failure(failure, attempt, kind=column, refused=self.settings.refused_statuses)

@@ -1,16 +1,22 @@
-"""The retry law as a table: what happened and what went before, in; again after so many seconds, or stop, out.
+"""The retry law as a table: what happened and what went before, in; again after so many seconds, or give up, out.
 
-The theory. A request costs its user money, so the only question that counts is whether the gateway may have accepted
-it. Three answers exist, and each row of the table has exactly one of them:
+A paid request costs its user money, so the only question that counts is whether the gateway may have accepted it.
+Three answers exist, and each row of the table has exactly one of them:
 
 * *not accepted, provably*: nothing left, the body never became complete, or the gateway said no. Sending again cannot
-  buy twice. Transient troubles are tried ``max_retries`` times; a refusal for load is tried until the deadline, at the
-  lane's pace.
+  buy twice. Transient failures are tried ``max_retries`` times; a refusal for load is tried until the deadline, at the
+  pace of its model.
 * *perhaps accepted*: the request left and no usable answer came. It is raised and never sent again, unless the caller
   has declared that the gateway honours idempotency keys: then the same key and bytes may go again.
-* *no purchase at all*: a read. It may be repeated.
+* *no purchase at all*: a read, a poll or a file. It may be repeated.
 
 Once an attempt of a call may have been accepted, no later failure can undo that: the call ends as unknown.
+
+A poll never fails the task that it asks about, which is paid. The states of a task, as the gateway words them::
+
+    created, in_progress, running, anything unknown  -> pending: ask again
+    completed, succeeded, success                    -> completed: collect the outputs
+    failed, error, cancelled, canceled, expired      -> failed: raise, the gateway's word is final
 
 Nothing else decides about retries. This file knows no clock and throws no dice: both are arguments.
 """
@@ -33,36 +39,62 @@ TRANSIENT_COST = 14
 THROTTLED_COST = 5
 KEPT_FOR_PROBES = 100
 """Tokens that only probes may take: one request at a time that finds out whether a lane still refuses."""
+NEW_TASK = 60.0
+"""Seconds after acceptance during which a 404 may only mean that the task is not visible yet."""
 
 
 class Outcome(enum.Enum):
     """What happened to one attempt."""
 
     UNREACHED = "no connection, for now"
+    NAME_MISSING = "no connection, since the host's name does not exist"
     HOPELESS = "no connection, and trying again cannot help"
     EXPIRED = "the deadline passed before anything was sent"
     CLOSED = "the client was closed before anything was sent"
     UNSENT = "the write failed before the body was complete"
     LOST = "the request left and no answer came"
     REFUSED = "refused for load: 429, 425, 503 with Retry-After, a status declared as refused"
-    BROKEN = "408, 500 and above"
+    SERVER_ERROR = "408, 500 and above"
     CONFLICT = "409"
     KEY_CONFLICT = "409 or 422 about the idempotency key"
-    REJECTED = "400, 401, 402, 403, 404, 405, 413, 415, 422"
-    MOVED = "a redirect that would not repeat the request"
-    MOVED_KEEPING = "307 or 308"
-    TROUBLED_200 = "HTTP 200 with an error that names no refusal and no rejection"
-    STRANGE = "a status that no row names"
+    FORBIDDEN = "401 or 403"
+    MISSING = "404"
+    REJECTED = "400, 402, 405, 413, 415, 422"
+    REDIRECT = "a redirect that would not repeat the request"
+    REDIRECT_REPEATING = "307 or 308"
+    ERROR_IN_200 = "HTTP 200 with an error that names no refusal and no rejection"
+    OTHER_STATUS = "a status that no row names"
     CUT = "2xx, and the body was cut"
     UNUSABLE = "2xx, and the body brings nothing usable"
+    EMPTY_TASK = "a task that is completed without an address"
+    PENDING = "a task or an upload that is not ready yet"
+    PARTIAL = "a part of the file, which stays"
 
 
 class RequestKind(enum.IntEnum):
-    """What kind of request it was."""
+    """What kind of request it was: the column of the table."""
 
     ONCE = 0
+    """A paid POST."""
     HONOURED = 1
-    READ = 2
+    """A paid POST to a gateway that honours idempotency keys."""
+    UPLOAD = 2
+    READ = 3
+    POLL = 4
+    """A read of the state of a paid task."""
+    REVIEW = 5
+    """A read of the state of an upload."""
+    FILE = 6
+
+    @property
+    def paid(self) -> bool:
+        """Whether it may buy something."""
+        return self <= RequestKind.HONOURED
+
+    @property
+    def read(self) -> bool:
+        """Whether it can be repeated without any effect."""
+        return self >= RequestKind.READ
 
 
 class Retry(enum.Enum):
@@ -70,8 +102,12 @@ class Retry(enum.Enum):
 
     STOP = "stop"
     RETRY = "again, at most max_retries times"
-    RETRY_ONE = "again, once"
+    RETRY_ONCE = "again, once"
     WAIT = "again with its lane, until the deadline"
+    RESUME = "go on, and what failed before is forgotten"
+    POLL = "again at the pace of polls, until the deadline"
+    POLL_NEW = "again at the pace of polls, while the task is new"
+    POLL_ONCE = "again at the pace of polls, once"
 
 
 class Raise(enum.Enum):
@@ -84,63 +120,115 @@ class Raise(enum.Enum):
     STATUS = "the class of its status"
     UNEXPECTED = "UnexpectedResponseError"
     FIRST = "the first failure of the call"
+    TASK = "TaskPollError"
+    TIMEOUT = "TaskTimeoutError"
+    FILE = "DownloadError"
 
 
 _Cell = tuple[Retry, Raise]
-_S, _R, _ONE, _W = Retry.STOP, Retry.RETRY, Retry.RETRY_ONE, Retry.WAIT
-_UNMADE: _Cell = (_R, Raise.CONNECTION)
-_DOUBT: _Cell = (_S, Raise.DOUBT)
-_SAID_NO: _Cell = (_S, Raise.STATUS)
-_AGAIN_IF_HONOURED: _Cell = (_R, Raise.DOUBT)
+_STOP, _RETRY, _POLL = Retry.STOP, Retry.RETRY, Retry.POLL
 
-TABLE: dict[Outcome, tuple[_Cell, _Cell, _Cell]] = {
-    #                   POST by default            POST, key honoured         GET
-    Outcome.UNREACHED:     (_UNMADE,                   _UNMADE,                   _UNMADE),
-    Outcome.HOPELESS:      ((_S, Raise.CONNECTION),   (_S, Raise.CONNECTION),   (_S, Raise.CONNECTION)),
-    Outcome.EXPIRED:       ((_S, Raise.DEADLINE),     (_S, Raise.DEADLINE),     (_S, Raise.DEADLINE)),
-    Outcome.CLOSED:        ((_S, Raise.CLOSED),       (_S, Raise.CLOSED),       (_S, Raise.CLOSED)),
-    Outcome.UNSENT:        (_UNMADE,                   _UNMADE,                   _UNMADE),
-    Outcome.LOST:          (_DOUBT,                    _AGAIN_IF_HONOURED,        _UNMADE),
-    Outcome.REFUSED:       ((_W, Raise.STATUS),       (_W, Raise.STATUS),       (_W, Raise.STATUS)),
-    Outcome.BROKEN:        (_DOUBT,                    _AGAIN_IF_HONOURED,        (_R, Raise.STATUS)),
-    Outcome.CONFLICT:      (_DOUBT,                    _AGAIN_IF_HONOURED,        _SAID_NO),
-    Outcome.KEY_CONFLICT:  (_DOUBT,                    (_S, Raise.FIRST),        _SAID_NO),
-    Outcome.REJECTED:      (_SAID_NO,                  _SAID_NO,                  _SAID_NO),
-    Outcome.MOVED:         (_DOUBT,                    _DOUBT,                    _SAID_NO),
-    Outcome.MOVED_KEEPING: (_SAID_NO,                  _SAID_NO,                  _SAID_NO),
-    Outcome.TROUBLED_200:  (_DOUBT,                    _DOUBT,                    (_ONE, Raise.UNEXPECTED)),
-    Outcome.STRANGE:       (_DOUBT,                    _DOUBT,                    _SAID_NO),
-    Outcome.CUT:           (_DOUBT,                    _AGAIN_IF_HONOURED,        (_ONE, Raise.UNEXPECTED)),
-    Outcome.UNUSABLE:      (_DOUBT,                    _DOUBT,                    (_ONE, Raise.UNEXPECTED)),
+_AGAIN: _Cell = (_RETRY, Raise.CONNECTION)
+_NEVER: _Cell = (_STOP, Raise.CONNECTION)
+_DEADLINE: _Cell = (_STOP, Raise.DEADLINE)
+_CLOSED: _Cell = (_STOP, Raise.CLOSED)
+_DOUBT: _Cell = (_STOP, Raise.DOUBT)
+_REPLAY: _Cell = (_RETRY, Raise.DOUBT)
+_FIRST: _Cell = (_STOP, Raise.FIRST)
+_WAIT: _Cell = (Retry.WAIT, Raise.STATUS)
+_STATUS: _Cell = (_STOP, Raise.STATUS)
+_SERVER: _Cell = (_RETRY, Raise.STATUS)
+_ODD: _Cell = (Retry.RETRY_ONCE, Raise.UNEXPECTED)
+_ASK: _Cell = (_POLL, Raise.TIMEOUT)
+_NEW: _Cell = (Retry.POLL_NEW, Raise.TASK)
+_EMPTY: _Cell = (Retry.POLL_ONCE, Raise.TASK)
+_LEAVE: _Cell = (_STOP, Raise.TASK)
+_FETCH: _Cell = (_RETRY, Raise.FILE)
+_YIELD: _Cell = (Retry.WAIT, Raise.FILE)
+_RESUME: _Cell = (Retry.RESUME, Raise.FILE)
+_FILE: _Cell = (_STOP, Raise.FILE)
+
+TABLE: dict[Outcome, tuple[_Cell, _Cell, _Cell, _Cell, _Cell, _Cell, _Cell]] = {
+    #                            POST:      key         an         a          a poll of  a review   a
+    #                            once       honoured    upload     read       a task     of upload  file
+    Outcome.UNREACHED:          (_AGAIN,    _AGAIN,     _AGAIN,    _AGAIN,    _ASK,      _ASK,      _FETCH),
+    Outcome.NAME_MISSING:       (_NEVER,    _NEVER,     _NEVER,    _NEVER,    _ASK,      _ASK,      _FILE),
+    Outcome.HOPELESS:           (_NEVER,    _NEVER,     _NEVER,    _NEVER,    _ASK,      _ASK,      _FILE),
+    Outcome.EXPIRED:            (_DEADLINE, _DEADLINE,  _DEADLINE, _DEADLINE, _ASK,      _ASK,      _FILE),
+    Outcome.CLOSED:             (_CLOSED,   _CLOSED,    _CLOSED,   _CLOSED,   _LEAVE,    _CLOSED,   _CLOSED),
+    Outcome.UNSENT:             (_AGAIN,    _AGAIN,     _AGAIN,    _AGAIN,    _ASK,      _ASK,      _FETCH),
+    Outcome.LOST:               (_DOUBT,    _REPLAY,    _DOUBT,    _AGAIN,    _ASK,      _ASK,      _FETCH),
+    Outcome.REFUSED:            (_WAIT,     _WAIT,      _WAIT,     _WAIT,     _ASK,      _ASK,      _YIELD),
+    Outcome.SERVER_ERROR:       (_DOUBT,    _REPLAY,    _DOUBT,    _SERVER,   _ASK,      _ASK,      _FETCH),
+    Outcome.CONFLICT:           (_DOUBT,    _REPLAY,    _DOUBT,    _STATUS,   _ASK,      _STATUS,   _FILE),
+    Outcome.KEY_CONFLICT:       (_DOUBT,    _FIRST,     _DOUBT,    _STATUS,   _ASK,      _STATUS,   _FILE),
+    Outcome.FORBIDDEN:          (_STATUS,   _STATUS,    _STATUS,   _STATUS,   _LEAVE,    _STATUS,   _FILE),
+    Outcome.MISSING:            (_STATUS,   _STATUS,    _STATUS,   _STATUS,   _NEW,      _STATUS,   _FILE),
+    Outcome.REJECTED:           (_STATUS,   _STATUS,    _STATUS,   _STATUS,   _ASK,      _STATUS,   _FILE),
+    Outcome.REDIRECT:           (_DOUBT,    _DOUBT,     _DOUBT,    _STATUS,   _ASK,      _STATUS,   _FILE),
+    Outcome.REDIRECT_REPEATING: (_STATUS,   _STATUS,    _STATUS,   _STATUS,   _ASK,      _STATUS,   _FILE),
+    Outcome.ERROR_IN_200:       (_DOUBT,    _DOUBT,     _DOUBT,    _ODD,      _ASK,      _ASK,      _FETCH),
+    Outcome.OTHER_STATUS:       (_DOUBT,    _DOUBT,     _DOUBT,    _STATUS,   _ASK,      _STATUS,   _FILE),
+    Outcome.CUT:                (_DOUBT,    _REPLAY,    _DOUBT,    _ODD,      _ASK,      _ASK,      _FETCH),
+    Outcome.UNUSABLE:           (_DOUBT,    _DOUBT,     _DOUBT,    _ODD,      _ASK,      _ASK,      _FETCH),
+    Outcome.EMPTY_TASK:         (_DOUBT,    _DOUBT,     _DOUBT,    _ODD,      _EMPTY,    _ASK,      _FETCH),
+    Outcome.PENDING:            (_DOUBT,    _DOUBT,     _DOUBT,    _ODD,      _ASK,      _ASK,      _FETCH),
+    Outcome.PARTIAL:            (_DOUBT,    _DOUBT,     _DOUBT,    _ODD,      _ASK,      _ASK,      _RESUME),
 }  # fmt: skip
 
 UNDECIDED = frozenset(
     {
         Outcome.LOST,
-        Outcome.BROKEN,
+        Outcome.SERVER_ERROR,
         Outcome.CONFLICT,
-        Outcome.MOVED,
-        Outcome.TROUBLED_200,
-        Outcome.STRANGE,
+        Outcome.REDIRECT,
+        Outcome.ERROR_IN_200,
+        Outcome.OTHER_STATUS,
         Outcome.CUT,
         Outcome.UNUSABLE,
+        Outcome.EMPTY_TASK,
+        Outcome.PENDING,
+        Outcome.PARTIAL,
     }
 )
-"""Rows after which a paid request may have been accepted."""
+"""Outcomes after which a paid request may have been accepted."""
 
-_CONNECTING = (0.1, 5.0)
-_REFUSAL = (1.0, 30.0)
-_BACK_OFF = {Outcome.REFUSED: _REFUSAL, Outcome.BROKEN: _REFUSAL, Outcome.CONFLICT: _REFUSAL}
-_REJECTIONS = frozenset({400, 401, 402, 403, 404, 405, 413, 415, 422})
+_POLLS = frozenset({Retry.POLL, Retry.POLL_NEW, Retry.POLL_ONCE})
+_FAILS_OVER = frozenset({Outcome.UNREACHED, Outcome.NAME_MISSING})
+_REJECTIONS = frozenset({400, 402, 405, 413, 415, 422})
 _REFUSALS = frozenset({425, 429})
 
 
+class BackOff(msgspec.Struct, frozen=True, kw_only=True):
+    """How pauses grow: ``first`` seconds, each ``growth`` times the one before, never more than ``cap``.
+
+    Each is then multiplied by a random number from ``low`` to ``high``, so that clients do not come back together.
+    """
+
+    first: float
+    growth: float = 2.0
+    cap: float
+    low: float = 0.0
+    high: float = 1.0
+
+
+CONNECTING = BackOff(first=0.1, cap=5.0)
+REFUSED = BackOff(first=1.0, cap=30.0)
+POLLING = BackOff(first=0.25, growth=1.4, cap=10.0, low=0.8, high=1.2)
+FAILED_POLL = BackOff(first=0.5, growth=1.6, cap=10.0, low=0.5)
+_BACK_OFF = {Outcome.REFUSED: REFUSED, Outcome.SERVER_ERROR: REFUSED, Outcome.CONFLICT: REFUSED}
+
+
 class RetryAfter(msgspec.Struct, frozen=True, kw_only=True):
-    """Send it again after ``after`` seconds; ``cost`` tokens of the retry budget, and ``throttled`` when refused."""
+    """Send it again after ``after`` seconds, at a price of ``cost`` tokens of the retry budget.
+
+    ``throttled`` when the gateway refused it for load; ``elsewhere`` when it goes to the next of the caller's hosts.
+    """
 
     after: float
-    cost: int
+    cost: int = 0
     throttled: bool = False
+    elsewhere: bool = False
 
 
 class GiveUp(msgspec.Struct, frozen=True, kw_only=True):
@@ -154,23 +242,45 @@ Decision = RetryAfter | GiveUp
 
 
 class History(msgspec.Struct, kw_only=True):
-    """What one logical call has been through. ``doubtful`` once an attempt may have been accepted."""
+    """What one call has been through.
 
+    Attributes:
+        began: When it began, on the clock of ``decide``.
+        retries: Retries so far; of polls, those in a row that failed.
+        refusals: Refusals for load that were waited out.
+        failovers: Moves to another host.
+        polls: Polls that have been made.
+        empty: Whether a poll has told of a completed task without an address.
+        doubtful: Whether an attempt may have been accepted.
+        last_cost: Tokens that the last retry took.
+    """
+
+    began: float = 0.0
     retries: int = 0
     refusals: int = 0
+    failovers: int = 0
+    polls: int = 0
+    empty: bool = False
     doubtful: bool = False
     last_cost: int = 1
 
-    def note(self, row: Outcome, column: RequestKind, decision: Decision) -> None:
+    def note(self, outcome: Outcome, kind: RequestKind, decision: Decision) -> None:
         """Write down an attempt's end and what was decided."""
-        if column is not RequestKind.READ and row in UNDECIDED:
+        if kind.paid and outcome in UNDECIDED:
             self.doubtful = True
-        if isinstance(decision, RetryAfter):
-            self.last_cost = decision.cost
-            if decision.throttled:
-                self.refusals += 1
-            else:
-                self.retries += 1
+        self.empty = self.empty or outcome is Outcome.EMPTY_TASK
+        if isinstance(decision, GiveUp):
+            return
+        self.last_cost = decision.cost
+        self.failovers += decision.elsewhere
+        if outcome is Outcome.PENDING:
+            self.retries = 0
+        elif outcome is Outcome.PARTIAL:
+            self.retries = self.refusals = 0
+        elif decision.throttled:
+            self.refusals += 1
+        else:
+            self.retries += 1
 
 
 class RetryBudget:
@@ -198,7 +308,7 @@ class RetryBudget:
 
 
 def find_outcome(status: int, *, retry_after: float | None, refused: frozenset[int] = frozenset()) -> Outcome:
-    """The row of an answer that is no success, by its status.
+    """The outcome of an answer that is no success, by its status.
 
     Args:
         status: The HTTP status, or the error's own code under HTTP 200.
@@ -209,18 +319,22 @@ def find_outcome(status: int, *, retry_after: float | None, refused: frozenset[i
         return Outcome.REFUSED
     if status in _REJECTIONS:
         return Outcome.REJECTED
+    if status in {401, 403}:
+        return Outcome.FORBIDDEN
+    if status == 404:
+        return Outcome.MISSING
     if status == 409:
         return Outcome.CONFLICT
     if status == 408 or status >= 500:
-        return Outcome.BROKEN
+        return Outcome.SERVER_ERROR
     if 300 <= status < 400:
-        return Outcome.MOVED_KEEPING if status in {307, 308} else Outcome.MOVED
-    return Outcome.STRANGE
+        return Outcome.REDIRECT_REPEATING if status in {307, 308} else Outcome.REDIRECT
+    return Outcome.OTHER_STATUS
 
 
 def decide(
-    row: Outcome,
-    column: RequestKind,
+    outcome: Outcome,
+    kind: RequestKind,
     history: History,
     *,
     now: float,
@@ -228,46 +342,84 @@ def decide(
     dice: float,
     max_retries: int,
     retry_after: float | None = None,
+    hosts: int = 1,
 ) -> Decision:
     """What follows from an attempt.
 
     Args:
-        row: What happened.
-        column: What kind of request it was.
+        outcome: What happened.
+        kind: What kind of request it was.
         history: What went before, this attempt not yet noted.
         now: Any monotonic clock.
         deadline: On that clock.
         dice: A number from 0 to 1.
-        max_retries: Of the call; 0 turns every retry off.
+        max_retries: Of the call; 0 turns every retry off, but for polls.
         retry_after: Seconds that the gateway asked for.
+        hosts: How many hosts the caller has for it.
     """
-    ruling, ending = TABLE[row][column]
-    if ruling is Retry.STOP or max_retries == 0:
+    retry, ending = TABLE[outcome][kind]
+    if retry in _POLLS:
+        return _decide_poll(outcome, kind, history, now=now, deadline=deadline, dice=dice, retry_after=retry_after)
+    if max_retries == 0:
         return GiveUp(ending=ending)
-    throttled = ruling is Retry.WAIT
-    made = history.refusals if throttled else history.retries
-    if not throttled and made >= (1 if ruling is Retry.RETRY_ONE else max_retries):
+    if kind.paid and outcome in _FAILS_OVER and history.failovers < hosts - 1 and now + LEAST_SLEEP < deadline:
+        return RetryAfter(after=LEAST_SLEEP, elsewhere=True)
+    if retry is Retry.STOP:
         return GiveUp(ending=ending)
-    base, cap = _BACK_OFF.get(row, _CONNECTING)
-    after = find_pause(made + 1, base=base, cap=cap, dice=dice, retry_after=retry_after)
+    if retry is Retry.RESUME:
+        made, cost = 0, 0
+    elif retry is Retry.WAIT:
+        made, cost = history.refusals, THROTTLED_COST
+    else:
+        made, cost = history.retries, TRANSIENT_COST
+        if made >= (1 if retry is Retry.RETRY_ONCE else max_retries):
+            return GiveUp(ending=ending)
+    after = find_pause(made + 1, _BACK_OFF.get(outcome, CONNECTING), dice, retry_after)
     if now + after >= deadline:
         return GiveUp(ending=ending, too_late=True)
-    return RetryAfter(after=after, cost=THROTTLED_COST if throttled else TRANSIENT_COST, throttled=throttled)
+    return RetryAfter(after=after, cost=cost, throttled=retry is Retry.WAIT)
 
 
-def find_pause(retry: int, *, base: float, cap: float, dice: float, retry_after: float | None = None) -> float:
+def _decide_poll(
+    outcome: Outcome,
+    kind: RequestKind,
+    history: History,
+    *,
+    now: float,
+    deadline: float,
+    dice: float,
+    retry_after: float | None,
+) -> Decision:
+    """As ``decide``, for what is asked until the deadline: it costs nothing and ``max_retries`` does not count it."""
+    retry, ending = TABLE[outcome][kind]
+    if retry is Retry.POLL_NEW and now - history.began >= NEW_TASK:
+        return GiveUp(ending=ending)
+    if retry is Retry.POLL_ONCE and history.empty:
+        return GiveUp(ending=ending)
+    if outcome is Outcome.PENDING:
+        after = find_pause(history.polls + 1, POLLING, dice)
+    else:
+        after = find_pause(history.retries + 1, FAILED_POLL, dice, retry_after)
+    if kind is RequestKind.POLL and (now < deadline or not history.polls):
+        return RetryAfter(after=min(after, max(0.0, deadline - now)))  # a paid task is polled at its deadline, too
+    if now + after >= deadline:
+        return GiveUp(ending=ending, too_late=True)
+    return RetryAfter(after=after)
+
+
+def find_pause(retry: int, back_off: BackOff, dice: float, retry_after: float | None = None) -> float:
     """Seconds before a retry: never less than the gateway asked for, and never the same for all.
 
     Args:
         retry: Which retry it is, from 1.
-        base: Seconds of the first one at most.
-        cap: Seconds of any one at most.
+        back_off: How pauses grow.
         dice: A number from 0 to 1.
         retry_after: Seconds that the gateway asked for.
     """
     if retry_after is not None:
         return retry_after + dice * max(0.5, 0.2 * retry_after)
-    return max(LEAST_SLEEP, dice * min(cap, base * 2.0 ** min(retry - 1, 30)))
+    longest = min(back_off.cap, back_off.first * back_off.growth ** min(retry - 1, 40))
+    return max(LEAST_SLEEP, longest * (back_off.low + (back_off.high - back_off.low) * dice))
 
 
 _SECONDS = re.compile(r"[0-9]{1,12}(?:\.[0-9]{1,12})?", re.ASCII)

@@ -17,9 +17,8 @@ from videorouter.call.answers import ErrorAnswer, Unusable, read_task
 from videorouter.call.failures import FailedAttempt
 from videorouter.call.in_doubt import call_hooks_while_cancelled, describe_doubt
 from videorouter.call.pace import LONGEST_HOLD
-from videorouter.call.polling import EMPTY_LOOKS, must_stop, next_interval, pause_after_error
 from videorouter.call.refusals import MAX_WORDS, is_moderation
-from videorouter.call.retry import Outcome
+from videorouter.call.retry import GiveUp, History, Outcome, RequestKind, decide
 from videorouter.config import NO_DEADLINE
 from videorouter.errors import (
     ClientClosedError,
@@ -290,10 +289,8 @@ class _Watch:
         "began",
         "caller",
         "deadline",
-        "empties",
-        "errors",
+        "history",
         "pause",
-        "polls",
         "schedule",
         "task",
         "trouble",
@@ -306,9 +303,7 @@ class _Watch:
         self.deadline = deadline
         self.schedule = caller.shared.poll_schedules.find()
         self.began = time.monotonic()
-        self.polls = 0
-        self.errors = 0
-        self.empties = 0
+        self.history = History(began=self.began)
         self.pause = 0.0
         self.word: str | None = None
         self.trouble: VideoRouterError | None = None
@@ -318,7 +313,8 @@ class _Watch:
         caller = self.caller
         url = caller.task_url(self.task.id or "", self.task.poll_url)
         if fresh:
-            await self._rest(next_interval(0, 0.0, _throw()))
+            self._judge(Outcome.PENDING, None)
+            await self._rest(self.pause)
         while True:
             if not await self.schedule.wait_for_look(max(self.deadline, time.monotonic()) + _LAST_LOOK):
                 await self._rest(self.deadline - time.monotonic())
@@ -353,27 +349,47 @@ class _Watch:
             msg = f"The client was closed while task {task.id} was running. It is paid and goes on: {_collect(task)}."
             raise TaskPollError(msg, task_id=task.id, model=task.model) from error
         except ConfigurationError as error:
-            self._note_trouble(error, None)
+            self.history.polls += 1
+            self.trouble = error
+            self._judge(Outcome.UNREACHED, None)
             return None
+        self.history.polls += 1
         if isinstance(got, FailedAttempt):
-            if got.row is Outcome.CLOSED:
+            if got.outcome is Outcome.CLOSED:
                 msg = (
                     f"The client was closed while task {task.id} was running. It is paid and goes on: {_collect(task)}."
                 )
                 raise TaskPollError(msg, task_id=task.id, model=task.model)
-            trouble = self.caller.describe(got)
-            self._note_trouble(trouble, got.retry_after)
-            self.empties += isinstance(got.answer, Unusable) and got.answer.reason.startswith("completed")
-            if must_stop(got.status, time.monotonic() - self.began) or self.empties >= EMPTY_LOOKS:
-                raise _stop(task, trouble)
+            self.trouble = self.caller.describe(got)
+            if not self._judge(got.outcome, got.retry_after):
+                raise _stop(task, self.trouble)
+            if got.retry_after is not None:
+                self.schedule.hold(min(got.retry_after, LONGEST_HOLD))
             return None
         return self._note_state(_read(got, task), got)
 
+    def _judge(self, outcome: Outcome, retry_after: float | None) -> bool:
+        """Whether the task is polled again, and when."""
+        now = time.monotonic()
+        decision = decide(
+            outcome,
+            RequestKind.POLL,
+            self.history,
+            now=now,
+            deadline=self.deadline,
+            dice=random.random(),  # noqa: S311  jitter, no secret
+            max_retries=self.caller.settings.max_retries,
+            retry_after=retry_after,
+        )
+        self.history.note(outcome, RequestKind.POLL, decision)
+        if isinstance(decision, GiveUp):
+            return decision.too_late
+        self.pause = decision.after
+        return True
+
     def _note_state(self, status: TaskStatus | ErrorAnswer | Unusable, response: Response) -> VideoResult | None:
-        self.polls += 1
-        self.errors = 0
         self.trouble = None
-        self.pause = next_interval(self.polls, time.monotonic() - self.began, _throw())
+        self._judge(Outcome.PENDING, None)
         if not isinstance(status, TaskStatus):
             return None
         status = self.caller.scrub(status, response)
@@ -384,29 +400,17 @@ class _Watch:
             raise _name_failure(status, self.task)
         return None
 
-    def _note_trouble(self, trouble: VideoRouterError, retry_after: float | None) -> None:
-        self.polls += 1
-        self.errors += 1
-        self.trouble = trouble
-        self.pause = pause_after_error(self.errors, _throw(), retry_after)
-        if retry_after is not None:
-            self.schedule.hold(min(retry_after, LONGEST_HOLD))
-
     async def _tell(self) -> None:
         event = TaskPolled(
             call_id=self.task.idempotency_key or self.task.id or "",
             task_id=self.task.id or "",
             status=self.word,
-            polls=self.polls,
+            polls=self.history.polls,
             elapsed=time.monotonic() - self.began,
             next_in=self.pause,
             error=type(self.trouble).__name__ if self.trouble is not None else None,
         )
         await self.caller.emit(event)
-
-
-def _throw() -> float:
-    return random.random()  # noqa: S311  jitter, no secret
 
 
 def _collect(task: Task) -> str:

@@ -29,7 +29,7 @@ from videorouter.call.inputs import (
     encode_upload,
     read_asset,
 )
-from videorouter.call.polling import next_interval
+from videorouter.call.retry import POLLING, find_pause
 from videorouter.errors import (
     APIConnectionError,
     InternalServerError,
@@ -214,7 +214,6 @@ async def _upload(
 
 async def _await_review(caller: Caller, asset: Asset, *, deadline: float) -> Asset:
     looks = 0
-    began = time.monotonic()
     while True:
         review = classify_review(asset.status)
         if review == "active" or (asset.status is None and (asset.uri or asset.url)):
@@ -226,7 +225,7 @@ async def _await_review(caller: Caller, asset: Asset, *, deadline: float) -> Ass
         if asset.id is None:
             return asset
         looks += 1
-        pause = next_interval(looks, time.monotonic() - began, random.random())  # noqa: S311  jitter, no secret
+        pause = find_pause(looks + 1, POLLING, random.random())  # noqa: S311  jitter, no secret
         if time.monotonic() + pause >= deadline:
             msg = f"The upload {asset.id} was still under review when the deadline passed. No video was bought."
             raise TaskTimeoutError(msg, model=asset.model)

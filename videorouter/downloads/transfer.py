@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 import msgspec
 
-from videorouter.call.retry import find_pause, read_retry_after
+from videorouter.call.retry import CONNECTING, REFUSED, find_pause, read_retry_after
 from videorouter.downloads.guard import REDIRECTS, show_url
 from videorouter.errors import (
     AuthenticationError,
@@ -170,8 +170,8 @@ def read_answer(
 
 def pause_before(failed: FailedAttempt, attempt: int, dice: float) -> float:
     """Seconds before the next attempt, after so many failed ones in a row; ``dice`` is between 0 and 1."""
-    base, cap = (1.0, 30.0) if failed.refused or failed.status is not None else (0.1, 5.0)
-    return find_pause(max(attempt, 1), base=base, cap=cap, dice=dice, retry_after=failed.wait)
+    back_off = REFUSED if failed.refused or failed.status is not None else CONNECTING
+    return find_pause(max(attempt, 1), back_off, dice, failed.wait)
 
 
 def check_length(state: TransferState) -> str | None:
