@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import collections
 import copy
 import graphlib
 import inspect
@@ -193,8 +194,64 @@ def test_the_sandbox_imports_nothing_of_the_client():
     assert {name for name in imported if not name.startswith("videorouter.sandbox")} == set()
 
 
+# Names
+
+NAMED = {module: tree for module, tree in TREES.items() if not module.startswith("videorouter.integrations.ray")}
+"""Ray's inside is exempt from what is said of names and classes: it will be replaced as a whole."""
+RIDDLES = {"books", "desk", "letterhead", "mint", "minting", "stencil", "landing", "knock", "wish", "wishes", "bay"}
+RIDDLES |= {"purse", "tally", "walk", "herd", "mend", "dearest", "whoever"}
+"""Words that nobody could guess the meaning of. The trade's words took their place."""
+ON_THE_WAY = {"batch.batch", "batch.item", "batch.run", "batch.saving", "call.minting", "call.prepare", "call.requests"}
+ON_THE_WAY |= {"cli.batch_desk", "cli.checks", "cli.doctor", "cli.probing", "downloads.download", "downloads.file"}
+ON_THE_WAY |= {"transport.causes", "transport.httpx_sender"}
+
+
+def classes_of(tree: ast.Module) -> list[ast.ClassDef]:
+    return [node for node in ast.walk(tree) if isinstance(node, ast.ClassDef)]
+
+
+def names_in(tree: ast.Module) -> set[str]:
+    """Every name that a file gives: to functions, classes, arguments, variables and attributes."""
+    found: set[str] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+            found.add(node.name)
+        elif isinstance(node, ast.arg):
+            found.add(node.arg)
+        elif isinstance(node, ast.Name | ast.Attribute) and isinstance(node.ctx, ast.Store):
+            found.add(node.id if isinstance(node, ast.Name) else node.attr)
+    return found
+
+
 def test_no_module_has_a_name_that_says_nothing():
     assert [path.name for path in MODULES if path.stem in {"utils", "helpers", "common", "manager", "base"}] == []
+
+
+def test_no_class_name_stands_twice():
+    count = collections.Counter(cls.name for tree in NAMED.values() for cls in classes_of(tree))
+    assert {name for name in count if count[name] > 1} <= {"Settings", "FailedAttempt", "_Watch"}
+
+
+def test_no_class_but_the_front_door_has_more_than_30_methods():
+    large = {
+        cls.name
+        for module, tree in NAMED.items()
+        if module not in {"videorouter.client", "videorouter.sync"}
+        for cls in classes_of(tree)
+        if sum(isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) for node in cls.body) > 30
+    }
+    assert large <= {"Batch", "Connection", "Journal"}
+
+
+def test_no_name_is_a_riddle():
+    riddles = {
+        f"{module}: {name}"
+        for module, tree in NAMED.items()
+        if module.removeprefix("videorouter.") not in ON_THE_WAY
+        for name in names_in(tree) | {module.rpartition(".")[2]}
+        if RIDDLES.intersection(re.findall(r"[a-z]+", re.sub(r"([A-Z]+)", r"_\1", name).lower()))
+    }
+    assert riddles == set()
 
 
 # The front door

@@ -41,11 +41,11 @@ async def _wait(args: argparse.Namespace, console: Console) -> int:
     jobs = CommandJobs(listed, args, console, make_board(console, labelled=len(ids) > 1), destination)
     async with open_router(args, console, on_event=jobs.follow) as router:
 
-        async def walk(job: CommandJob) -> None:
+        async def collect(job: CommandJob) -> None:
             job.result = await router.wait(job.key)
             await jobs.save(router, job)
 
-        return await jobs.run(router, walk)
+        return await jobs.run(router, collect)
 
 
 async def _download(args: argparse.Namespace, console: Console) -> int:

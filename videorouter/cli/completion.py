@@ -81,17 +81,17 @@ def read_commands(parser: argparse.ArgumentParser) -> tuple[Command, ...]:
     Args:
         parser: The whole command line's parser.
     """
-    return tuple(_walk(parser, "", ""))
+    return tuple(_list_below(parser, "", ""))
 
 
-def _walk(parser: argparse.ArgumentParser, name: str, words: str) -> Iterator[Command]:
+def _list_below(parser: argparse.ArgumentParser, name: str, words: str) -> Iterator[Command]:
     """A command, and the commands that it holds: ``batch``, ``batch run``, ..."""
     yield _read_command(parser, name, words)
-    for action in parser._actions:  # noqa: SLF001  argparse has no public way to walk a parser
+    for action in parser._actions:  # noqa: SLF001  argparse has no public way to read a parser
         if isinstance(action, argparse._SubParsersAction):  # noqa: SLF001
             helps = {choice.dest: choice.help or "" for choice in action._choices_actions}  # noqa: SLF001
             for word, sub in action.choices.items():
-                yield from _walk(sub, f"{name} {word}".strip(), helps.get(word, ""))
+                yield from _list_below(sub, f"{name} {word}".strip(), helps.get(word, ""))
 
 
 def _read_command(parser: argparse.ArgumentParser, name: str, words: str) -> Command:

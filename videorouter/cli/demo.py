@@ -124,14 +124,14 @@ class _Demo:
                 last = self._add_row(EDIT, f"waits for “{VIDEOS[EDITED].prompt}”")
                 try:
                     async with asyncio.TaskGroup() as group:
-                        walks = [
+                        tasks = [
                             group.create_task(self._generate(router, video, key))
                             for video, key in zip(VIDEOS, keys, strict=True)
                         ]
-                        edit = group.create_task(self._edit(router, walks[EDITED], last))
+                        edit = group.create_task(self._edit(router, tasks[EDITED], last))
                 except ExceptionGroup as errors:
                     raise errors.exceptions[0] from errors
-        cards = [walk.result()[1] for walk in walks]
+        cards = [task.result()[1] for task in tasks]
         cards.insert(EDITED + 1, edit.result())
         return cards
 

@@ -54,7 +54,7 @@ class CommandJob:
         error: What ended it.
         doubt: The client's record of a lost answer.
         crash: What ended it and is no error of the client: a closed pipe, a full disk, a defect.
-        over: Whether its walk has ended.
+        over: Whether its work has ended.
     """
 
     index: int
@@ -133,12 +133,12 @@ class CommandJobs:
         if self._console.verbose and (detail := tell_event(event)):
             self._console.say(self._console.style(f"  {job.label}: {detail}" if len(self.list) > 1 else detail, "dim"))
 
-    async def run(self, router: AsyncVideoRouter, walk: Callable[[CommandJob], Awaitable[None]]) -> Exit:
-        """Walk all jobs at once, tell each as it ends, and say what the command achieved.
+    async def run(self, router: AsyncVideoRouter, work: Callable[[CommandJob], Awaitable[None]]) -> Exit:
+        """Run all jobs at once, tell each as it ends, and say what the command achieved.
 
         Args:
             router: The client.
-            walk: Does one job; what it raises becomes the job's error.
+            work: Does one job; what it raises becomes the job's error.
         """
         with self._board:
             for job in self.list:
@@ -146,7 +146,7 @@ class CommandJobs:
             try:
                 async with asyncio.TaskGroup() as group:
                     for job in self.list:
-                        group.create_task(self._walk(job, walk))
+                        group.create_task(self._run_one(job, work))
             except asyncio.CancelledError:
                 self._tell_unfinished(router)
                 raise
@@ -230,9 +230,9 @@ class CommandJobs:
             return [download_command(self._args, url, output) for url in urls]
         return next_steps(job.error, self._args, output)
 
-    async def _walk(self, job: CommandJob, walk: Callable[[CommandJob], Awaitable[None]]) -> None:
+    async def _run_one(self, job: CommandJob, work: Callable[[CommandJob], Awaitable[None]]) -> None:
         try:
-            await walk(job)
+            await work(job)
         except VideoRouterError as error:
             job.error = error
             job.task_id = job.task_id or error.task_id

@@ -60,17 +60,19 @@ async def _make(args: argparse.Namespace, console: Console) -> int:
             console.say(console.style(f"model {model}; --model names another", "dim"))
         fields = read_fields(args)
 
-        async def walk(job: CommandJob) -> None:
-            await _walk(router, job, args, fields)
+        async def make_and_save(job: CommandJob) -> None:
+            await _make_one(router, job, args, fields)
             await jobs.save(router, job)
 
-        code = await jobs.run(router, walk)
+        code = await jobs.run(router, make_and_save)
     if wants_sandbox(args) and not destination.wanted and not args.sandbox_state and not args.no_wait:
         console.say("The sandbox is gone, and its videos with it: keep them with -o otter.mp4.")
     return code
 
 
-async def _walk(router: AsyncVideoRouter, job: CommandJob, args: argparse.Namespace, fields: dict[str, Any]) -> None:
+async def _make_one(
+    router: AsyncVideoRouter, job: CommandJob, args: argparse.Namespace, fields: dict[str, Any]
+) -> None:
     options = {"model": job.model, "idempotency_key": job.key, **fields}
     prompt = job.prompt or ""
     if args.no_wait:

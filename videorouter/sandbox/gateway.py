@@ -1,6 +1,6 @@
 """The API itself: who may ask, what is asked, which fault strikes, what is answered.
 
-One walk per request: log, faults of the head, body, key, endpoint. This file never renders a video and never writes to
+One order for each request: log, faults of the head, body, key, endpoint. This file never renders a video and never writes to
 a socket; ``delivery`` does that.
 """
 
