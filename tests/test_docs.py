@@ -205,6 +205,21 @@ def test_the_list_for_machines_names_every_page():
 
 # Lists
 
+SLICES = sorted(
+    path.name for path in Path(videorouter.__file__).parent.iterdir() if path.is_dir() and path.name.isidentifier()
+)
+FILE = re.compile(
+    rf"`(?:videorouter/)?((?:{'|'.join(SLICES)})/[\w/]+\.(?:py|html))`|`((?:tests|docs)/[\w/]+\.(?:py|md))`"
+)
+HISTORY = ("docs/changelog.md", "docs/design/")
+
+
+@pytest.mark.parametrize("path", [page for page in PAGES if not name_of(page).startswith(HISTORY)], ids=name_of)
+def test_each_file_that_the_page_names_exists(path):
+    package = Path(videorouter.__file__).parent
+    named = [package / own if own else ROOT / other for own, other in FILE.findall(path.read_text())]
+    assert [place.name for place in named if not place.is_file()] == []
+
 
 def test_the_error_table_names_every_error():
     rows = re.findall(r"^\| `(\w+)`", (DOCS / "reference" / "errors.md").read_text(), re.MULTILINE)
