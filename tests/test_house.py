@@ -29,8 +29,6 @@ DECIDING = {
     "videorouter.batch.entries",
     "videorouter.call.answers",
     "videorouter.call.inputs",
-    "videorouter.call.model_list",
-    "videorouter.call.notes",
     "videorouter.call.pace",
     "videorouter.call.refusals",
     "videorouter.call.requests",

@@ -139,7 +139,7 @@ class AsyncVideoRouter(BatchVerbs):
         self._catalogue = Catalog()
         self._uploads = Uploads()
         self._caller = Caller(settings, Shared(sender, settings), on_event=on_event, on_in_doubt=on_in_doubt)
-        self._maker = RequestBuilder(self._caller, self._uploads)
+        self._builder = RequestBuilder(self._caller, self._uploads)
 
     @property
     def _settings(self) -> Settings:
@@ -226,8 +226,7 @@ class AsyncVideoRouter(BatchVerbs):
             given["timeout"] = None
         if models is not None:
             return await self._try_models(models, prompt, given, fields, after_failed_task=bool(fallback_on_failure))
-        made = None if fields else self._maker.fill(prompt, given)
-        return await tasks.run_job(self._caller, made or await self._maker.prepare("generate", prompt, given, fields))
+        return await tasks.run_job(self._caller, await self._builder.prepare("generate", prompt, {**given, **fields}))
 
     @takes_what(job)
     async def submit(self, /, prompt: str, **options: Any) -> Task:
@@ -241,7 +240,7 @@ class AsyncVideoRouter(BatchVerbs):
         Raises:
             VideoRouterError: As ``generate``, without the task errors.
         """
-        return await tasks.submit_job(self._caller, await self._maker.prepare("generate", prompt, options, {}))
+        return await tasks.submit_job(self._caller, await self._builder.prepare("generate", prompt, options))
 
     @takes_what(edit_job)
     async def edit(self, /, video: VideoResult | Video | Task | str, prompt: str, **options: Any) -> VideoResult:
@@ -255,7 +254,7 @@ class AsyncVideoRouter(BatchVerbs):
         Raises:
             VideoRouterError: As ``generate``.
         """
-        return await tasks.run_job(self._caller, await self._maker.prepare("edit", prompt, options, {}, video=video))
+        return await tasks.run_job(self._caller, await self._builder.prepare("edit", prompt, options, video=video))
 
     @takes_what(edit_job)
     async def submit_edit(self, /, video: VideoResult | Video | Task | str, prompt: str, **options: Any) -> Task:
@@ -264,7 +263,7 @@ class AsyncVideoRouter(BatchVerbs):
         Raises:
             VideoRouterError: As ``edit``, without the task errors.
         """
-        return await tasks.submit_job(self._caller, await self._maker.prepare("edit", prompt, options, {}, video=video))
+        return await tasks.submit_job(self._caller, await self._builder.prepare("edit", prompt, options, video=video))
 
     async def task(self, task: Task | str) -> TaskStatus:
         """Look at a task once.
@@ -499,7 +498,7 @@ class AsyncVideoRouter(BatchVerbs):
         if "max_concurrency" in overrides:
             limit = caller.shared.open_limit(settings)
         view._caller = Caller(settings, caller.shared, **hooks, limit=limit)
-        view._maker = RequestBuilder(view._caller, view._uploads)
+        view._builder = RequestBuilder(view._caller, view._uploads)
         return view
 
     def stats(self) -> Stats:
@@ -541,7 +540,7 @@ class AsyncVideoRouter(BatchVerbs):
         from videorouter.batch.options import check_options  # noqa: PLC0415  as above
 
         options = check_options(self._settings, verb, given)
-        return Batch(self._caller, source, options, maker=self._maker, save=self.save)
+        return Batch(self._caller, source, options, builder=self._builder, save=self.save)
 
     async def _try_models(
         self,
@@ -558,7 +557,9 @@ class AsyncVideoRouter(BatchVerbs):
         timeout = given.get("timeout", self._settings.timeout)
 
         async def prepare(name: str, seconds: float) -> Submission:
-            return await self._maker.prepare("generate", prompt, {**given, "model": name, "timeout": seconds}, fields)
+            return await self._builder.prepare(
+                "generate", prompt, {**given, **fields, "model": name, "timeout": seconds}
+            )
 
         return await run_with_fallback(
             self._caller,

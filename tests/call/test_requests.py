@@ -3,30 +3,31 @@
 import json
 
 import pytest
-from hypothesis import given, strategies as st
 
-from videorouter.call.requests import build_submission, cut_stencil, find_task_id, find_video_id
+from videorouter.call.requests import (
+    build_submission,
+    differ_in_family,
+    find_family,
+    find_notes,
+    find_task_id,
+    find_video_id,
+)
+from videorouter.config import NO_DEADLINE
 from videorouter.errors import InvalidRequestError
 from videorouter.models import BatchItem, Task, TaskStatus, Video, VideoResult
 
 RESULT = VideoResult(videos=(Video(url="https://x.example/v.mp4", video_id="v-1"),))
 
 
-def build(verb="generate", **changes):
-    given = {
-        "prompt": "otter",
-        "model": "veo",
-        "fields": {},
-        "idempotency_key": "k-1",
-        "timeout": 5.0,
-        "max_retries": 4,
-        **changes,
-    }
-    return build_submission(verb, **given)
+def build(verb="generate", prompt="otter", video=None, **options):
+    options = {"model": "veo", **options}
+    return build_submission(
+        verb, prompt, options, video=video, model="any/thing at all", timeout=5.0, max_retries=4, idempotency_key="k-1"
+    )
 
 
 def test_a_generation_is_what_the_specification_shows():
-    submission = build(fields={"duration": "8s", "seed": None})
+    submission = build(duration="8s", seed=None)
     assert submission.path == "/videos/generations"
     assert json.loads(submission.body) == {
         "model": "veo",
@@ -43,7 +44,20 @@ def test_an_edit_names_its_video():
 
 
 def test_the_default_model_stands_in_and_is_never_checked_against_a_list():
-    assert build(model=None, default_model="any/thing at all").model == "any/thing at all"
+    assert build(model=None).model == "any/thing at all"
+
+
+def test_the_clients_own_options_hold_where_the_call_has_none():
+    of_the_client, of_the_call = build(), build(timeout=7, max_retries=0, idempotency_key="k-2", output_format="b64")
+    assert (of_the_client.timeout, of_the_client.max_retries, of_the_client.idempotency_key) == (5.0, 4, "k-1")
+    assert (of_the_call.timeout, of_the_call.max_retries, of_the_call.idempotency_key) == (7.0, 0, "k-2")
+    assert json.loads(of_the_call.body)["output_format"] == "b64"
+    assert build(timeout=None).timeout == NO_DEADLINE
+
+
+def test_a_call_without_a_model_says_so():
+    with pytest.raises(InvalidRequestError, match="No model"):
+        build_submission("generate", "otter", {}, timeout=5.0, max_retries=4, idempotency_key="k-1")
 
 
 @pytest.mark.parametrize(
@@ -53,7 +67,6 @@ def test_the_default_model_stands_in_and_is_never_checked_against_a_list():
         ({"prompt": " \n"}, "prompt is empty"),
         ({"prompt": 5}, "prompt must be text"),
         ({"prompt": None}, "There is no prompt"),
-        ({"model": None}, "No model"),
         ({"model": " "}, "No model"),
         ({"timeout": 0}, "timeout"),
         ({"timeout": float("nan")}, "timeout"),
@@ -96,22 +109,37 @@ def test_what_is_no_task_is_refused(task):
         find_task_id(task)
 
 
-COMMON = {"fields": {"duration": "8s", "seed": 7}, "extra_body": {"tools": [None, "ß"]}, "extra_headers": {"x-a": "b"}}
-
-
-@given(st.text(min_size=1).filter(lambda text: text.strip()))
-def test_a_stencil_gives_the_very_request_that_would_have_been_built(prompt):
-    stencil = cut_stencil(build(prompt="a-random-one", **COMMON))
-    assert stencil.fill(prompt, "k-2") == build(prompt=prompt, idempotency_key="k-2", **COMMON)
+# What is noted before anything is paid
 
 
 @pytest.mark.parametrize(
-    "prompt", ["", " \n", None, 7, ["otter"], "lone \ud800 surrogate", type("Text", (str,), {})("otter")]
+    ("model", "duration", "warns"),
+    [
+        ("google/veo3.1/text-to-video", "8s", False),
+        ("google/veo3.1/text-to-video", 8, True),
+        ("google/veo3.1/text-to-video", "8", True),
+        ("bytedance/seedance-2.0/image-to-video", "4", False),
+        ("bytedance/seedance-2.0/image-to-video", "auto", False),
+        ("bytedance/seedance-2.0/image-to-video", "16", True),
+        ("bytedance/seedance-2.0/image-to-video", 5, True),
+        ("veo3-fast", 8, False),
+        ("some/new-model", object(), False),
+        ("google/veo3.1/text-to-video", None, False),
+    ],
 )
-def test_a_stencil_leaves_a_prompt_that_needs_a_look_to_the_builder(prompt):
-    assert cut_stencil(build(prompt="a-random-one")).fill(prompt, "k-2") is None
+def test_a_duration_that_a_model_is_known_to_ignore_is_noted(model, duration, warns):
+    assert bool(find_notes(model, {"duration": duration})) is warns
 
 
-@pytest.mark.parametrize("extra", [{"prompt": "another"}, {"note": "a-random-one"}])
-def test_no_stencil_is_cut_where_the_prompt_does_not_stand_in_the_body_just_once(extra):
-    assert cut_stencil(build(prompt="a-random-one", extra_body=extra)) is None
+@pytest.mark.parametrize(
+    ("model", "family"),
+    [("sora-2-video-to-video", "sora"), ("google/veo3.1/text-to-video", "veo"), ("unheard-of-9", None), (None, None)],
+)
+def test_a_family_is_read_from_either_style_of_id(model, family):
+    assert find_family(model) == family
+
+
+def test_families_differ_only_when_both_are_known():
+    assert differ_in_family("veo3-fast", "sora-2-video-to-video")
+    assert not differ_in_family("sora-2", "sora-2-video-to-video")
+    assert not differ_in_family("veo3-fast", "unheard-of-9")

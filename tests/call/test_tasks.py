@@ -243,7 +243,7 @@ async def test_intent_comes_before_the_first_byte_and_acceptance_before_the_firs
         order.append(("accepted", task.id, len(gateway.gets)))
 
     async with calling(answer(429), task_accepted("t-4"), DONE) as (gateway, router):
-        submission = router._maker.build("generate", "otter", {"model": "veo"}, {})
+        submission = router._builder.build("generate", "otter", {"model": "veo"})
         await tasks.run_job(router._caller, submission, intent=intent, accepted=accepted)
         assert order == [("intent", 0), ("accepted", "t-4", 0)]
 
@@ -253,7 +253,7 @@ async def test_an_intent_that_fails_sends_nothing():
         raise VideoRouterError("disk full")
 
     async with calling(DONE) as (gateway, router):
-        submission = router._maker.build("generate", "otter", {"model": "veo"}, {})
+        submission = router._builder.build("generate", "otter", {"model": "veo"})
         with pytest.raises(VideoRouterError, match="disk full"):
             await tasks.run_job(router._caller, submission, intent=intent)
         assert gateway.connections == 0
@@ -273,7 +273,7 @@ async def test_a_cancelled_job_still_hands_over_its_task():
         await visit.say(write_answer(200, b'{"data":{"task_id":"t-6"}}'))
 
     async with calling(slow) as (gateway, router):
-        submission = router._maker.build("generate", "otter", {"model": "veo"}, {})
+        submission = router._builder.build("generate", "otter", {"model": "veo"})
         call = asyncio.create_task(tasks.run_job(router._caller, submission, accepted=accepted))
         await until(lambda: gateway.posts)
         call.cancel()

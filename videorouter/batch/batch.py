@@ -49,7 +49,7 @@ class Batch:
         caller: The client's way to the wire.
         source: Prompts, dicts, pairs; any iterable or async iterable.
         options: Checked options.
-        maker: Makes the requests.
+        builder: Makes the requests.
         save: Saves one video.
     """
 
@@ -59,7 +59,7 @@ class Batch:
         source: Iterable[Any] | AsyncIterable[Any],
         options: BatchOptions,
         *,
-        maker: RequestBuilder,
+        builder: RequestBuilder,
         save: Save,
     ) -> None:
         if isinstance(source, str | bytes) or not isinstance(source, Iterable | AsyncIterable):
@@ -72,7 +72,7 @@ class Batch:
         self._limit = min(options.limit, caller.limit.limit)
         self._source = source
         self._known = len(source) if isinstance(source, Sized) else None
-        self._maker = maker
+        self._builder = builder
         self._books = BatchRun(caller, options, self._halt)
         self._saver = None if options.save_to is None else Saver(self._books, options.save_to, options.name, save)
         self._blocking: Iterator[Any] | None = None
@@ -372,7 +372,7 @@ class Batch:
                 entry = read_entry(raw, self._options.verb)
             except Exception as error:  # noqa: BLE001  an entry of any kind must not lose the others
                 entry = Entry(prompt=None, id=find_id(raw), broken=_name_broken(error))
-            item = await Item(self._books, self._maker, index, entry, given=entry.id).take()
+            item = await Item(self._books, self._builder, index, entry, given=entry.id).take()
             if self._saver is None and self._caller.on_event is None:
                 self._hand_out(item)
             else:
@@ -380,7 +380,7 @@ class Batch:
             root = item.id
             for step, following in enumerate(entry.then, 1):
                 given = following.id or f"{root}/{step}"
-                walk = Item(self._books, self._maker, index, following, given=given, before=item, step=step)
+                walk = Item(self._books, self._builder, index, following, given=given, before=item, step=step)
                 item = await walk.take()
                 await self._deliver(item, step)
         finally:

@@ -66,7 +66,7 @@ class Item:
 
     Args:
         books: What the batch shares.
-        maker: Makes the requests.
+        builder: Makes the requests.
         index: Its place in the input.
         entry: What is asked for.
         given: The id that it was given.
@@ -76,13 +76,13 @@ class Item:
 
     __slots__ = (
         "_before",
+        "_builder",
         "_doubt",
         "_earlier",
         "_filed",
         "_future",
         "_given",
         "_intended",
-        "_maker",
         "_options",
         "_outcome",
         "_parent",
@@ -103,7 +103,7 @@ class Item:
     def __init__(
         self,
         books: BatchRun,
-        maker: RequestBuilder,
+        builder: RequestBuilder,
         index: int,
         entry: Entry,
         *,
@@ -116,7 +116,7 @@ class Item:
         self.index: int = index
         self.id: str = given or ""
         self.digest: str = ""
-        self._maker = maker
+        self._builder = builder
         self._given = given
         self._before = before
         self._step = step
@@ -158,12 +158,10 @@ class Item:
 
     async def _take(self) -> BatchItem:
         books = self.books
-        known = self._submission = self._fill()
-        if known is None:
-            try:
-                known = await self._describe()
-            except Exception as error:  # noqa: BLE001  one broken entry never loses the others
-                return await self._refuse(error)
+        try:
+            known = await self._describe()
+        except Exception as error:  # noqa: BLE001  one broken entry never loses the others
+            return await self._refuse(error)
         self.digest = digest_request(known.verb, known.body)
         if books.fresh and self._given is not None and self._future is None:
             return await self._step_aside(counted=True)
@@ -187,12 +185,6 @@ class Item:
         self._spent = recorded.cost or 0.0
         return await self._resume(recorded, known)
 
-    def _fill(self) -> Submission | None:
-        """The request of an entry that needs no waiting."""
-        entry = self.entry
-        plain = self._parent is None and entry.verb == "generate" and entry.broken is None
-        return self._maker.fill(entry.prompt, self._options) if plain else None
-
     async def _describe(self) -> Submission:
         """The request, as far as it is known before anything is uploaded and before a parent has a video."""
         entry = self.entry
@@ -201,10 +193,10 @@ class Item:
         if needs_upload(self._options):
             fields = await spell_inputs(self._options)
             video = entry.video if self._parent is None else f"item:{self._parent}"
-            return self._maker.build(entry.verb, entry.prompt, fields, {}, video=video)
+            return self._builder.build(entry.verb, entry.prompt, fields, video=video)
         if self._parent is not None:
-            return self._maker.build(entry.verb, entry.prompt, self._options, {}, video=f"item:{self._parent}")
-        self._submission = await self._maker.prepare(entry.verb, entry.prompt, self._options, {}, video=entry.video)
+            return self._builder.build(entry.verb, entry.prompt, self._options, video=f"item:{self._parent}")
+        self._submission = await self._builder.prepare(entry.verb, entry.prompt, self._options, video=entry.video)
         return self._submission
 
     async def _complete(self) -> Submission:
@@ -215,7 +207,7 @@ class Item:
             VideoRouterError: An input cannot be used or uploaded.
         """
         video = self.entry.video if self._parent is None else await self._find_parent(self._parent)
-        self._submission = await self._maker.prepare(self.entry.verb, self.entry.prompt, self._options, {}, video=video)
+        self._submission = await self._builder.prepare(self.entry.verb, self.entry.prompt, self._options, video=video)
         return self._submission
 
     async def _find_parent(self, parent: str) -> VideoResult:

@@ -31,7 +31,7 @@ from videorouter.errors import InvalidRequestError
 from videorouter.models import Task, TaskStatus, Video, VideoResult
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Iterable
 
 MAX_ANSWER_BYTES = 4 * 2**20
 MAX_URL_CHARS = 4096
@@ -47,7 +47,6 @@ Headers = tuple[tuple[bytes, bytes], ...]
 
 _PLAIN_URL = re.compile(r"https?://[A-Za-z0-9](?:[A-Za-z0-9.-]*[A-Za-z0-9])?(?::[0-9]{1,4})?(?:[/?#][!-~]*)?")
 _encode = msgspec.json.Encoder().encode
-encode_text: Callable[[str], bytes] = _encode
 
 
 class ErrorAnswer(msgspec.Struct, frozen=True, kw_only=True):
@@ -145,7 +144,10 @@ def encode_request(fields: Mapping[str, Any], extra: Mapping[str, Any] | None = 
     Raises:
         InvalidRequestError: A value has no JSON form.
     """
-    body = {name: value for name, value in fields.items() if value is not None}
+    body = dict(fields)
+    for name, value in fields.items():
+        if value is None:
+            del body[name]
     if extra:
         body.update(extra)
     for name, value in body.items():

@@ -1,7 +1,7 @@
-"""One request as a value: arguments checked, fields merged, bytes frozen.
+"""One request as a value: arguments checked, fields merged, bytes frozen; and notes on fields that models ignore.
 
-Only what SPEC requires is checked (a prompt, a model, a video id): everything else passes through untouched, and no
-model id is compared with any list. This file never mints keys and reads no clock.
+Only what every request needs is checked (a prompt, a model, a video id): everything else passes through untouched, and
+no model id is compared with any list. This file makes no keys and reads no clock.
 """
 
 from __future__ import annotations
@@ -10,14 +10,15 @@ import re
 from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
+from msgspec import UNSET
 
-from videorouter.call.answers import encode_request, encode_text
+from videorouter.call.answers import encode_request
 from videorouter.config import check_headers, check_timeout
 from videorouter.errors import ConfigurationError, InvalidRequestError
 from videorouter.models import BatchItem, Task, Video, VideoResult
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
 Verb = Literal["generate", "edit"]
 PATHS: dict[Verb, str] = {"generate": "/videos/generations", "edit": "/videos/edits"}
@@ -46,105 +47,69 @@ class Submission(msgspec.Struct, frozen=True, kw_only=True):
         return PATHS[self.verb]
 
 
-class Stencil(msgspec.Struct, frozen=True, kw_only=True):
-    """A request that was checked and encoded once and of which only the prompt is open, for the entries of a batch."""
-
-    made: Submission
-    head: bytes
-    tail: bytes
-
-    def fill(self, prompt: object, idempotency_key: str) -> Submission | None:
-        """The same bytes that ``build_submission`` makes; ``None`` for a prompt that it has to look at."""
-        if type(prompt) is not str or not prompt.strip():
-            return None
-        try:
-            text = encode_text(prompt)
-        except ValueError:
-            return None
-        made = self.made
-        return Submission(
-            verb=made.verb,
-            model=made.model,
-            prompt=prompt,
-            body=self.head + text + self.tail,
-            idempotency_key=idempotency_key,
-            timeout=made.timeout,
-            max_retries=made.max_retries,
-            headers=made.headers,
-        )
-
-
-def cut_stencil(made: Submission) -> Stencil | None:
-    """What is the same for every prompt of a finished request.
-
-    Args:
-        made: The request; its prompt must be text that stands nowhere else in it, such as a random one.
-
-    Returns:
-        ``None`` when the prompt is not in the body just once: ``extra_body`` may have replaced it.
-    """
-    head, found, tail = made.body.partition(encode_text(made.prompt))
-    if not found or made.prompt.encode() in head + tail:
-        return None
-    return Stencil(made=made, head=head, tail=tail)
-
-
 def build_submission(
     verb: Verb,
-    *,
     prompt: object,
-    model: object,
-    fields: Mapping[str, Any],
+    options: Mapping[str, Any],
+    *,
     idempotency_key: str,
-    timeout: float | None,
+    model: str | None = None,
+    timeout: float,
     max_retries: int,
     video: object = None,
-    extra_body: Mapping[str, Any] | None = None,
-    extra_headers: Mapping[str, str] | None = None,
-    default_model: str | None = None,
-    output_format: str = "url",
 ) -> Submission:
-    """Check a call's arguments and freeze its bytes.
+    """Check what a call was given and freeze its bytes.
+
+    ``options`` has the call's options and fields by name; where it leaves out the key, the model, the timeout or the
+    retries, those of the arguments hold.
 
     Raises:
-        InvalidRequestError: An argument cannot be used; nothing was sent.
+        InvalidRequestError: Something cannot be used; nothing was sent.
     """
-    if prompt is None:
-        msg = "There is no prompt. Say what the video should show."
-        raise InvalidRequestError(msg)
-    if not isinstance(prompt, str):
-        msg = f"prompt must be text, not {type(prompt).__name__}."
-        raise InvalidRequestError(msg)
-    if not prompt.strip():
-        msg = "prompt is empty. Say what the video should show."
-        raise InvalidRequestError(msg)
-    chosen = check_model(model, default_model)
+    if not isinstance(prompt, str) or not prompt.strip():
+        raise _refuse_prompt(prompt)
+    fields = dict(options)
+    chosen = check_model(fields.pop("model", None), model)
+    given_timeout, given_retries = fields.pop("timeout", UNSET), fields.pop("max_retries", None)
+    given_key = fields.pop("idempotency_key", None)
+    extra_headers, extra_body = fields.pop("extra_headers", None), fields.pop("extra_body", None)
     own: dict[str, Any] = {"model": chosen}
     if verb == "edit":
         own["video_id"] = find_video_id(video)
     own["prompt"] = prompt
-    own["output_format"] = output_format
+    own["output_format"] = fields.pop("output_format", None) or "url"
     if extra_body is not None and not hasattr(extra_body, "items"):
         msg = "extra_body must be a mapping of field names to values."
         raise InvalidRequestError(msg)
     try:
         headers = check_headers(extra_headers, "extra_headers") if extra_headers else ()
-        seconds = check_timeout(timeout)
+        if given_timeout is not UNSET:
+            timeout = check_timeout(given_timeout)
     except ConfigurationError as error:
         raise InvalidRequestError(error.message) from error
-    if type(max_retries) is not int or max_retries < 0:
-        msg = f"max_retries must be a whole number of at least 0, not {max_retries!r}."
-        raise InvalidRequestError(msg)
+    if given_retries is not None:
+        if type(given_retries) is not int or given_retries < 0:
+            msg = f"max_retries must be a whole number of at least 0, not {given_retries!r}."
+            raise InvalidRequestError(msg)
+        max_retries = given_retries
     return Submission(
         verb=verb,
         model=chosen,
         prompt=prompt,
         body=encode_request({**own, **fields}, extra_body),
-        idempotency_key=check_idempotency_key(idempotency_key),
-        timeout=seconds,
+        idempotency_key=check_idempotency_key(given_key) if given_key else idempotency_key,
+        timeout=timeout,
         max_retries=max_retries,
         headers=headers,
     )
+
+
+def _refuse_prompt(prompt: object) -> InvalidRequestError:
+    if prompt is None:
+        return InvalidRequestError("There is no prompt. Say what the video should show.")
+    if not isinstance(prompt, str):
+        return InvalidRequestError(f"prompt must be text, not {type(prompt).__name__}.")
+    return InvalidRequestError("prompt is empty. Say what the video should show.")
 
 
 def check_model(model: object, default: str | None = None) -> str:
@@ -221,3 +186,63 @@ def find_task_id(task: object) -> str:
         msg = "task holds half of a character (a lone surrogate), which no task id can have."
         raise InvalidRequestError(msg) from error
     return task
+
+
+# Notes on what the fields of some models want. They make a warning before anything is paid and never block. Sources: the
+# vendor's model pages and public clients that ran against the live gateway. A model that is not named, or a note that has
+# gone stale, costs nothing: the request passes through untouched.
+
+_SECONDS = re.compile(r"\d+s")
+
+
+def _wants_seconds(value: object) -> bool:
+    return isinstance(value, str) and _SECONDS.fullmatch(value) is not None
+
+
+def _wants_seedance_text(value: object) -> bool:
+    return isinstance(value, str) and (value == "auto" or (value.isdigit() and 4 <= int(value) <= 15))
+
+
+NOTES: tuple[tuple[re.Pattern[str], str, Callable[[object], bool], str], ...] = (
+    (
+        re.compile(r"veo-?3\.?1", re.IGNORECASE),
+        "duration",
+        _wants_seconds,
+        'Veo 3.1 takes duration as text such as "4s" or "8s"; other forms were seen to be silently ignored',
+    ),
+    (
+        re.compile(r"seedance-?2", re.IGNORECASE),
+        "duration",
+        _wants_seedance_text,
+        'Seedance 2 takes duration as text from "4" to "15", or "auto"',
+    ),
+)
+NOTED = frozenset(name for _, name, _, _ in NOTES)
+"""Fields that some note speaks of."""
+_FAMILY = re.compile(r"veo|sora|seedance|kling|wan|hailuo|runway|luma|pixverse|vidu|hunyuan", re.IGNORECASE)
+
+
+def find_notes(model: object, fields: Mapping[str, Any], made_by: str | None = None) -> tuple[str, ...]:
+    """What to warn of before a request is paid; ``made_by`` is the model of the video that an edit builds on."""
+    if not isinstance(model, str):
+        return ()
+    notes = tuple(
+        f"{model}: {words}; got {name}={fields[name]!r}."
+        for pattern, name, fits, words in NOTES
+        if fields.get(name) is not None and pattern.search(model) and not fits(fields[name])
+    )
+    if made_by is not None and differ_in_family(made_by, model):
+        notes += (f"{model}: the gateway edits videos of the same model family only, and {made_by} made this one.",)
+    return notes
+
+
+def find_family(model: str | None) -> str | None:
+    """The family that a model id names, where it is known."""
+    match = _FAMILY.search(model or "")
+    return match.group(0).lower() if match else None
+
+
+def differ_in_family(one: str | None, other: str | None) -> bool:
+    """Whether two model ids are known to be of different families: the gateway edits within one family only."""
+    first, second = find_family(one), find_family(other)
+    return first is not None and second is not None and first != second

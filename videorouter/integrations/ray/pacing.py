@@ -1,9 +1,9 @@
 """One pace for the whole cluster: an actor that holds the lanes, and the shares of them that workers follow.
 
 The actor keeps one ``call.pace.AdaptiveRate`` per lane and hears from each worker what it has seen and how many jobs
-run and wait there. It deals out whole jobs: what runs is never taken back, what is free goes to whoever has least, and a share
-counts until its worker has confirmed a smaller one, so that the shares never exceed the lane. Workers decide by their
-own share, without asking anybody; a ``Retry-After`` that one of them hears is pushed to all.
+run and wait there. It deals out whole jobs: what runs is never taken back, what is free goes to whoever has least, and
+a share counts until its worker has confirmed a smaller one, so that the shares never exceed the lane. Workers decide by
+their own share, without asking anybody; a ``Retry-After`` that one of them hears is pushed to all.
 
 Times on the wire are lengths, never moments: every machine has a clock of its own.
 """

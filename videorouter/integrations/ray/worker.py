@@ -167,7 +167,7 @@ class Worker:
         self._take_share()
         self._books = WorkerBooks(caller, chosen, self._stop, self._remote)
         self._books.stopped = self._stopped
-        self._maker = client._maker  # noqa: SLF001  as above
+        self._builder = client._builder  # noqa: SLF001  as above
         if save_to is not None and "://" in save_to:
             self._saver = StoreSaver(self._books, save_to, chosen.name, client.save)
         elif save_to is not None:
@@ -293,7 +293,7 @@ class Worker:
             entry = read_entry(raw)
         except InvalidRequestError as error:
             entry = Entry(prompt=None, id=find_id(raw), broken=error)
-        walk = Item(books, self._maker, position, entry, given=entry.id)
+        walk = Item(books, self._builder, position, entry, given=entry.id)
         try:
             return await walk.take()
         except VideoRouterError as error:
