@@ -49,11 +49,11 @@ async def lifespan(app):
     watcher.cancel()
 
 async def make(request):
-    wish = await request.json()
+    body = await request.json()
     if request.query_params.get("idle"):
         await asyncio.sleep(6)
         return JSONResponse({})
-    result = await request.state.router.generate(wish["prompt"])
+    result = await request.state.router.generate(body["prompt"])
     return JSONResponse(result.to_dict())
 
 async def report(request):
