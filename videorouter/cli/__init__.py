@@ -37,7 +37,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             reconfigure(errors="backslashreplace")
     try:
         args = parse(sys.argv[1:] if argv is None else argv)
-        run = import_module(args.room).run
+        run = import_module(args.module).run
         code: int = run(args)
     except KeyboardInterrupt:
         sys.stderr.write("interrupted before anything was sent\n")

@@ -20,7 +20,7 @@ def add_batch(subparsers: Any) -> None:
         subparsers,
         "batch",
         options.BATCH_WORDS,
-        room="batch",
+        module="batch",
         examples="""\
   videorouter batch run prompts.csv --out clips --max-cost 80 --price 0.4
   videorouter batch status clips
@@ -37,7 +37,7 @@ def add_batch(subparsers: Any) -> None:
     _add_forget(inner)
 
 
-def _add(subparsers: Any, name: str, words: str, *, room: str, examples: str) -> Any:
+def _add(subparsers: Any, name: str, words: str, *, module: str, examples: str) -> Any:
     parser = subparsers.add_parser(
         name,
         help=words,
@@ -46,7 +46,7 @@ def _add(subparsers: Any, name: str, words: str, *, room: str, examples: str) ->
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    parser.set_defaults(room=f"videorouter.cli.{room}", command=name, parser=parser)
+    parser.set_defaults(module=f"videorouter.cli.{module}", command=name, parser=parser)
     return parser
 
 
@@ -55,7 +55,7 @@ def _add_run(subparsers: Any) -> None:
         subparsers,
         "run",
         "run a batch, or go on with it: the same command again resumes",
-        room="batch",
+        module="batch",
         examples="""\
   videorouter batch run prompts.txt --out clips --dry-run
   videorouter batch run prompts.csv --out clips --concurrency 50 --max-cost 80 --price 0.4
@@ -122,7 +122,7 @@ def _add_status(subparsers: Any) -> None:
         subparsers,
         "status",
         "how a batch stands, and where every cent went; also while it runs",
-        room="batch_desk",
+        module="batch_desk",
         examples="  videorouter batch status clips\n  videorouter batch status clips --json\n",
     )
     _add_journal(parser)
@@ -134,7 +134,7 @@ def _add_retry(subparsers: Any) -> None:
         subparsers,
         "retry",
         "run the same batch again, refused and failed entries included",
-        room="batch",
+        module="batch",
         examples="  videorouter batch retry clips\n  videorouter batch retry clips --state refused --max-cost 120\n",
     )
     _add_journal(parser)
@@ -148,7 +148,7 @@ def _add_settle(subparsers: Any) -> None:
         subparsers,
         "settle",
         "decide what became of entries that may have been billed",
-        room="batch_desk",
+        module="batch_desk",
         examples="""\
   videorouter batch settle clips                              (lists them)
   videorouter batch settle clips --all --not-bought           (they run again)
@@ -178,7 +178,7 @@ def _add_gallery(subparsers: Any) -> None:
         subparsers,
         "gallery",
         "write one page that shows the batch: players, prompts, states, costs, filters",
-        room="batch_gallery",
+        module="batch_gallery",
         examples="  videorouter batch gallery clips\n  videorouter batch gallery clips -o batch.html --open\n",
     )
     _add_journal(parser)
@@ -193,7 +193,7 @@ def _add_export(subparsers: Any) -> None:
         subparsers,
         "export",
         "the batch as JSON lines or CSV",
-        room="batch_desk",
+        module="batch_desk",
         examples="  videorouter batch export clips --format csv -o items.csv\n",
     )
     _add_journal(parser)
@@ -208,7 +208,7 @@ def _add_forget(subparsers: Any) -> None:
         subparsers,
         "forget",
         "erase the prompts of a batch from its journal; states and costs stay",
-        room="batch_desk",
+        module="batch_desk",
         examples="  videorouter batch forget clips\n",
     )
     _add_journal(parser)

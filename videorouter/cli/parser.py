@@ -35,7 +35,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
         argv: The arguments without the program's name.
 
     Returns:
-        The arguments; ``room`` names the module whose ``run`` does the work.
+        The arguments; ``module`` names the module whose ``run`` does the work.
     """
     # Nine commands' options that nobody asked for would take longer to build than all the rest.
     parser = build_parser(only=next((word for word in argv if not word.startswith("-")), ""))
@@ -75,7 +75,7 @@ def build_parser(only: str | None = None) -> argparse.ArgumentParser:
             formatter_class=argparse.RawDescriptionHelpFormatter,
             allow_abbrev=False,
         )
-        added.set_defaults(room=f"videorouter.cli.{command.room}", command=name, parser=added)
+        added.set_defaults(module=f"videorouter.cli.{command.module}", command=name, parser=added)
         if only is None or only == name:
             command.fill(added)
     _add_batch(subparsers, only)
@@ -83,7 +83,7 @@ def build_parser(only: str | None = None) -> argparse.ArgumentParser:
 
 
 def _add_batch(subparsers: Subparsers, only: str | None) -> None:
-    """``batch`` has a grammar of its own, in a room of its own, read only when it is asked for."""
+    """``batch`` has options of its own, in a module of its own, read only when it is asked for."""
     if only is None or only == "batch":
         from videorouter.cli.batch_options import add_batch  # noqa: PLC0415  see above
 
@@ -92,17 +92,17 @@ def _add_batch(subparsers: Subparsers, only: str | None) -> None:
         subparsers.add_parser("batch", help=options.BATCH_WORDS)
 
 
-_Command = namedtuple("_Command", "words room examples fill")  # noqa: PYI024  a dataclass takes 15 ms to import
+_Command = namedtuple("_Command", "words module examples fill")  # noqa: PYI024  a dataclass takes 15 ms to import
 """A command's line of help, the module whose ``run(args) -> int`` does the work, its examples, what adds its options."""
 
 _COMMANDS: dict[str, _Command] = {}
 
 
 def _command(
-    name: str, words: str, *, room: str, examples: str = ""
+    name: str, words: str, *, module: str, examples: str = ""
 ) -> Callable[[Callable[[argparse.ArgumentParser], None]], Callable[[argparse.ArgumentParser], None]]:
     def note(fill: Callable[[argparse.ArgumentParser], None]) -> Callable[[argparse.ArgumentParser], None]:
-        _COMMANDS[name] = _Command(words=words, room=room, examples=examples, fill=fill)
+        _COMMANDS[name] = _Command(words=words, module=module, examples=examples, fill=fill)
         return fill
 
     return note
@@ -111,7 +111,7 @@ def _command(
 @_command(
     "generate",
     "make videos and wait until they are finished",
-    room="making",
+    module="making",
     examples="""\
   videorouter generate "A cute baby sea otter" -o otter.mp4
   videorouter generate "An otter" "A heron" --model google/veo3.1/text-to-video --duration 8s -o clips/
@@ -130,7 +130,7 @@ def _fill_generate(parser: argparse.ArgumentParser) -> None:
 @_command(
     "edit",
     "make a new video from an earlier one of the same model family",
-    room="making",
+    module="making",
     examples="""\
   videorouter edit video_68fc872dba248190875ba0c177c7b0cf0974c02d85a9c020 "Make it snow" -o snow.mp4
 """,
@@ -148,7 +148,7 @@ def _fill_edit(parser: argparse.ArgumentParser) -> None:
 @_command(
     "wait",
     "wait for accepted tasks and collect their videos; it never pays",
-    room="collecting",
+    module="collecting",
     examples="  videorouter wait cgt-20260312231129-7db6s -o otter.mp4\n",
 )
 def _fill_wait(parser: argparse.ArgumentParser) -> None:
@@ -162,7 +162,7 @@ def _fill_wait(parser: argparse.ArgumentParser) -> None:
 @_command(
     "download",
     "save finished videos by their URLs: whole, checked, resumed where they stopped",
-    room="collecting",
+    module="collecting",
     examples="  videorouter download https://resource.onerouter.pro/video/otter.mp4 -o otter.mp4\n",
 )
 def _fill_download(parser: argparse.ArgumentParser) -> None:
@@ -174,14 +174,14 @@ def _fill_download(parser: argparse.ArgumentParser) -> None:
     options.add_output_options(parser)
 
 
-@_command("models", "list the gateway's video models", room="account")
+@_command("models", "list the gateway's video models", module="account")
 def _fill_models(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--all", action="store_true", help="every model, not only those for video")
     options.add_client_options(parser)
     options.add_output_options(parser)
 
 
-@_command("balance", "print what is left on the account, in US dollars", room="account")
+@_command("balance", "print what is left on the account, in US dollars", module="account")
 def _fill_balance(parser: argparse.ArgumentParser) -> None:
     options.add_client_options(parser)
     options.add_output_options(parser)
@@ -190,7 +190,7 @@ def _fill_balance(parser: argparse.ArgumentParser) -> None:
 @_command(
     "sandbox",
     "run a pretend gateway on this machine until Ctrl-C: real HTTP, real MP4 files, no key, no money",
-    room="gateway",
+    module="gateway",
     examples="""\
   videorouter sandbox --port 8700
   videorouter sandbox --mode task --profile realistic --speed 10
@@ -248,7 +248,7 @@ def _fill_sandbox(parser: argparse.ArgumentParser) -> None:
 @_command(
     "demo",
     "make several videos against a sandbox and a gallery page that shows them; no key, no money",
-    room="demo",
+    module="demo",
     examples="  videorouter demo -o my-demo\n",
 )
 def _fill_demo(parser: argparse.ArgumentParser) -> None:
@@ -262,7 +262,7 @@ def _fill_demo(parser: argparse.ArgumentParser) -> None:
 @_command(
     "doctor",
     "say what is wrong with key, network, proxy, certificates and limits, and how to mend it",
-    room="doctor",
+    module="doctor",
     examples="""\
   videorouter doctor
   videorouter doctor --online
@@ -282,7 +282,7 @@ def _fill_doctor(parser: argparse.ArgumentParser) -> None:
 @_command(
     "completion",
     "print a completion script for a shell",
-    room="completion",
+    module="completion",
     examples="""\
   bash:  videorouter completion bash > ~/.local/share/bash-completion/completions/videorouter
   zsh:   videorouter completion zsh > "${fpath[1]}/_videorouter"
