@@ -11,7 +11,7 @@ from videorouter.errors import OutcomeUnknownError
 from videorouter.models import BatchItem, Task, Video, VideoResult
 
 VIDEO = Video(url="https://x.example/<v>.mp4", video_id="v-1", revised_prompt='<script>"&')
-RESULT = VideoResult(videos=(VIDEO,), created=1761380356, cost=0.4).beside(raw_=b'{"data": [], "extra": 1}')
+RESULT = VideoResult(videos=(VIDEO,), created=1761380356, cost=0.4).with_extras(raw_=b'{"data": [], "extra": 1}')
 
 
 def test_a_value_cannot_be_changed():
@@ -39,7 +39,7 @@ def test_what_stands_beside_travels_with_pickles_and_copies(through):
 
 @pytest.mark.parametrize("raw", [b"not json", b"[" * 100_000])
 def test_a_raw_answer_that_is_no_json_is_text(raw):
-    assert VideoResult(videos=(VIDEO,)).beside(raw_=raw).raw == raw.decode()
+    assert VideoResult(videos=(VIDEO,)).with_extras(raw_=raw).raw == raw.decode()
 
 
 def test_a_notebook_gets_a_player_and_no_markup_of_the_gateway():
@@ -54,8 +54,16 @@ def test_a_task_is_done_when_its_result_is_here():
     assert Task(id=None, result=RESULT).done
 
 
+def test_a_copy_with_other_fields_keeps_what_is_not_encoded():
+    cheaper = RESULT.replace(cost=0.1)
+    assert (cheaper.cost, RESULT.cost) == (0.1, 0.4)
+    assert cheaper.raw == RESULT.raw
+    cheaper.with_extras(raw_=b"{}")
+    assert (cheaper.raw, RESULT.raw) == ({}, {"data": [], "extra": 1})
+
+
 def test_an_items_error_stands_beside_it():
-    item = BatchItem(index=0, id="a", state="in_doubt").beside(error_=OutcomeUnknownError("lost"))
+    item = BatchItem(index=0, id="a", state="in_doubt").with_extras(error_=OutcomeUnknownError("lost"))
     assert isinstance(pickle.loads(pickle.dumps(item)).error, OutcomeUnknownError)
     assert "lost" not in json.dumps(item.to_dict())
     assert not item.ok

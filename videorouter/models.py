@@ -25,10 +25,14 @@ ItemState = Literal["not_sent", "sending", "accepted", "done", "refused", "faile
 class Record(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     """The base of all values: encodable fields, and a place beside them for what is not encoded."""
 
-    def beside(self, **values: object) -> Self:
-        """Attach values that are reachable on the record but never encoded or compared."""
+    def with_extras(self, **values: object) -> Self:
+        """The same record, with values that are reachable on it but never encoded or compared."""
         self.__dict__.update(values)
         return self
+
+    def replace(self, **changes: Any) -> Self:
+        """A copy with other fields. What is not encoded goes along."""
+        return msgspec.structs.replace(self, **changes).with_extras(**self.__dict__)
 
     def to_dict(self) -> dict[str, Any]:
         """The fields as plain Python values, ready for any JSON encoder."""
@@ -36,7 +40,7 @@ class Record(msgspec.Struct, frozen=True, kw_only=True, dict=True):
         return plain
 
     def __copy__(self) -> Self:
-        return msgspec.structs.replace(self).beside(**self.__dict__)
+        return self.replace()
 
     def __reduce__(self) -> tuple[Any, ...]:
         reduced: tuple[Any, ...] = super().__reduce__()  # type: ignore[assignment]

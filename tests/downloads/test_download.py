@@ -112,11 +112,11 @@ class TestWhole:
         assert (tmp_path / "otter.mp4").read_bytes() == b"old"
 
     async def test_inline_bytes_go_through_the_same_door(self, host, router, tmp_path):
-        video = Video(video_id="video_9").beside(data_=host.body)
+        video = Video(video_id="video_9").with_extras(data_=host.body)
         assert (await router.save(VideoResult(videos=(video,)), tmp_path)).path == tmp_path / "video_9.mp4"
         async with router.stream(video) as chunks:
             assert b"".join([chunk async for chunk in chunks]) == host.body
-        error = await fail(router, Video().beside(data_=b"<html>no</html>"), tmp_path / "bad.mp4")
+        error = await fail(router, Video().with_extras(data_=b"<html>no</html>"), tmp_path / "bad.mp4")
         assert read(error.path) == b"<html>no</html>"
         assert host.requests == []
 

@@ -401,7 +401,7 @@ class Batch:
 
     async def _save(self, saver: Saver, item: BatchItem, step: int) -> None:
         try:
-            saved = (await saver.save(item, step)).beside(fetched_=True)
+            saved = (await saver.save(item, step)).with_extras(fetched_=True)
             self._caught_up += saved.resumed
             if self._caller.on_event is not None:
                 await self._tell(saved)

@@ -549,15 +549,12 @@ class Item:
         twin = await self.books.find(self.id)
         if twin is None:
             return self._end("not_sent", known, error=InvalidRequestError("Its twin in this batch was not sent."))
-        copy = msgspec.structs.replace(twin, index=self.index, cost=None)
-        copy.beside(**twin.__dict__)
+        copy = twin.replace(index=self.index, cost=None)
         self.books.note(copy)
         return copy
 
     def _show_recorded(self, recorded: Recorded, known: Submission, **changed: Any) -> BatchItem:
-        item = show_recorded(recorded)
-        shown = msgspec.structs.replace(item, index=self.index, prompt=known.prompt, **changed)
-        return shown.beside(**item.__dict__)
+        return show_recorded(recorded).replace(index=self.index, prompt=known.prompt, **changed)
 
     def _end(self, state: ItemState, known: Submission | None, *, error: Exception) -> BatchItem:
         item = self._show(state, known, error=error)
@@ -588,4 +585,4 @@ class Item:
             cost=cost,
             task_id=task_id,
         )
-        return item if error is None else item.beside(error_=error)
+        return item if error is None else item.with_extras(error_=error)

@@ -13,8 +13,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from weakref import WeakValueDictionary
 
-import msgspec
-
 from videorouter.call.tasks import look_at_task
 from videorouter.downloads.names import fill_template
 from videorouter.errors import DownloadError, JournalError, VideoRouterError
@@ -92,9 +90,8 @@ class Saver:
                 if isinstance(named, JournalError) or _is_wall(named):
                     self._books.stop_for(named)
                 kept = self._with_files(item, saved)
-                failed = msgspec.structs.replace(kept, failure=describe_failure(named))
-                return failed.beside(**item.__dict__).beside(error_=named)
-        return self._with_files(item, saved).beside(**item.__dict__)
+                return kept.replace(failure=describe_failure(named)).with_extras(error_=named)
+        return self._with_files(item, saved)
 
     async def _save_all(self, item: BatchItem, step: int, saved: list[Download]) -> None:
         videos = item.result.videos if item.result is not None else ()
@@ -112,7 +109,7 @@ class Saver:
             return None
         if status.result is None:
             return None
-        return msgspec.structs.replace(item, result=status.result).beside(**item.__dict__)
+        return item.replace(result=status.result)
 
     async def _save_one(self, item: BatchItem, step: int, number: int, count: int, video: Video) -> Download:
         path = self._folder / fill_template(
@@ -143,9 +140,8 @@ class Saver:
         return download
 
     def _with_files(self, item: BatchItem, saved: list[Download]) -> BatchItem:
-        return msgspec.structs.replace(
-            item, files=tuple(download.file for download in saved), sha256=saved[0].sha256 if saved else None
-        )
+        files = tuple(download.file for download in saved)
+        return item.replace(files=files, sha256=saved[0].sha256 if saved else None)
 
 
 def _find_free(path: Path) -> Path:

@@ -224,11 +224,10 @@ def _name(answer: Answer, request_id: str | None, idempotency_key: str | None) -
     """The same result or task with the names that its request had."""
     if not isinstance(answer, VideoResult | Task):
         return answer
-    named = msgspec.structs.replace(answer, request_id=request_id, idempotency_key=idempotency_key)
+    named = answer.replace(request_id=request_id, idempotency_key=idempotency_key)
     if isinstance(named, Task) and named.result is not None:
-        result = _name(named.result, request_id, idempotency_key)
-        named = msgspec.structs.replace(named, result=result)
-    return named.beside(**answer.__dict__)
+        named = named.replace(result=_name(named.result, request_id, idempotency_key))
+    return named
 
 
 def _read_slowly(status: int, body: bytes, model: str | None) -> Answer:
@@ -277,7 +276,7 @@ def _read_task(place: dict[str, Any], root: dict[str, Any], body: bytes, model: 
     urls = place.get("urls")
     query = urls.get("query") if isinstance(urls, dict) else None
     task = Task(id=task_id, model=model, result=result, status=word, poll_url=query if isinstance(query, str) else None)
-    return task.beside(raw_=body)
+    return task.with_extras(raw_=body)
 
 
 def read_task(
@@ -306,7 +305,7 @@ def read_task(
     if videos and (state == "completed" or word is None):
         result = _result(videos, model, body, cost=cost, task_id=task_id, created=_integer(root.get("created")))
         done = TaskStatus(task_id=task_id, state="completed", status=word, result=result, cost=cost)
-        return done.beside(raw_=body)
+        return done.with_extras(raw_=body)
     if state == "completed":
         reason = "completed without a usable URL"
         return Unusable(status=status, reason=reason, body=body, url=bad_url, completed=True)
@@ -314,10 +313,10 @@ def read_task(
         failed = TaskStatus(
             task_id=task_id, state="failed", status=word, fail_reason=_reason(place or {}, root), cost=cost
         )
-        return failed.beside(raw_=body)
+        return failed.with_extras(raw_=body)
     if place is None and data is None and word is None:
         return Unusable(status=status, reason="empty", body=body)
-    return TaskStatus(task_id=task_id, state="pending", status=word, cost=cost).beside(raw_=body)
+    return TaskStatus(task_id=task_id, state="pending", status=word, cost=cost).with_extras(raw_=body)
 
 
 def _task_place(root: object) -> dict[str, Any] | None:
@@ -429,7 +428,7 @@ def _video(item: dict[str, Any]) -> Video | None:
         return None
     mime = item.get("mime_type")
     video = Video(video_id=video_id, revised_prompt=revised, mime_type=mime if isinstance(mime, str) else "video/mp4")
-    return video.beside(data_=data)
+    return video.with_extras(data_=data)
 
 
 def _inline(root: dict[str, Any]) -> Video | None:
@@ -477,7 +476,7 @@ def _named(video: Video, place: dict[str, Any]) -> Video:
     if video.video_id is not None or (video_id is None and revised is None):
         return video
     revised = revised if isinstance(revised, str) else video.revised_prompt
-    return msgspec.structs.replace(video, video_id=video_id, revised_prompt=revised).beside(**video.__dict__)
+    return video.replace(video_id=video_id, revised_prompt=revised)
 
 
 def _listed(value: object) -> list[object]:

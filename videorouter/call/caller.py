@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING
 from urllib.parse import quote
 
 import anyio
-import msgspec
 
 from videorouter.call.answers import MAX_ANSWER_BYTES, ErrorAnswer, Unusable, read_post
 from videorouter.call.failures import FailedAttempt, build_error, has_left, name_answer, name_failure
@@ -317,7 +316,7 @@ class Caller(Reader):
         """What was bought, without what the gateway echoed of the key."""
         if isinstance(answer, Task) and base and answer.poll_url is None:
             url = f"{self._bases[base]}/videos/tasks/{quote(answer.id or '', safe='')}"
-            answer = msgspec.structs.replace(answer, poll_url=url).beside(**answer.__dict__)
+            answer = answer.replace(poll_url=url)
         return answer if attempt.response is None else self.scrub(answer, attempt.response)
 
     async def _finish_failed(

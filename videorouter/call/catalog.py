@@ -124,7 +124,7 @@ def _read_row(row: object) -> Model | None:
         deprecated=row.get("deprecated") is True,
         display_only=row.get("is_display_only") is True,
     )
-    return model.beside(raw_=row)
+    return model.with_extras(raw_=row)
 
 
 def _text(value: Any) -> str | None:

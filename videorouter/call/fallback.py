@@ -88,7 +88,7 @@ async def run_with_fallback(
                 SkippedModel(model=model, reason=error.message, error=type(error).__name__, status=error.status)
             )
             continue
-        return msgspec.structs.replace(result, skipped=tuple(skipped)).beside(**result.__dict__) if skipped else result
+        return result.replace(skipped=tuple(skipped)) if skipped else result
     raise InvalidRequestError("models is empty.")  # check_models has refused it before
 
 

@@ -80,7 +80,7 @@ def describe_doubt(
         reason=reason,
     )
     result = caught.result if isinstance(caught, Task) else caught
-    return record if result is None else record.beside(result_=result)
+    return record if result is None else record.with_extras(result_=result)
 
 
 async def call_hooks(hooks: Iterable[tuple[Callable[[Any], object] | None, object]]) -> None:

@@ -127,7 +127,7 @@ def read_asset(body: bytes, *, model: str | None = None, sha256: str | None = No
         status=_text(place, "upstream_status", "status"),
         sha256=sha256,
         model=model,
-    ).beside(reason_=_text(place, "fail_reason", "reason", "error", "message"))
+    ).with_extras(reason_=_text(place, "fail_reason", "reason", "error", "message"))
 
 
 def classify_review(word: str | None) -> Review:

@@ -167,14 +167,14 @@ class Reader:
             changes["result"] = self.scrub(result, response)
         if isinstance(record, VideoResult):
             changes["videos"] = tuple(self._scrub_words(video) for video in record.videos)
-        return msgspec.structs.replace(record, **changes).beside(**{**record.__dict__, "raw_": raw})
+        return record.replace(**changes).with_extras(raw_=raw)
 
     def _scrub_words(self, video: Video) -> Video:
         """Addresses and ids stay as they are: without them what was paid for could not be had."""
         if video.revised_prompt is None:
             return video
         words = self.settings.redact(video.revised_prompt)
-        return msgspec.structs.replace(video, revised_prompt=words).beside(**video.__dict__)
+        return video.replace(revised_prompt=words)
 
     def _decide(self, outcome: FailedAttempt, column: RequestKind, history: History, deadline: float) -> Decision:
         return decide(

@@ -11,7 +11,6 @@ import time
 from typing import TYPE_CHECKING
 
 import anyio
-import msgspec
 
 from videorouter.call.answers import ErrorAnswer, Unusable, read_task
 from videorouter.call.failures import FailedAttempt
@@ -441,10 +440,7 @@ def _stop(task: Task, trouble: VideoRouterError) -> TaskPollError:
 
 
 def _name_result(result: VideoResult, task: Task) -> VideoResult:
-    kept = msgspec.structs.replace(
-        result, request_id=task.request_id, idempotency_key=task.idempotency_key, model=task.model
-    )
-    return kept.beside(**result.__dict__)
+    return result.replace(request_id=task.request_id, idempotency_key=task.idempotency_key, model=task.model)
 
 
 def _name_failure(status: TaskStatus, task: Task) -> VideoRouterError:

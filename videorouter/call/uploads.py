@@ -243,7 +243,5 @@ async def _look(caller: Caller, asset: Asset, *, deadline: float) -> Asset:
     if seen is None:
         msg = f"The state of the upload {asset.id} makes no sense. No video was bought; upload it again later."
         raise TaskPollError(msg, model=asset.model, **caller.evidence(response))
-    merged = msgspec.structs.replace(
-        asset, uri=seen.uri or asset.uri, url=seen.url or asset.url, status=seen.status or asset.status
-    )
-    return merged.beside(**seen.__dict__)
+    merged = asset.replace(uri=seen.uri or asset.uri, url=seen.url or asset.url, status=seen.status or asset.status)
+    return merged.with_extras(**seen.__dict__)

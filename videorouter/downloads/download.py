@@ -130,7 +130,7 @@ async def save(caller: Caller, source: Source, dest: Place, options: DownloadOpt
     jobs = await _plan(videos, dest, options)
     found = await _run([partial(_save_one, caller, *job, options) for job in jobs], concurrency=len(jobs))
     saved = settle(found)
-    return saved[0].beside(all_=tuple(saved)) if len(saved) > 1 else saved[0]
+    return saved[0].with_extras(all_=tuple(saved)) if len(saved) > 1 else saved[0]
 
 
 async def save_many(
@@ -309,7 +309,7 @@ async def _save_one(caller: Caller, video: Video, place: Place, named: bool, opt
             raise
         elapsed = time.monotonic() - began
         await _tell_end(caller, options, name=name, size=saved.size, elapsed=elapsed)
-        return msgspec.structs.replace(saved, elapsed=elapsed)
+        return saved.replace(elapsed=elapsed)
 
 
 async def _save_to_path(caller: Caller, video: Video, place: Path, named: bool, options: DownloadOptions) -> Download:

@@ -49,7 +49,7 @@ def show_recorded(recorded: Recorded) -> BatchItem:
         task_id=recorded.task_id,
         resumed=True,
     )
-    return item if failure is None else item.beside(error_=revive_error(failure, recorded))
+    return item if failure is None else item.with_extras(error_=revive_error(failure, recorded))
 
 
 def read_result(text: str | None) -> VideoResult | None:
@@ -97,8 +97,7 @@ def tell_refusal(doubt: BatchItem, refusal: Exception) -> BatchItem:
     if isinstance(before, errors.VideoRouterError):
         error.add(**before.facts)
     error.__cause__ = refusal
-    told = msgspec.structs.replace(doubt, failure=describe_failure(error), resumed=False)
-    return told.beside(error_=error)
+    return doubt.replace(failure=describe_failure(error), resumed=False).with_extras(error_=error)
 
 
 def find_inline(result: VideoResult) -> tuple[tuple[int, str | None, bytes], ...]:
@@ -112,7 +111,7 @@ def restore_inline(result: VideoResult, data: Mapping[int, bytes]) -> VideoResul
     """A result from the journal with the bytes that came inside its answer."""
     for number, video in enumerate(result.videos):
         if number in data:
-            video.beside(data_=data[number])
+            video.with_extras(data_=data[number])
     return result
 
 
