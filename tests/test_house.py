@@ -1,4 +1,4 @@
-"""The house rules: what holds for every file, so that nobody has to remember it."""
+"""What holds for every file of the project, so that nobody has to remember it."""
 
 from __future__ import annotations
 
@@ -69,10 +69,8 @@ GUESTS = ("cli", "integrations", "testing")
 HEAVY = {"httpx", "ssl", "aiohttp", "av", "rich", "ray", "opentelemetry", "pytest", "asyncio", "anyio", "msgspec"}
 SESSIONS_OF_THEIR_OWN = {"benchmarks", "fuzz", "kill", "ray", "servers", "web"}
 """Folders of ``tests/`` that mirror no slice of the package: sessions of their own, and the servers tests talk to."""
-CONTRACTS = {
-    contract["name"]: contract
-    for contract in tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"]
-}
+TOOLS = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]
+CONTRACTS = {contract["name"]: contract for contract in TOOLS["importlinter"]["contracts"]}
 
 
 def name_of(path: Path) -> str:
@@ -390,3 +388,17 @@ TEST_FILES = [
 
 def test_each_test_file_stands_where_its_module_stands():
     assert offenders(TEST_FILES, lambda path: not mirrored(path)) == []
+
+
+def test_the_lists_of_the_sessions_name_what_exists():
+    lists = {
+        ast.unparse(node.targets[0]): ast.literal_eval(node.value)
+        for node in ast.parse((ROOT / "noxfile.py").read_text()).body
+        if isinstance(node, ast.Assign) and isinstance(node.value, ast.Tuple | ast.Dict)
+    }
+    tests = {TESTS / name for name in lists["SESSIONS_OF_THEIR_OWN"]} | {ROOT / path for path in lists["SMOKE"]}
+    tests |= {ROOT / path for path in TOOLS["mutmut"]["pytest_add_cli_args_test_selection"]}
+    assert [name_of(path) for path in tests if not path.exists()] == []
+    mutated = {dotted(PACKAGE.parent / path) for path in TOOLS["mutmut"]["only_mutate"]}
+    assert mutated <= DECIDING
+    assert lists["LEAST_KILLED"].keys() <= mutated
