@@ -5,7 +5,7 @@ import traceback
 
 import pytest
 
-from videorouter.config import NO_DEADLINE, check_key, is_loopback, origin_of, resolve
+from videorouter.config import NO_DEADLINE, check_key, is_loopback, resolve
 from videorouter.errors import ConfigurationError
 
 KEY = "sk-secret-0123"
@@ -122,8 +122,3 @@ def test_loopback_is_this_machine(host):
 @pytest.mark.parametrize("host", ["", "localhost.example", "10.0.0.1", "0.0.0.0", "video.example"])
 def test_other_hosts_are_not(host):
     assert not is_loopback(host)
-
-
-def test_an_origin_is_scheme_host_and_port():
-    assert origin_of("HTTPS://Video.Example./v1") == ("https", "video.example", 443)
-    assert origin_of("http://[::1]:8000/v1") == ("http", "::1", 8000)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from videorouter.http import find_host
+from videorouter.http import name_host, origin_of
 
 
 @pytest.mark.parametrize(
@@ -16,4 +16,9 @@ from videorouter.http import find_host
     ],
 )
 def test_host_and_port_are_told(url, host):
-    assert find_host(url) == host
+    assert name_host(url) == host
+
+
+def test_an_origin_is_scheme_host_and_port():
+    assert origin_of("HTTPS://Video.Example./v1") == ("https", "video.example", 443)
+    assert origin_of("http://[::1]:8000/v1") == ("http", "::1", 8000)

@@ -9,12 +9,12 @@ import math
 import re
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Literal, NoReturn
-from urllib.parse import SplitResult, urlsplit
 
 import msgspec
 
 from videorouter._version import __version__
 from videorouter.errors import ConfigurationError
+from videorouter.http import DEFAULT_PORTS, Origin, origin_of, split_url
 from videorouter.secrets import Secret, seal
 
 if TYPE_CHECKING:
@@ -30,11 +30,8 @@ NO_DEADLINE = 30 * 86400.0
 """Seconds that ``timeout=None`` stands for: every wait ends some day."""
 
 Idempotency = Literal["unknown", "honoured"]
-Origin = tuple[str, str, int]
 
-_UNPRINTABLE = re.compile(r"[\x00-\x20\x7f]")
 _HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
-_PORTS = {"http": 80, "https": 443}
 _KEYS_KEPT = 15
 
 
@@ -94,7 +91,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def loopback(self) -> bool:
         """Whether the base URL is on this machine (the sandbox): then files may be, too."""
-        return is_loopback(urlsplit(self.base_url).hostname or "")
+        return is_loopback(origin_of(self.base_url)[1])
 
     def redact(self, text: str) -> str:
         """``text`` without the key."""
@@ -158,7 +155,7 @@ def resolve(
     base = check_url(
         base_url if base_url is not None else named or VENDOR_BASE_URL, name="base_url", allow_insecure=allow_insecure
     )
-    vendor = urlsplit(base).hostname in VENDOR_HOSTS
+    vendor = origin_of(base)[1] in VENDOR_HOSTS
     media = _follow(media_base_url, VENDOR_MEDIA_BASE_URL, base, vendor=vendor)
     models = _follow(models_base_url, VENDOR_MODELS_BASE_URL, base, vendor=vendor)
     media = check_url(media, name="media_base_url", allow_insecure=allow_insecure)
@@ -256,7 +253,7 @@ def check_url(url: object, *, name: str, allow_insecure: bool = False) -> str:
         fail(f"{name} must be a URL such as {VENDOR_BASE_URL!r}, not {url!r}.")
     text = url.strip()
     parts = split_url(text)
-    if parts is None or parts.scheme not in _PORTS or not parts.hostname:
+    if parts is None or parts.scheme not in DEFAULT_PORTS or not parts.hostname:
         fail(f"{name}={text!r} is not a usable URL: it needs https:// and a host, such as {VENDOR_BASE_URL!r}.")
     if parts.username is not None or parts.password is not None:
         fail(f"{name} must not hold a user name or password; the key goes into api_key=.")
@@ -268,25 +265,6 @@ def check_url(url: object, *, name: str, allow_insecure: bool = False) -> str:
             "that network is really yours."
         )
     return text.rstrip("/")
-
-
-def split_url(text: str) -> SplitResult | None:
-    """The parts of a URL, or ``None`` where it has none that a client could use."""
-    if _UNPRINTABLE.search(text):
-        return None
-    try:
-        parts = urlsplit(text)
-        _ = parts.port
-    except ValueError:
-        return None
-    return parts
-
-
-def origin_of(url: str) -> Origin:
-    """Scheme, host and port: what a key is bound to."""
-    parts = urlsplit(url)
-    scheme = parts.scheme.lower()
-    return scheme, (parts.hostname or "").lower().rstrip("."), parts.port or _PORTS.get(scheme, 0)
 
 
 def is_loopback(host: str) -> bool:

@@ -1,4 +1,4 @@
-"""The seam between a logical call and the wire: plain values that cross it, and what a sender must do.
+"""The seam between a call and the wire: the values that cross it, what a sender must do, and what a URL is made of.
 
 Nothing here knows httpx. ``call.caller`` and ``downloads.download`` speak these types; every sender (our own transport, a
 user's ``httpx.AsyncClient``, a mock, a proxy) answers in them.
@@ -7,37 +7,63 @@ user's ``httpx.AsyncClient``, a mock, a proxy) answers in them.
 from __future__ import annotations
 
 import enum
+import re
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 import msgspec
 
 from videorouter.errors import Phase
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
-
+    from collections.abc import AsyncIterator, Iterable
 
 Header: TypeAlias = tuple[bytes, bytes]
+Origin: TypeAlias = tuple[str, str, int]
+"""Scheme, host and port."""
+
+DEFAULT_PORTS = {"http": 80, "https": 443}
+_UNPRINTABLE = re.compile(r"[\x00-\x20\x7f]")
 
 
-def split_place(url: str) -> tuple[str, int]:
-    """Host and port of a URL.
+def split_url(url: str) -> SplitResult | None:
+    """The parts of a URL, or ``None`` where it has none that a client could use."""
+    if _UNPRINTABLE.search(url):
+        return None
+    try:
+        parts = urlsplit(url)
+        _ = parts.port
+    except ValueError:
+        return None
+    return parts
+
+
+def origin_of(url: str) -> Origin:
+    """Scheme, host and port of a URL: what a key is bound to, and what a connection leads to.
 
     Raises:
-        ValueError: It has none that can be connected to.
+        ValueError: It has none.
     """
     parts = urlsplit(url)
-    return parts.hostname or "", parts.port or (443 if parts.scheme == "https" else 80)
+    scheme = parts.scheme.lower()
+    return scheme, (parts.hostname or "").lower().rstrip("."), parts.port or DEFAULT_PORTS.get(scheme, 0)
 
 
-def find_host(url: str) -> str:
+def name_host(url: str) -> str:
     """``host:port`` of a URL, for messages."""
     try:
-        host, port = split_place(url)
+        _, host, port = origin_of(url)
     except ValueError:
         return url[:100]
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def find_header(headers: Iterable[Header], name: bytes) -> str | None:
+    """The first header field of that lower-case name."""
+    for key, value in headers:
+        if key == name:
+            return value.decode("latin-1")
+    return None
 
 
 class Request(msgspec.Struct, frozen=True, kw_only=True):
@@ -68,13 +94,6 @@ class Response(msgspec.Struct, kw_only=True):
 
     def __rich_repr__(self) -> list[tuple[str, Any]]:
         return [("status", self.status)]
-
-    def header(self, name: bytes) -> bytes | None:
-        """The first header field of that lower-case name."""
-        for key, value in self.headers:
-            if key == name:
-                return value
-        return None
 
 
 _PIECE = 2**18

@@ -7,15 +7,13 @@ from __future__ import annotations
 
 import os
 import sys
-import weakref
 from typing import TYPE_CHECKING
 
 from videorouter.errors import JournalBusyError, JournalError
+from videorouter.forks import after_fork
 
 if TYPE_CHECKING:
     from pathlib import Path
-
-_held: weakref.WeakSet[WriterLock] = weakref.WeakSet()
 
 
 class WriterLock:
@@ -53,14 +51,14 @@ class WriterLock:
         self._descriptor = descriptor
         os.ftruncate(descriptor, 0)
         os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
-        _held.add(self)
+        # A forked child must not keep the lock of a parent that has ended.
+        after_fork(self, WriterLock.release)
 
     def release(self) -> None:
         """Let others write. Idempotent."""
         descriptor, self._descriptor = self._descriptor, -1
         if descriptor >= 0:
             os.close(descriptor)
-        _held.discard(self)
 
 
 def is_locked(journal: Path) -> bool:
@@ -98,13 +96,3 @@ else:
 
     def _lock(descriptor: int) -> None:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-
-
-def _leave_to_parent() -> None:
-    """A forked child must not keep the lock of a parent that has ended."""
-    for lock in list(_held):
-        lock.release()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_leave_to_parent)

@@ -64,7 +64,7 @@ def test_what_has_no_json_form_is_refused_before_anything_is_sent(value):
 
 
 def test_the_specified_answer_is_a_result_with_its_url_untouched():
-    result = post(SPECIFIED, model="veo3-fast", request_id=b"r-1", idempotency_key="k-1")
+    result = post(SPECIFIED, model="veo3-fast", request_id="r-1", idempotency_key="k-1")
     assert isinstance(result, VideoResult)
     assert (result.url, result.video_id, result.created) == (URL, "video_68fc", 1761380356)
     assert (result.model, result.request_id, result.idempotency_key) == ("veo3-fast", "r-1", "k-1")

@@ -8,7 +8,7 @@ import time
 import pytest
 
 from videorouter.http import WireError, WireFailure
-from videorouter.transport.dialing import Names, connect, parse_literal, resolve_name, take_turns
+from videorouter.transport.dialing import Resolver, connect, interleave, parse_literal, resolve_name
 
 from .conftest import ANSWER, answer_all, post, send
 
@@ -25,11 +25,11 @@ def test_literals_are_told_from_names():
     assert parse_literal("a:b", 80) is None
 
 
-def test_families_take_turns_beginning_with_the_preferred_one():
+def test_families_interleave_beginning_with_the_preferred_one():
     six = [(V6, (f"2001:db8::{n}", 1, 0, 0)) for n in (1, 2, 3)]
     four = [(V4, (f"192.0.2.{n}", 1)) for n in (1,)]
-    assert take_turns([*six, *four]) == (six[0], four[0], six[1], six[2])
-    assert take_turns([]) == ()
+    assert interleave([*six, *four]) == (six[0], four[0], six[1], six[2])
+    assert interleave([]) == ()
 
 
 async def test_ipv6(serve, sender):
@@ -100,12 +100,12 @@ async def test_a_name_is_looked_up_once_for_many(monkeypatch):
         return [(V4, socket.SOCK_STREAM, 6, "", ("192.0.2.1", port))]
 
     monkeypatch.setattr(socket, "getaddrinfo", look_up)
-    names = Names()
-    found = await asyncio.gather(*(names.find("gateway.test", 443) for _ in range(50)))
+    resolver = Resolver()
+    found = await asyncio.gather(*(resolver.resolve("gateway.test", 443) for _ in range(50)))
     assert set(found) == {((V4, ("192.0.2.1", 443)),)}
     assert asked == ["gateway.test"]
-    names.forget("gateway.test", 443)
-    await names.find("gateway.test", 443)
+    resolver.forget("gateway.test", 443)
+    await resolver.resolve("gateway.test", 443)
     assert len(asked) == 2
 
 
@@ -114,8 +114,8 @@ async def test_one_waiters_cancellation_is_not_everybodys(monkeypatch):
         return [(V4, socket.SOCK_STREAM, 6, "", ("192.0.2.1", port))]
 
     monkeypatch.setattr(socket, "getaddrinfo", look_up)
-    names = Names()
-    first, second = (asyncio.ensure_future(names.find("gateway.test", 443)) for _ in range(2))
+    resolver = Resolver()
+    first, second = (asyncio.ensure_future(resolver.resolve("gateway.test", 443)) for _ in range(2))
     await asyncio.sleep(0)
     first.cancel()
     assert await second == ((V4, ("192.0.2.1", 443)),)
@@ -131,10 +131,10 @@ async def test_a_failed_look_up_is_not_remembered(monkeypatch):
         return answer
 
     monkeypatch.setattr(socket, "getaddrinfo", look_up)
-    names = Names()
+    resolver = Resolver()
     with pytest.raises(socket.gaierror):
-        await names.find("gateway.test", 443)
-    assert await names.find("gateway.test", 443)
+        await resolver.resolve("gateway.test", 443)
+    assert await resolver.resolve("gateway.test", 443)
 
 
 async def test_literals_and_names_lead_to_addresses():

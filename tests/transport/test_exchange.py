@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from videorouter.errors import Phase
-from videorouter.http import Attempt, Request, WireError, WireFailure
+from videorouter.http import Attempt, Request, WireError, WireFailure, find_header
 from videorouter.transport.sender import open_sender
 
 from .conftest import ANSWER, answer_all, get, ok, post, send
@@ -25,7 +25,7 @@ async def test_an_answer_comes_whole_with_lower_case_headers(serve, sender):
     attempt = Attempt()
     response = await send(sender, post(server.url), attempt=attempt)
     assert (response.status, response.body) == (200, ANSWER)
-    assert response.header(b"content-type") == b"application/json"
+    assert find_header(response.headers, b"content-type") == "application/json"
     assert attempt.phase is Phase.COMPLETE
     assert attempt.host == f"127.0.0.1:{server.port}"
 
@@ -115,7 +115,7 @@ async def test_a_chunked_answer_is_joined_and_its_trailers_dropped(serve, sender
     for _ in range(2):
         response = await send(sender, post(server.url))
         assert response.body == b"abc"
-        assert response.header(b"x-trailer") is None
+        assert find_header(response.headers, b"x-trailer") is None
     assert server.connections == 1
 
 
@@ -243,7 +243,7 @@ async def test_a_cut_body_keeps_status_and_what_came(serve, sender, how):
     error, attempt = await fail(sender, post(server.url))
     assert (error.failure, attempt.phase) == (WireFailure.BODY_CUT, Phase.ANSWERED)
     assert (attempt.response.status, attempt.response.body) == (200, b"abc")
-    assert attempt.response.header(b"x-infron-request-id") == b"r1"
+    assert find_header(attempt.response.headers, b"x-infron-request-id") == "r1"
 
 
 async def test_a_body_that_could_not_be_written_whole_was_not_accepted(serve, sender):
@@ -373,7 +373,7 @@ async def test_ten_thousand_header_bytes_are_fine(serve, sender):
         await peer.say(ok(ANSWER, b"X-Long: " + b"a" * 10_000))
 
     server = await serve(script)
-    assert len((await send(sender, post(server.url))).header(b"x-long")) == 10_000
+    assert len(find_header((await send(sender, post(server.url))).headers, b"x-long")) == 10_000
 
 
 async def test_an_answer_that_dribbles_is_put_together(serve, sender):

@@ -324,4 +324,4 @@ async def test_cancelled_at_random_points_no_slot_of_the_clients_pool_is_lost(se
         await asyncio.gather(*(work() for _ in range(30)))
         answers = await asyncio.wait_for(asyncio.gather(*(send(sender, get(server.url)) for _ in range(10))), 5)
         assert all(answer.body == ANSWER for answer in answers)
-        assert not sender._left
+        assert not sender._abandoned

@@ -23,7 +23,7 @@ pytestmark = pytest.mark.anyio
 
 
 def find_pool(sender):
-    return sender._exchanger.pools.here(asyncio.get_running_loop())
+    return sender._exchanger.pools.find()
 
 
 def list_connections(sender):
@@ -195,7 +195,7 @@ async def test_cancelled_at_random_points_no_place_is_lost(serve, sender):
     answers = await asyncio.wait_for(asyncio.gather(*(call(post(server.url)) for _ in range(10))), 5)
     assert all(answer.body == ANSWER for answer in answers)
     pool = find_pool(sender)
-    assert pool.connects.free == 96
+    assert pool.connects.value == 96
     assert all(connection.future is None and connection.timer is None for connection in pool.connections())
     assert asyncio.all_tasks() - tasks_before - server.peers == set()
     await sender.aclose()
@@ -227,7 +227,7 @@ async def test_a_sibling_that_fails_in_a_group_leaves_nothing_behind(serve, send
 
 
 async def test_a_cancelled_read_ends_at_once(serve, sender, monkeypatch):
-    monkeypatch.setattr("videorouter.transport.exchange.LINGER", 60.0)
+    monkeypatch.setattr("videorouter.transport.exchange.CANCEL_GRACE", 60.0)
 
     async def script(peer):
         await peer.request()
@@ -266,7 +266,7 @@ async def test_a_cancelled_post_catches_an_answer_that_is_on_its_way(serve, send
 
 
 async def test_a_cancelled_post_waits_no_longer_than_a_second(serve, sender, monkeypatch):
-    monkeypatch.setattr("videorouter.transport.exchange.LINGER", 0.1)
+    monkeypatch.setattr("videorouter.transport.exchange.CANCEL_GRACE", 0.1)
 
     async def script(peer):
         await peer.request()
@@ -284,7 +284,7 @@ async def test_a_cancelled_post_waits_no_longer_than_a_second(serve, sender, mon
 
 
 async def test_a_second_cancellation_is_not_held_back(serve, sender, monkeypatch):
-    monkeypatch.setattr("videorouter.transport.exchange.LINGER", 60.0)
+    monkeypatch.setattr("videorouter.transport.exchange.CANCEL_GRACE", 60.0)
 
     async def script(peer):
         await peer.request()
@@ -307,7 +307,7 @@ async def test_connects_are_gated_and_all_succeed(serve, sender):
     server = await serve(answer_all)
     answers = await asyncio.gather(*(send(sender, post(server.url)) for _ in range(1000)))
     assert len(answers) == 1000
-    assert find_pool(sender).connects.free == 96
+    assert find_pool(sender).connects.value == 96
 
 
 def in_new_loop(work):

@@ -14,7 +14,7 @@ pytestmark = pytest.mark.anyio
 async def test_an_untouched_client_is_passed_by(serve, sender, monkeypatch):
     server = await serve(answer_all)
     assert sender.client.event_hooks == {"request": [], "response": []}
-    assert sender._find_detour(server.url) is None
+    assert sender._find_httpx_sender(server.url) is None
     assert (await send(sender, post(server.url))).status == 200
 
 
@@ -30,16 +30,16 @@ async def test_an_untouched_client_is_passed_by(serve, sender, monkeypatch):
 )
 async def test_a_touched_client_is_gone_through(sender, touch):
     touch(sender.client)
-    assert sender._find_detour("http://127.0.0.1/")._client is sender.client
+    assert sender._find_httpx_sender("http://127.0.0.1/")._client is sender.client
 
 
 async def test_a_proxied_host_goes_the_stock_way_and_others_do_not(monkeypatch):
     monkeypatch.setenv("HTTPS_PROXY", "http://127.0.0.1:1")
     monkeypatch.setenv("NO_PROXY", "straight.example")
     sender = open_sender()
-    detour = sender._find_detour("https://gateway.example/")
+    detour = sender._find_httpx_sender("https://gateway.example/")
     assert isinstance(detour._client._transport, StockTransport)
-    assert sender._find_detour("https://straight.example/") is None
+    assert sender._find_httpx_sender("https://straight.example/") is None
     assert await sender.resolve("https://gateway.example/", deadline=1e9) == ()
     await sender.aclose()
 

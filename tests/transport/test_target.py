@@ -3,7 +3,7 @@
 import pytest
 
 from videorouter.http import WireError, WireFailure
-from videorouter.transport.target import Target, find_target, write_head
+from videorouter.transport.target import Payload, RequestTarget, find_target
 
 
 @pytest.mark.parametrize(
@@ -20,14 +20,14 @@ from videorouter.transport.target import Target, find_target, write_head
     ],
 )
 def test_a_url_becomes_a_request_line_and_a_host(url, line, host):
-    head = write_head("GET", Target(url), (), None)
+    head = Payload("GET", RequestTarget(url), (), None).data
     assert head == b"GET" + line + b"\r\nHost: " + host + b"\r\nAccept-Encoding: identity\r\n\r\n"
 
 
 @pytest.mark.parametrize("url", ["ftp://a/", "/v1", "https://", "http://a:99999/", "http://a\x00b/"])
 def test_what_cannot_be_sent_to_is_refused(url):
     with pytest.raises(WireError) as caught:
-        Target(url)
+        RequestTarget(url)
     assert caught.value.failure is WireFailure.PROTOCOL
 
 
@@ -39,19 +39,19 @@ def test_framing_belongs_to_the_writer():
         (b"ACCEPT-ENCODING", b"gzip"),
         (b"X", b"1"),
     )
-    assert write_head("POST", Target("http://a/"), headers, b"abc") == (
-        b"POST / HTTP/1.1\r\nHost: a\r\nX: 1\r\nAccept-Encoding: identity\r\nContent-Length: 3\r\n\r\n"
+    assert Payload("POST", RequestTarget("http://a/"), headers, b"abc").data == (
+        b"POST / HTTP/1.1\r\nHost: a\r\nX: 1\r\nAccept-Encoding: identity\r\nContent-Length: 3\r\n\r\nabc"
     )
 
 
 def test_a_host_of_the_callers_own_is_kept():
-    assert b"Host: other\r\n" in write_head("GET", Target("http://127.0.0.1/"), ((b"Host", b"other"),), None)
+    assert b"Host: other\r\n" in Payload("GET", RequestTarget("http://127.0.0.1/"), ((b"Host", b"other"),), None).data
 
 
 @pytest.mark.parametrize("field", [(b"X", b"a\r\nB: c"), (b"X\n", b"a"), (b"X", b"a\rb"), (b"X", b"\0")])
 def test_a_field_cannot_break_out_of_its_line(field):
     with pytest.raises(WireError):
-        write_head("GET", Target("http://a/"), (field,), None)
+        Payload("GET", RequestTarget("http://a/"), (field,), None)
 
 
 def test_targets_are_remembered_and_the_memory_is_bounded():

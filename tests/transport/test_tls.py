@@ -149,12 +149,12 @@ async def test_the_environment_names_the_trusted_authority(serve, server_tls, au
 
     with authority.cert_pem.tempfile(dir=str(tmp_path)) as pem:
         monkeypatch.setenv("SSL_CERT_FILE", pem)
-        monkeypatch.setattr(tls, "_making", None)
+        monkeypatch.setattr(tls._shared, "_making", None)
         server = await serve(answer_all, tls=server_tls)
         sender = open_sender()
         assert (await send(sender, post(server.url))).status == 200
         await sender.aclose()
-    monkeypatch.setattr(tls, "_making", None)
+    monkeypatch.setattr(tls._shared, "_making", None)
 
 
 async def test_tls_1_2(serve, client_tls, authority):

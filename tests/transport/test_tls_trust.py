@@ -14,7 +14,7 @@ pytestmark = pytest.mark.anyio
 
 @pytest.fixture(autouse=True)
 def forget(monkeypatch):
-    monkeypatch.setattr(tls, "_making", None)
+    monkeypatch.setattr(tls._shared, "_making", None)
 
 
 async def test_everybody_gets_the_same_and_it_is_made_once_in_a_thread(monkeypatch):
@@ -72,8 +72,16 @@ def test_where_the_system_has_no_store_certifis_is_used(monkeypatch):
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="forks are a matter of POSIX")
-async def test_a_forked_child_does_not_wait_for_its_parents_thread(monkeypatch):
-    await tls.share_context()
-    pid, future = tls._making
-    monkeypatch.setattr(tls, "_making", (pid + 1, future))
-    assert await tls.share_context() is not future.result()
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
+def test_a_forked_child_does_not_wait_for_its_parents_thread(monkeypatch):
+    release = threading.Event()
+    monkeypatch.setattr(tls, "make_context", lambda: release.wait(30))
+    making = tls._shared.make()
+    pid = os.fork()
+    if pid == 0:
+        tls.make_context = lambda: "made in the child"
+        os._exit(0 if tls.wait_for_context() == "made in the child" else 1)
+    _, status = os.waitpid(pid, 0)
+    release.set()
+    assert os.waitstatus_to_exitcode(status) == 0
+    assert making.result(5)

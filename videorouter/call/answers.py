@@ -26,8 +26,8 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from videorouter.config import split_url
 from videorouter.errors import InvalidRequestError
+from videorouter.http import split_url
 from videorouter.models import Task, TaskStatus, Video, VideoResult
 
 if TYPE_CHECKING:
@@ -183,7 +183,7 @@ def read_post(
     body: bytes,
     *,
     model: str | None = None,
-    request_id: str | bytes | None = None,
+    request_id: str | None = None,
     idempotency_key: str | None = None,
 ) -> Answer:
     """What the answer to a generation or an edit means, by the ordered rules above.
@@ -195,7 +195,7 @@ def read_post(
         request_id: The gateway's id of the request, from its header.
         idempotency_key: That was sent.
     """
-    named = request_id.decode("latin-1")[:200] if isinstance(request_id, bytes) else request_id
+    named = request_id[:200] if request_id is not None else None
     if 200 <= status < 300 and not is_swollen(body):
         try:
             quick = _decode_finished(body)

@@ -34,7 +34,6 @@ from videorouter.call.retry import (
     RetryAfter,
     decide,
 )
-from videorouter.config import origin_of
 from videorouter.errors import (
     DeadlineExceededError,
     OutcomeUnknownError,
@@ -43,7 +42,7 @@ from videorouter.errors import (
     VideoRouterError,
 )
 from videorouter.events import AttemptFinished, AttemptStarted, OutcomeInDoubt, RetryScheduled
-from videorouter.http import Attempt, Request, Response, WireError, WireFailure, find_host
+from videorouter.http import Attempt, Request, Response, WireError, WireFailure, find_header, name_host, origin_of
 from videorouter.models import InDoubt, Task, VideoResult
 
 if TYPE_CHECKING:
@@ -384,7 +383,7 @@ class Caller(Reader):
 
     async def _tell_start(self, submission: Submission, trail: _Trail | None, url: str) -> None:
         attempt = trail.attempts + 1 if trail is not None else 1
-        await self.emit(AttemptStarted(call_id=submission.idempotency_key, attempt=attempt, host=find_host(url)))
+        await self.emit(AttemptStarted(call_id=submission.idempotency_key, attempt=attempt, host=name_host(url)))
 
     async def _tell_end(
         self,
@@ -420,7 +419,7 @@ def _read(response: Response, submission: Submission) -> VideoResult | Task | Er
         response.status,
         response.body,
         model=submission.model,
-        request_id=response.header(b"x-infron-request-id"),
+        request_id=find_header(response.headers, b"x-infron-request-id"),
         idempotency_key=submission.idempotency_key,
     )
 

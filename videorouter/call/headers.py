@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING
 
 import anyio
 
-from videorouter.config import check_key, origin_of
+from videorouter.config import check_key
 from videorouter.errors import ConfigurationError
+from videorouter.http import origin_of
 from videorouter.secrets import authorize, seal
 
 if TYPE_CHECKING:

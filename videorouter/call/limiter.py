@@ -26,8 +26,7 @@ if TYPE_CHECKING:
     import asyncio
     from collections.abc import Callable
 
-    from videorouter.config import Origin
-    from videorouter.http import Attempt
+    from videorouter.http import Attempt, Origin
 
 _MOST_MODELS = 1024
 _MOST_JOBS = 1000

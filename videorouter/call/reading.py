@@ -18,8 +18,7 @@ from videorouter.call.failures import FailedAttempt, build_error, keep_evidence,
 from videorouter.call.headers import HeaderBuilder
 from videorouter.call.in_doubt import call_hooks
 from videorouter.call.retry import TABLE, GiveUp, History, RequestKind, decide
-from videorouter.config import origin_of
-from videorouter.http import Attempt, Request, Response, WireError, WireFailure
+from videorouter.http import Attempt, Request, Response, WireError, WireFailure, origin_of
 from videorouter.models import Record, VideoResult
 
 if TYPE_CHECKING:

@@ -14,8 +14,9 @@ from urllib.parse import quote, urljoin, urlsplit
 
 import msgspec
 
-from videorouter.config import is_loopback, split_url
+from videorouter.config import is_loopback
 from videorouter.errors import DownloadError
+from videorouter.http import split_url
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -1,39 +1,76 @@
-"""One connection that carries one exchange at a time: a request out in a single write, an answer in, parsed by llhttp.
+"""One connection that carries one exchange at a time: a request out in a single write, a response in.
 
-It decides how far a request got (its phase), when an answer is whole, and whether the connection may be used again.
-Any exchange that does not end with a whole answer closes the connection: nothing half-read is ever reused. It never
-retries, never waits without a timer, and holds no reference to its event loop, so that a loop can be dropped.
+It decides how far a request got (its phase), and whether the connection may be used again. Any exchange that does not
+end with a whole response closes the connection: nothing half-read is ever reused. It never retries, never waits without
+a timer, and holds no reference to its event loop, so that a loop can be dropped.
 
 The life of an exchange::
 
-    start -> (on_writable ...) -> on_readable -> _feed -> parser callbacks -> _finish | fail
+    start -> (on_writable ...) -> on_readable -> _feed -> _finish | fail
 """
 
 from __future__ import annotations
 
 import asyncio
 import select
+from collections import deque
 from typing import TYPE_CHECKING
-
-import httptools
 
 from videorouter.errors import Phase
 from videorouter.http import Attempt, Response, WireFailure, keep_piece
+from videorouter.loops import finish
 from videorouter.transport.causes import explain
+from videorouter.transport.parser import HEAD_LIMIT, PARSE_ERRORS, ResponseParser
 
 if TYPE_CHECKING:
     import socket
 
-    from videorouter.http import Header
-    from videorouter.transport.pool import Origin
-
+POST_IDLE = 2.0
+"""Seconds for which a connection may have been idle before a POST: a server's close that crosses it is in doubt."""
 READ_SIZE = 65_536
 PIECE_SIZE = 262_144
-HEAD_LIMIT = 65_536
 REST_TIMEOUT = 30.0
-_CHUNK_OVERHEAD = 8
-_MOST_PIECES = 256
-"""Pieces that are kept as they come: a million chunks of one byte would weigh forty times as much as objects."""
+"""Seconds for the rest of a response once its head is in."""
+
+
+class OriginPool:
+    """The connections to one scheme, host and port: the idle ones, last used on top, and the busy ones."""
+
+    __slots__ = ("__weakref__", "busy", "closes_silently", "idle")
+
+    def __init__(self) -> None:
+        self.idle: deque[Connection] = deque()
+        self.busy: set[Connection] = set()
+        self.closes_silently: bool = False
+
+    def acquire(self, now: float, longest_idle: float) -> Connection | None:
+        """The idle connection used last, if it is young enough, open and silent; it counts as busy from here on."""
+        idle = self.idle
+        while idle:
+            connection = idle[-1]
+            if now - connection.idle_since > longest_idle:
+                return None
+            idle.pop()
+            if connection.is_usable():
+                connection.reused = True
+                self.busy.add(connection)
+                return connection
+        return None
+
+    def release(self, connection: Connection) -> None:
+        """Keep a connection for the next request."""
+        self.busy.discard(connection)
+        connection.idle_since = asyncio.get_running_loop().time()
+        self.idle.append(connection)
+
+    def discard(self, connection: Connection) -> None:
+        """Forget a connection that closed; among the idle ones ``acquire`` passes over it."""
+        self.busy.discard(connection)
+
+    def note_silent_close(self, connection: Connection) -> None:
+        """Remember that this origin closes what it said to keep, within the time in which a POST would use it."""
+        if asyncio.get_running_loop().time() - connection.idle_since <= POST_IDLE:
+            self.closes_silently = True
 
 
 class Connection:
@@ -47,62 +84,41 @@ class Connection:
 
     __slots__ = (
         "attempt",
-        "body",
-        "body_size",
         "deadline",
-        "done",
-        "ended",
+        "eof",
         "fd",
         "future",
-        "head_only",
-        "headers",
         "idle_since",
         "max_body",
         "origin",
-        "outbox",
         "parser",
         "peer",
         "poller",
         "remaining",
-        "resting",
+        "rest_timed",
         "reused",
         "sock",
-        "spent",
-        "status",
         "streaming",
         "timer",
+        "unsent",
         "waiter",
-        "wire_size",
     )
 
-    def __init__(self, sock: socket.socket, origin: Origin, peer: str) -> None:
+    def __init__(self, sock: socket.socket, origin: OriginPool, peer: str) -> None:
         self.sock: socket.socket | None = sock
         # Selectors look a number up; a socket's own repr, which they build on the way, costs two system calls.
         self.fd: int = sock.fileno()
-        self.origin: Origin = origin
+        self.origin: OriginPool = origin
         self.peer: str = peer
-        self.parser: httptools.HttpResponseParser = httptools.HttpResponseParser(self)
+        self.parser: ResponseParser = ResponseParser()
         self.poller: select.poll | None = None
         self.future: asyncio.Future[Response] | None = None
         self.timer: asyncio.TimerHandle | None = None
         self.waiter: asyncio.Future[bool] | None = None
-        self.outbox: bytes | memoryview = b""
+        self.unsent: bytes | memoryview = b""
         self.idle_since: float = 0.0
         self.reused: bool = False
-        self.ended: bool = False
-        self.streaming: bool = False
-        self._clear()
-
-    def _clear(self) -> None:
-        self.status: int = 0
-        self.headers: list[Header] = []
-        self.body: list[bytes | bytearray] = []
-        self.body_size: int = 0
-        self.wire_size: int = 0
-        self.remaining: int = -1
-        self.resting: bool = False
-        self.done: bool = False
-        self.spent: bool = False
+        self.eof: bool = False
 
     # The request goes out.
 
@@ -116,26 +132,18 @@ class Connection:
         head_only: bool = False,
         streaming: bool = False,
     ) -> asyncio.Future[Response]:
-        """Write a request and begin to listen for its answer.
+        """Write a request and begin to listen for its response, which the future brings, or a ``WireError``.
 
-        Args:
-            payload: Head and body, in one piece.
-            attempt: Written as the exchange walks its phases.
-            deadline: The loop's time at which it ends with ``WireFailure.DEADLINE``.
-            max_body: Bytes of body to accept.
-            head_only: Whether the answer has no body whatever its head says (``HEAD``).
-            streaming: Whether the future is done as soon as the head is in.
-
-        Returns:
-            What to await; the answer, or a ``WireError``.
+        ``deadline`` is the loop's time; ``head_only`` says that no body follows (``HEAD``); with ``streaming`` the
+        future is done as soon as the head is in.
         """
         loop = asyncio.get_running_loop()
-        self._clear()
+        self.parser.head_only = head_only
         self.attempt: Attempt = attempt
         self.max_body: int = max_body
-        self.head_only: bool = head_only
-        self.streaming = streaming
+        self.streaming: bool = streaming
         self.deadline: float = deadline
+        self.rest_timed: bool = False
         self.future = future = loop.create_future()
         self.timer = loop.call_at(deadline, self.fail, WireFailure.DEADLINE)
         attempt.phase = Phase.SENDING
@@ -145,18 +153,18 @@ class Connection:
         except (BlockingIOError, InterruptedError):
             sent = 0
         except OSError as error:
-            self.outbox = payload
+            self.unsent = payload
             self._fail_writing(error)
             return future
         if sent < len(data):
-            self._keep(memoryview(data)[sent:])
+            self._write_later(memoryview(data)[sent:])
         else:
             attempt.phase = Phase.SENT
         return future
 
-    def _keep(self, rest: memoryview) -> None:
+    def _write_later(self, rest: memoryview) -> None:
         """Send the rest when the socket takes more."""
-        self.outbox = rest
+        self.unsent = rest
         asyncio.get_running_loop().add_writer(self.fd, self.on_writable)
 
     def _encode(self, payload: bytes) -> bytes:
@@ -168,21 +176,18 @@ class Connection:
         if self.sock is None:
             return
         try:
-            sent = self.sock.send(self.outbox)
+            sent = self.sock.send(self.unsent)
         except (BlockingIOError, InterruptedError):
             return
         except OSError as error:
             self._fail_writing(error)
             return
-        self.outbox = self.outbox[sent:]
-        if not self.outbox:
-            self._stop_writing()
+        self.unsent = self.unsent[sent:]
+        if not self.unsent:
+            self.unsent = b""
+            asyncio.get_running_loop().remove_writer(self.fd)
             if self.future is not None and self.attempt.phase is Phase.SENDING:
                 self.attempt.phase = Phase.SENT
-
-    def _stop_writing(self) -> None:
-        self.outbox = b""
-        asyncio.get_running_loop().remove_writer(self.fd)
 
     def _fail_writing(self, error: OSError) -> None:
         # A server may answer, say 413, and close before it has read everything: look for that first.
@@ -190,21 +195,21 @@ class Connection:
         if self.future is not None and not self.future.done():
             self.fail(WireFailure.WRITE_FAILED, error)
 
-    # The answer comes in.
+    # The response comes in.
 
     def on_readable(self) -> None:
-        """Read what is there: an answer, the end of the connection, or what nobody asked for."""
+        """Read what is there: a response, the end of the connection, or what nobody asked for."""
         try:
             data = self._receive(READ_SIZE)
         except OSError as error:
-            self._end(error)
+            self._on_closed(error)
             return
         if data:
             self._feed(data)
-            if self.ended:
-                self._end(None)
+            if self.eof:
+                self._on_closed(None)
         elif data is not None:
-            self._end(None)
+            self._on_closed(None)
 
     def _receive(self, size: int) -> bytes | None:
         """Bytes of HTTP; ``b""`` at the end of the connection, ``None`` when there is nothing yet."""
@@ -219,45 +224,29 @@ class Connection:
         if self.future is None:
             self.close()
             return
-        self.wire_size += len(data)
+        parser = self.parser
         try:
-            if not self.status and self.wire_size > HEAD_LIMIT:
-                self._feed_long_head(data)
-            else:
-                self.parser.feed_data(data)
-        except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
-            if self.done:
-                self.spent = True
-            else:
-                self.fail(WireFailure.PROTOCOL, error)
-                return
-        if self.done:
+            parser.feed(data)
+        except PARSE_ERRORS as error:
+            self.fail(WireFailure.PROTOCOL, error)
+            return
+        if parser.complete:
             self._finish()
-        elif self.status:
-            self._await_rest()
-        elif self.wire_size > HEAD_LIMIT:
+        elif parser.status:
+            self._wait_for_rest()
+        elif parser.wire_size > HEAD_LIMIT:
             self.fail(WireFailure.TOO_LARGE)
 
-    def _feed_long_head(self, data: bytes) -> None:
-        """Let the parser see no more than the limit of a head that does not end."""
-        split = max(0, HEAD_LIMIT - (self.wire_size - len(data)))
-        self.parser.feed_data(data[:split])
-        if self.status:
-            self.parser.feed_data(data[split:])
-
-    def _await_rest(self) -> None:
+    def _wait_for_rest(self) -> None:
         """The head is in, the body is not whole."""
+        self.attempt.phase = Phase.ANSWERED
         if self.streaming:
             self._open_stream()
-        elif self.body_size > self.max_body or self.wire_size > self._most_on_wire():
+        elif self.parser.exceeds(self.max_body):
             self.fail(WireFailure.TOO_LARGE)
-        elif not self.resting:
-            self.resting = True
+        elif not self.rest_timed:
+            self.rest_timed = True
             self._set_timer(min(self.deadline, asyncio.get_running_loop().time() + REST_TIMEOUT))
-
-    def _most_on_wire(self) -> int:
-        """Framing and trailers are bounded too: chunks of one byte each cost six."""
-        return 2 * HEAD_LIMIT + _CHUNK_OVERHEAD * self.body_size
 
     def _set_timer(self, when: float) -> None:
         if self.timer is not None:
@@ -265,128 +254,72 @@ class Connection:
         failure = WireFailure.DEADLINE if when >= self.deadline else WireFailure.STALLED
         self.timer = asyncio.get_running_loop().call_at(when, self.fail, failure)
 
-    # What the parser calls.
-
-    def on_message_begin(self) -> None:
-        """A second answer to one request is no answer to the next."""
-        if self.done:
-            self.spent = True
-
-    def on_header(self, name: bytes, value: bytes) -> None:
-        """Collect a field of the head; trailers are dropped."""
-        if not self.status:
-            self.headers.append((name.lower(), value))
-
-    def on_headers_complete(self) -> None:
-        """The head is in: an interim answer (1xx) is passed over."""
-        if self.done:
-            return
-        status = self.parser.get_status_code()
-        if 100 <= status < 200:
-            self.headers.clear()
-            return
-        self.status = status
-        self.attempt.phase = Phase.ANSWERED
-        if self.head_only:
-            self.done = self.spent = True
-
-    def on_body(self, piece: bytes) -> None:
-        """Collect a piece of the body."""
-        if self.done:
-            return
-        body = self.body
-        self.body_size += len(piece)
-        if len(body) < _MOST_PIECES:
-            body.append(piece)
-        elif isinstance(body[-1], bytearray):
-            body[-1] += piece
-        else:
-            body.append(bytearray(piece))
-
-    def on_message_complete(self) -> None:
-        """The answer is whole."""
-        if self.status and not self.done:
-            self.done = True
-            # Only now: the parser forgets what the head said as soon as the message is over.
-            self.spent = self.spent or not self.parser.should_keep_alive()
-
     # The exchange ends.
 
     def _finish(self) -> None:
-        future = self.future
         if self.streaming:
             self._open_stream()
             return
-        if self.body_size > self.max_body:
+        if self.parser.body_size > self.max_body:
             self.fail(WireFailure.TOO_LARGE)
             return
-        attempt = self.attempt
-        body = self.body
-        response = Response(
-            status=self.status,
-            headers=tuple(self.headers),
-            body=bytes(body[0]) if len(body) == 1 else b"".join(body),
-        )
-        attempt.response = response
+        future, attempt = self.future, self.attempt
+        response = attempt.response = self.parser.build_response()
         attempt.phase = Phase.COMPLETE
-        self._release()
-        if future is not None and not future.done():
-            future.set_result(response)
+        self._go_idle()
+        if future is not None:
+            finish(future, response)
 
-    def _release(self) -> None:
+    def _go_idle(self) -> None:
         """Go back to the pool, or close when this connection cannot carry another exchange."""
-        if self.spent or self.outbox:
+        if self.parser.closes or self.unsent:
             self.close()
             return
         if self.timer is not None:
             self.timer.cancel()
             self.timer = None
         self.future = None
-        self.body = []
-        self.headers = []
-        self.origin.give(self)
+        self.parser.reset()
+        self.origin.release(self)
 
-    def _end(self, error: OSError | None) -> None:
+    def _on_closed(self, error: OSError | None) -> None:
         """The other side closed, or the network did."""
         if self.sock is None:
             return
         if self.future is None:
             self.origin.note_silent_close(self)
             self.close()
-        elif self.status and error is None and self._ends_with_connection():
-            self.spent = self.done = True
+        elif error is None and self.parser.end():
             self._finish()
-        elif self.status:
+        elif self.parser.status:
             self.fail(WireFailure.BODY_CUT, error)
-        elif self.outbox:
+        elif self.unsent:
             self.fail(WireFailure.WRITE_FAILED, error)
         else:
-            if self.reused and not self.wire_size:
+            if self.reused and not self.parser.wire_size:
                 self.origin.closes_silently = True
             self.fail(WireFailure.RESET, error)
 
-    def _ends_with_connection(self) -> bool:
-        return not any(name in (b"content-length", b"transfer-encoding") for name, _ in self.headers)
-
     def fail(self, failure: WireFailure, error: BaseException | None = None) -> None:
-        """End the exchange without a whole answer, and this connection with it."""
+        """End the exchange without a whole response, and this connection with it."""
         future = self.future
-        self.abandon()
+        self.abort()
         if future is not None and not future.done():
             future.set_exception(explain(failure, self.attempt.host, error))
 
-    def abandon(self) -> None:
+    def abort(self) -> None:
         """Nobody waits for this exchange any more: note how far it got, and close."""
         if self.future is not None:
             attempt = self.attempt
-            attempt.write_failed = len(self.outbox) > 0
-            if self.status:
-                body = keep_piece(b"".join(self.body), self.max_body)
-                attempt.response = Response(status=self.status, headers=tuple(self.headers), body=body)
+            attempt.write_failed = len(self.unsent) > 0
+            if self.parser.status:
+                attempt.phase = Phase.ANSWERED
+                attempt.response = self.parser.build_response()
+                attempt.response.body = keep_piece(attempt.response.body, self.max_body)
         self.close()
 
     def listen_again(self, seconds: float) -> asyncio.Future[Response]:
-        """Wait a little longer for the answer of an exchange whose future was cancelled."""
+        """Wait a little longer for the response of an exchange whose future was cancelled."""
         loop = asyncio.get_running_loop()
         self.future = future = loop.create_future()
         self._set_timer(min(self.deadline, loop.time() + seconds))
@@ -401,11 +334,7 @@ class Connection:
             self.poller.register(self.fd, select.POLLIN)
         if self.poller.poll(0):
             self.on_readable()
-        return self.is_open() and not self.outbox
-
-    def is_open(self) -> bool:
-        """Whether the socket is there."""
-        return self.sock is not None
+        return not self.unsent and self.sock is not None
 
     def close(self) -> None:
         """Close the socket at once. Idempotent, and safe without a running loop."""
@@ -420,24 +349,21 @@ class Connection:
         loop = asyncio._get_running_loop()  # noqa: SLF001 - documented for event loops, and gives None outside one
         if loop is not None:
             loop.remove_reader(self.fd)
-            if self.outbox:
+            if self.unsent:
                 loop.remove_writer(self.fd)
         sock.close()
-        # An error's traceback keeps this object for as long as its owner likes.
-        self.body = []
-        self.origin.lose(self)
+        self.parser.drop()
+        self.origin.discard(self)
         if self.waiter is not None:
-            _settle(self.waiter, True)
-        # The parser holds bound methods of this object: a ring that the collector would have to find.
-        del self.parser
+            finish(self.waiter, True)
 
-    def release_socket(self) -> None:
+    def close_descriptor(self) -> None:
         """Close the descriptor and nothing else: the loop is gone, or belongs to a parent process."""
         if self.sock is not None:
             self.sock.close()
             self.sock = None
             self.future = self.timer = None
-            del self.parser
+            self.parser.drop()
 
     # A body in pieces: nothing is read that nobody asked for, so the socket itself holds the server back.
 
@@ -447,16 +373,14 @@ class Connection:
         if self.timer is not None:
             self.timer.cancel()
             self.timer = None
-        if not self.done and not any(name == b"transfer-encoding" for name, _ in self.headers):
-            length = next((value for name, value in self.headers if name == b"content-length"), None)
-            if length is not None:
-                self.remaining = int(length) - self.body_size
-        response = Response(status=self.status, headers=tuple(self.headers))
+        self.attempt.phase = Phase.ANSWERED
+        self.remaining: int = self.parser.find_rest()
+        response = Response(status=self.parser.status, headers=tuple(self.parser.headers))
         self.attempt.response = response
-        if self.future is not None and not self.future.done():
-            self.future.set_result(response)
+        if self.future is not None:
+            finish(self.future, response)
 
-    def pull(self) -> bytes | None:
+    def read_piece(self) -> bytes | None:
         """The next piece of the body; ``b""`` after the last, ``None`` when there is nothing yet.
 
         Raises:
@@ -464,7 +388,8 @@ class Connection:
         """
         if self.sock is None:
             raise explain(WireFailure.CLOSED, self.attempt.host)
-        while not self.body and not self.done:
+        parser = self.parser
+        while not (piece := parser.take_body()) and not parser.complete:
             try:
                 data = self._receive(PIECE_SIZE)
             except OSError as error:
@@ -472,37 +397,29 @@ class Connection:
             if data is None:
                 return None
             if data == b"":
-                if not self._ends_with_connection():
+                if not parser.end():
                     raise explain(WireFailure.BODY_CUT, self.attempt.host)
-                self.spent = self.done = True
             elif self.remaining > 0:
                 return self._count(data)
             else:
-                self._parse_piece(data)
-        if len(self.body) == 1:
-            return bytes(self.body.pop())
-        piece = b"".join(self.body)
-        self.body.clear()
+                self._feed_piece(data)
         return piece
 
     def _count(self, data: bytes) -> bytes:
         """A body of known length needs no parser; the parser that was passed over is used up."""
-        self.spent = True
+        self.parser.closes = True
         if len(data) >= self.remaining:
-            self.done = True
+            self.parser.complete = True
             data = data[: self.remaining]
         self.remaining -= len(data)
         return data
 
-    def _parse_piece(self, data: bytes) -> None:
-        self.wire_size += len(data)
+    def _feed_piece(self, data: bytes) -> None:
         try:
-            self.parser.feed_data(data)
-        except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
-            if not self.done:
-                raise explain(WireFailure.PROTOCOL, self.attempt.host, error) from error
-            self.spent = True
-        if self.wire_size > self._most_on_wire():
+            self.parser.feed(data)
+        except PARSE_ERRORS as error:
+            raise explain(WireFailure.PROTOCOL, self.attempt.host, error) from error
+        if self.parser.exceeds(self.max_body):
             raise explain(WireFailure.PROTOCOL, self.attempt.host)
 
     async def wait_readable(self, seconds: float) -> bool:
@@ -512,8 +429,8 @@ class Connection:
         loop = asyncio.get_running_loop()
         ready: asyncio.Future[bool] = loop.create_future()
         self.waiter = ready
-        loop.add_reader(self.fd, _settle, ready, True)
-        timer = loop.call_later(seconds, _settle, ready, False)
+        loop.add_reader(self.fd, finish, ready, True)
+        timer = loop.call_later(seconds, finish, ready, False)
         try:
             return await ready
         finally:
@@ -526,15 +443,10 @@ class Connection:
         """Go back to the pool after the last piece, else close."""
         if self.sock is None or self.future is None:
             return
-        if not self.done or self.body:
+        if not self.parser.complete or self.parser.take_body():
             self.close()
             return
         self.attempt.phase = Phase.COMPLETE
-        if not self.spent:
+        if not self.parser.closes:
             asyncio.get_running_loop().add_reader(self.fd, self.on_readable)
-        self._release()
-
-
-def _settle(waiter: asyncio.Future[bool], outcome: bool) -> None:
-    if not waiter.done():
-        waiter.set_result(outcome)
+        self._go_idle()

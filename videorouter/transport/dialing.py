@@ -16,10 +16,13 @@ import time
 from typing import TYPE_CHECKING, TypeAlias
 
 import anyio
+import anyio.to_thread
 
-from videorouter.http import WireFailure, find_host, split_place
+from videorouter.http import WireError, WireFailure, name_host
+from videorouter.loops import finish
 from videorouter.transport.causes import explain, name_connect_failure
 from videorouter.transport.live_guard import check_host
+from videorouter.transport.target import find_target
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -65,8 +68,8 @@ def _find_zone(zone: str) -> int:
     return int(zone) if zone.isdigit() else socket.if_nametoindex(zone)
 
 
-class Names:
-    """A loop's memory of names: one look-up at a time for a name, its answer kept for 15 s."""
+class Resolver:
+    """The names of one loop: one look-up at a time for a name, its answer kept for 15 s."""
 
     __slots__ = ("_known", "_running")
 
@@ -74,7 +77,7 @@ class Names:
         self._known: dict[tuple[str, int], tuple[float, tuple[Address, ...]]] = {}
         self._running: dict[tuple[str, int], asyncio.Future[tuple[Address, ...]]] = {}
 
-    async def find(self, host: str, port: int) -> tuple[Address, ...]:
+    async def resolve(self, host: str, port: int) -> tuple[Address, ...]:
         """The addresses of a host, in the order to try them.
 
         Raises:
@@ -90,7 +93,7 @@ class Names:
             return known[1]
         running = self._running.get(key)
         if running is None:
-            running = loop.run_in_executor(None, _look_up, host, port)
+            running = loop.run_in_executor(None, look_up, host, port)
             self._running[key] = running
             running.add_done_callback(lambda done: self._keep(key, done, loop.time()))
         return await asyncio.shield(running)
@@ -108,41 +111,40 @@ class Names:
         self._known[key] = (now + _KEEP_NAMES, done.result())
 
 
-def _look_up(host: str, port: int) -> tuple[Address, ...]:
+def look_up(host: str, port: int) -> tuple[Address, ...]:
+    """Ask the system for a name's addresses, in the order to try them. It blocks.
+
+    Raises:
+        socket.gaierror: The name does not exist, or no server answered.
+    """
     found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     addresses = dict.fromkeys((int(family), address) for family, _, _, _, address in found)
-    return take_turns(addresses)  # type: ignore[arg-type]  # only AF_INET and AF_INET6 come back
+    return interleave(addresses)  # type: ignore[arg-type]  # only AF_INET and AF_INET6 come back
 
 
 async def resolve_name(url: str, *, deadline: float) -> tuple[str, ...]:
-    """All addresses of the URL's host, in the order of the system's preference.
-
-    Args:
-        url: An absolute http or https URL.
-        deadline: ``time.monotonic()`` value at which to give up.
-
-    Returns:
-        IP literals, without scope ids.
+    """All addresses of the URL's host, in the order to try them: IP literals, without scope ids.
 
     Raises:
         WireError: The name does not exist, or the name server did not answer in time.
     """
-    check_host(find_host(url))
-    found: Sequence[tuple[object, ...]] | None = None
+    host = name_host(url)
+    check_host(host)
+    addresses: tuple[Address, ...] | None = None
     try:
+        target = find_target(url)
         with anyio.move_on_after(deadline - time.monotonic()):
-            host, port = split_place(url)
-            found = await anyio.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    except OSError as error:
-        raise explain(name_connect_failure(error), find_host(url), error) from error
-    except ValueError as error:
-        raise explain(WireFailure.NAME_MISSING, find_host(url), error) from error
-    if found is None:
-        raise explain(WireFailure.NAME_TEMPORARY, find_host(url))
-    return tuple(dict.fromkeys(str(entry[4][0]).partition("%")[0] for entry in found))  # type: ignore[index]
+            addresses = await anyio.to_thread.run_sync(look_up, target.host, target.port, abandon_on_cancel=True)
+    except (OSError, UnicodeError) as error:
+        raise explain(name_connect_failure(error), host, error) from error
+    except WireError as error:
+        raise explain(WireFailure.NAME_MISSING, host, error) from error
+    if addresses is None:
+        raise explain(WireFailure.NAME_TEMPORARY, host)
+    return tuple(dict.fromkeys(address[0].partition("%")[0] for _, address in addresses))
 
 
-def take_turns(addresses: Iterable[Address]) -> tuple[Address, ...]:
+def interleave(addresses: Iterable[Address]) -> tuple[Address, ...]:
     """Put the families in turns, beginning with the one that the system prefers (RFC 8305)."""
     families: dict[int, list[Address]] = {}
     for address in addresses:
@@ -237,13 +239,8 @@ async def _wait_writable(sock: socket.socket) -> None:
     loop = asyncio.get_running_loop()
     ready = loop.create_future()
     number = sock.fileno()
-    loop.add_writer(number, _wake, ready)
+    loop.add_writer(number, finish, ready)
     try:
         await ready
     finally:
         loop.remove_writer(number)
-
-
-def _wake(ready: asyncio.Future[None]) -> None:
-    if not ready.done():
-        ready.set_result(None)

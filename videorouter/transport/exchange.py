@@ -1,7 +1,8 @@
-"""One request on a connection of our own, from the pool to the answer: the walk that ``QUEUED`` to ``COMPLETE`` names.
+"""One request on a connection of our own, from the pool to the response: the way that ``QUEUED`` to ``COMPLETE`` names.
 
 Read it from top to bottom: ``Exchanger.exchange`` takes an idle connection or dials one, writes head and body at once,
-waits for one future, and closes whatever did not end with a whole answer. It never sends anything twice.
+waits for one future, and closes whatever did not end with a whole response. It never sends anything twice. A body in
+pieces (``BodyStream``) is read from the socket only as somebody asks for it.
 """
 
 from __future__ import annotations
@@ -10,35 +11,37 @@ import asyncio
 import contextlib
 import time
 from typing import TYPE_CHECKING
-from weakref import WeakKeyDictionary
 
 import anyio
 
 from videorouter.errors import Phase
 from videorouter.http import WireError, WireFailure
+from videorouter.loops import PerLoop
 from videorouter.transport.causes import explain, name_connect_failure
-from videorouter.transport.connection import Connection
-from videorouter.transport.dialing import connect, parse_literal, take_turns
+from videorouter.transport.connection import POST_IDLE, Connection
+from videorouter.transport.dialing import connect, interleave, parse_literal
 from videorouter.transport.live_guard import check_host
-from videorouter.transport.pool import POST_IDLE, READ_IDLE, Pools
-from videorouter.transport.target import find_target, write_head
+from videorouter.transport.pool import READ_IDLE, Pools, wait_for_place
+from videorouter.transport.target import Payload, find_target
 from videorouter.transport.tls import TlsConnection, share_context
 
 if TYPE_CHECKING:
+    import socket
     import ssl
     from collections.abc import AsyncIterator
 
     from videorouter.http import Attempt, Header, Request, Response
-    from videorouter.transport.gate import Gate
-    from videorouter.transport.pool import Origin, Pool
-    from videorouter.transport.target import Target
+    from videorouter.transport.connection import OriginPool
+    from videorouter.transport.pool import LoopPool
+    from videorouter.transport.target import RequestTarget
 
-LINGER = 1.0
-_UNSAFE = frozenset({"POST", "PUT", "PATCH", "DELETE"})
+CANCEL_GRACE = 1.0
+"""Seconds for which a cancelled POST still listens: a response on its way brings the id of a paid task."""
+UNSAFE_METHODS = frozenset({"POST", "PUT", "PATCH", "DELETE"})
 _MOST_BYTES = 1 << 62
-_LONG = 86_400.0
-_FAIR_SHARE = 8
-_TURN_BYTES = 2 * 2**20
+_DAY = 86_400.0
+_PIECES_IN_A_ROW = 8
+_BYTES_PER_ITERATION = 2 * 2**20
 
 
 class Exchanger:
@@ -55,27 +58,27 @@ class Exchanger:
         self._connect_timeout = connect_timeout
 
     async def exchange(self, request: Request, attempt: Attempt, *, deadline: float, max_body: int) -> Response:
-        """Send once and read the whole answer; see ``Sender.send``."""
+        """Send once and read the whole response; see ``Sender.send``."""
         loop = asyncio.get_running_loop()
         target = find_target(request.url)
         attempt.host = target.label
         body = request.body
         method = request.method
-        unsafe = method in _UNSAFE
+        unsafe = method in UNSAFE_METHODS
         if body is None and unsafe:
             body = b""
-        sealed = _Sealed(method, target, request.headers, body)
+        payload = Payload(method, target, request.headers, body)
         now = loop.time()
         ends = now + (deadline - time.monotonic())
-        pool = self._find_pool(loop, target)
+        pool = self._find_pool(target)
         origin = pool.find_origin(target.key)
         connection: Connection | None = None
         if not (unsafe and origin.closes_silently):
-            connection = origin.take(now, POST_IDLE if unsafe else READ_IDLE)
+            connection = origin.acquire(now, POST_IDLE if unsafe else READ_IDLE)
         if connection is None:
             connection = await self._dial(pool, origin, target, attempt, deadline=ends)
         future = connection.start(
-            sealed.payload,
+            payload.data,
             attempt,
             deadline=ends,
             max_body=max_body,
@@ -85,11 +88,11 @@ class Exchanger:
             return await future
         except asyncio.CancelledError:
             if unsafe and connection.future is future:
-                await _linger(connection)
+                await _catch_response(connection)
             raise
         finally:
             if connection.attempt is attempt and attempt.phase is not Phase.COMPLETE:
-                connection.abandon()
+                connection.abort()
 
     async def open(
         self,
@@ -99,7 +102,7 @@ class Exchanger:
         deadline: float,
         stall: float,
         addresses: tuple[str, ...] = (),
-        head_within: float = _LONG,
+        head_within: float = _DAY,
     ) -> BodyStream:
         """Send once and return as soon as the head is in; see ``Sender.stream``.
 
@@ -108,19 +111,19 @@ class Exchanger:
         loop = asyncio.get_running_loop()
         target = find_target(request.url)
         attempt.host = target.label
-        sealed = _Sealed(request.method, target, request.headers, request.body)
+        payload = Payload(request.method, target, request.headers, request.body)
         now = loop.time()
         ends = now + (deadline - time.monotonic())
-        pool = self._find_pool(loop, target)
+        pool = self._find_pool(target)
         origin = pool.find_origin(target.key)
-        connection = origin.take(now, READ_IDLE)
+        connection = origin.acquire(now, READ_IDLE)
         if connection is not None and addresses and connection.peer not in addresses:
             connection.close()
             connection = None
         if connection is None:
             connection = await self._dial(pool, origin, target, attempt, deadline=ends, addresses=addresses)
         future = connection.start(
-            sealed.payload,
+            payload.data,
             attempt,
             deadline=min(ends, now + head_within),
             max_body=_MOST_BYTES,
@@ -130,20 +133,20 @@ class Exchanger:
         try:
             head = await future
         except BaseException:
-            connection.abandon()
+            connection.abort()
             raise
         return BodyStream(connection, head, deadline=ends, stall=stall)
 
-    def _find_pool(self, loop: asyncio.AbstractEventLoop, target: Target) -> Pool:
+    def _find_pool(self, target: RequestTarget) -> LoopPool:
         if self.pools.closed:
             raise explain(WireFailure.CLOSED, target.label)
-        return self.pools.here(loop)
+        return self.pools.find()
 
     async def _dial(
         self,
-        pool: Pool,
-        origin: Origin,
-        target: Target,
+        pool: LoopPool,
+        origin: OriginPool,
+        target: RequestTarget,
         attempt: Attempt,
         *,
         deadline: float,
@@ -152,8 +155,7 @@ class Exchanger:
         """Make a connection; at most a few dozen at once, since thousands would time each other out."""
         check_host(target.host)
         loop = asyncio.get_running_loop()
-        gate = pool.connects
-        await _enter(gate, deadline, target)
+        await wait_for_place(pool.connects, deadline - loop.time(), target.label)
         try:
             attempt.phase = Phase.CONNECTING
             ends = min(deadline, loop.time() + self._connect_timeout)
@@ -164,18 +166,20 @@ class Exchanger:
                 failure = WireFailure.DEADLINE if ends >= deadline else WireFailure.CONNECT_TIMEOUT
                 raise explain(failure, target.label, error) from error
             except (OSError, UnicodeError) as error:
-                pool.names.forget(target.host, target.port)
+                pool.resolver.forget(target.host, target.port)
                 raise explain(name_connect_failure(error), target.label, error) from error
         finally:
-            gate.leave()
+            pool.connects.release()
 
-    async def _connect(self, pool: Pool, origin: Origin, target: Target, addresses: tuple[str, ...]) -> Connection:
+    async def _connect(
+        self, pool: LoopPool, origin: OriginPool, target: RequestTarget, addresses: tuple[str, ...]
+    ) -> Connection:
         if addresses:
             literals = (parse_literal(address, target.port) for address in addresses)
-            places = take_turns(literal for literal in literals if literal is not None)
+            places = interleave(literal for literal in literals if literal is not None)
         else:
-            places = await pool.names.find(target.host, target.port)
-        context = await self._find_context() if target.secure else None
+            places = await pool.resolver.resolve(target.host, target.port)
+        context = (self._ssl_context or await share_context()) if target.secure else None
         sock = await connect(places)
         peer = sock.getpeername()[0]
         if context is None:
@@ -189,35 +193,11 @@ class Exchanger:
         asyncio.get_running_loop().add_reader(connection.fd, connection.on_readable)
         return connection
 
-    async def _find_context(self) -> ssl.SSLContext:
-        if self._ssl_context is not None:
-            return self._ssl_context
-        return await share_context()
 
-
-class _Sealed:
-    """Head and body in one piece, checked before a connection is taken, and shown by no traceback: the key is in it."""
-
-    __slots__ = ("payload",)
-
-    def __init__(self, method: str, target: Target, headers: tuple[Header, ...], body: bytes | None) -> None:
-        head = write_head(method, target, headers, body)
-        self.payload: bytes = head + body if body else head
-
-
-async def _enter(gate: Gate, deadline: float, target: Target) -> None:
-    if gate.free > 0:
-        await gate.enter()
-        return
-    try:
-        async with asyncio.timeout_at(deadline):
-            await gate.enter()
-    except TimeoutError as error:
-        raise explain(WireFailure.DEADLINE, target.label) from error
-
-
-async def _secure(sock: object, origin: Origin, peer: str, context: ssl.SSLContext, hostname: str) -> Connection:
-    connection = TlsConnection(sock, origin, peer, context=context, hostname=hostname)  # type: ignore[arg-type]
+async def _secure(
+    sock: socket.socket, origin: OriginPool, peer: str, context: ssl.SSLContext, hostname: str
+) -> Connection:
+    connection = TlsConnection(sock, origin, peer, context=context, hostname=hostname)
     try:
         await connection.shake_hands()
     except BaseException:
@@ -226,37 +206,35 @@ async def _secure(sock: object, origin: Origin, peer: str, context: ssl.SSLConte
     return connection
 
 
-async def _linger(connection: Connection) -> None:
-    """Cancelled while an answer may be on its way: listen for a second more, so that a paid task's id is caught."""
+async def _catch_response(connection: Connection) -> None:
+    """Cancelled while a response may be on its way: listen a little longer."""
     with anyio.CancelScope(shield=True), contextlib.suppress(WireError):
-        await connection.listen_again(LINGER)
+        await connection.listen_again(CANCEL_GRACE)
 
 
-class _Turn:
-    """What all bodies of a loop have read in its present turn: many at once must not hold up everything else."""
-
-    __slots__ = ("_armed", "spent")
+class _ReadQuota:
+    """What all bodies of a loop have read in its present iteration: many at once must not hold up everything else."""
 
     def __init__(self) -> None:
-        self.spent = 0
-        self._armed = False
+        self.used = 0
+        self._resetting = False
 
-    def note(self, size: int) -> None:
-        self.spent += size
-        if not self._armed:
-            self._armed = True
-            asyncio.get_running_loop().call_soon(self._begin)
+    def count(self, size: int) -> None:
+        self.used += size
+        if not self._resetting:
+            self._resetting = True
+            asyncio.get_running_loop().call_soon(self._reset)
 
-    def _begin(self) -> None:
-        self.spent = 0
-        self._armed = False
+    def _reset(self) -> None:
+        self.used = 0
+        self._resetting = False
 
 
-_turns: WeakKeyDictionary[asyncio.AbstractEventLoop, _Turn] = WeakKeyDictionary()
+_quotas: PerLoop[_ReadQuota] = PerLoop(_ReadQuota)
 
 
 class BodyStream:
-    """The ``IncomingStream`` over a connection of our own.
+    """The ``ResponseStream`` over a connection of our own.
 
     Args:
         connection: Carries the body; its head is in.
@@ -274,24 +252,24 @@ class BodyStream:
         self._over = False
 
     async def chunks(self) -> AsyncIterator[bytes]:
-        """The pieces of the body as they arrive; see ``IncomingStream.chunks``."""
+        """The pieces of the body as they arrive; see ``ResponseStream.chunks``."""
         connection = self._connection
         loop = asyncio.get_running_loop()
+        quota = _quotas.find()
         given = 0
-        turn = _turns.setdefault(loop, _Turn())
         try:
             while True:
-                while turn.spent >= _TURN_BYTES:  # noqa: ASYNC110 - the next turn is what is waited for
+                while quota.used >= _BYTES_PER_ITERATION:  # noqa: ASYNC110 - the next iteration is what is waited for
                     await asyncio.sleep(0)
-                piece = connection.pull()
+                piece = connection.read_piece()
                 if piece is None:
                     await self._wait(connection, self._deadline - loop.time())
                 elif piece:
-                    turn.note(len(piece))
+                    quota.count(len(piece))
                     yield piece
                     given += 1
-                    if not given % _FAIR_SHARE:
-                        # A fast server never lets the socket run dry; others want their turn all the same.
+                    if not given % _PIECES_IN_A_ROW:
+                        # A fast server never lets the socket run dry; other tasks must run all the same.
                         await asyncio.sleep(0)
                         if loop.time() >= self._deadline:
                             raise explain(WireFailure.DEADLINE, connection.attempt.host)

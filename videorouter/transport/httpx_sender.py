@@ -10,43 +10,36 @@ from __future__ import annotations
 
 import asyncio
 import time
-import weakref
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
+from weakref import WeakKeyDictionary
 
 import anyio
 import httpx
 
 from videorouter.errors import ConfigurationError, Phase
-from videorouter.http import (
-    Attempt,
-    Request,
-    Response,
-    ResponseStream,
-    WireError,
-    WireFailure,
-    find_host,
-    keep_piece,
-)
+from videorouter.http import Attempt, Request, Response, ResponseStream, WireError, WireFailure, keep_piece, name_host
+from videorouter.loops import PerLoop, running_loop
 from videorouter.transport.causes import explain, name_connect_failure
 from videorouter.transport.dialing import resolve_name
-from videorouter.transport.gate import Gate
+from videorouter.transport.exchange import CANCEL_GRACE, UNSAFE_METHODS
 from videorouter.transport.httpx_stock import StockTransport, is_mocked
-from videorouter.transport.httpx_transport import NOTES, VideoTransport
+from videorouter.transport.httpx_transport import EXTENSION, VideoTransport
 from videorouter.transport.live_guard import check_host
+from videorouter.transport.pool import wait_for_place
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from videorouter.http import Header
 
+Places: TypeAlias = "WeakKeyDictionary[httpx.AsyncHTTPTransport, anyio.Semaphore]"
+
 _IDENTITY = (b"Accept-Encoding", b"identity")
 _AUTH_CHALLENGES = frozenset({401, 407})
 _REST_TIMEOUT = 30.0
-_LINGER = 1.0
-_UNSAFE = frozenset({"POST", "PUT", "PATCH", "DELETE"})
 _TRACING = (httpx.AsyncHTTPTransport, StockTransport, VideoTransport)
-_STEPS = {phase: step for step, phase in enumerate((Phase.UNKNOWN, *(p for p in Phase if p is not Phase.UNKNOWN)))}
+_ORDER = {phase: number for number, phase in enumerate((Phase.UNKNOWN, *(p for p in Phase if p is not Phase.UNKNOWN)))}
 
 
 def ask_identity(headers: tuple[Header, ...]) -> list[Header]:
@@ -60,11 +53,11 @@ _parse = lru_cache(maxsize=256)(httpx.URL)
 
 
 class _AbandonedError(Exception):
-    """The caller went while the request stood in httpcore's queue."""
+    """The caller went while the request waited in httpcore's queue."""
 
 
 class _Tracer:
-    """Walks a attempt along httpcore's trace events; those of a proxy's CONNECT belong to connecting.
+    """Takes an attempt's phase from httpcore's trace events; those of a proxy's CONNECT belong to connecting.
 
     A transport that sends again by itself never makes a request look less sent than it was, unless the answer in
     between was an auth challenge: what was challenged was not accepted.
@@ -88,17 +81,17 @@ class _Tracer:
             check_host(self.attempt.host or "")
         layer, _, step = event.partition(".")
         if layer in ("connection", "proxy", "socks"):
-            self._walk_to(Phase.CONNECTING)
+            self._advance(Phase.CONNECTING)
         elif step == "send_request_headers.started":
             self.tunnelling = info["request"].method == b"CONNECT"
-            self._walk_to(Phase.CONNECTING if self.tunnelling else Phase.SENDING)
+            self._advance(Phase.CONNECTING if self.tunnelling else Phase.SENDING)
         elif not self.tunnelling:
             self._follow(layer, step, info)
 
     def _follow(self, layer: str, step: str, info: dict[str, Any]) -> None:
         attempt = self.attempt
         if step == "send_request_body.complete":
-            self._walk_to(Phase.SENT)
+            self._advance(Phase.SENT)
         elif step in ("send_request_headers.failed", "send_request_body.failed"):
             broken = layer == "http11" and type(info["exception"]).__name__ == "WriteError"
             attempt.write_failed = broken and attempt.phase is Phase.SENDING
@@ -110,8 +103,8 @@ class _Tracer:
             attempt.response = Response(status=status, headers=_lower(headers))
             attempt.phase = Phase.ANSWERED
 
-    def _walk_to(self, phase: Phase) -> None:
-        if self.challenged or _STEPS[phase] > _STEPS[self.attempt.phase]:
+    def _advance(self, phase: Phase) -> None:
+        if self.challenged or _ORDER[phase] > _ORDER[self.attempt.phase]:
             self.challenged = False
             self.attempt.phase = phase
 
@@ -134,7 +127,7 @@ class HttpxSender:
     Args:
         client: The client to send through. It is never closed here.
         connect_timeout: Seconds for TCP and TLS, counted by the client's transport.
-        rest_timeout: Seconds for the rest of an answer once its head is in.
+        rest_timeout: Seconds for the rest of a response once its head is in.
 
     Raises:
         ConfigurationError: ``client`` is something else.
@@ -147,69 +140,71 @@ class HttpxSender:
         self._client = client
         self._rest_timeout = rest_timeout
         self._timeouts = {"connect": connect_timeout, "read": None, "write": None, "pool": None}
-        self._gates: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, Gate] = weakref.WeakKeyDictionary()
-        self._left: set[asyncio.Task[Response]] = set()
+        self._places: PerLoop[Places] = PerLoop(WeakKeyDictionary)
+        self._abandoned: set[asyncio.Task[Response]] = set()
 
     async def send(self, request: Request, attempt: Attempt, *, deadline: float, max_body: int) -> Response:
-        """Send once and read the whole answer; see ``Sender.send``.
+        """Send once and read the whole response; see ``Sender.send``.
 
-        httpcore loses a slot of its pool for good when a caller is cancelled while it stands in the queue. So the
+        httpcore loses a slot of its pool for good when a caller is cancelled while it waits in the queue. So the
         request runs in a task of its own, which is cancelled only where httpcore can bear it.
         """
-        attempt.host = find_host(request.url)
+        attempt.host = name_host(request.url)
         tracer = _Tracer(attempt)
-        loop = asyncio._get_running_loop()  # noqa: SLF001 - documented for event loops, and gives None outside one
+        loop = running_loop()
         if loop is None:
             return await self._send(request, tracer, deadline=deadline, max_body=max_body)
-        gate = self._find_gate(loop, _parse(request.url))
-        if gate is not None:
-            await _enter(gate, deadline, attempt)
+        places = self._find_places(_parse(request.url))
+        if places is not None:
+            await wait_for_place(places, deadline - time.monotonic(), attempt.host)
         task = loop.create_task(self._send(request, tracer, deadline=deadline, max_body=max_body))
-        if gate is not None:
-            task.add_done_callback(lambda _: gate.leave())
+        if places is not None:
+            task.add_done_callback(lambda _: places.release())
         try:
             return await asyncio.shield(task)
         except asyncio.CancelledError:
-            await self._leave(task, tracer, unsafe=request.method in _UNSAFE)
+            await self._abandon(task, tracer, unsafe=request.method in UNSAFE_METHODS)
             raise
 
-    async def _leave(self, task: asyncio.Task[Response], tracer: _Tracer, *, unsafe: bool) -> None:
-        """The caller was cancelled: listen for an answer that is on its way, then end the task where that is safe."""
-        self._left.add(task)
-        task.add_done_callback(self._forget)
+    async def _abandon(self, task: asyncio.Task[Response], tracer: _Tracer, *, unsafe: bool) -> None:
+        """The caller was cancelled: listen for a response that is on its way, then end the task where that is safe."""
+        self._abandoned.add(task)
+        task.add_done_callback(self._discard)
         with anyio.CancelScope(shield=True):
             if unsafe and tracer.attempt.phase not in (Phase.QUEUED, Phase.CONNECTING):
                 try:
-                    await asyncio.wait((task,), timeout=_LINGER)
+                    await asyncio.wait((task,), timeout=CANCEL_GRACE)
                 finally:
-                    self._end(task, tracer)
+                    self._cancel(task, tracer)
             else:
-                self._end(task, tracer)
+                self._cancel(task, tracer)
             if not tracer.abandoned:
-                await asyncio.wait((task,), timeout=_LINGER)
+                await asyncio.wait((task,), timeout=CANCEL_GRACE)
 
-    def _end(self, task: asyncio.Task[Response], tracer: _Tracer) -> None:
+    def _cancel(self, task: asyncio.Task[Response], tracer: _Tracer) -> None:
         if not task.done():
             if tracer.attempt.phase is Phase.QUEUED:
                 tracer.abandoned = True
             else:
                 task.cancel()
 
-    def _forget(self, task: asyncio.Task[Response]) -> None:
-        self._left.discard(task)
+    def _discard(self, task: asyncio.Task[Response]) -> None:
+        self._abandoned.discard(task)
         if not task.cancelled():
             task.exception()
 
-    def _find_gate(self, loop: asyncio.AbstractEventLoop, url: httpx.URL) -> Gate | None:
+    def _find_places(self, url: httpx.URL) -> anyio.Semaphore | None:
         """Our own queue before httpcore's: as many places as its pool has connections."""
         transport = self._find_transport(url)
         if type(transport) is not httpx.AsyncHTTPTransport:
             return None
-        gate = self._gates.get(loop)
-        if gate is None:
+        by_transport = self._places.find()
+        places = by_transport.get(transport)
+        if places is None:
             most = getattr(getattr(transport, "_pool", None), "_max_connections", None)
-            gate = self._gates[loop] = Gate(most if isinstance(most, int) else 1 << 30)
-        return gate
+            places = anyio.Semaphore(most if isinstance(most, int) else 1 << 30, fast_acquire=True)
+            by_transport[transport] = places
+        return places
 
     def _find_transport(self, url: httpx.URL) -> object:
         find = getattr(self._client, "_transport_for_url", None)
@@ -223,7 +218,7 @@ class HttpxSender:
         try:
             with scope:
                 built = self._build(request, tracer, deadline)
-                attempt.phase = self._begin(built.url)
+                attempt.phase = self._find_first_phase(built.url)
                 try:
                     httpx_response = await self._client.send(built, stream=True, follow_redirects=False)
                 except httpx.RemoteProtocolError:
@@ -232,7 +227,7 @@ class HttpxSender:
                         raise
                     attempt.phase = Phase.COMPLETE
                     return attempt.response
-                response = _open(httpx_response, attempt)
+                response = _note_head(httpx_response, attempt)
                 rest_ends = time.monotonic() + self._rest_timeout
                 scope.deadline = min(scope.deadline, anyio.current_time() + self._rest_timeout)
                 try:
@@ -258,7 +253,7 @@ class HttpxSender:
         extensions = {
             "timeout": self._timeouts,
             "trace": tracer,
-            NOTES: {"attempt": tracer.attempt, "deadline": deadline},
+            EXTENSION: {"attempt": tracer.attempt, "deadline": deadline},
         }
         if client.params or len(client.cookies.jar):
             return client.build_request(
@@ -277,14 +272,14 @@ class HttpxSender:
 
         The client's default headers, cookies and auth stay out of it: they belong to the gateway, not to a file host.
         """
-        attempt.host = find_host(request.url)
+        attempt.host = name_host(request.url)
         tracer = _Tracer(attempt)
         built = self._build_bare(request, tracer, deadline, stall, addresses)
         scope = anyio.CancelScope(deadline=anyio.current_time() + (deadline - time.monotonic()))
         httpx_response: httpx.Response | None = None
         try:
             with scope:
-                attempt.phase = self._begin(built.url)
+                attempt.phase = self._find_first_phase(built.url)
                 httpx_response = await self._client.send(built, stream=True, auth=None, follow_redirects=False)
         except (WireError, AssertionError):
             raise
@@ -292,7 +287,7 @@ class HttpxSender:
             raise self._explain(error, attempt, tracer, request.url) from error
         if httpx_response is None:
             raise explain(WireFailure.DEADLINE, attempt.host)
-        response = _open(httpx_response, attempt)
+        response = _note_head(httpx_response, attempt)
         return _ClientStream(httpx_response, response, attempt, deadline=deadline, stall=stall)
 
     def _build_bare(
@@ -300,8 +295,11 @@ class HttpxSender:
     ) -> httpx.Request:
         url = _parse(request.url)
         headers = ask_identity(request.headers)
-        notes = {"attempt": tracer.attempt, "deadline": deadline, "addresses": addresses}
-        extensions: dict[str, Any] = {"timeout": {**self._timeouts, "read": stall}, "trace": tracer, NOTES: notes}
+        extensions: dict[str, Any] = {
+            "timeout": {**self._timeouts, "read": stall},
+            "trace": tracer,
+            EXTENSION: {"attempt": tracer.attempt, "deadline": deadline, "addresses": addresses},
+        }
         if addresses and not isinstance(self._find_transport(url), VideoTransport):
             # httpcore pools by address: a kept connection could serve another name that shares it.
             headers = [*headers, (b"Host", url.netloc), (b"Connection", b"close")]
@@ -311,7 +309,7 @@ class HttpxSender:
 
     async def resolve(self, url: str, *, deadline: float) -> tuple[str, ...]:
         """The addresses that a stock transport would connect to; none behind a proxy, a mock or a transport of others."""
-        if self._begin(httpx.URL(url)) is Phase.UNKNOWN or self._is_proxied(httpx.URL(url)):
+        if self._find_first_phase(httpx.URL(url)) is Phase.UNKNOWN or self._is_proxied(httpx.URL(url)):
             return ()
         return await resolve_name(url, deadline=deadline)
 
@@ -323,9 +321,10 @@ class HttpxSender:
             type(getattr(transport, "_pool", None)).__name__ != "AsyncConnectionPool"
         )
 
-    def _begin(self, url: httpx.URL) -> Phase:
-        known = type(self._find_transport(url)) in _TRACING and not is_mocked()
-        return Phase.QUEUED if known else Phase.UNKNOWN
+    def _find_first_phase(self, url: httpx.URL) -> Phase:
+        """``QUEUED`` where trace events will tell of all that follows, else ``UNKNOWN``."""
+        traced = type(self._find_transport(url)) in _TRACING and not is_mocked()
+        return Phase.QUEUED if traced else Phase.UNKNOWN
 
     def _explain(self, error: Exception, attempt: Attempt, tracer: _Tracer, url: str) -> WireError:
         """What a client's error means. No context manager: its frame would show the error, which may quote the key."""
@@ -333,11 +332,11 @@ class HttpxSender:
             return error.__cause__
         failure = name_httpx_failure(error)
         connecting = isinstance(error, (httpx.ConnectError, httpx.ConnectTimeout))
-        if connecting and not tracer.fired and self._is_honest(url):
+        if connecting and not tracer.fired and self._is_mock(url):
             attempt.phase = Phase.CONNECTING
         return explain(failure, attempt.host, error)
 
-    def _is_honest(self, url: str) -> bool:
+    def _is_mock(self, url: str) -> bool:
         return is_mocked() or type(self._find_transport(httpx.URL(url))) is httpx.MockTransport
 
     async def aclose(self) -> None:
@@ -348,18 +347,7 @@ class HttpxSender:
         await self._client.aclose()
 
 
-async def _enter(gate: Gate, deadline: float, attempt: Attempt) -> None:
-    if gate.free > 0:
-        await gate.enter()
-        return
-    try:
-        async with asyncio.timeout(deadline - time.monotonic()):
-            await gate.enter()
-    except TimeoutError as error:
-        raise explain(WireFailure.DEADLINE, attempt.host) from error
-
-
-def _open(httpx_response: httpx.Response, attempt: Attempt) -> Response:
+def _note_head(httpx_response: httpx.Response, attempt: Attempt) -> Response:
     response = Response(status=httpx_response.status_code, headers=_lower(httpx_response.headers.raw))
     attempt.response = response
     attempt.phase = Phase.ANSWERED
@@ -368,25 +356,25 @@ def _open(httpx_response: httpx.Response, attempt: Attempt) -> Response:
 
 async def _read_whole(httpx_response: httpx.Response, response: Response, host: str | None, max_body: int) -> None:
     if httpx_response.is_stream_consumed:
-        left = _find_left(httpx_response, host)
-        response.body = keep_piece(left, max_body)
-        if len(left) > max_body:
+        body = _find_read_body(httpx_response, host)
+        response.body = keep_piece(body, max_body)
+        if len(body) > max_body:
             raise explain(WireFailure.TOO_LARGE, host)
         return
     # One object, not a list: a million chunks of one byte would weigh far more, and a traceback keeps this frame.
-    body = bytearray()
+    pieces = bytearray()
     try:
-        async for part in httpx_response.stream:  # type: ignore[union-attr]  # an async client gives these
-            body += part
-            if len(body) > max_body:
+        async for piece in httpx_response.stream:  # type: ignore[union-attr]  # an async client gives these
+            pieces += piece
+            if len(pieces) > max_body:
                 raise explain(WireFailure.TOO_LARGE, host)
     finally:
-        response.body = keep_piece(bytes(body), max_body)
-        body.clear()
+        response.body = keep_piece(bytes(pieces), max_body)
+        pieces.clear()
         del httpx_response
 
 
-def _find_left(httpx_response: httpx.Response, host: str | None) -> bytes:
+def _find_read_body(httpx_response: httpx.Response, host: str | None) -> bytes:
     """The body that a hook of the client has read before us; its stream gives nothing any more, and may never end."""
     try:
         return httpx_response.content
@@ -403,14 +391,15 @@ class _ClientStream:
         self.status = response.status
         self.headers = response.headers
         self._response = httpx_response
-        self._probe = attempt
+        self._attempt = attempt
         self._deadline = deadline
         self._stall = stall
 
     async def chunks(self) -> AsyncIterator[bytes]:
+        host = self._attempt.host
         if self._response.is_stream_consumed:
-            yield _find_left(self._response, self._probe.host)
-            self._probe.phase = Phase.COMPLETE
+            yield _find_read_body(self._response, host)
+            self._attempt.phase = Phase.COMPLETE
             return
         pieces = self._response.stream.__aiter__()  # type: ignore[union-attr]  # an async client gives these
         while True:
@@ -422,14 +411,14 @@ class _ClientStream:
                 break
             except (TimeoutError, httpx.ReadTimeout) as error:
                 over = time.monotonic() >= self._deadline
-                raise explain(WireFailure.DEADLINE if over else WireFailure.STALLED, self._probe.host) from error
+                raise explain(WireFailure.DEADLINE if over else WireFailure.STALLED, host) from error
             except httpx.RemoteProtocolError as error:
-                raise explain(WireFailure.BODY_CUT, self._probe.host, error) from error
+                raise explain(WireFailure.BODY_CUT, host, error) from error
             except (httpx.HTTPError, httpx.StreamError) as error:
-                raise explain(name_httpx_failure(error), self._probe.host, error) from error
+                raise explain(name_httpx_failure(error), host, error) from error
             if piece:
                 yield piece
-        self._probe.phase = Phase.COMPLETE
+        self._attempt.phase = Phase.COMPLETE
 
     async def aclose(self) -> None:
         await self._response.aclose()
@@ -444,7 +433,7 @@ def _name_proxy_failure(error: httpx.ProxyError) -> WireFailure:
 
 
 def name_httpx_failure(error: Exception) -> WireFailure:
-    """The failure behind an exception of httpx; of anything else, ``RESET``."""
+    """The failure behind an exception of httpx; of anything else, ``RESET``. It never says whether a request left."""
     if isinstance(error, httpx.ProxyError):
         return _name_proxy_failure(error)
     if isinstance(error, httpx.ConnectTimeout):

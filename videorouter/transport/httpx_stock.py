@@ -24,7 +24,7 @@ from videorouter.transport.tls import wait_for_context
 
 if TYPE_CHECKING:
     import ssl
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Callable
 
 _MOST_IDLE = 128
 _IDLE = 2.0
@@ -60,9 +60,9 @@ class StockTransport(httpx.AsyncBaseTransport):
         try:
             response = await transport.handle_async_request(request)
         except BaseException:
-            await _throw_away(transport)
+            await _discard(transport)
             raise
-        response.stream = _Lent(response.stream, transport, free)  # type: ignore[arg-type]  # an async transport's
+        response.stream = _PooledBody(response.stream, transport, free)  # type: ignore[arg-type]  # an async transport's
         return response
 
     async def _make(self) -> httpx.AsyncHTTPTransport:
@@ -75,10 +75,10 @@ class StockTransport(httpx.AsyncBaseTransport):
         """Close what is idle."""
         free = self._list_free()
         while free:
-            await _throw_away(free.pop())
+            await _discard(free.pop())
 
 
-class _Lent(httpx.AsyncByteStream):
+class _PooledBody(httpx.AsyncByteStream):
     """A body whose transport goes back to the free list when it was read whole, else is thrown away."""
 
     def __init__(
@@ -99,24 +99,19 @@ class _Lent(httpx.AsyncByteStream):
         if transport is None:
             return
         if not self._whole or len(self._free) >= _MOST_IDLE:
-            await _throw_away(transport)
+            await _discard(transport)
             return
         await self._stream.aclose()
         self._free.append(transport)
 
 
-async def _throw_away(transport: httpx.AsyncHTTPTransport) -> None:
+async def _discard(transport: httpx.AsyncHTTPTransport) -> None:
     with anyio.CancelScope(shield=True, deadline=anyio.current_time() + 1.0):
         await transport.aclose()
 
 
-class _Watch:
-    """Methods of one class, and whether they are still those that its file defines.
-
-    Args:
-        owner: The class.
-        names: Its methods that a mock may replace.
-    """
+class _Patches:
+    """Methods of one class that a mock may replace, and whether they are still those that its file defines."""
 
     __slots__ = ("_genuine", "_names", "_owner")
 
@@ -144,25 +139,21 @@ class _Watch:
         return False
 
 
-_client = _Watch(httpx.AsyncClient, "send", "_transport_for_url")
-_transport = _Watch(httpx.AsyncHTTPTransport, "handle_async_request")
-_core: list[_Watch] = []
+is_client_patched: Callable[[], bool] = _Patches(httpx.AsyncClient, "send", "_transport_for_url").is_patched
+"""Whether a method of ``httpx.AsyncClient`` is replaced: send through a client, over our own transport."""
+_transport = _Patches(httpx.AsyncHTTPTransport, "handle_async_request")
+_core: list[_Patches] = []
 
 
-def catches_client() -> bool:
-    """Whether a method of ``httpx.AsyncClient`` is patched: send through a client, over our own transport."""
-    return _client.is_patched()
-
-
-def catches_transport() -> bool:
-    """Whether the stock transport, or httpcore below it, is patched: send through the stock transport."""
+def is_transport_patched() -> bool:
+    """Whether the stock transport, or httpcore below it, is replaced: send through the stock transport."""
     if _transport.is_patched():
         return True
     if not _core:
         module = sys.modules.get(_CORE)
         if module is None:
             return False
-        _core.append(_Watch(module.AsyncConnectionPool, "handle_async_request"))
+        _core.append(_Patches(module.AsyncConnectionPool, "handle_async_request"))
     return _core[0].is_patched()
 
 

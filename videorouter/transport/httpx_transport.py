@@ -9,7 +9,7 @@ import httpx
 
 from videorouter.http import Attempt, Request, WireError, WireFailure
 from videorouter.transport.exchange import Exchanger
-from videorouter.transport.httpx_stock import StockTransport, catches_transport
+from videorouter.transport.httpx_stock import StockTransport, is_transport_patched
 
 if TYPE_CHECKING:
     import ssl
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from videorouter.transport.exchange import BodyStream
 
-NOTES = "videorouter"
+EXTENSION = "videorouter"
 """The request extension by which a sender of this package hands its attempt, deadline and addresses through httpx."""
 
 _DAY = 86_400.0
@@ -57,17 +57,17 @@ class VideoTransport(httpx.AsyncBaseTransport):
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         """Send once; the body of the answer is read as the caller asks for it."""
-        if catches_transport():
+        if is_transport_patched():
             # A mock below httpx's own transport means us too.
             self._stock = self._stock or StockTransport()
             return await self._stock.handle_async_request(request)
-        notes: dict[str, Any] = request.extensions.get(NOTES) or {}
+        extension: dict[str, Any] = request.extensions.get(EXTENSION) or {}
         timeouts: dict[str, float | None] = request.extensions.get("timeout") or {}
-        attempt = notes.get("attempt") or Attempt()
+        attempt = extension.get("attempt") or Attempt()
         read = timeouts.get("read")
-        deadline = notes.get("deadline") or time.monotonic() + _DAY
+        deadline = extension.get("deadline") or time.monotonic() + _DAY
         body = await request.aread()
-        outgoing = Request(
+        sent = Request(
             method=request.method,
             url=str(request.url),
             headers=tuple(request.headers.raw),
@@ -76,12 +76,12 @@ class VideoTransport(httpx.AsyncBaseTransport):
         stall = _DAY if read is None else read
         try:
             stream = await self.exchanger.open(
-                outgoing,
+                sent,
                 attempt,
                 deadline=deadline,
                 stall=stall,
                 head_within=stall,
-                addresses=notes.get("addresses", ()),
+                addresses=extension.get("addresses", ()),
             )
         except WireError as error:
             raise _translate(error, request) from error

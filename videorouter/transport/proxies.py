@@ -8,6 +8,7 @@ from urllib.parse import urlsplit
 from urllib.request import getproxies
 
 from videorouter.errors import ConfigurationError
+from videorouter.http import origin_of
 
 
 class Route(NamedTuple):
@@ -67,11 +68,9 @@ def _check(proxy: str, source: str) -> str:
 
 def choose_proxy(routes: tuple[Route, ...], url: str) -> str | None:
     """The proxy that a request to this URL goes through; ``None`` when it goes straight."""
-    parts = urlsplit(url)
-    host = (parts.hostname or "").lower()
-    port = parts.port or (443 if parts.scheme == "https" else 80)
+    scheme, host, port = origin_of(url)
     for route in routes:
-        if route.scheme in ("all", parts.scheme):
+        if route.scheme in ("all", scheme):
             excepted = any(_matches(exception, host, port) for exception in route.exceptions)
             return None if excepted else route.proxy
     return None

@@ -17,7 +17,7 @@ import httpx
 from videorouter.transport.dialing import resolve_name
 from videorouter.transport.exchange import Exchanger
 from videorouter.transport.httpx_sender import HttpxSender
-from videorouter.transport.httpx_stock import StockTransport, catches_client, catches_transport
+from videorouter.transport.httpx_stock import StockTransport, is_client_patched, is_transport_patched
 from videorouter.transport.httpx_transport import VideoTransport
 from videorouter.transport.proxies import Route, choose_proxy, read_routes
 
@@ -64,32 +64,32 @@ class SocketSender:
 
     async def send(self, request: Request, attempt: Attempt, *, deadline: float, max_body: int) -> Response:
         """Send once and read the whole answer; see ``Sender.send``."""
-        detour = self._find_detour(request.url)
-        if detour is None:
+        httpx_sender = self._find_httpx_sender(request.url)
+        if httpx_sender is None:
             return await self._exchanger.exchange(request, attempt, deadline=deadline, max_body=max_body)
-        return await detour.send(request, attempt, deadline=deadline, max_body=max_body)
+        return await httpx_sender.send(request, attempt, deadline=deadline, max_body=max_body)
 
     async def stream(
         self, request: Request, attempt: Attempt, *, deadline: float, stall: float, addresses: tuple[str, ...] = ()
     ) -> ResponseStream:
         """Send once and return as soon as the head is in; see ``Sender.stream``."""
-        detour = self._find_detour(request.url)
-        sender = self._exchanger.open if detour is None else detour.stream
+        httpx_sender = self._find_httpx_sender(request.url)
+        sender = self._exchanger.open if httpx_sender is None else httpx_sender.stream
         return await sender(request, attempt, deadline=deadline, stall=stall, addresses=addresses)
 
     async def resolve(self, url: str, *, deadline: float) -> tuple[str, ...]:
         """The addresses that ``stream`` would connect to; none where a proxy or a mock stands in between."""
-        detour = self._find_detour(url)
-        if detour is None:
+        httpx_sender = self._find_httpx_sender(url)
+        if httpx_sender is None:
             return await resolve_name(url, deadline=deadline)
-        return await detour.resolve(url, deadline=deadline)
+        return await httpx_sender.resolve(url, deadline=deadline)
 
-    def _find_detour(self, url: str) -> HttpxSender | None:
+    def _find_httpx_sender(self, url: str) -> HttpxSender | None:
         """The way through httpx, when the short way would pass somebody by."""
-        if catches_client() or (self._client is not None and _is_touched(self._client)):
+        if is_client_patched() or (self._client is not None and _is_touched(self._client)):
             return self._go_through(self.client)
         proxy = choose_proxy(self._routes, url) if self._routes else None
-        if proxy is not None or catches_transport() or not _is_selecting():
+        if proxy is not None or is_transport_patched() or not _is_selecting():
             return self._find_stock(proxy)
         return None
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import httpx
 
-from videorouter.http import WireError, WireFailure, find_host, split_place
+from videorouter.http import DEFAULT_PORTS, WireError, WireFailure, name_host, origin_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -14,11 +14,11 @@ if TYPE_CHECKING:
     from videorouter.http import Header
 
 _MOST_REMEMBERED = 512
-_remembered: dict[str, Target] = {}
+_remembered: dict[str, RequestTarget] = {}
 _FRAMING = frozenset({b"host", b"content-length", b"transfer-encoding", b"accept-encoding", b"connection"})
 
 
-class Target:
+class RequestTarget:
     """A URL, taken apart once."""
 
     __slots__ = ("host", "key", "label", "line", "netloc", "port", "secure", "url")
@@ -26,22 +26,22 @@ class Target:
     def __init__(self, url: str) -> None:
         try:
             parsed = httpx.URL(url)
-            place = split_place(url)
+            _, host, _ = origin_of(url)
         except (httpx.InvalidURL, TypeError, ValueError) as error:
             raise WireError(WireFailure.PROTOCOL, f"not a URL: {error}") from error
-        if parsed.scheme not in ("http", "https") or not (parsed.raw_host and place[0]):
+        if parsed.scheme not in ("http", "https") or not (parsed.raw_host and host):
             raise WireError(WireFailure.PROTOCOL, "only absolute http and https URLs can be sent to")
         self.url: httpx.URL = parsed
         self.secure: bool = parsed.scheme == "https"
         self.host: str = parsed.raw_host.decode("ascii")
-        self.port: int = parsed.port or (443 if self.secure else 80)
-        self.label: str = find_host(url)
+        self.port: int = parsed.port or DEFAULT_PORTS[parsed.scheme]
+        self.label: str = name_host(url)
         self.key: tuple[bool, str, int] = (self.secure, self.host, self.port)
         self.line: bytes = b" %b HTTP/1.1\r\nHost: " % parsed.raw_path
         self.netloc: bytes = parsed.netloc
 
 
-def find_target(url: str) -> Target:
+def find_target(url: str) -> RequestTarget:
     """The target of a URL; the last few hundred are remembered.
 
     Raises:
@@ -49,41 +49,42 @@ def find_target(url: str) -> Target:
     """
     target = _remembered.get(url)
     if target is None:
-        target = Target(url)
+        target = RequestTarget(url)
         if len(_remembered) >= _MOST_REMEMBERED:
             _remembered.clear()
         _remembered[url] = target
     return target
 
 
-def write_head(method: str, target: Target, headers: Iterable[Header], body: bytes | None) -> bytes:
-    """The head of a request, up to and with its empty line.
+class Payload:
+    """A request's head and body in one piece, ``data``. No traceback shows it: the key is in it.
 
-    Args:
-        method: In capitals.
-        target: Where it goes.
-        headers: Fields to send; those about framing, host and coding are this function's own.
-        body: What follows the head, for ``Content-Length``; ``None`` for a request without one.
+    Header fields about framing and coding are its own; a ``Host`` of the caller's is kept. A ``body`` of ``None`` is sent
+    without ``Content-Length``.
 
     Raises:
         WireError: A field would break out of its line.
     """
-    parts = [method.encode("ascii"), target.line, target.netloc, b"\r\n"]
-    lines = 2
-    for name, value in headers:
-        lower = name.lower()
-        if lower not in _FRAMING:
-            parts += (name, b": ", value, b"\r\n")
-            lines += 1
-        elif lower == b"host":
-            parts[2] = value
-    if body is not None:
-        parts.append(b"Accept-Encoding: identity\r\nContent-Length: %d\r\n\r\n" % len(body))
-        lines += 3
-    else:
-        parts.append(b"Accept-Encoding: identity\r\n\r\n")
-        lines += 2
-    head = b"".join(parts)
-    if head.count(b"\n") != lines or head.count(b"\r") != lines or b"\0" in head:
-        raise WireError(WireFailure.PROTOCOL, "a header field or the URL has a line break in it; nothing was sent")
-    return head
+
+    __slots__ = ("data",)
+
+    def __init__(self, method: str, target: RequestTarget, headers: Iterable[Header], body: bytes | None) -> None:
+        parts = [method.encode("ascii"), target.line, target.netloc, b"\r\n"]
+        lines = 2
+        for name, value in headers:
+            lower = name.lower()
+            if lower not in _FRAMING:
+                parts += (name, b": ", value, b"\r\n")
+                lines += 1
+            elif lower == b"host":
+                parts[2] = value
+        if body is not None:
+            parts.append(b"Accept-Encoding: identity\r\nContent-Length: %d\r\n\r\n" % len(body))
+            lines += 3
+        else:
+            parts.append(b"Accept-Encoding: identity\r\n\r\n")
+            lines += 2
+        head = b"".join(parts)
+        if head.count(b"\n") != lines or head.count(b"\r") != lines or b"\0" in head:
+            raise WireError(WireFailure.PROTOCOL, "a header field or the URL has a line break in it; nothing was sent")
+        self.data: bytes = head + body if body else head

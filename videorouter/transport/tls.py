@@ -12,18 +12,18 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
-import os
 import ssl
 import threading
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from videorouter.forks import after_fork
 from videorouter.transport.connection import READ_SIZE, Connection
 
 if TYPE_CHECKING:
     import socket
 
-    from videorouter.transport.pool import Origin
+    from videorouter.transport.connection import OriginPool
 
 _RECORD = 16_384
 
@@ -42,7 +42,7 @@ class TlsConnection(Connection):
     __slots__ = ("incoming", "outgoing", "tls")
 
     def __init__(
-        self, sock: socket.socket, origin: Origin, peer: str, *, context: ssl.SSLContext, hostname: str
+        self, sock: socket.socket, origin: OriginPool, peer: str, *, context: ssl.SSLContext, hostname: str
     ) -> None:
         super().__init__(sock, origin, peer)
         self.incoming: ssl.MemoryBIO = ssl.MemoryBIO()
@@ -58,39 +58,39 @@ class TlsConnection(Connection):
         """
         loop = asyncio.get_running_loop()
         finished: asyncio.Future[None] = loop.create_future()
-        loop.add_reader(self.fd, self._step, finished)
+        loop.add_reader(self.fd, self._continue_handshake, finished)
         try:
-            self._step(finished)
+            self._continue_handshake(finished)
             await finished
         finally:
             if self.sock is not None:
                 loop.remove_reader(self.fd)
 
-    def _step(self, finished: asyncio.Future[None]) -> None:
+    def _continue_handshake(self, finished: asyncio.Future[None]) -> None:
         if finished.done():
             return
         try:
-            if self._advance():
+            if self._do_handshake():
                 finished.set_result(None)
         except OSError as error:
             finished.set_exception(error)
 
-    def _advance(self) -> bool:
+    def _do_handshake(self) -> bool:
         """One step of the handshake; whether it is over."""
-        self._fill(READ_SIZE)
+        self._read_socket(READ_SIZE)
         try:
             self.tls.do_handshake()
         except ssl.SSLWantReadError:
-            self._flush()
+            self._write_socket()
             return False
         except ssl.SSLError:
             # The alert tells the other side why.
-            self._flush()
+            self._write_socket()
             raise
-        self._flush()
+        self._write_socket()
         return True
 
-    def _fill(self, size: int) -> bool:
+    def _read_socket(self, size: int) -> bool:
         """Move what the socket has into OpenSSL; whether there was anything."""
         try:
             data = self.sock.recv(size)  # type: ignore[union-attr]  # open while it is read
@@ -102,43 +102,76 @@ class TlsConnection(Connection):
             self.incoming.write_eof()
         return True
 
-    def _flush(self) -> None:
+    def _write_socket(self) -> None:
         """Send what OpenSSL wants to say; handshakes and alerts fit any send buffer."""
-        if self.outgoing.pending and not self.outbox:
+        if self.outgoing.pending and not self.unsent:
             data = self.outgoing.read()
             try:
                 sent = self.sock.send(data)  # type: ignore[union-attr]  # open while it is written
             except (BlockingIOError, InterruptedError):
                 sent = 0
             if sent < len(data):
-                self._keep(memoryview(data)[sent:])
+                self._write_later(memoryview(data)[sent:])
 
     def _encode(self, payload: bytes) -> bytes:
         self.tls.write(payload)
         return self.outgoing.read()
 
     def _receive(self, size: int) -> bytes | None:
-        if self.ended:
+        if self.eof:
             return b""
-        if self.sock is None or not self._fill(size):
+        if self.sock is None or not self._read_socket(size):
             return None
         pieces: list[bytes] = []
         try:
             while piece := self.tls.read(_RECORD):
                 pieces.append(piece)
-            self.ended: bool = True
+            self.eof: bool = True
         except ssl.SSLWantReadError:
             if not pieces:
-                self._flush()
+                self._write_socket()
                 return None
         except ssl.SSLEOFError:
             # Closed without the farewell of TLS, as many servers do; lengths say whether anything is missing.
-            self.ended = True
+            self.eof = True
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
 
-_lock = threading.Lock()
-_making: tuple[int, concurrent.futures.Future[ssl.SSLContext]] | None = None
+class _SharedContext:
+    """The process's TLS context, made by the first who asks."""
+
+    def __init__(self) -> None:
+        self.start_afresh()
+        after_fork(self, _SharedContext.start_afresh)
+
+    def start_afresh(self) -> None:
+        """Forget what was made: a forked child would wait for its parent's thread."""
+        self._mutex = threading.Lock()
+        self._making: concurrent.futures.Future[ssl.SSLContext] | None = None
+
+    def make(self) -> concurrent.futures.Future[ssl.SSLContext]:
+        """The context, or the making of it; a failure is told to those who waited and not remembered."""
+        with self._mutex:
+            making = self._making
+            if making is not None and not (making.done() and making.exception()):
+                return making
+            self._making = making = concurrent.futures.Future()
+            # A running future cannot be cancelled, so that one waiter's cancellation is not everybody's.
+            making.set_running_or_notify_cancel()
+        threading.Thread(target=_fill, args=(making,), name="videorouter-trust", daemon=True).start()
+        return making
+
+
+_shared = _SharedContext()
+
+
+def _fill(making: concurrent.futures.Future[ssl.SSLContext]) -> None:
+    try:
+        context = make_context()
+    except BaseException as error:  # noqa: BLE001 - it is handed to whoever waits
+        making.set_exception(error)
+    else:
+        making.set_result(context)
 
 
 def make_context() -> ssl.SSLContext:
@@ -158,44 +191,14 @@ def _has_directory() -> bool:
     return bool(folder) and any(Path(folder).glob("*.[0-9]"))
 
 
-def _start_making() -> concurrent.futures.Future[ssl.SSLContext]:
-    global _making  # noqa: PLW0603 - one context per process is the point
-    with _lock:
-        # A forked child has the future but not the thread that would have filled it.
-        made = _making
-        if made is not None and made[0] == os.getpid() and not _has_failed(made[1]):
-            return made[1]
-        future: concurrent.futures.Future[ssl.SSLContext] = concurrent.futures.Future()
-        # A running future cannot be cancelled, so that one waiter's cancellation is not everybody's.
-        future.set_running_or_notify_cancel()
-        _making = (os.getpid(), future)
-    threading.Thread(target=_fill, args=(future,), name="videorouter-trust", daemon=True).start()
-    return future
-
-
-def _has_failed(future: concurrent.futures.Future[ssl.SSLContext]) -> bool:
-    return future.done() and future.exception() is not None
-
-
-def _fill(future: concurrent.futures.Future[ssl.SSLContext]) -> None:
-    try:
-        context = make_context()
-    except BaseException as error:  # noqa: BLE001 - it is handed to whoever waits
-        future.set_exception(error)
-    else:
-        future.set_result(context)
-
-
 async def share_context() -> ssl.SSLContext:
-    """The process's context, made by the first who asks.
+    """The process's context.
 
     Raises:
         OSError: ``SSL_CERT_FILE`` names a file that cannot be read as certificates.
     """
-    made = _making
-    if made is not None and made[0] == os.getpid() and made[1].done() and not _has_failed(made[1]):
-        return made[1].result()
-    return await asyncio.wrap_future(_start_making())
+    making = _shared.make()
+    return making.result() if making.done() else await asyncio.wrap_future(making)
 
 
 def wait_for_context() -> ssl.SSLContext:
@@ -204,4 +207,4 @@ def wait_for_context() -> ssl.SSLContext:
     Raises:
         OSError: ``SSL_CERT_FILE`` names a file that cannot be read as certificates.
     """
-    return _start_making().result()
+    return _shared.make().result()

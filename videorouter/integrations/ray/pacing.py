@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
 
     from videorouter.call.limiter import ClientLimit
-    from videorouter.config import Origin
+    from videorouter.http import Origin
 
 LaneKey: TypeAlias = tuple[str, str, int, str]
 K = TypeVar("K")

@@ -1,0 +1,155 @@
+"""Puts one response together from the bytes of a connection, parsed by llhttp: is it whole, and how large may it grow?
+
+It performs no I/O and knows no clock. Bodies stay as they lie on the wire, and trailers are dropped.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import httptools
+
+from videorouter.http import Response, find_header
+
+if TYPE_CHECKING:
+    from videorouter.http import Header
+
+HEAD_LIMIT = 65_536
+_CHUNK_OVERHEAD = 8
+_MOST_PIECES = 256
+"""Pieces that are kept as they come: a million chunks of one byte would weigh forty times as much as objects."""
+
+PARSE_ERRORS = (httptools.HttpParserError, httptools.HttpParserUpgrade)
+
+
+class ResponseParser:
+    """The response that a connection is reading.
+
+    Attributes:
+        head_only: Whether no body follows, whatever the head says (``HEAD``).
+        status: 0 until the head is in.
+        complete: Whether the response is whole.
+        closes: Whether the connection can carry no further exchange.
+        body_size: Bytes of body so far.
+        wire_size: Bytes so far, head and framing included.
+    """
+
+    __slots__ = ("_llhttp", "_pieces", "body_size", "closes", "complete", "head_only", "headers", "status", "wire_size")
+
+    def __init__(self) -> None:
+        self._llhttp: httptools.HttpResponseParser = httptools.HttpResponseParser(self)
+        self.reset()
+
+    def reset(self) -> None:
+        """Begin the next response."""
+        self.head_only: bool = False
+        self.status: int = 0
+        self.headers: list[Header] = []
+        self._pieces: list[bytes | bytearray] = []
+        self.body_size: int = 0
+        self.wire_size: int = 0
+        self.complete: bool = False
+        self.closes: bool = False
+
+    def drop(self) -> None:
+        """Forget the body: an error's traceback keeps this object for as long as its owner likes."""
+        self._pieces = []
+        # llhttp's wrapper holds bound methods of this object: a ring that the collector would have to find.
+        del self._llhttp
+
+    def feed(self, data: bytes) -> None:
+        """Take bytes from the connection.
+
+        Raises:
+            PARSE_ERRORS: They are no HTTP, and the response is not whole. What follows a whole one is nobody's answer.
+        """
+        self.wire_size += len(data)
+        try:
+            if not self.status and self.wire_size > HEAD_LIMIT:
+                self._feed_long_head(data)
+            else:
+                self._llhttp.feed_data(data)
+        except PARSE_ERRORS:
+            if not self.complete:
+                raise
+            self.closes = True
+
+    def _feed_long_head(self, data: bytes) -> None:
+        """Let llhttp see no more than the limit of a head that does not end."""
+        split = max(0, HEAD_LIMIT - (self.wire_size - len(data)))
+        self._llhttp.feed_data(data[:split])
+        if self.status:
+            self._llhttp.feed_data(data[split:])
+
+    def end(self) -> bool:
+        """The connection has ended; whether that makes the response whole: one without a length ends like this."""
+        if not self.status or any(name in (b"content-length", b"transfer-encoding") for name, _ in self.headers):
+            return False
+        self.closes = self.complete = True
+        return True
+
+    def exceeds(self, max_body: int) -> bool:
+        """Whether it is too large. Framing and trailers are bounded too: chunks of one byte each cost six."""
+        return self.body_size > max_body or self.wire_size > 2 * HEAD_LIMIT + _CHUNK_OVERHEAD * self.body_size
+
+    def find_rest(self) -> int:
+        """Bytes of body that are missing; -1 when the head states no length, or the framing is chunked."""
+        length = find_header(self.headers, b"content-length")
+        if self.complete or length is None or find_header(self.headers, b"transfer-encoding") is not None:
+            return -1
+        return int(length) - self.body_size
+
+    def take_body(self) -> bytes:
+        """What has come of the body since it was last taken."""
+        pieces, self._pieces = self._pieces, []
+        return bytes(pieces[0]) if len(pieces) == 1 else b"".join(pieces)
+
+    def build_response(self) -> Response:
+        """The response, with what has come of its body."""
+        pieces = self._pieces
+        body = bytes(pieces[0]) if len(pieces) == 1 else b"".join(pieces)
+        return Response(status=self.status, headers=tuple(self.headers), body=body)
+
+    # What llhttp calls.
+
+    def on_message_begin(self) -> None:
+        """A second response to one request is no answer to the next."""
+        if self.complete:
+            self.closes = True
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Collect a field of the head; trailers are dropped."""
+        if not self.status:
+            self.headers.append((name.lower(), value))
+
+    def on_headers_complete(self) -> None:
+        """The head is in: an interim response (1xx) is passed over."""
+        if self.complete:
+            return
+        status = self._llhttp.get_status_code()
+        if 100 <= status < 200:
+            self.headers.clear()
+            return
+        self.status = status
+        if self.head_only:
+            self.complete = self.closes = True
+
+    def on_body(self, piece: bytes) -> None:
+        """Collect a piece of the body."""
+        if self.complete:
+            return
+        pieces = self._pieces
+        self.body_size += len(piece)
+        if len(pieces) < _MOST_PIECES:
+            pieces.append(piece)
+        elif isinstance(pieces[-1], bytearray):
+            pieces[-1] += piece
+        else:
+            pieces.append(bytearray(piece))
+
+    def on_message_complete(self) -> None:
+        """The response is whole."""
+        if self.status and not self.complete:
+            self.complete = True
+            # Only now: llhttp forgets what the head said as soon as the message is over.
+            self.closes = self.closes or not self._llhttp.should_keep_alive()
