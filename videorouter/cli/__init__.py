@@ -17,14 +17,7 @@ __all__ = ["main"]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line.
-
-    Args:
-        argv: The arguments without the program's name; default: those of this process.
-
-    Returns:
-        The exit code, see ``videorouter.cli.exits``.
-    """
+    """Run the command line."""
     from importlib import import_module  # noqa: PLC0415  each command loads what it needs
 
     from videorouter.cli.exits import Exit  # noqa: PLC0415

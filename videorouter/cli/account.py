@@ -17,14 +17,7 @@ if TYPE_CHECKING:
 
 
 def run(args: argparse.Namespace) -> int:
-    """List the models, or print the balance.
-
-    Args:
-        args: The parsed arguments.
-
-    Returns:
-        The exit code.
-    """
+    """List the models, or print the balance."""
     console = Console.of(args)
     work = _models if args.command == "models" else _balance
     return drive(lambda: work(args, console), args, console)

@@ -26,11 +26,7 @@ class _MarkColumn(SpinnerColumn):
 
 
 class BarBoard:
-    """One row a job: spinner, label, bar, state, time.
-
-    Args:
-        console: The command's console; its lines go above the rows while they are drawn.
-    """
+    """One row a job: spinner, label, bar, state, time."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
@@ -58,11 +54,7 @@ class BarBoard:
         sys.stderr.flush()
 
     def print(self, text: str) -> None:
-        """Show a line above the rows.
-
-        Args:
-            text: May hold this package's own colours, nothing else.
-        """
+        """Show a line above the rows."""
         self._rich.print(Text.from_ansi(text), soft_wrap=True)
 
     def add(self, key: str, label: str) -> None:

@@ -59,14 +59,7 @@ _STATE_EXITS = {
 
 
 def run(args: argparse.Namespace) -> int:
-    """Run a batch.
-
-    Args:
-        args: The parsed arguments.
-
-    Returns:
-        The exit code.
-    """
+    """Run a batch."""
     console = Console.of(args)
     try:
         if args.command == "retry":
@@ -176,13 +169,7 @@ def _list_models(entry: Entry, default: str) -> list[str]:
 
 
 class Run:
-    """One run of a batch.
-
-    Args:
-        args: The parsed arguments.
-        console: Where to tell things.
-        words: The command line, to be told and noted.
-    """
+    """One run of a batch."""
 
     def __init__(self, args: argparse.Namespace, console: Console, words: list[str]) -> None:
         self._args = args
@@ -201,11 +188,7 @@ class Run:
         self._notice = ""
 
     async def go(self) -> int:
-        """Run it to its end, or to the second Ctrl-C.
-
-        Returns:
-            The exit code.
-        """
+        """Run it to its end, or to the second Ctrl-C."""
         args = self._args
         file = None if args.file == "-" else EntryFile(args.file, args.format)
         _check_cap(args)
@@ -407,13 +390,7 @@ class Run:
 
 
 def describe_summary(console: Console, summary: BatchSummary, left: int) -> list[str]:
-    """How a batch stands, in two lines.
-
-    Args:
-        console: Knows the colours.
-        summary: The counts.
-        left: Entries that were never met.
-    """
+    """How a batch stands, in two lines."""
     styles = {"done": "green", "refused": "red", "failed": "red", "in_doubt": "yellow", "accepted": "cyan"}
     counts = {name: getattr(summary, name) for name in ("done", "refused", "failed", "accepted", "in_doubt")}
     words = [

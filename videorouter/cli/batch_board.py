@@ -54,11 +54,6 @@ class Gauge:
 
     The rate is taken over half a minute, and over more where jobs take longer: at least two of them for each that runs
     at once. Nothing ends while the first ones run: half of that time is not counted, as if they had begun one by one.
-
-    Args:
-        planned: Entries of the input, where they were counted.
-        max_cost: US dollars.
-        clock: Monotonic seconds.
     """
 
     def __init__(
@@ -71,11 +66,7 @@ class Gauge:
         self._marks: deque[tuple[float, int]] = deque()
 
     def read_rate(self, moment: Moment) -> float:
-        """Items a second that this run brings to an end; 0 while nobody can say.
-
-        Args:
-            moment: How the batch stands.
-        """
+        """Items a second that this run brings to an end; 0 while nobody can say."""
         now, marks = self._clock(), self._marks
         if not moment.worked:
             return 0.0
@@ -92,11 +83,7 @@ class Gauge:
         return (moment.worked - before) / (now - then) if now - then >= _MARK_EVERY else 0.0
 
     def describe(self, moment: Moment) -> Words:
-        """The words of a board.
-
-        Args:
-            moment: How the batch stands.
-        """
+        """The words of a board."""
         summary = moment.summary
         rate = self.read_rate(moment)
         figures = [
@@ -135,11 +122,7 @@ class Words:
 
 
 def say_left(seconds: float) -> str:
-    """About how long, in words.
-
-    Args:
-        seconds: How long.
-    """
+    """About how long, in words."""
     if seconds < 59.5:
         return f"{max(1, round(seconds))} s"
     minutes = round(seconds / 60)
@@ -162,12 +145,7 @@ def _list_cost(summary: BatchSummary, max_cost: float | None) -> Iterator[str]:
 
 
 def fit(figures: list[tuple[str, str]], width: int) -> list[list[tuple[str, str]]]:
-    """Figures in as many rows as they need: none is broken in two.
-
-    Args:
-        figures: Words and their styles.
-        width: Columns.
-    """
+    """Figures in as many rows as they need: none is broken in two."""
     rows: list[list[tuple[str, str]]] = []
     room = 0
     for figure in figures:
@@ -192,12 +170,7 @@ class BatchBoard(Protocol):
 
 
 def make_board(console: Console, gauge: Gauge) -> BatchBoard:
-    """The board that fits the terminal.
-
-    Args:
-        console: The command's console.
-        gauge: Makes its words.
-    """
+    """The board that fits the terminal."""
     if console.quiet:
         return BatchSilentBoard()
     if is_terminal(sys.stderr):
@@ -222,12 +195,7 @@ class BatchSilentBoard:
 
 
 class BatchLineBoard:
-    """One line every ten seconds.
-
-    Args:
-        console: Where to.
-        gauge: Makes its words.
-    """
+    """One line every ten seconds."""
 
     def __init__(self, console: Console, gauge: Gauge) -> None:
         self._console = console
@@ -255,15 +223,7 @@ class BatchLineBoard:
 
 
 class BatchLiveBoard:
-    """A bar and a row of figures, drawn with rich.
-
-    Args:
-        console: The command's console; its lines go above the panel while it is drawn.
-        gauge: Makes its words.
-
-    Raises:
-        ModuleNotFoundError: rich is not installed.
-    """
+    """A bar and a row of figures, drawn with rich."""
 
     def __init__(self, console: Console, gauge: Gauge) -> None:
         from rich.console import Console as RichConsole  # noqa: PLC0415  an extra
@@ -284,11 +244,7 @@ class BatchLiveBoard:
         self._live.stop()
 
     def print(self, text: str) -> None:
-        """Show a line above the panel.
-
-        Args:
-            text: May hold this package's own colours, nothing else.
-        """
+        """Show a line above the panel."""
         from rich.text import Text  # noqa: PLC0415
 
         self._rich.print(Text.from_ansi(text), soft_wrap=True)

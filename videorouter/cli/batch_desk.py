@@ -66,14 +66,7 @@ UPDATE items SET state = 'done', cost = coalesce(cost, 0) + coalesce(?, unknown)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Do what one of the commands asks for.
-
-    Args:
-        args: The parsed arguments.
-
-    Returns:
-        The exit code.
-    """
+    """Do what one of the commands asks for."""
     console = Console.of(args)
     path = find_journal(args.journal)
     try:
@@ -164,16 +157,7 @@ def _list_next(path: Path, standing: Standing) -> list[str]:
 
 
 def list_records(path: Path, states: tuple[str, ...] = (), *, doubtful: bool = False) -> Iterator[dict[str, Any]]:
-    """The items of a journal as plain values.
-
-    Args:
-        path: The journal.
-        states: Only these; none means all.
-        doubtful: Only what may have been billed, nobody knows, in whatever state.
-
-    Raises:
-        JournalError: It cannot be read.
-    """
+    """The items of a journal as plain values: of these states, or of any; ``doubtful``: what may have been billed."""
     for recorded, files in read_rows(path, states, doubtful=doubtful):
         item = show_recorded(recorded)
         video = item.result.video if item.result is not None and item.result.videos else None

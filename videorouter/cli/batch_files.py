@@ -27,15 +27,7 @@ _YES_NO = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0
 
 
 class EntryFile:
-    """The entries of one file.
-
-    Args:
-        name: Its path; ``-`` reads stdin.
-        form: ``jsonl``, ``csv``, ``json`` or ``lines``; ``None`` goes by the ending.
-
-    Raises:
-        ConfigurationError: It cannot be read.
-    """
+    """The entries of one file; ``-`` is stdin. A form of ``None`` goes by the file's ending."""
 
     def __init__(self, name: str, form: str | None = None) -> None:
         self.name = name
@@ -63,11 +55,7 @@ class EntryFile:
         return total
 
     def note(self, entry: object) -> None:
-        """Look at an entry that will not be sent now.
-
-        Raises:
-            InvalidRequestError: An earlier one has its id.
-        """
+        """Look at an entry that will not be sent now, and refuse it where an earlier one has its id."""
         if isinstance(entry, dict):
             self._names.update(entry)
             given = entry.get("id")
@@ -104,11 +92,7 @@ def _count_steps(entry: object) -> int:
 
 
 async def read_stdin(form: str | None) -> AsyncIterator[Any]:
-    """Entries as they come in on stdin, without holding up what runs.
-
-    Args:
-        form: As for ``EntryFile``.
-    """
+    """Entries as they come in on stdin, without holding up what runs."""
     from anyio.to_thread import run_sync  # noqa: PLC0415  only here
 
     entries = read_entries(sys.stdin, form or "jsonl", "stdin")
@@ -121,13 +105,7 @@ async def read_stdin(form: str | None) -> AsyncIterator[Any]:
 
 
 def read_entries(file: TextIO, form: str, name: str) -> Iterator[Any]:
-    """Entries of an open file.
-
-    Args:
-        file: Text.
-        form: ``jsonl``, ``csv``, ``json`` or ``lines``.
-        name: What to call it in messages.
-    """
+    """Entries of an open file."""
     if form == "csv":
         yield from _read_csv(file, name)
     elif form == "json":

@@ -44,14 +44,7 @@ _KEPT = (
 
 
 def run(args: argparse.Namespace) -> int:
-    """Write the page.
-
-    Args:
-        args: The parsed arguments.
-
-    Returns:
-        The exit code.
-    """
+    """Write the page."""
     console = Console.of(args)
     path = find_journal(args.journal)
     page = Path(args.output) if args.output else path.parent / "gallery.html"
@@ -75,20 +68,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def write_gallery(journal: Path, page: Path, *, title: str) -> int:
-    """Write one page about a batch.
-
-    Args:
-        journal: Its journal.
-        page: The file to write.
-        title: Its headline.
-
-    Returns:
-        How many items it shows.
-
-    Raises:
-        JournalError: The journal cannot be read.
-        OSError: The page cannot be written.
-    """
+    """Write one page about a batch."""
     standing = read_standing(journal)
     items = [_show(record, page) for record in list_records(journal)]
     data = {

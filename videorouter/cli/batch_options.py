@@ -11,11 +11,7 @@ FORMS = ("jsonl", "csv", "json", "lines")
 
 
 def add_batch(subparsers: Any) -> None:
-    """Add ``batch`` and its commands.
-
-    Args:
-        subparsers: What ``add_subparsers`` gave.
-    """
+    """Add ``batch`` and its commands."""
     parser = _add(
         subparsers,
         "batch",
@@ -221,14 +217,7 @@ def _add_journal(parser: argparse.ArgumentParser) -> None:
 
 
 def read_positive(text: str) -> int:
-    """A whole number of at least 1.
-
-    Args:
-        text: As it was typed.
-
-    Raises:
-        ArgumentTypeError: It is none.
-    """
+    """A whole number of at least 1."""
     number = options.read_count(text)
     if number < 1:
         raise argparse.ArgumentTypeError(f"{text!r} must be at least 1")
@@ -236,14 +225,7 @@ def read_positive(text: str) -> int:
 
 
 def read_money(text: str) -> float:
-    """US dollars.
-
-    Args:
-        text: As it was typed.
-
-    Raises:
-        ArgumentTypeError: It is no amount.
-    """
+    """US dollars."""
     try:
         value = float(text.strip().removeprefix("$"))
     except ValueError:
@@ -254,13 +236,6 @@ def read_money(text: str) -> float:
 
 
 def read_price(text: str) -> tuple[str, float]:
-    """``0.4`` or ``veo3-fast=0.4``.
-
-    Args:
-        text: As it was typed.
-
-    Raises:
-        ArgumentTypeError: It is no price.
-    """
+    """``0.4`` or ``veo3-fast=0.4``."""
     model, found, amount = text.rpartition("=")
     return (model.strip() if found else "*"), read_money(amount)

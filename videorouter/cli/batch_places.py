@@ -15,36 +15,20 @@ JOURNAL = "run.db"
 
 
 def find_journal(name: str) -> Path:
-    """The journal of a batch: a file, or ``run.db`` in a folder.
-
-    Args:
-        name: As it was typed.
-    """
+    """The journal of a batch: a file, or ``run.db`` in a folder."""
     path = Path(name)
     return path / JOURNAL if path.is_dir() else path
 
 
 def find_folder(file: str, out: str | None) -> Path:
-    """The folder of a batch.
-
-    Args:
-        file: Its input.
-        out: ``--out``.
-    """
+    """The folder of a batch."""
     if out:
         return Path(out)
     return Path("batch-videos") if file == "-" else Path(f"{Path(file).stem}-videos")
 
 
 def make_folder(folder: Path) -> None:
-    """Make a batch's folder, unless it is there.
-
-    Args:
-        folder: Where its videos and its journal go.
-
-    Raises:
-        ConfigurationError: It cannot be made.
-    """
+    """Make a batch's folder, unless it is there."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -52,20 +36,11 @@ def make_folder(folder: Path) -> None:
 
 
 def say_command(words: Sequence[str]) -> str:
-    """A command line to copy.
-
-    Args:
-        words: The arguments after the program's name.
-    """
+    """A command line to copy."""
     return shlex.join(["videorouter", *words])
 
 
 def say_batch(command: str, journal: Path) -> str:
-    """A ``batch`` command about a journal.
-
-    Args:
-        command: ``status``, ``settle``, ...
-        journal: The journal.
-    """
+    """A ``batch`` command about a journal."""
     place = journal.parent if journal.name == JOURNAL and str(journal.parent) != "." else journal
     return say_command(["batch", command, str(place)])

@@ -98,13 +98,7 @@ def check_program() -> list[Check]:
 
 
 def check_secret(args: argparse.Namespace, environ: Mapping[str, str], text: str | None) -> list[Check]:
-    """Whether there is a key, and whether it looks like one.
-
-    Args:
-        args: The parsed arguments.
-        environ: The environment.
-        text: What ``--key-file`` or ``--key-command`` gave.
-    """
+    """Whether there is a key, and whether it looks like one."""
     group, name = "key", "key"
     set_ = [variable for variable in KEY_VARIABLES if environ.get(variable)]
     if text is not None:
@@ -145,13 +139,7 @@ def _judge_key(key: str, text: str, source: str, group: str) -> Check:
 
 
 def check_base_url(url: str, source: str, *, allow_insecure: bool) -> Check:
-    """Whether the gateway's address can be used.
-
-    Args:
-        url: The address.
-        source: Where it comes from.
-        allow_insecure: Whether ``http://`` is permitted beyond loopback.
-    """
+    """Whether the gateway's address can be used."""
     try:
         checked = check_url(url, name="base_url", allow_insecure=allow_insecure)
     except ConfigurationError as error:
@@ -163,11 +151,7 @@ def check_base_url(url: str, source: str, *, allow_insecure: bool) -> Check:
 
 
 def find_proxy(url: str) -> str | None:
-    """The proxy that the environment names for an address.
-
-    Args:
-        url: The address.
-    """
+    """The proxy that the environment names for an address."""
     parts = urlsplit(url)
     proxies = getproxies()
     proxy = proxies.get(parts.scheme) or proxies.get("all")
@@ -177,11 +161,7 @@ def find_proxy(url: str) -> str | None:
 
 
 def check_proxy(url: str) -> Check:
-    """Whether a proxy stands in the way, and whether it can be used.
-
-    Args:
-        url: The gateway's address.
-    """
+    """Whether a proxy stands in the way, and whether it can be used."""
     group, name = "gateway", "proxy"
     proxy = find_proxy(url)
     if proxy is None:
@@ -203,11 +183,7 @@ def check_proxy(url: str) -> Check:
 
 
 def check_certificates(environ: Mapping[str, str]) -> Check:
-    """Whether there are certificates to trust.
-
-    Args:
-        environ: The environment.
-    """
+    """Whether there are certificates to trust."""
     group, name = "gateway", "certificates"
     for variable, exists in (("SSL_CERT_FILE", os.path.isfile), ("SSL_CERT_DIR", os.path.isdir)):
         path = environ.get(variable)
@@ -232,11 +208,7 @@ def check_certificates(environ: Mapping[str, str]) -> Check:
 
 
 def check_machine(now: float) -> list[Check]:
-    """Open files, clock, disk, loopback and SQLite.
-
-    Args:
-        now: Unix time in seconds.
-    """
+    """Open files, clock, disk, loopback and SQLite."""
     return [_check_files(), _check_clock(now), _check_disk(), _check_loopback(), _check_sqlite()]
 
 

@@ -18,14 +18,7 @@ if TYPE_CHECKING:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Collect the tasks, or save the URLs, that the arguments name.
-
-    Args:
-        args: The parsed arguments.
-
-    Returns:
-        The exit code.
-    """
+    """Collect the tasks, or save the URLs, that the arguments name."""
     console = Console.of(args)
     work = _wait if args.command == "wait" else _download
     return drive(lambda: work(args, console), args, console)

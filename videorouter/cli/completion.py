@@ -62,25 +62,14 @@ class Command:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Print the script for one shell.
-
-    Args:
-        args: The parsed arguments.
-
-    Returns:
-        The exit code.
-    """
+    """Print the script for one shell."""
     write = {"bash": write_bash, "zsh": write_zsh, "fish": write_fish}[args.shell]
     sys.stdout.write(write(read_commands(build_parser())))
     return 0
 
 
 def read_commands(parser: argparse.ArgumentParser) -> tuple[Command, ...]:
-    """The commands and options that a parser knows; the first is the program itself, with no word.
-
-    Args:
-        parser: The whole command line's parser.
-    """
+    """The commands and options that a parser knows; the first is the program itself, with no word."""
     return tuple(_list_below(parser, "", ""))
 
 
@@ -124,11 +113,7 @@ def _read_command(parser: argparse.ArgumentParser, name: str, words: str) -> Com
 
 
 def write_bash(commands: tuple[Command, ...]) -> str:
-    """The script for bash 3.2 and later.
-
-    Args:
-        commands: What the parser knows.
-    """
+    """The script for bash 3.2 and later."""
     names = [f'"{command.name}"' for command in commands if command.name]
     values: list[str] = []
     words: list[str] = []
@@ -186,11 +171,7 @@ complete -F _videorouter videorouter
 
 
 def write_zsh(commands: tuple[Command, ...]) -> str:
-    """The script for zsh: a function file, or to be sourced.
-
-    Args:
-        commands: What the parser knows.
-    """
+    """The script for zsh: a function file, or to be sourced."""
     program = commands[0]
     options = " \\\n        ".join(_zsh_option(option) for option in program.options)
     return _ZSH.format(commands=_list_zsh(commands, ""), options=options, cases=_zsh_cases(commands, ""))
@@ -295,11 +276,7 @@ fi
 
 
 def write_fish(commands: tuple[Command, ...]) -> str:
-    """The script for fish.
-
-    Args:
-        commands: What the parser knows.
-    """
+    """The script for fish."""
     lines = [
         "# fish completion for videorouter; made by: videorouter completion fish",
         "complete -c videorouter -f",

@@ -25,13 +25,7 @@ class Printer(Protocol):
 
 
 class Console:
-    """The two streams of a command.
-
-    Args:
-        json: Whether data is one JSON object a line.
-        quiet: Whether words that are no error are left out.
-        verbose: Whether more is told.
-    """
+    """The two streams of a command."""
 
     def __init__(self, *, json: bool = False, quiet: bool = False, verbose: bool = False) -> None:
         self.json = json
@@ -41,11 +35,7 @@ class Console:
 
     @classmethod
     def of(cls, args: argparse.Namespace) -> Console:
-        """The console that a command line asked for.
-
-        Args:
-            args: The parsed arguments.
-        """
+        """The console that a command line asked for."""
         return cls(
             json=getattr(args, "json", False),
             quiet=getattr(args, "quiet", False),
@@ -53,48 +43,26 @@ class Console:
         )
 
     def data(self, text: str) -> None:
-        """Write a line of data.
-
-        Args:
-            text: The line.
-        """
+        """Write a line of data."""
         self._write(sys.stdout, clean(text))
 
     def record(self, values: object) -> None:
-        """Write one JSON object as a line of data.
-
-        Args:
-            values: Plain values.
-        """
+        """Write one JSON object as a line of data."""
         import json  # noqa: PLC0415
 
         self._write(sys.stdout, json.dumps(values, ensure_ascii=False, default=str))
 
     def say(self, text: str) -> None:
-        """Tell something; ``--quiet`` leaves it out.
-
-        Args:
-            text: One line or more.
-        """
+        """Tell something; ``--quiet`` leaves it out."""
         if not self.quiet:
             self._write(sys.stderr, text)
 
     def tell(self, text: str) -> None:
-        """Tell something that must be seen, also with ``--quiet``: an error, or a job that is paid and not collected.
-
-        Args:
-            text: One line or more.
-        """
+        """Tell something that must be seen, also with ``--quiet``: an error, or a job that is paid and not collected."""
         self._write(sys.stderr, text)
 
     def style(self, text: str, *styles: str, stream: TextIO | None = None) -> str:
-        """Text in colour, where the stream is a terminal that wants it.
-
-        Args:
-            text: The text.
-            styles: ``bold``, ``dim``, ``red``, ``green``, ``yellow``, ``cyan``.
-            stream: Where it goes; default: stderr.
-        """
+        """Text in colour, where the stream is a terminal that wants it."""
         if not has_colour(stream or sys.stderr):
             return text
         return f"\x1b[{';'.join(_CODES[name] for name in styles)}m{text}\x1b[0m"
@@ -108,29 +76,17 @@ class Console:
 
 
 def has_colour(stream: TextIO) -> bool:
-    """Whether colours are wanted on a stream.
-
-    Args:
-        stream: stdout or stderr.
-    """
+    """Whether colours are wanted on a stream."""
     return is_terminal(stream) and not os.environ.get("NO_COLOR")
 
 
 def is_terminal(stream: TextIO) -> bool:
-    """Whether a stream is a terminal that can be drawn on.
-
-    Args:
-        stream: stdout or stderr.
-    """
+    """Whether a stream is a terminal that can be drawn on."""
     return stream.isatty() and os.environ.get("TERM") != "dumb"
 
 
 def clean(text: object) -> str:
-    """Text without control characters: they are shown as escapes, line ends as a space.
-
-    Args:
-        text: Anything that came from a server, a file or the command line.
-    """
+    """Text without control characters: they are shown as escapes, line ends as a space."""
     return "".join(_show(char) for char in " ".join(str(text).splitlines()))
 
 
@@ -142,11 +98,7 @@ def _show(char: str) -> str:
 
 
 def say_size(count: int) -> str:
-    """Bytes in words.
-
-    Args:
-        count: Bytes.
-    """
+    """Bytes in words."""
     if count < 1000:
         return f"{count} B"
     size = float(count)
@@ -158,11 +110,7 @@ def say_size(count: int) -> str:
 
 
 def say_time(seconds: float) -> str:
-    """Seconds in words.
-
-    Args:
-        seconds: How long.
-    """
+    """Seconds in words."""
     if seconds < 60:
         return f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)
@@ -170,11 +118,7 @@ def say_time(seconds: float) -> str:
 
 
 def plain(record: Any) -> Any:
-    """A record of this package as plain values without empty fields.
-
-    Args:
-        record: A msgspec struct.
-    """
+    """A record of this package as plain values without empty fields."""
     import msgspec  # noqa: PLC0415
 
     values = msgspec.to_builtins(record)

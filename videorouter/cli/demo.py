@@ -69,14 +69,7 @@ EDITED = 2
 
 
 def run(args: argparse.Namespace) -> int:
-    """Make the demo.
-
-    Args:
-        args: The parsed arguments.
-
-    Returns:
-        The exit code.
-    """
+    """Make the demo."""
     console = Console.of(args)
     return drive(lambda: _Demo(args, console).run(), args, console)
 

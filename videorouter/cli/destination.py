@@ -15,15 +15,7 @@ _OTHER = re.compile(r"[^\w.-]+")
 
 
 class Destination:
-    """What ``-o`` said.
-
-    Args:
-        output: The argument: a file, a folder (it ends in ``/`` or exists), ``-`` for stdout, or nothing.
-        count: How many videos' names are needed at least.
-
-    Raises:
-        InvalidRequestError: It cannot be written to. Nothing was sent.
-    """
+    """What ``-o`` said: a file, a folder (it ends in ``/`` or exists), ``-`` for stdout, or nothing."""
 
     def __init__(self, output: str | None, *, count: int = 1) -> None:
         self._output = output
@@ -43,12 +35,7 @@ class Destination:
         return self.stdout or self.path is not None
 
     def place(self, number: int, name: str) -> Path:
-        """The path of one video.
-
-        Args:
-            number: Which of the command's videos, from 1.
-            name: What it is called inside a folder, without its ending; it is cleaned here.
-        """
+        """The path of the command's video of this number, from 1; inside a folder it is called by ``name``, cleaned."""
         if self.path is None:
             return self._free(Path(clean_name(name)))
         if self.folder:
@@ -59,11 +46,7 @@ class Destination:
         return self.path.with_stem(f"{self.path.stem}-{number}")
 
     def spell(self, number: int) -> str | None:
-        """What ``-o`` must say to save one of the command's videos where it belongs.
-
-        Args:
-            number: Which of the command's videos, from 1.
-        """
+        """What ``-o`` must say to save one of the command's videos where it belongs."""
         if self.path is None or self.folder or self._count == 1:
             return self._output
         return str(self.place(number, ""))
@@ -97,21 +80,13 @@ class Destination:
 
 
 def clean_name(name: str) -> str:
-    """A file name made from a prompt, an id or a URL's last part; never hidden, never with a separator.
-
-    Args:
-        name: Any text.
-    """
+    """A file name made from a prompt, an id or a URL's last part; never hidden, never with a separator."""
     text = _OTHER.sub("-", unicodedata.normalize("NFC", name).removesuffix(".mp4")).strip("-._")
     return f"{text[:60].strip('-._') or 'video'}.mp4"
 
 
 def name_of_url(url: str) -> str:
-    """The last part of a URL's path.
-
-    Args:
-        url: Where a video lies.
-    """
+    """The last part of a URL's path."""
     try:
         path = unquote(urlsplit(url).path)
     except ValueError:

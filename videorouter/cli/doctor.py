@@ -37,14 +37,7 @@ _PLAIN = {"ok": "ok", "info": "--", "warn": "!!", "fail": "XX"}
 
 
 def run(args: argparse.Namespace) -> int:
-    """Run every check.
-
-    Args:
-        args: The parsed arguments.
-
-    Returns:
-        The exit code: 0 when nothing fails.
-    """
+    """Run every check."""
     console = Console.of(args)
     return drive(lambda: _look(args, console), args, console)
 

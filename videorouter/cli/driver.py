@@ -24,14 +24,6 @@ def drive(work: Callable[[], Awaitable[int]], args: argparse.Namespace, console:
     """Run a command.
 
     Ctrl-C and SIGTERM cancel it, so that it can say what is paid and how to collect it.
-
-    Args:
-        work: The command.
-        args: The parsed arguments, for the hints of an error.
-        console: Where to tell it.
-
-    Returns:
-        The exit code.
     """
     terminated: list[bool] = []
 

@@ -72,11 +72,7 @@ _GRAVEST = (
 
 
 def exit_of(error: BaseException) -> Exit:
-    """The exit code of one error.
-
-    Args:
-        error: What ended the command, or one prompt of it.
-    """
+    """The exit code of one error."""
     from videorouter import errors as e  # noqa: PLC0415  argparse answers --help without it
 
     table: tuple[tuple[type[BaseException] | tuple[type[BaseException], ...], Exit], ...] = (
@@ -103,11 +99,7 @@ def exit_of(error: BaseException) -> Exit:
 
 
 def gravest(codes: Iterable[Exit]) -> Exit:
-    """The code of a command that did several things: the one that its user must act on first.
-
-    Args:
-        codes: The code of each thing.
-    """
+    """The code of a command that did several things: the one that its user must act on first."""
     met = set(codes)
     for code in _GRAVEST:
         if code in met:

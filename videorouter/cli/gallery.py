@@ -42,13 +42,7 @@ class Card:
 
 
 def write_page(cards: Iterable[Card], *, elapsed: float, charged: int) -> str:
-    """The page's HTML.
-
-    Args:
-        cards: The videos, in order.
-        elapsed: Seconds that the whole demo took.
-        charged: How many jobs the sandbox charged.
-    """
+    """The page's HTML."""
     listed = list(cards)
     edits = sum(card.parent is not None for card in listed)
     made = len(listed) - edits

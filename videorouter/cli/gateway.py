@@ -39,14 +39,7 @@ _ORDER = '{"model": "veo3-fast", "prompt": "A cute baby sea otter", "output_form
 
 
 def run(args: argparse.Namespace) -> int:
-    """Run a sandbox until a signal ends it.
-
-    Args:
-        args: The parsed arguments.
-
-    Returns:
-        The exit code; a sandbox that was stopped ends with 0.
-    """
+    """Run a sandbox until a signal ends it."""
     console = Console.of(args)
     bad = console.style("error:", "red", "bold")
     try:

@@ -48,14 +48,7 @@ class Inspection:
 
 
 def inspect_video(path: Path) -> Inspection:
-    """Decode a file from end to end.
-
-    Args:
-        path: The file.
-
-    Raises:
-        NotPlayableError: It is not whole, or a player could not show it.
-    """
+    """Decode a file from end to end."""
     _check_boxes(path)
     try:
         with av.open(str(path)) as container:

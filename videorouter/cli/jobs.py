@@ -85,15 +85,7 @@ class CommandJob:
 
 
 class CommandJobs:
-    """The jobs of one command.
-
-    Args:
-        jobs: The jobs, in the order of the command line.
-        args: The parsed arguments.
-        console: The command's console.
-        board: What shows them.
-        destination: Where their videos go.
-    """
+    """The jobs of one command."""
 
     def __init__(
         self,
@@ -112,11 +104,7 @@ class CommandJobs:
         self._told = 0
 
     def follow(self, event: events.Event) -> None:
-        """Take in what the client tells.
-
-        Args:
-            event: Any event of the client.
-        """
+        """Take in what the client tells."""
         job = self._by_key.get(event.call_id)
         if job is None:
             return
@@ -134,12 +122,7 @@ class CommandJobs:
             self._console.say(self._console.style(f"  {job.label}: {detail}" if len(self.list) > 1 else detail, "dim"))
 
     async def run(self, router: AsyncVideoRouter, work: Callable[[CommandJob], Awaitable[None]]) -> Exit:
-        """Run all jobs at once, tell each as it ends, and say what the command achieved.
-
-        Args:
-            router: The client.
-            work: Does one job; what it raises becomes the job's error.
-        """
+        """Run all jobs at once and tell each as it ends; what ``work`` raises becomes its job's error."""
         with self._board:
             for job in self.list:
                 self._board.add(job.key, job.label)
@@ -160,12 +143,7 @@ class CommandJobs:
         return gravest(job.code for job in self.list)
 
     async def save(self, router: AsyncVideoRouter, job: CommandJob) -> None:
-        """Save a job's videos where the command line wants them.
-
-        Args:
-            router: The client.
-            job: A job with a result.
-        """
+        """Save a job's videos where the command line wants them."""
         if job.result is None:
             return
         if self._destination.stdout:
@@ -193,12 +171,7 @@ class CommandJobs:
             self._board.transfer(job.key, event.received, event.total)
 
     async def fetch(self, router: AsyncVideoRouter, job: CommandJob) -> None:
-        """Save the file of a job that is nothing but a URL.
-
-        Args:
-            router: The client.
-            job: A job with a URL.
-        """
+        """Save the file of a job that is nothing but a URL."""
         job.result = VideoResult(videos=(Video(url=job.url),))
         await self.save(router, job)
 
@@ -360,11 +333,7 @@ class CommandJobs:
 
 
 def say_event(event: events.Event) -> str | None:
-    """An event as the state of its job, where it is one.
-
-    Args:
-        event: Any event of the client.
-    """
+    """An event as the state of its job, where it is one."""
     match event:
         case events.AttemptStarted(attempt=attempt):
             return "sending" if attempt <= 1 else f"sending (attempt {attempt})"
@@ -379,11 +348,7 @@ def say_event(event: events.Event) -> str | None:
 
 
 def tell_event(event: events.Event) -> str | None:
-    """An event in full, for ``--verbose``.
-
-    Args:
-        event: Any event of the client.
-    """
+    """An event in full, for ``--verbose``."""
     values = {name: getattr(event, name) for name in event.__struct_fields__ if name not in {"call_id", "record"}}
     known = [f"{name} {clean(value)}" for name, value in values.items() if value not in (None, 0.0)]
     return f"{type(event).__name__}: {', '.join(known)}" if known else None

@@ -27,14 +27,7 @@ _NAMED = ("duration", "aspect_ratio", "resolution", "seed", "n", "generate_audio
 
 
 def run(args: argparse.Namespace) -> int:
-    """Make the videos that the arguments ask for.
-
-    Args:
-        args: The parsed arguments.
-
-    Returns:
-        The exit code.
-    """
+    """Make the videos that the arguments ask for."""
     console = Console.of(args)
     return drive(lambda: _make(args, console), args, console)
 
@@ -88,11 +81,7 @@ async def _make_one(
 
 
 def read_fields(args: argparse.Namespace) -> dict[str, Any]:
-    """The fields of a request that the arguments name.
-
-    Args:
-        args: The parsed arguments.
-    """
+    """The fields of a request that the arguments name."""
     fields = {name: value for name in _NAMED if (value := getattr(args, name)) is not None}
     if args.image is not None:
         fields["image_url"] = args.image if "://" in args.image else Path(args.image)

@@ -17,11 +17,7 @@ SANDBOX_PROFILES = ("instant", "quick", "realistic")
 
 
 def add_output_options(parser: argparse.ArgumentParser) -> None:
-    """Options that say how much is told, and in which form.
-
-    Args:
-        parser: The command's parser.
-    """
+    """Options that say how much is told, and in which form."""
     group = parser.add_argument_group("output")
     group.add_argument("--json", action="store_true", help="data as JSON, one object a line")
     loudness = group.add_mutually_exclusive_group()
@@ -30,11 +26,7 @@ def add_output_options(parser: argparse.ArgumentParser) -> None:
 
 
 def add_client_options(parser: argparse.ArgumentParser) -> None:
-    """Options that say which gateway to speak to, and how.
-
-    Args:
-        parser: The command's parser.
-    """
+    """Options that say which gateway to speak to, and how."""
     group = parser.add_argument_group("gateway", "The key comes from INFRON_API_KEY or ONEROUTER_API_KEY.")
     secret = group.add_mutually_exclusive_group()
     add_path(secret, "--key-file", "read the key from this file")
@@ -58,11 +50,7 @@ def add_client_options(parser: argparse.ArgumentParser) -> None:
 
 
 def add_sandbox_options(parser: argparse.ArgumentParser) -> None:
-    """Options that start a sandbox for the time of one command.
-
-    Args:
-        parser: The command's parser.
-    """
+    """Options that start a sandbox for the time of one command."""
     group = parser.add_argument_group("sandbox", "A pretend gateway on this machine: no key, no money.")
     group.add_argument("--sandbox", action="store_true", help="run against a sandbox that lives as long as the command")
     group.add_argument(
@@ -73,11 +61,7 @@ def add_sandbox_options(parser: argparse.ArgumentParser) -> None:
 
 
 def add_request_options(parser: argparse.ArgumentParser) -> None:
-    """Options that become fields of the request.
-
-    Args:
-        parser: The command's parser.
-    """
+    """Options that become fields of the request."""
     group = parser.add_argument_group("request", "VALUE is read as JSON where it is JSON, else as text.")
     group.add_argument("-m", "--model", metavar="MODEL", help="the model id, passed on untouched")
     for name, example in (
@@ -104,11 +88,7 @@ def add_request_options(parser: argparse.ArgumentParser) -> None:
 
 
 def add_prompt_options(parser: argparse.ArgumentParser) -> None:
-    """The prompts: arguments, stdin or a file.
-
-    Args:
-        parser: The command's parser.
-    """
+    """The prompts: arguments, stdin or a file."""
     parser.add_argument("prompts", nargs="*", metavar="PROMPT", help="what the video should show; - reads stdin")
     parser.set_defaults(rest="prompts")
     group = parser.add_argument_group("prompts")
@@ -119,29 +99,14 @@ def add_prompt_options(parser: argparse.ArgumentParser) -> None:
 def add_path(
     group: argparse._ActionsContainer, name: str, words: str, short: str | None = None, *, metavar: str = "FILE"
 ) -> argparse.Action:
-    """An option that takes a path, so that completion offers files.
-
-    Args:
-        group: Where it belongs.
-        name: ``--name``.
-        words: Its help.
-        short: ``-n``.
-        metavar: What the path is called.
-    """
+    """An option that takes a path, so that completion offers files."""
     action = group.add_argument(*filter(None, (short, name)), metavar=metavar, help=words)
     action.takes_path = True  # type: ignore[attr-defined]
     return action
 
 
 def read_seconds(text: str) -> float | None:
-    """A time such as ``90``, ``90s``, ``15m``, ``2h`` or ``none``, in seconds.
-
-    Args:
-        text: As it was typed.
-
-    Raises:
-        ArgumentTypeError: It is no such time.
-    """
+    """A time such as ``90``, ``90s``, ``15m``, ``2h`` or ``none``, in seconds."""
     word = text.strip().lower()
     if word == "none":
         return None
@@ -155,25 +120,14 @@ def read_seconds(text: str) -> float | None:
 
 
 def read_count(text: str) -> int:
-    """A whole number that is not negative.
-
-    Args:
-        text: As it was typed.
-
-    Raises:
-        ArgumentTypeError: It is none.
-    """
+    """A whole number that is not negative."""
     if not text.isdecimal():
         _refuse(f"{text!r} is no whole number")
     return int(text)
 
 
 def read_value(text: str) -> Any:
-    """JSON where it is JSON, else the text itself.
-
-    Args:
-        text: As it was typed.
-    """
+    """JSON where it is JSON, else the text itself."""
     import json  # noqa: PLC0415  --help reads no values
 
     try:
@@ -183,14 +137,7 @@ def read_value(text: str) -> Any:
 
 
 def read_field(text: str) -> tuple[str, Any]:
-    """``name=value`` as a pair.
-
-    Args:
-        text: As it was typed.
-
-    Raises:
-        ArgumentTypeError: It has no name or no ``=``.
-    """
+    """``name=value`` as a pair."""
     name, found, value = text.partition("=")
     if not found or not name.strip():
         _refuse(f"{text!r} is no field: write name=value, such as duration=8s")
@@ -198,11 +145,7 @@ def read_field(text: str) -> tuple[str, Any]:
 
 
 def one_of(words: Sequence[str]) -> Callable[[str], str]:
-    """A type for an option that takes one of some words, whatever the case.
-
-    Args:
-        words: What it may be.
-    """
+    """A type for an option that takes one of some words, whatever the case."""
 
     def read(text: str) -> str:
         if text.lower() not in words:

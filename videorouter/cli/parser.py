@@ -29,14 +29,7 @@ To try it without a key and without money:
 
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:
-    """Read a command line; exits with code 2 where it makes no sense.
-
-    Args:
-        argv: The arguments without the program's name.
-
-    Returns:
-        The arguments; ``module`` names the module whose ``run`` does the work.
-    """
+    """Read a command line; exits with code 2 where it makes no sense. ``module`` names whose ``run`` does the work."""
     # Nine commands' options that nobody asked for would take longer to build than all the rest.
     parser = build_parser(only=next((word for word in argv if not word.startswith("-")), ""))
     args, rest = parser.parse_known_args(argv)
@@ -51,11 +44,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
 
 
 def build_parser(only: str | None = None) -> argparse.ArgumentParser:
-    """The parser of the whole command line; ``completion`` and the docs are made from it too.
-
-    Args:
-        only: The one command whose options are needed; default: all.
-    """
+    """The parser of the whole command line; ``completion`` and the docs are made from it too."""
     parser = _Parser(
         prog="videorouter",
         description=_DESCRIPTION,

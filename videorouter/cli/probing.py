@@ -34,13 +34,7 @@ _MUCH = 60.0
 
 
 async def probe(router: AsyncVideoRouter, url: str, *, trust_env: bool) -> list[Check]:
-    """Walk towards the gateway until something stands in the way.
-
-    Args:
-        router: The client, with its key.
-        url: The gateway's address.
-        trust_env: Whether proxies of the environment count.
-    """
+    """Try each step towards the gateway until one fails."""
     found: list[Check] = []
     if trust_env and find_proxy(url) is not None:
         words = "the proxy looks the name up and connects"

@@ -40,12 +40,7 @@ class Board(Protocol):
 
 
 def make_board(console: Console, *, labelled: bool = True) -> Board:
-    """The board that fits the terminal.
-
-    Args:
-        console: The command's console.
-        labelled: Whether lines name the job; not needed where there is only one.
-    """
+    """The board that fits the terminal."""
     if console.quiet:
         return SilentBoard()
     if is_terminal(sys.stderr):
@@ -80,12 +75,7 @@ class SilentBoard:
 
 
 class LineBoard:
-    """A line for each change of state: for logs, pipes and terminals without rich.
-
-    Args:
-        console: Where the lines go.
-        labelled: Whether they name the job.
-    """
+    """A line for each change of state: for logs, pipes and terminals without rich."""
 
     def __init__(self, console: Console, *, labelled: bool = True) -> None:
         self._console = console

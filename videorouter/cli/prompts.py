@@ -13,14 +13,7 @@ if TYPE_CHECKING:
 
 
 def read_prompts(args: argparse.Namespace) -> list[str]:
-    """The prompts of a command, in order.
-
-    Args:
-        args: The parsed arguments.
-
-    Raises:
-        InvalidRequestError: There is none, one is empty, or a file cannot be read. Nothing was sent.
-    """
+    """The prompts of a command, in order."""
     prompts: list[str] = []
     for word in args.prompts:
         prompts += _split(_read_stdin(), lines=args.lines) if word == "-" else [word]
@@ -38,15 +31,7 @@ def read_prompts(args: argparse.Namespace) -> list[str]:
 
 
 def read_words(words: list[str], what: str) -> list[str]:
-    """Task ids or URLs: the arguments, with those of stdin in the place of ``-``.
-
-    Args:
-        words: The arguments.
-        what: What they are, for the message.
-
-    Raises:
-        InvalidRequestError: There is none.
-    """
+    """Task ids or URLs: the arguments, with those of stdin in the place of ``-``."""
     found: list[str] = []
     for word in words:
         found += _read_stdin().split() if word == "-" else [word]

@@ -33,15 +33,7 @@ def report_error(
     label: str | None = None,
     steps: list[str] | None = None,
 ) -> None:
-    """Tell an error and what to do next, on stderr.
-
-    Args:
-        console: Where to tell it.
-        error: What went wrong.
-        args: The parsed arguments, for commands to repeat.
-        label: Which of several prompts it is about.
-        steps: What to do next, where the caller knows it better.
-    """
+    """Tell an error and what to do next, on stderr."""
     about = f"{clean(label)}: " if label else ""
     console.tell(f"{console.style('error:', 'red', 'bold')} {about}{clean(error.message)}")
     facts = [f"{name.replace('_', ' ')} {clean(value)}" for name, value in _facts(error).items()]
@@ -52,13 +44,7 @@ def report_error(
 
 
 def next_steps(error: VideoRouterError, args: argparse.Namespace, output: str | None = None) -> list[str]:
-    """What its user can do after an error, each a command or a short sentence.
-
-    Args:
-        error: What went wrong.
-        args: The parsed arguments, for commands to repeat.
-        output: Where the video was to go.
-    """
+    """What its user can do after an error, each a command or a short sentence."""
     code = exit_of(error)
     if code in {Exit.RUNNING, Exit.IN_DOUBT} and error.task_id:
         return [collect_command(args, error.task_id, output)]
@@ -83,35 +69,17 @@ _STEPS: dict[Exit, tuple[str, ...]] = {
 
 
 def collect_command(args: argparse.Namespace, task_id: str, output: str | None = None) -> str:
-    """The command line that collects a task.
-
-    Args:
-        args: The parsed arguments of the command that started it.
-        task_id: The task.
-        output: Where its video goes.
-    """
+    """The command line that collects a task."""
     return _command(args, "wait", task_id, output)
 
 
 def download_command(args: argparse.Namespace, url: str, output: str | None = None) -> str:
-    """The command line that saves a finished video.
-
-    Args:
-        args: The parsed arguments of the command that made it.
-        url: Where it lies.
-        output: Where it goes.
-    """
+    """The command line that saves a finished video."""
     return _command(args, "download", url, output)
 
 
 def show_error(error: VideoRouterError, code: Exit, steps: list[str]) -> dict[str, Any]:
-    """An error as plain values for ``--json``.
-
-    Args:
-        error: What went wrong.
-        code: The exit code that it gives.
-        steps: What to do next.
-    """
+    """An error as plain values for ``--json``."""
     return {
         "type": type(error).__name__,
         "message": error.message,
@@ -123,12 +91,7 @@ def show_error(error: VideoRouterError, code: Exit, steps: list[str]) -> dict[st
 
 
 def shorten(text: str, width: int = 44) -> str:
-    """A prompt as a label.
-
-    Args:
-        text: The prompt.
-        width: Characters at most.
-    """
+    """A prompt as a label."""
     return textwrap.shorten(clean(text), width, placeholder="…") or clean(text)[:width]
 
 

@@ -30,17 +30,7 @@ SANDBOX_KEY = "sandbox"
 async def open_router(
     args: argparse.Namespace, console: Console, *, on_event: EventHook | None = None
 ) -> AsyncIterator[AsyncVideoRouter]:
-    """A client for the time of one command, and its sandbox where the arguments ask for one.
-
-    Args:
-        args: The parsed arguments.
-        console: Where to tell that a sandbox runs.
-        on_event: Handed every event.
-
-    Raises:
-        ConfigurationError: The arguments or the environment make no client.
-        MissingPartError: A sandbox was asked for and cannot be imported.
-    """
+    """A client for the time of one command, and its sandbox where the arguments ask for one."""
     async with contextlib.AsyncExitStack() as stack:
         options = read_options(args)
         if wants_sandbox(args):
@@ -57,11 +47,7 @@ async def open_router(
 
 
 def read_options(args: argparse.Namespace) -> dict[str, Any]:
-    """The client's options that the arguments name, without the key.
-
-    Args:
-        args: The parsed arguments.
-    """
+    """The client's options that the arguments name, without the key."""
     given = {
         "base_url": args.base_url,
         "auth_scheme": "Bearer" if args.bearer else None,
@@ -77,14 +63,7 @@ def read_options(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def read_key(args: argparse.Namespace) -> str | None:
-    """The key from ``--key-file`` or ``--key-command``; ``None`` leaves it to the environment.
-
-    Args:
-        args: The parsed arguments.
-
-    Raises:
-        ConfigurationError: The file or the command gives no key. Neither's content is quoted.
-    """
+    """The key from ``--key-file`` or ``--key-command``, never quoted; ``None`` leaves it to the environment."""
     if args.key_file:
         return read_key_file(args.key_file)
     if args.key_command:
@@ -102,14 +81,7 @@ def read_key(args: argparse.Namespace) -> str | None:
 
 
 def read_key_file(name: str) -> str:
-    """The key that stands on the first line of a file.
-
-    Args:
-        name: The file.
-
-    Raises:
-        ConfigurationError: It cannot be read, or is empty.
-    """
+    """The key that stands on the first line of a file."""
     try:
         text = Path(name).read_text("utf-8")
     except (OSError, UnicodeDecodeError) as error:
@@ -128,23 +100,12 @@ def _first_line(text: str, source: str) -> str:
 
 
 def wants_sandbox(args: argparse.Namespace) -> bool:
-    """Whether the arguments ask for a sandbox.
-
-    Args:
-        args: The parsed arguments.
-    """
+    """Whether the arguments ask for a sandbox."""
     return bool(args.sandbox or args.sandbox_mode or args.sandbox_profile or args.sandbox_state)
 
 
 def make_sandbox(args: argparse.Namespace) -> Sandbox:
-    """The sandbox that the arguments describe, not yet started.
-
-    Args:
-        args: The parsed arguments.
-
-    Raises:
-        MissingPartError: The extra is not installed.
-    """
+    """The sandbox that the arguments describe, not yet started."""
     sandbox_class = find_sandbox()
     return sandbox_class(
         mode=args.sandbox_mode or "held", profile=args.sandbox_profile or "quick", state=args.sandbox_state
@@ -152,11 +113,7 @@ def make_sandbox(args: argparse.Namespace) -> Sandbox:
 
 
 def find_sandbox() -> type[Sandbox]:
-    """The sandbox's class.
-
-    Raises:
-        MissingPartError: The extra is not installed.
-    """
+    """The sandbox's class."""
     try:
         from videorouter.sandbox import Sandbox  # noqa: PLC0415  an extra that may be missing
     except ModuleNotFoundError as error:
