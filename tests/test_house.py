@@ -60,7 +60,7 @@ COMPUTING = {
     "hashlib",
 }
 COMPUTING |= {"html", "inspect", "ipaddress", "math", "msgspec", "pathlib", "re", "string", "typing", "unicodedata"}
-COMPUTING |= {"urllib.parse"}
+COMPUTING |= {"itertools", "urllib.parse"}
 """What a file that decides may import besides others of its kind: packages that compute."""
 DOING = {"open", "print", "input", "exec", "eval", "__import__", "breakpoint"}
 DOING |= {"now", "utcnow", "today", "read_text", "read_bytes", "write_text", "write_bytes", "exists", "is_file", "stat"}

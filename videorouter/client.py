@@ -27,7 +27,8 @@ from videorouter.config import (
     refuse_pickling,
     resolve,
 )
-from videorouter.downloads import download as downloads
+from videorouter.downloads import download
+from videorouter.downloads.save import read_options
 from videorouter.errors import ConfigurationError, InvalidRequestError
 from videorouter.models import (
     Asset,
@@ -53,7 +54,8 @@ if TYPE_CHECKING:
     from videorouter.batch.batch import Batch
     from videorouter.call.requests import Submission, Verb
     from videorouter.config import Idempotency
-    from videorouter.downloads.download import ManyOptions, Place, SaveOptions, Source
+    from videorouter.downloads.download import Place, Source
+    from videorouter.downloads.save import DownloadOptions, ManyOptions, SaveOptions
     from videorouter.errors import VideoRouterError
     from videorouter.events import EventHook, InDoubtHook
     from videorouter.models import Download, Input
@@ -376,7 +378,7 @@ class AsyncVideoRouter(BatchVerbs):
             max_retries=max_retries,
             on_progress=on_progress,
         )
-        return await downloads.save(self._caller, source, dest, options)
+        return await download.save(self._caller, source, dest, options)
 
     @overload
     async def download(
@@ -420,11 +422,11 @@ class AsyncVideoRouter(BatchVerbs):
             InvalidRequestError: There is nothing to save, or no way to write there.
         """
         chosen = self._download_options(**options)
-        if isinstance(source, downloads.SOURCES):
-            return await downloads.save(self._caller, source, dest, chosen)
+        if isinstance(source, download.SOURCES):
+            return await download.save(self._caller, source, dest, chosen)
         lanes = check_count(concurrency, "concurrency", least=1)
-        found = await downloads.save_many(self._caller, source, dest, chosen, concurrency=lanes)
-        return found if return_exceptions else downloads.settle(found)
+        found = await download.save_many(self._caller, source, dest, chosen, concurrency=lanes)
+        return found if return_exceptions else download.all_saved(found)
 
     def stream(
         self,
@@ -455,10 +457,10 @@ class AsyncVideoRouter(BatchVerbs):
             InvalidRequestError: There is nothing to read.
         """
         options = self._download_options(check=check, timeout=timeout, max_retries=max_retries, on_progress=on_progress)
-        return downloads.stream(self._caller, source, options)
+        return download.stream(self._caller, source, options)
 
-    def _download_options(self, **given: Unpack[SaveOptions]) -> downloads.DownloadOptions:
-        return downloads.read_options(given, timeout=self._settings.timeout, max_retries=self._settings.max_retries)
+    def _download_options(self, **given: Unpack[SaveOptions]) -> DownloadOptions:
+        return read_options(given, timeout=self._settings.timeout, max_retries=self._settings.max_retries)
 
     @property
     def in_doubt(self) -> tuple[InDoubt, ...]:

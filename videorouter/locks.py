@@ -39,7 +39,7 @@ class WriterLock:
                 path=str(journal),
             ) from error
         try:
-            _lock(descriptor)
+            lock_descriptor(descriptor)
         except OSError as error:
             holder = _read_holder(descriptor)
             os.close(descriptor)
@@ -86,13 +86,26 @@ def _read_holder(descriptor: int) -> str:
 if sys.platform == "win32":  # pragma: no cover
     import msvcrt
 
-    def _lock(descriptor: int) -> None:
-        # The locked byte lies far behind the holder's number, which others read.
-        os.lseek(descriptor, 1 << 20, os.SEEK_SET)
+    # The locked byte lies far behind what is written into the file, which others read.
+    _BYTE = 1 << 20
+
+    def lock_descriptor(descriptor: int) -> None:
+        """Lock an open file against other processes; raises ``OSError`` at once when somebody else has."""
+        os.lseek(descriptor, _BYTE, os.SEEK_SET)
         msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
         os.lseek(descriptor, 0, os.SEEK_SET)
+
+    def unlock_descriptor(descriptor: int) -> None:
+        """Let others lock it; closing it does that, too, unless it was inherited."""
+        os.lseek(descriptor, _BYTE, os.SEEK_SET)
+        msvcrt.locking(descriptor, msvcrt.LK_UNLCK, 1)
 else:
     import fcntl
 
-    def _lock(descriptor: int) -> None:
+    def lock_descriptor(descriptor: int) -> None:
+        """Lock an open file against other processes; raises ``OSError`` at once when somebody else has."""
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+    def unlock_descriptor(descriptor: int) -> None:
+        """Let others lock it; closing it does that, too, unless it was inherited."""
+        fcntl.flock(descriptor, fcntl.LOCK_UN)

@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     from contextlib import AbstractAsyncContextManager, AbstractContextManager
 
     from videorouter.batch.batch import Batch
-    from videorouter.downloads.download import ManyOptions, Place, Source
+    from videorouter.downloads.download import Place, Source
+    from videorouter.downloads.save import ManyOptions
     from videorouter.errors import VideoRouterError
     from videorouter.models import (
         Asset,

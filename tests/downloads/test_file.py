@@ -10,7 +10,8 @@ import sys
 
 import pytest
 
-from videorouter.downloads.file import Busy, PartialFile, is_folder
+from videorouter.downloads.file import PartialFile, find_free, is_folder
+from videorouter.downloads.resume import Busy
 from videorouter.downloads.transfer import TransferState
 
 VIDEO = b"\0\0\0\x10ftypisom\0\0\0\0" + b"\0\0\0\x0cmdatabcd"
@@ -18,10 +19,10 @@ KNOWN = TransferState(etag='"v1"', total=len(VIDEO))
 
 
 def begin(path, known=KNOWN, **options):
-    landing = PartialFile(path, key="url", **options)
-    landing.open()
-    landing.begin(known)
-    return landing
+    file = PartialFile(path, key="url", **options)
+    file.open()
+    file.begin(known)
+    return file
 
 
 def names(folder):
@@ -30,12 +31,12 @@ def names(folder):
 
 def test_nothing_stands_under_the_name_before_the_commit(tmp_path):
     place = tmp_path / "a.mp4"
-    landing = begin(place, hashed=True)
-    landing.write([VIDEO[:10], VIDEO[10:]])
+    file = begin(place, hashed=True)
+    file.write([VIDEO[:10], VIDEO[10:]])
     assert not place.exists()
     assert len(names(tmp_path)) == 2
-    assert landing.inspect(framed=True) is None
-    landing.commit()
+    assert file.inspect(framed=True) is None
+    file.commit()
     assert place.read_bytes() == VIDEO
     assert names(tmp_path) == ["a.mp4"]
 
@@ -43,9 +44,9 @@ def test_nothing_stands_under_the_name_before_the_commit(tmp_path):
 def test_temporary_names_cannot_be_guessed(tmp_path):
     seen = set()
     for _ in range(2):
-        landing = begin(tmp_path / "a.mp4")
+        file = begin(tmp_path / "a.mp4")
         seen |= {name for name in names(tmp_path) if name.endswith(".part")}
-        landing.close(keep=False)
+        file.close(keep=False)
     assert len(seen) == 2
     assert names(tmp_path) == []
 
@@ -63,17 +64,17 @@ def test_what_was_kept_is_taken_up_again(tmp_path):
 
 
 def test_without_a_validator_nothing_is_kept(tmp_path):
-    landing = begin(tmp_path / "a.mp4", TransferState(total=len(VIDEO)))
-    landing.write([VIDEO[:10]])
-    assert not landing.close(keep=True)
+    file = begin(tmp_path / "a.mp4", TransferState(total=len(VIDEO)))
+    file.write([VIDEO[:10]])
+    assert not file.close(keep=True)
     assert names(tmp_path) == []
 
 
 def test_after_the_machine_started_anew_nothing_is_believed(tmp_path, monkeypatch):
-    landing = begin(tmp_path / "a.mp4")
-    landing.write([VIDEO[:10]])
-    landing.close(keep=True)
-    monkeypatch.setattr("videorouter.downloads.file._boot_id", lambda: "another boot")
+    file = begin(tmp_path / "a.mp4")
+    file.write([VIDEO[:10]])
+    file.close(keep=True)
+    monkeypatch.setattr("videorouter.downloads.file.boot_id", lambda: "another boot")
     again = PartialFile(tmp_path / "a.mp4", key="url")
     assert again.open() == TransferState()
     again.close(keep=False)
@@ -86,17 +87,17 @@ def test_after_the_machine_started_anew_nothing_is_believed(tmp_path, monkeypatc
 def test_a_broken_sidecar_means_a_fresh_start(tmp_path, note):
     (tmp_path / ".a.mp4.resume").write_bytes(note)
     (tmp_path / "x").write_bytes(b"precious")
-    landing = begin(tmp_path / "a.mp4")
-    landing.write([VIDEO])
-    landing.commit()
+    file = begin(tmp_path / "a.mp4")
+    file.write([VIDEO])
+    file.commit()
     assert names(tmp_path) == ["a.mp4", "x"]
 
 
 @pytest.mark.parametrize("fault", ["hard link", "too long", "folder", "etag", "total"])
 def test_a_part_that_is_not_ours_is_not_written_to(tmp_path, fault):
-    landing = begin(tmp_path / "a.mp4")
-    landing.write([VIDEO[:10]])
-    landing.close(keep=True)
+    file = begin(tmp_path / "a.mp4")
+    file.write([VIDEO[:10]])
+    file.close(keep=True)
     sidecar = tmp_path / ".a.mp4.resume"
     note = json.loads(sidecar.read_bytes())
     part = tmp_path / note["part"]
@@ -118,12 +119,13 @@ def test_a_part_that_is_not_ours_is_not_written_to(tmp_path, fault):
 
 def test_a_second_process_finds_the_destination_busy(tmp_path):
     place = tmp_path / "a.mp4"
-    landing = begin(place)
+    file = begin(place)
     script = (
         "import sys, pathlib\n"
-        "from videorouter.downloads.file import Busy, PartialFile\n"
-        "landing = PartialFile(pathlib.Path(sys.argv[1]))\n"
-        "try:\n    landing.open()\nexcept Busy:\n    print('busy')\nelse:\n    print('open'); landing.close(keep=False)\n"
+        "from videorouter.downloads.file import PartialFile\n"
+        "from videorouter.downloads.resume import Busy\n"
+        "file = PartialFile(pathlib.Path(sys.argv[1]))\n"
+        "try:\n    file.open()\nexcept Busy:\n    print('busy')\nelse:\n    print('open'); file.close(keep=False)\n"
     )
 
     def ask() -> str:
@@ -132,44 +134,44 @@ def test_a_second_process_finds_the_destination_busy(tmp_path):
         ).stdout.strip()
 
     assert ask() == "busy"
-    landing.write([VIDEO])
-    landing.commit()
+    file.write([VIDEO])
+    file.commit()
     assert ask() == "open"
     assert names(tmp_path) == ["a.mp4"]
 
 
 def test_one_process_cannot_open_it_twice(tmp_path):
-    landing = begin(tmp_path / "a.mp4")
+    file = begin(tmp_path / "a.mp4")
     second = PartialFile(tmp_path / "a.mp4")
     with pytest.raises(Busy):
         second.open()
     second.close(keep=False)
-    landing.write([VIDEO])
-    landing.commit()
+    file.write([VIDEO])
+    file.commit()
 
 
 def test_in_a_folder_a_busy_or_taken_name_gives_way_to_the_next(tmp_path):
     (tmp_path / "a.mp4").write_bytes(b"old")
-    first = begin(tmp_path / "a.mp4", fresh_name=True)
-    second = begin(tmp_path / "a.mp4", fresh_name=True)
-    for landing in (first, second):
-        landing.write([VIDEO])
-        landing.commit()
+    first = begin(tmp_path / "a.mp4", conflict="number")
+    second = begin(tmp_path / "a.mp4", conflict="number")
+    for file in (first, second):
+        file.write([VIDEO])
+        file.commit()
     assert names(tmp_path) == ["a.2.mp4", "a.3.mp4", "a.mp4"]
     assert (tmp_path / "a.mp4").read_bytes() == b"old"
 
 
 def test_a_name_that_is_taken_meanwhile_is_not_overwritten(tmp_path):
     place = tmp_path / "a.mp4"
-    landing = begin(place, replace=False)
-    landing.write([VIDEO])
+    file = begin(place, conflict="refuse")
+    file.write([VIDEO])
     place.write_bytes(b"came up meanwhile")
     with pytest.raises(FileExistsError):
-        landing.commit()
-    landing.close(keep=False)
+        file.commit()
+    file.close(keep=False)
     assert place.read_bytes() == b"came up meanwhile"
     assert names(tmp_path) == ["a.mp4"]
-    found = begin(tmp_path / "b.mp4", fresh_name=True)
+    found = begin(tmp_path / "b.mp4", conflict="number")
     found.write([VIDEO])
     (tmp_path / "b.mp4").write_bytes(b"came up meanwhile")
     found.commit()
@@ -178,19 +180,19 @@ def test_a_name_that_is_taken_meanwhile_is_not_overwritten(tmp_path):
 
 
 def test_rejected_bytes_keep_their_own_name(tmp_path):
-    landing = begin(tmp_path / "a.mp4")
-    landing.write([b"<html>no</html>"])
-    assert "begins with" in landing.inspect(framed=True)
-    assert landing.head() == b"<html>no</html>"
-    assert landing.reject() == tmp_path / "a.mp4.rejected"
+    file = begin(tmp_path / "a.mp4")
+    file.write([b"<html>no</html>"])
+    assert "begins with" in file.inspect(framed=True)
+    assert file.head() == b"<html>no</html>"
+    assert file.reject() == tmp_path / "a.mp4.rejected"
     assert names(tmp_path) == ["a.mp4.rejected"]
 
 
 def test_rejected_bytes_are_kept_although_a_folder_has_their_name(tmp_path):
     (tmp_path / "a.mp4.rejected").mkdir()
-    landing = begin(tmp_path / "a.mp4")
-    landing.write([b"<html>"])
-    kept = landing.reject()
+    file = begin(tmp_path / "a.mp4")
+    file.write([b"<html>"])
+    kept = file.reject()
     assert kept.read_bytes() == b"<html>"
     assert kept.suffix == ".rejected"
 
@@ -199,26 +201,26 @@ def test_a_second_name_of_another_file_is_no_sidecar(tmp_path):
     other = tmp_path / "other"
     other.write_bytes(b"precious")
     os.link(other, tmp_path / ".a.mp4.resume")
-    landing = begin(tmp_path / "a.mp4")
-    landing.write([VIDEO])
-    landing.commit()
+    file = begin(tmp_path / "a.mp4")
+    file.write([VIDEO])
+    file.commit()
     assert other.read_bytes() == b"precious"
     assert names(tmp_path) == ["a.mp4", "other"]
 
 
 def test_many_small_parts_are_written_in_their_order(tmp_path):
-    landing = begin(tmp_path / "a", TransferState())
+    file = begin(tmp_path / "a", TransferState())
     parts = [bytes([number % 256]) * 3 for number in range(5000)]
-    landing.write(parts)
-    landing.commit()
+    file.write(parts)
+    file.commit()
     assert (tmp_path / "a").read_bytes() == b"".join(parts)
 
 
 def test_a_system_without_writev_writes_the_same(tmp_path, monkeypatch):
     monkeypatch.delattr(os, "writev", raising=False)
-    landing = begin(tmp_path / "a", TransferState())
-    landing.write([b"ab", b"cd"])
-    landing.commit()
+    file = begin(tmp_path / "a", TransferState())
+    file.write([b"ab", b"cd"])
+    file.commit()
     assert (tmp_path / "a").read_bytes() == b"abcd"
 
 
@@ -227,18 +229,18 @@ def test_a_disk_without_hard_links_still_keeps_what_is_there(tmp_path, monkeypat
         raise PermissionError
 
     monkeypatch.setattr(os, "link", link)
-    landing = begin(tmp_path / "a", replace=False)
-    landing.write([VIDEO])
-    landing.commit()
+    file = begin(tmp_path / "a", conflict="refuse")
+    file.write([VIDEO])
+    file.commit()
     assert (tmp_path / "a").read_bytes() == VIDEO
     with pytest.raises(FileExistsError):
-        begin(tmp_path / "a", replace=False)
-    landing = begin(tmp_path / "b", replace=False)
-    landing.write([VIDEO])
+        begin(tmp_path / "a", conflict="refuse")
+    file = begin(tmp_path / "b", conflict="refuse")
+    file.write([VIDEO])
     (tmp_path / "b").write_bytes(b"x")
     with pytest.raises(FileExistsError):
-        landing.commit()
-    landing.close(keep=False)
+        file.commit()
+    file.close(keep=False)
     assert names(tmp_path) == ["a", "b"]
 
 
@@ -260,12 +262,19 @@ def test_a_folder_or_a_pipe_is_no_destination(tmp_path):
 
 
 def test_closing_twice_and_writing_after_it_are_harmless(tmp_path):
-    landing = begin(tmp_path / "a.mp4")
-    landing.close(keep=False)
-    assert not landing.close(keep=True)
+    file = begin(tmp_path / "a.mp4")
+    file.close(keep=False)
+    assert not file.close(keep=True)
     with pytest.raises(OSError, match="not begun"):
-        landing.write([b"x"])
+        file.write([b"x"])
     with pytest.raises(OSError, match="not begun"):
-        landing.commit()
-    assert landing.inspect(framed=True) == "it is empty"
+        file.commit()
+    assert file.inspect(framed=True) == "it is empty"
     assert names(tmp_path) == []
+
+
+def test_a_free_name_is_one_that_nothing_has_and_nobody_has_taken(tmp_path):
+    (tmp_path / "a.mp4").touch()
+    (tmp_path / "a-3.mp4").symlink_to(tmp_path / "nowhere")
+    assert find_free(tmp_path / "a.mp4", {tmp_path / "a-2.mp4"}) == tmp_path / "a-4.mp4"
+    assert find_free(tmp_path / "b.mp4") == tmp_path / "b.mp4"

@@ -12,10 +12,11 @@ from videorouter.downloads.names import (
     check_template,
     clean_name,
     fill_template,
-    free_name,
     is_part_of,
+    join_words,
     name_video,
     number_name,
+    number_paths,
     part_name,
     rejected_name,
     sidecar_name,
@@ -78,10 +79,30 @@ def test_any_text_becomes_a_harmless_name(text):
         assert len(name.encode()) <= 160
 
 
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [
+        ("A cute baby sea otter", "A-cute-baby-sea-otter.mp4"),
+        ("../../etc/passwd", "etc-passwd.mp4"),
+        (".hidden", "hidden.mp4"),
+        ("a/b\\c\0d", "a-b-c-d.mp4"),
+        ("カワウソ", "カワウソ.mp4"),
+        ("clip.mp4", "clip.mp4"),
+        ("...", "video.mp4"),
+        ("", "video.mp4"),
+        ("x" * 500, "x" * 60 + ".mp4"),
+    ],
+)
+def test_joined_words_are_plain_whatever_they_are_made_from(text, name):
+    assert join_words(text) == name
+
+
 def test_numbers_stand_before_the_suffix():
     assert number_name("otter.mp4", 2) == "otter-2.mp4"
     assert number_name("otter", 2) == "otter-2"
-    assert free_name("otter.mp4", 2) == "otter.2.mp4"
+    assert number_name("otter.mp4", 2, ".") == "otter.2.mp4"
+    paths = number_paths(Path("clips/otter.mp4"))
+    assert [next(paths).name for _ in range(3)] == ["otter.mp4", "otter-2.mp4", "otter-3.mp4"]
 
 
 @pytest.mark.parametrize("name", ["otter.mp4", "x" * 255, "ö" * 127])

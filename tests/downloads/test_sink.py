@@ -8,6 +8,7 @@ import io
 import anyio
 import pytest
 
+from videorouter import DownloadError
 from videorouter.downloads.sink import Sink, is_sink, name_sink
 
 pytestmark = pytest.mark.anyio
@@ -24,7 +25,7 @@ class Partial(io.RawIOBase):
 
 async def test_a_raw_file_that_takes_a_part_is_given_the_rest():
     target = Partial()
-    await Sink(target).write(b"abcdefgh")
+    await Sink(target).write([b"abc", b"defgh"])
     assert target.got == b"abcdefgh"
 
 
@@ -33,8 +34,8 @@ async def test_a_target_that_takes_nothing_is_an_error():
         def write(self, block: bytes) -> int:
             return 0
 
-    with pytest.raises(OSError, match="no more"):
-        await Sink(Full()).write(b"x")
+    with pytest.raises(DownloadError, match="no more"):
+        await Sink(Full()).write([b"x"])
 
 
 async def test_a_plain_write_that_gives_an_awaitable_is_awaited():
@@ -56,7 +57,7 @@ async def test_a_plain_write_that_gives_an_awaitable_is_awaited():
 
     target = Wrapped()
     sink = Sink(target)
-    await sink.write(b"abc")
+    await sink.write([b"abc"])
     await sink.flush()
     assert (target.got, target.flushed) == (b"abc", True)
 
@@ -71,7 +72,7 @@ async def test_a_stream_writer_is_drained():
     server = await asyncio.start_server(serve, "127.0.0.1", 0)
     _, writer = await asyncio.open_connection(*server.sockets[0].getsockname())
     sink = Sink(writer)
-    await sink.write(b"x" * 10**6)
+    await sink.write([b"x" * 10**6])
     await sink.flush()
     writer.close()
     assert len(await received) == 10**6
@@ -83,14 +84,14 @@ async def test_an_anyio_stream_is_sent_to():
     sender, receiver = anyio.create_memory_object_stream[bytes](10)
     async with sender, receiver:
         assert is_sink(sender) is True
-        await Sink(sender).write(b"abc")
+        await Sink(sender).write([b"abc"])
         assert await receiver.receive() == b"abc"
 
 
 async def test_an_async_file_gets_the_bytes_and_is_flushed(tmp_path):
     async with await anyio.open_file(tmp_path / "a", "wb") as target:
         sink = Sink(target)
-        await sink.write(b"abc")
+        await sink.write([b"abc"])
         await sink.flush()
         assert (tmp_path / "a").read_bytes() == b"abc"
 

@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import asyncio
 import errno
-import os
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 from weakref import WeakValueDictionary
 
 from videorouter.call.tasks import look_at_task
-from videorouter.downloads.names import fill_template
+from videorouter.downloads.file import find_free
+from videorouter.downloads.names import fill_template, number_name
 from videorouter.errors import DownloadError, JournalError, VideoRouterError
 from videorouter.journal.records import spell_path
 from videorouter.journal.states import describe_failure
@@ -123,7 +123,7 @@ class Saver:
             task_id=item.task_id,
         )
         if count > 1:
-            path = path.with_name(f"{path.stem}-{number + 1}{path.suffix}")
+            path = path.with_name(number_name(path.name, number + 1))
         journal = self._books.journal
         if journal is not None:
             path = await journal.plan_file(item.id, number, path)
@@ -132,7 +132,7 @@ class Saver:
             if known is not None and path.is_file():
                 return Download(file=str(path), size=path.stat().st_size, sha256=known[1])
         else:
-            path = _find_free(path)
+            path = find_free(path)  # what stands there was paid for as well
         path.parent.mkdir(parents=True, exist_ok=True)
         download = await self._save(video, path)
         if journal is not None:
@@ -142,15 +142,6 @@ class Saver:
     def _with_files(self, item: BatchItem, saved: list[Download]) -> BatchItem:
         files = tuple(download.file for download in saved)
         return item.replace(files=files, sha256=saved[0].sha256 if saved else None)
-
-
-def _find_free(path: Path) -> Path:
-    """Another name where something stands: a video of an earlier run was paid for as well."""
-    free, number = path, 1
-    while os.path.lexists(free):
-        number += 1
-        free = path.with_name(f"{path.stem}-{number}{path.suffix}")
-    return free
 
 
 def _name_trouble(error: OSError, folder: Path) -> DownloadError:

@@ -14,13 +14,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from videorouter.cli.console import Console, clean, say_size, say_time
-from videorouter.cli.destination import clean_name
 from videorouter.cli.driver import drive
 from videorouter.cli.exits import Exit
 from videorouter.cli.jobs import say_event
 from videorouter.cli.progress import make_board
 from videorouter.cli.session import SANDBOX_KEY, find_sandbox
 from videorouter.client import AsyncVideoRouter
+from videorouter.downloads.names import join_words
 from videorouter.errors import ConfigurationError
 from videorouter.events import DownloadProgressed
 
@@ -152,7 +152,7 @@ class _Demo:
         from videorouter.cli.gallery import Card  # noqa: PLC0415
         from videorouter.cli.inspection import NotPlayableError, inspect_video  # noqa: PLC0415  needs the extra
 
-        path = self._folder / clean_name(f"{parent} {video.prompt}" if parent else video.prompt)
+        path = self._folder / join_words(f"{parent} {video.prompt}" if parent else video.prompt)
         self._board.state(key, "downloading")
         saved = await router.save(result, path, on_progress=partial(self._progress, key))
         elapsed = time.monotonic() - began

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import os
-import re
 import sys
-import unicodedata
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
+from videorouter.downloads.file import find_free
+from videorouter.downloads.names import join_words
 from videorouter.errors import InvalidRequestError
-
-_OTHER = re.compile(r"[^\w.-]+")
 
 
 class Destination:
@@ -37,10 +35,10 @@ class Destination:
     def place(self, number: int, name: str) -> Path:
         """The path of the command's video of this number, from 1; inside a folder it is called by ``name``, cleaned."""
         if self.path is None:
-            return self._free(Path(clean_name(name)))
+            return self._free(Path(join_words(name)))
         if self.folder:
             self.path.mkdir(parents=True, exist_ok=True)
-            return self._free(self.path / clean_name(name))
+            return self._free(self.path / join_words(name))
         if self._count == 1:
             return self.path
         return self.path.with_stem(f"{self.path.stem}-{number}")
@@ -53,12 +51,9 @@ class Destination:
 
     def _free(self, path: Path) -> Path:
         """The path, or one with a number behind it, that no file and no other video of this command has."""
-        candidate, number = path, 1
-        while candidate in self._taken or candidate.exists() or candidate.is_symlink():
-            number += 1
-            candidate = path.with_stem(f"{path.stem}-{number}")
-        self._taken.add(candidate)
-        return candidate
+        free = find_free(path, self._taken)
+        self._taken.add(free)
+        return free
 
     def _check_stdout(self) -> None:
         if sys.stdout.isatty():
@@ -77,12 +72,6 @@ class Destination:
             _refuse(f"-o {path}: {existing} is no folder. Choose another place.")
         if not os.access(existing, os.W_OK | os.X_OK):
             _refuse(f"-o {path}: the folder {existing} cannot be written to. Choose another place, or change its mode.")
-
-
-def clean_name(name: str) -> str:
-    """A file name made from a prompt, an id or a URL's last part; never hidden, never with a separator."""
-    text = _OTHER.sub("-", unicodedata.normalize("NFC", name).removesuffix(".mp4")).strip("-._")
-    return f"{text[:60].strip('-._') or 'video'}.mp4"
 
 
 def name_of_url(url: str) -> str:

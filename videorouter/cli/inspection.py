@@ -6,12 +6,13 @@ Importing this needs PyAV, from the extra ``sandbox``. It reads files and never 
 from __future__ import annotations
 
 import io
-import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import av
 import av.error
+
+from videorouter.downloads.file import check_mp4
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -49,7 +50,10 @@ class Inspection:
 
 def inspect_video(path: Path) -> Inspection:
     """Decode a file from end to end."""
-    _check_boxes(path)
+    with path.open("rb") as file:
+        reason = check_mp4(file.fileno(), path.stat().st_size)
+    if reason is not None:
+        raise NotPlayableError(f"{path} is no whole MP4 file: {reason}")
     try:
         with av.open(str(path)) as container:
             if not container.streams.video:
@@ -78,25 +82,3 @@ def inspect_video(path: Path) -> Inspection:
         codec=codec,
         poster=poster,
     )
-
-
-def _check_boxes(path: Path) -> None:
-    """The top-level boxes must begin with ``ftyp``, hold a ``moov`` and fill the file."""
-    size = path.stat().st_size
-    kinds: list[bytes] = []
-    with path.open("rb") as file:
-        place = 0
-        while place < size:
-            file.seek(place)
-            head = file.read(16)
-            length, kind = int.from_bytes(head[:4], "big"), head[4:8]
-            if length == 1:
-                length = int.from_bytes(head[8:16], "big")
-            elif length == 0:
-                length = size - place
-            if len(head) < 8 or length < 8:
-                raise NotPlayableError(f"{path} is broken at byte {place}")
-            kinds.append(kind)
-            place += length
-    if place != size or kinds[:1] != [b"ftyp"] or b"moov" not in kinds:
-        raise NotPlayableError(f"{path} is no whole MP4 file: {os.fspath(path)} ends inside a box or lacks one")

@@ -9,6 +9,7 @@ import re
 import string
 import unicodedata
 from hashlib import blake2b, sha256
+from itertools import count
 from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
@@ -16,6 +17,7 @@ from videorouter.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
 DEFAULT_NAME = "{index:06d}-{slug}.mp4"
 FIELDS = ("index", "id", "slug", "model", "step", "video_id", "task_id")
@@ -27,6 +29,7 @@ MAX_NAME_BYTES = 150
 _SEPARATORS = re.compile("[/\\\\\u2215\u2044\uff0f\uff3c]")
 _RESERVED = re.compile(r'[<>:"|?*]')
 _DEVICE = re.compile(r"(con|prn|aux|nul|clock\$|conin\$|conout\$|com[0-9¹²³]|lpt[0-9¹²³])", re.IGNORECASE)
+_NO_WORD = re.compile(r"[^\w.-]+")
 _UNSAFE = re.compile(r"[^\w.-]+", re.ASCII)
 _MAX_FILLED = 200
 _PART = re.compile(r"\.[0-9a-f]{32}\.part")
@@ -73,16 +76,23 @@ def clean_name(text: str) -> str:
     return f"{stem}.mp4"
 
 
-def number_name(name: str, number: int) -> str:
-    """``otter.mp4`` -> ``otter-2.mp4``: one of several videos of one result."""
-    stem, dot, suffix = name.rpartition(".")
-    return f"{stem}-{number}.{suffix}" if stem and dot else f"{name}-{number}"
+def join_words(text: str) -> str:
+    """A prompt, an id or a URL's last part as one file name without spaces; never hidden, never empty."""
+    words = _NO_WORD.sub("-", unicodedata.normalize("NFC", text).removesuffix(".mp4")).strip("-._")
+    return f"{words[:60].strip('-._') or 'video'}.mp4"
 
 
-def free_name(name: str, attempt: int) -> str:
-    """``otter.mp4`` -> ``otter.2.mp4``: another file has the name already."""
+def number_name(name: str, number: int, mark: str = "-") -> str:
+    """``otter.mp4`` -> ``otter-2.mp4``."""
     stem, dot, suffix = name.rpartition(".")
-    return f"{stem}.{attempt}.{suffix}" if stem and dot else f"{name}.{attempt}"
+    return f"{stem}{mark}{number}.{suffix}" if stem and dot else f"{name}{mark}{number}"
+
+
+def number_paths(path: Path, mark: str = "-") -> Iterator[Path]:
+    """The path, then ``otter-2.mp4``, ``otter-3.mp4`` and so on, for whoever looks for a name that nothing has."""
+    yield path
+    for number in count(2):
+        yield path.with_name(number_name(path.name, number, mark))
 
 
 def rejected_name(name: str) -> str:

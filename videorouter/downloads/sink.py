@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
 import inspect
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
-import anyio.to_thread
+from videorouter.errors import DownloadError
+from videorouter.threads import run_in_thread
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
 
 def is_sink(value: object) -> bool:
@@ -28,21 +31,51 @@ class Sink:
     Args:
         target: An object with ``write`` (plain: called in a thread; or a coroutine function), with ``write`` and a
             coroutine ``drain`` (a ``StreamWriter``), or with a coroutine ``send`` (an anyio stream).
+        hashed: Whether to compute the SHA-256 on the way.
     """
 
-    def __init__(self, target: Any) -> None:
+    def __init__(self, target: Any, *, hashed: bool = False) -> None:
+        self.name: str = name_sink(target)
+        self.size: int = 0
         self._target = target
+        self._digest = hashlib.sha256() if hashed else None
         self._write: Callable[[bytes], Any] = target.write if callable(getattr(target, "write", None)) else target.send
         self._drain = getattr(target, "drain", None)
         self._inline = inspect.iscoroutinefunction(self._write) or inspect.iscoroutinefunction(self._drain)
 
-    async def write(self, block: bytes) -> None:
-        """Hand over all of a block; what the object raises comes through."""
+    @property
+    def sha256(self) -> str | None:
+        """The hex digest of what was written, when it was asked for."""
+        return None if self._digest is None else self._digest.hexdigest()
+
+    async def write(self, parts: Sequence[bytes]) -> None:
+        """Hand over all of these bytes."""
+        block = b"".join(parts)
+        if not block:
+            return
+        if self._digest is not None:
+            self._digest.update(block)
+        self.size += len(block)
+        try:
+            await self._write_all(block)
+        except Exception as error:
+            raise self._name_failure(error) from error
+
+    async def flush(self) -> None:
+        """Let the object pass on what it holds back, where it has a way to."""
+        flush = getattr(self._target, "flush", None)
+        if not callable(flush):
+            return
+        try:
+            outcome = flush() if inspect.iscoroutinefunction(flush) else await run_in_thread(flush)
+            if inspect.isawaitable(outcome):
+                await outcome
+        except Exception as error:
+            raise self._name_failure(error) from error
+
+    async def _write_all(self, block: bytes) -> None:
         while block:
-            if self._inline:
-                taken = self._write(block)
-            else:
-                taken = await anyio.to_thread.run_sync(self._write, block)
+            taken = self._write(block) if self._inline else await run_in_thread(partial(self._write, block))
             if inspect.isawaitable(taken):
                 taken = await taken
             if inspect.iscoroutinefunction(self._drain):
@@ -50,18 +83,13 @@ class Sink:
             if not isinstance(taken, int) or isinstance(taken, bool) or taken >= len(block):
                 return
             if taken <= 0:
-                msg = f"{name_sink(self._target)} takes no more bytes"
+                msg = f"{self.name} takes no more bytes"
                 raise OSError(msg)
             block = block[taken:]
 
-    async def flush(self) -> None:
-        """Let the object pass on what it holds back, where it has a way to."""
-        flush = getattr(self._target, "flush", None)
-        if not callable(flush):
-            return
-        if inspect.iscoroutinefunction(flush):
-            await flush()
-            return
-        outcome = await anyio.to_thread.run_sync(flush)
-        if inspect.isawaitable(outcome):
-            await outcome
+    def _name_failure(self, error: Exception) -> DownloadError:
+        msg = (
+            f"Writing to {self.name} failed ({type(error).__name__}: {error}). What was written so far is no whole "
+            "video. Fix the writer and save again: nothing is paid for that. Files must be open in binary mode."
+        )
+        return DownloadError(msg)

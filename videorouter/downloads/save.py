@@ -1,0 +1,347 @@
+"""Saves one video: to a path, whole or not at all, or to an object with ``write``.
+
+The bytes come from ``downloads.fetch``; ``downloads.file`` and ``downloads.sink`` put them away. Transfers have slots of
+their own and never take a generation's.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import logging
+import time
+import uuid
+from contextlib import aclosing
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypedDict
+
+import anyio
+import msgspec
+
+from videorouter.call.limiter import read_file_limit
+from videorouter.config import check_count, check_timeout
+from videorouter.downloads.fetch import Fetch, stream_once
+from videorouter.downloads.file import PartialFile
+from videorouter.downloads.mp4 import BoxCheck, describe_content
+from videorouter.downloads.names import name_video
+from videorouter.downloads.resume import Busy
+from videorouter.downloads.sink import Sink, name_sink
+from videorouter.downloads.transfer import FullContent, TransferState, choose_block_size
+from videorouter.errors import DownloadError, VideoRouterError
+from videorouter.events import DownloadFinished
+from videorouter.loops import PerLoop
+from videorouter.models import Download
+from videorouter.threads import Owned
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Awaitable, Callable
+
+    from videorouter.call.caller import Caller
+    from videorouter.downloads.file import Conflict
+    from videorouter.events import Event, EventHook
+    from videorouter.models import Video
+
+MAX_TRANSFERS = 64
+"""Transfers at once in one event loop, where file descriptors allow; more wait for a slot."""
+
+_DISK_THREADS = 8
+_FLUSH_SECONDS = 0.05
+log: logging.Logger = logging.getLogger("videorouter")
+
+
+class _Limits:
+    """What the transfers of one event loop share."""
+
+    def __init__(self) -> None:
+        # A transfer holds three descriptors, and downloads may hold an eighth of all of them.
+        slots = min(MAX_TRANSFERS, max(4, (read_file_limit() or 2048) // 32))
+        self.transfers = anyio.Semaphore(slots)
+        self.disk = anyio.CapacityLimiter(_DISK_THREADS)
+
+
+_limits = PerLoop(_Limits)
+
+
+class DownloadOptions(msgspec.Struct, frozen=True, kw_only=True):
+    """How to save.
+
+    Attributes:
+        seconds: For one file, from the moment that it has a slot.
+        check: Whether only a whole MP4 file will do.
+        sha256: Whether to compute the digest.
+        overwrite: Whether an older file is replaced. ``None``: at a path that was given, yes; in a folder that was
+            given, another name is taken.
+        max_retries: Attempts in a row that may bring nothing.
+        on_progress: Is handed the events of this call, beside the client's own hook.
+    """
+
+    seconds: float
+    check: bool = True
+    sha256: bool = False
+    overwrite: bool | None = None
+    max_retries: int = 4
+    on_progress: Any = None
+
+
+class SaveOptions(TypedDict, total=False):
+    """The options of ``save`` by name; see there."""
+
+    check: bool
+    sha256: bool
+    overwrite: bool | None
+    timeout: float | msgspec.UnsetType | None
+    max_retries: int | None
+    on_progress: EventHook | None
+
+
+class ManyOptions(SaveOptions, total=False):
+    """The options of ``download`` by name; see there."""
+
+    concurrency: int
+
+
+def read_options(given: SaveOptions, *, timeout: float, max_retries: int) -> DownloadOptions:
+    """Check the options of one call, and fill the rest from the client's."""
+    seconds = given.get("timeout", msgspec.UNSET)
+    retries = given.get("max_retries")
+    return DownloadOptions(
+        seconds=timeout if isinstance(seconds, msgspec.UnsetType) else check_timeout(seconds),
+        check=given.get("check", True),
+        sha256=given.get("sha256", False),
+        overwrite=given.get("overwrite"),
+        max_retries=max_retries if retries is None else check_count(retries, "max_retries", least=0),
+        on_progress=given.get("on_progress"),
+    )
+
+
+async def save_one(
+    caller: Caller, video: Video, place: Path | Any, options: DownloadOptions, *, conflict: Conflict
+) -> Download:
+    """Save one video to a path or an object with ``write``, and report its end."""
+    async with _limits.find().transfers:
+        call_id = uuid.uuid4().hex
+        emit = _find_emit(caller, options)
+        began = time.monotonic()
+        try:
+            if isinstance(place, Path):
+                name, path = place.name, str(place)
+                saved = await _FileSave(caller, video, place, options, conflict=conflict, call_id=call_id).run()
+            else:
+                name, path = name_sink(place), None
+                saved = await _save_to_sink(caller, video, place, options, call_id)
+        except VideoRouterError as error:
+            elapsed = time.monotonic() - began
+            error.add(path=path, elapsed=elapsed)
+            if emit is not None:
+                failed = type(error).__name__
+                await emit(DownloadFinished(call_id=call_id, name=name, elapsed=elapsed, error_type=failed))
+            raise
+        elapsed = time.monotonic() - began
+        if emit is not None:
+            await emit(DownloadFinished(call_id=call_id, name=name, size=saved.size, elapsed=elapsed))
+        return saved.replace(elapsed=elapsed)
+
+
+async def stream_one(caller: Caller, video: Video, options: DownloadOptions) -> AsyncGenerator[bytes, None]:
+    """The bytes of one video, once each, checked at the end."""
+    if video.data is not None:
+        if options.check:
+            _check_inline(video.data)
+        step = choose_block_size(len(video.data))
+        for start in range(0, len(video.data), step):
+            yield video.data[start : start + step]
+        return
+    fetch = _open_fetch(caller, video, name_video(video.url, video.video_id), options, uuid.uuid4().hex)
+    async with aclosing(stream_once(fetch, check=options.check)) as pieces:
+        async for piece in pieces:
+            yield piece
+
+
+class _Block:
+    """Pieces that wait to be written together: few writes for large files, and none late for slow ones."""
+
+    def __init__(self) -> None:
+        self.parts: list[bytes] = []
+        self.size: int = 0
+        self._flushed = time.monotonic()
+
+    def add(self, piece: bytes, total: int | None) -> bool:
+        """Take a piece of a file of that length; whether it is time to write."""
+        self.parts.append(piece)
+        self.size += len(piece)
+        return self.size >= choose_block_size(total) or time.monotonic() - self._flushed >= _FLUSH_SECONDS
+
+    def clear(self) -> None:
+        """Forget what waits: it was written, or the file starts over."""
+        self.parts, self.size = [], 0
+        self._flushed = time.monotonic()
+
+
+class _FileSave:
+    """One video on its way to a path."""
+
+    def __init__(
+        self, caller: Caller, video: Video, path: Path, options: DownloadOptions, *, conflict: Conflict, call_id: str
+    ) -> None:
+        self._caller = caller
+        self._video = video
+        self._path = path
+        self._options = options
+        self._call_id = call_id
+        key = hashlib.sha256((video.url or "").encode(errors="surrogatepass")).hexdigest()
+        self._file = PartialFile(path, key=key, hashed=options.sha256, conflict=conflict)
+        self._block = _Block()
+        self._fetch: Fetch | None = None
+        self._spoiled = False
+
+    async def run(self) -> Download:
+        try:
+            async with Owned(self._leave, limiter=_limits.find().disk) as owned:
+                try:
+                    resumed_from = await self._transfer(owned)
+                except OSError as error:
+                    self._spoiled = not isinstance(error, VideoRouterError)
+                    raise
+        except VideoRouterError:
+            raise
+        except Busy as error:
+            msg = (
+                f"{self._path} is being written by another download, in this process or another. Wait for that one, or "
+                "choose another name."
+            )
+            raise DownloadError(msg) from error
+        except OSError as error:
+            raise _name_disk_failure(error, self._path) from error
+        except ValueError as error:
+            raise DownloadError(f"{self._path} is no name that a file can have: {error}") from error
+        log.debug("saved %s, %d bytes", self._file.path, self._file.size)
+        return Download(
+            file=str(self._file.path),
+            size=self._file.size,
+            url=self._video.url,
+            sha256=self._file.sha256,
+            resumed_from=resumed_from,
+            transferred=0 if self._fetch is None else self._fetch.transferred,
+        )
+
+    async def _transfer(self, owned: Owned) -> int:
+        """Bring all bytes to the disk and give the file its name; says where an earlier transfer had stopped."""
+        state = await owned.run(self._file.open)
+        if self._video.data is not None:
+            await owned.run(self._file.begin, TransferState(total=len(self._video.data)))
+            self._block.parts.append(self._video.data)
+        else:
+            self._fetch = fetch = _open_fetch(
+                self._caller, self._video, self._file.path.name, self._options, self._call_id
+            )
+            fetch.state = state
+            async with aclosing(fetch.pieces()) as pieces:
+                async for piece in pieces:
+                    if isinstance(piece, FullContent):
+                        self._block.clear()
+                        await owned.run(self._file.begin, TransferState(etag=piece.etag, total=piece.total))
+                    elif self._block.add(piece, fetch.state.total):
+                        await owned.run(self._file.write, self._block.parts)
+                        self._block.clear()
+        await owned.run(self._finish)
+        return state.offset
+
+    def _finish(self) -> None:
+        """Write the rest and name the file, or keep it under another name where it is no video."""
+        file = self._file
+        file.write(self._block.parts)
+        framed = self._fetch is None or self._fetch.framed
+        reason = file.inspect(framed=framed) if self._options.check else None
+        if reason is None:
+            file.commit()
+            return
+        looks = describe_content(file.head())
+        kept = file.reject() if file.size else None
+        where = f" What came is kept as {kept}, since it was paid for." if kept else ""
+        msg = (
+            f"What came is no whole MP4 file: {reason} (it looks like {looks}).{where} Look at it, or pass check=False "
+            "to take any bytes."
+        )
+        raise DownloadError(msg, path=None if kept is None else str(kept))
+
+    def _leave(self) -> None:
+        """Let go of the destination; what came is kept where a later transfer can go on from it."""
+        fetch, file = self._fetch, self._file
+        keep = not self._spoiled and (fetch is None or fetch.state.etag is not None)
+        if keep and fetch is not None and file.size + self._block.size == fetch.state.offset:
+            try:
+                file.write(self._block.parts)
+            except OSError:
+                keep = False
+        file.close(keep=keep)
+
+
+async def _save_to_sink(caller: Caller, video: Video, target: Any, options: DownloadOptions, call_id: str) -> Download:
+    sink = Sink(target, hashed=options.sha256)
+    transferred = 0
+    if video.data is not None:
+        if options.check:
+            _check_inline(video.data)
+        await sink.write([video.data])
+    else:
+        fetch = _open_fetch(caller, video, sink.name, options, call_id)
+        block = _Block()
+        async with aclosing(stream_once(fetch, check=options.check)) as pieces:
+            async for piece in pieces:
+                if block.add(piece, fetch.state.total):
+                    await sink.write(block.parts)
+                    block.clear()
+        await sink.write(block.parts)
+        transferred = fetch.transferred
+    await sink.flush()
+    return Download(file=sink.name, size=sink.size, url=video.url, sha256=sink.sha256, transferred=transferred)
+
+
+def _open_fetch(caller: Caller, video: Video, name: str, options: DownloadOptions, call_id: str) -> Fetch:
+    return Fetch(
+        caller,
+        video.url or "",
+        deadline=time.monotonic() + options.seconds,
+        max_retries=options.max_retries,
+        call_id=call_id,
+        name=name,
+        emit=_find_emit(caller, options),
+    )
+
+
+def _find_emit(caller: Caller, options: DownloadOptions) -> Callable[[Event], Awaitable[None]] | None:
+    """Whoever wants this call's events: the client's hook, the call's own, or nobody."""
+    hook: EventHook | None = options.on_progress
+    if hook is None:
+        return None if caller.on_event is None else caller.emit
+
+    async def emit(event: Event) -> None:
+        await caller.emit(event)
+        try:
+            outcome = hook(event)
+            if inspect.isawaitable(outcome):
+                await outcome
+        except Exception:
+            log.exception("an on_progress hook failed")
+
+    return emit
+
+
+def _check_inline(data: bytes) -> None:
+    boxes = BoxCheck()
+    boxes.feed(data)
+    reason = boxes.finish(len(data))
+    if reason is not None:
+        looks = describe_content(data)
+        msg = (
+            f"The inline bytes are no whole MP4 file: {reason} (they look like {looks}). Pass check=False to take them."
+        )
+        raise DownloadError(msg)
+
+
+def _name_disk_failure(error: OSError, path: Path) -> DownloadError:
+    what = error.strerror or str(error)
+    if isinstance(error, FileExistsError):
+        return DownloadError(f"{path} exists already, and overwrite=False was given. Nothing was changed.")
+    msg = f"{path} could not be written: {what}. An older file of that name is as it was. Free room or choose another"
+    return DownloadError(f"{msg} folder, and save again: nothing is paid for that.")
