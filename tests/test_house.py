@@ -35,10 +35,14 @@ DECIDING = {
     "videorouter.call.retry",
     "videorouter.call.signatures",
     "videorouter.config",
+    "videorouter.downloads.codecs",
     "videorouter.downloads.guard",
+    "videorouter.downloads.media",
     "videorouter.downloads.mp4",
+    "videorouter.downloads.mp4_facts",
     "videorouter.downloads.names",
     "videorouter.downloads.transfer",
+    "videorouter.downloads.webm",
     "videorouter.errors",
     "videorouter.events",
     "videorouter.http",
@@ -60,7 +64,7 @@ COMPUTING = {
     "hashlib",
 }
 COMPUTING |= {"html", "inspect", "ipaddress", "math", "msgspec", "pathlib", "re", "string", "typing", "unicodedata"}
-COMPUTING |= {"itertools", "urllib.parse"}
+COMPUTING |= {"itertools", "struct", "urllib.parse"}
 """What a file that decides may import besides others of its kind: packages that compute."""
 DOING = {"open", "print", "input", "exec", "eval", "__import__", "breakpoint"}
 DOING |= {"now", "utcnow", "today", "read_text", "read_bytes", "write_text", "write_bytes", "exists", "is_file", "stat"}

@@ -361,6 +361,47 @@ class BatchSummary(Record, frozen=True, kw_only=True):
         return f"<table><tr>{heads}</tr><tr>{cells}</tr></table>"
 
 
+class Media(Record, frozen=True, kw_only=True):
+    """What a video file says of itself; ``None`` is what it does not say.
+
+    Attributes:
+        container: ``mp4``, ``mov``, ``webm``, ``mkv`` or ``gif``.
+        seconds: How long it plays.
+        width: Pixels as a player shows them: pixels that are not square and a rotation are taken into account.
+        height: As ``width``.
+        fps: Frames a second, on average.
+        video_codec: As ffprobe names it: ``h264``, ``hevc``, ``av1``, ``vp9``, ...
+        audio_codec: As ffprobe names it: ``aac``, ``opus``, ...; ``pcm`` for all uncompressed sound.
+        has_sound: Whether it has an audio track.
+    """
+
+    container: str
+    seconds: float | None = None
+    width: int | None = None
+    height: int | None = None
+    fps: float | None = None
+    video_codec: str | None = None
+    audio_codec: str | None = None
+    has_sound: bool | None = None
+
+
+class Mismatch(Record, frozen=True, kw_only=True):
+    """One way in which a video is not what was asked for.
+
+    Attributes:
+        field: The request's field: ``duration``, ``aspect_ratio``, ``resolution``, ``generate_audio``.
+        asked: What it said, in words.
+        delivered: What came, in words.
+    """
+
+    field: str
+    asked: str
+    delivered: str
+
+    def __str__(self) -> str:
+        return f"asked for {self.asked}, got {self.delivered}"
+
+
 class Download(Record, frozen=True, kw_only=True):
     """A file that was saved whole.
 

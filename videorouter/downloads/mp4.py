@@ -6,6 +6,14 @@ on ``mdat``, that it reaches to the end (ISO/IEC 14496-12, 4.2).
 
 from __future__ import annotations
 
+import struct
+from typing import TYPE_CHECKING
+
+from videorouter.downloads.mp4_facts import BoxFacts
+
+if TYPE_CHECKING:
+    from videorouter.models import Media
+
 MAX_BOXES = 100_000
 """More than any fragmented recording has; each costs a read."""
 
@@ -88,6 +96,104 @@ class BoxCheck:
             self.reason = f"it has more than {MAX_BOXES} top-level boxes"
         else:
             self.wanted += size
+
+
+_READ = frozenset({b"ftyp", b"moov", b"moof", b"sidx"})
+_MAX_KEPT = 4 * 2**20
+_HEAD = struct.Struct(">I4s")
+_LONG = struct.Struct(">Q")
+
+
+class BoxParser:
+    """Reads the boxes of an MP4 or QuickTime file; ``downloads.media`` says how it is fed.
+
+    Attributes:
+        place: Where the next box begins.
+        need: Bytes that it takes from there to go on.
+        reason: Why this is no whole file, as soon as that is known.
+        open_ended: Whether the last box says that it reaches to the end.
+        facts: What the boxes say of the video.
+    """
+
+    __slots__ = ("_boxes", "_ends", "facts", "need", "open_ended", "place", "reason")
+
+    def __init__(self) -> None:
+        self.place: int = 0
+        self.need: int = 8
+        self.reason: str | None = None
+        self.open_ended: bool = False
+        self.facts: BoxFacts = BoxFacts()
+        self._boxes = 0
+        self._ends = 0
+
+    @property
+    def done(self) -> bool:
+        """Whether no further byte can change anything."""
+        return self.open_ended or self.reason is not None
+
+    @property
+    def steps(self) -> int:
+        """Boxes looked at, those inside boxes too."""
+        return self._boxes + self.facts.steps
+
+    def parse(self, data: bytes | bytearray | memoryview, begin: int) -> None:
+        """Go as far as these bytes, which begin at byte ``begin`` of the file, allow."""
+        end = len(data)
+        place = self.place - begin
+        need = 8
+        while end - place >= 8:
+            size, kind = _HEAD.unpack_from(data, place)
+            head = 8
+            if size == 1:
+                if end - place < 16:
+                    need = 16
+                    break
+                size = _LONG.unpack_from(data, place + 8)[0]
+                head = 16
+            if size < head:
+                if size == 0 and kind == b"mdat":
+                    self.open_ended = True
+                else:
+                    self.reason = f"a box at byte {begin + place} ({_show(kind)}) has an impossible size"
+                break
+            self._ends = begin + place + size
+            if kind in _READ:
+                keep = min(size, head + _MAX_KEPT)
+                if end - place < keep:
+                    need = keep
+                    break
+                self.facts.read(kind, bytes(data[place + head : place + keep]), whole=keep == size)
+            self._boxes += 1
+            if self._boxes > MAX_BOXES:
+                self.reason = f"it has more than {MAX_BOXES} top-level boxes"
+                break
+            place += size
+        self.place = begin + place
+        self.need = need
+
+    def end(self, rest: bytes) -> None:
+        """Read what there is of a last box that is cut."""
+        if len(rest) >= 16 and rest[4:8] in _READ:
+            self.facts.read(rest[4:8], rest[16 if rest[:4] == b"\0\0\0\1" else 8 :], whole=False)
+
+    def finish(self, size: int, *, framed: bool = True) -> str | None:
+        """Why a file of this size is no whole one; ``None`` when it is.
+
+        Args:
+            size: Bytes in all.
+            framed: Whether the length was stated by whoever sent it. If not, an open-ended last box proves nothing.
+        """
+        if self.reason is not None:
+            return self.reason
+        if self.open_ended:
+            return None if framed else "neither the file host nor the file says where it ends, so it may be cut"
+        if self._ends > size:
+            return f"its last box ends {self._ends - size} bytes past the end: it is cut"
+        return "bytes that are no box follow its last box" if self.place < size else None
+
+    def media(self) -> Media:
+        """What is known of the video."""
+        return self.facts.media()
 
 
 def describe_content(head: bytes) -> str:

@@ -1,0 +1,197 @@
+"""Looks at what was delivered: the facts of a video file without a decoder, and how they differ from what was asked for.
+
+It reads MP4 and QuickTime (``downloads.mp4``), WebM and Matroska (``downloads.webm``), and a GIF's size. Steps, depth
+and kept bytes are bounded, and nothing here raises: what a file does not say, or says wrongly, is not known.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+from videorouter.downloads.mp4 import BoxParser
+from videorouter.downloads.webm import ElementParser
+from videorouter.models import Media, Mismatch
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+_SNIFF = 12
+_FIRST_BOXES = frozenset({b"ftyp", b"styp", b"moov", b"mdat", b"wide", b"free", b"skip", b"pnot"})
+"""What an MP4 or QuickTime file may begin with."""
+
+_EBML = b"\x1a\x45\xdf\xa3"
+
+
+class MediaReader:
+    """Reads a file's facts from its bytes, in order and in pieces of any size, as they are written or sent.
+
+    Whoever has the file may skip what is not looked at: set ``at`` to ``wanted`` and feed from there.
+
+    Attributes:
+        at: Bytes seen so far, or skipped to.
+    """
+
+    __slots__ = ("_gif", "_held", "_missed", "_parser", "at")
+
+    def __init__(self) -> None:
+        self.at: int = 0
+        self._held = bytearray()
+        self._parser: BoxParser | ElementParser | None = None
+        self._gif: Media | None = None
+        self._missed = False
+
+    @property
+    def wanted(self) -> int:
+        """Where the next bytes lie that are looked at."""
+        return (self._parser.place if self._parser is not None else 0) + len(self._held)
+
+    @property
+    def missing(self) -> int:
+        """How many bytes from ``wanted`` on it takes to go on; 0 when no more are looked at."""
+        if self._missed or (self._parser is not None and self._parser.done):
+            return 0
+        return (self._parser.need if self._parser is not None else _SNIFF) - len(self._held)
+
+    @property
+    def steps(self) -> int:
+        """Boxes or elements looked at."""
+        return self._parser.steps if self._parser is not None else 0
+
+    def feed(self, data: bytes | bytearray | memoryview) -> None:
+        """Look at the next bytes, which begin at ``at``."""
+        begin = self.at
+        self.at = end = begin + len(data)
+        while (missing := self.missing) > 0:
+            wanted = self.wanted
+            if wanted >= end:
+                return
+            if wanted < begin:
+                self._missed = True  # bytes that matter were skipped: what follows means nothing
+                return
+            if not self._held and self._parser is not None and end - wanted >= missing:
+                self._parser.parse(data, begin)
+                continue
+            self._held += data[wanted - begin : wanted - begin + missing]
+            if end - wanted >= missing:
+                self._go_on()
+
+    def finish(self) -> None:
+        """Look at what there is of a last box or element that is cut."""
+        if self._parser is None and self._held:
+            self._choose(bytes(self._held))
+        if self._parser is not None and not self._missed:
+            self._parser.end(bytes(self._held))
+
+    @property
+    def media(self) -> Media | None:
+        """What is known; ``None`` when it is no video file of a known kind."""
+        return self._parser.media() if self._parser is not None else self._gif
+
+    def _go_on(self) -> None:
+        """Read what was held back, of which there is enough now."""
+        block = bytes(self._held)
+        if self._parser is None:
+            self._choose(block)
+            if self._parser is None:
+                self._missed = True
+                return
+        begin = self._parser.place
+        self._parser.parse(block, begin)
+        del self._held[: self._parser.place - begin]
+
+    def _choose(self, head: bytes) -> None:
+        if head[4:8] in _FIRST_BOXES:
+            self._parser = BoxParser()
+        elif head[:4] == _EBML:
+            self._parser = ElementParser()
+        elif head[:6] in {b"GIF87a", b"GIF89a"} and len(head) >= 10:
+            width, height = int.from_bytes(head[6:8], "little"), int.from_bytes(head[8:10], "little")
+            self._gif = Media(
+                container="gif", width=width or None, height=height or None, video_codec="gif", has_sound=False
+            )
+
+
+_SECONDS = re.compile(r"\s*(\d{1,3}(?:\.\d{1,3})?)\s*(?:s|sec|secs|seconds?)?\s*", re.IGNORECASE)
+_RATIO = re.compile(r"\s*(\d{1,5}(?:\.\d{1,3})?)\s*[:/]\s*(\d{1,5}(?:\.\d{1,3})?)\s*")
+_LINES = re.compile(r"\s*(\d{3,4})\s*p?\s*", re.IGNORECASE)
+_SIDES = re.compile(r"\s*(\d{2,5})\s*[x*\u00d7]\s*(\d{2,5})\s*", re.IGNORECASE)
+_NEAR_SECONDS = 0.25
+_NEAR_LENGTH = 0.03
+_NEAR_RATIO = 0.02
+_NEAR_AREA = 0.06
+
+
+def find_mismatches(asked: Mapping[str, object], media: Media) -> tuple[Mismatch, ...]:
+    """How a video differs from what its request asked for; what either does not say plainly is no mismatch.
+
+    Args:
+        asked: The request's fields, as they were given.
+        media: The facts of what came.
+    """
+    found = (
+        _compare_seconds(asked.get("duration"), media),
+        _compare_ratio("aspect_ratio", asked.get("aspect_ratio"), media)
+        or _compare_ratio("ratio", asked.get("ratio"), media),
+        _compare_lines(asked.get("resolution"), media),
+        _compare_sound(asked.get("generate_audio"), media),
+    )
+    return tuple(mismatch for mismatch in found if mismatch is not None)
+
+
+def _compare_seconds(asked: object, media: Media) -> Mismatch | None:
+    seconds = _match(_SECONDS, asked)
+    if seconds is None or media.seconds is None:
+        return None
+    wanted = float(seconds[1])
+    if wanted <= 0 or abs(media.seconds - wanted) <= max(_NEAR_SECONDS, _NEAR_LENGTH * wanted):
+        return None
+    return Mismatch(field="duration", asked=f"{wanted:g} s", delivered=f"{media.seconds:.4g} s")
+
+
+def _compare_ratio(field: str, asked: object, media: Media) -> Mismatch | None:
+    sides = _match(_RATIO, asked)
+    if sides is None or not (media.width and media.height):
+        return None
+    across, down = float(sides[1]), float(sides[2])
+    if not (across and down) or abs(media.width * down / (media.height * across) - 1) <= _NEAR_RATIO:
+        return None
+    return Mismatch(field=field, asked=f"{across:g}:{down:g}", delivered=f"{media.width}x{media.height}")
+
+
+def _compare_lines(asked: object, media: Media) -> Mismatch | None:
+    """Some models read ``720p`` as so many pixels in all, whatever the shape: those are as good."""
+    lines = _read_lines(asked)
+    if lines is None or not (media.width and media.height):
+        return None
+    short, area = min(media.width, media.height), media.width * media.height
+    if abs(short / lines - 1) <= _NEAR_RATIO or abs(area / (lines * lines * 16 / 9) - 1) <= _NEAR_AREA:
+        return None
+    return Mismatch(field="resolution", asked=str(asked).strip(), delivered=f"{media.width}x{media.height}")
+
+
+def _compare_sound(asked: object, media: Media) -> Mismatch | None:
+    if not isinstance(asked, bool) or media.has_sound is None or media.has_sound is asked:
+        return None
+    words = {True: "sound", False: "no sound"}
+    return Mismatch(field="generate_audio", asked=words[asked], delivered=words[media.has_sound])
+
+
+def _read_lines(asked: object) -> int | None:
+    """The short side that a resolution names."""
+    if isinstance(asked, str) and asked.strip().lower() == "4k":
+        return 2160
+    sides, lines = _match(_SIDES, asked), _match(_LINES, asked)
+    if sides is not None:
+        return min(int(sides[1]), int(sides[2]))
+    return int(lines[1]) if lines is not None and int(lines[1]) else None
+
+
+def _match(pattern: re.Pattern[str], asked: object) -> re.Match[str] | None:
+    """What a field says, where it is text or a number."""
+    if isinstance(asked, bool) or not isinstance(asked, str | int | float):
+        return None
+    try:
+        return pattern.fullmatch(str(asked))
+    except ValueError:  # a number of thousands of digits
+        return None
