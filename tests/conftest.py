@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:
+    import sqlite3
     from collections.abc import AsyncIterator, Iterator
+    from pathlib import Path
 
     from videorouter.sandbox import Sandbox
 
@@ -112,6 +114,39 @@ def loopback_only(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
     yield
     assert not attempts, f"the test tried to leave this machine: {attempts}"
+
+
+@pytest.fixture(autouse=True)
+def forbidden_changes(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
+    """Raise on each change of an item's state that the table of states forbids, in every journal that a test writes.
+
+    Whatever becomes of the error, the test fails, unless it takes what it provoked from this list.
+    """
+    from videorouter.journal import writer
+    from videorouter.journal.states import STATES, may_move
+
+    forbidden: list[str] = []
+    pairs = ", ".join(f"('{old}', '{new}')" for old in STATES for new in STATES if may_move(old, new))
+    real_open = writer.open_writable
+
+    def note(before: str, after: str) -> None:
+        forbidden.append(f"{before} -> {after}")
+
+    def open_guarded(path: Path) -> sqlite3.Connection:
+        database = real_open(path)
+        database.create_function("note_forbidden", 2, note)
+        for event, before in (("UPDATE OF state", "old.state"), ("INSERT", "'not_sent'")):
+            database.execute(
+                f"CREATE TEMP TRIGGER guard_{event[:6]} BEFORE {event} ON main.items "
+                f"WHEN ({before}, new.state) NOT IN (VALUES {pairs}) BEGIN "
+                f"SELECT note_forbidden({before}, new.state); "
+                "SELECT RAISE(ABORT, 'the table of states forbids this change'); END"
+            )
+        return database
+
+    monkeypatch.setattr(writer, "open_writable", open_guarded)
+    yield forbidden
+    assert forbidden == []
 
 
 @pytest.fixture

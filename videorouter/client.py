@@ -539,7 +539,7 @@ class AsyncVideoRouter(BatchVerbs):
 
     def _batch(self, verb: Verb, source: Any, given: dict[str, Any]) -> Batch:
         from videorouter.batch.batch import Batch  # noqa: PLC0415  a database is loaded by whoever runs a batch
-        from videorouter.batch.options import check_options  # noqa: PLC0415  as above
+        from videorouter.batch.run import check_options  # noqa: PLC0415  as above
 
         options = check_options(self._settings, verb, given)
         return Batch(self._caller, source, options, builder=self._builder, save=self.save)

@@ -16,7 +16,7 @@ from videorouter.sandbox import Sandbox
 pytestmark = pytest.mark.anyio
 
 CONCURRENCY = 2
-STEPS = {"find", "intend", "accept", "finish", "refuse", "commit"}
+STEPS = {"identify", "find", "intent", "task", "ending", "refusal", "commit"}
 MADE = ("held", "task", "chain", "rain", "fog", "late")
 """What ends well in a sound run."""
 
@@ -122,7 +122,7 @@ async def test_the_journal_may_fail_at_any_of_its_steps(sandbox, router, disks, 
     await run(router, tmp_path / "sound", [], before)
     sound = disks["sound"] = Disk()
     await run(router, tmp_path / "sound", [])
-    assert set(sound.steps) == (STEPS | {"meet"} if before else STEPS)
+    assert set(sound.steps) == STEPS
     room = asyncio.Semaphore(8)
 
     async def check(at: int) -> None:
@@ -149,7 +149,7 @@ async def fail_and_resume(sandbox, router, disks, folder, disk: Disk) -> None:
     assert paid - earlier <= handed, place
     # A failure stops the batch, unless it was over: nothing more is begun than was at the disk already.
     assert stopped or not disk.failed or len(items) == 10, place
-    assert disk.steps[disk.at + 1 :].count("intend") < CONCURRENCY, place
+    assert disk.steps[disk.at + 1 :].count("intent") < CONCURRENCY, place
     again: list = []
     await run(router, folder, again)
     charges = {prompt: times for prompt, times in (await sandbox.charges()).items() if prompt.endswith(folder.name)}
@@ -199,12 +199,12 @@ async def test_files_are_whole_after_the_next_run_whichever_step_failed(sandbox,
 @pytest.mark.parametrize(
     ("prompt", "step", "state"),
     [
-        ("held", "intend", "not_sent"),
-        ("held", "finish", "done"),
-        ("task", "accept", "accepted"),
-        ("task", "finish", "done"),
-        ("lost answer", "finish", "in_doubt"),
-        ("bad words", "finish", "refused"),
+        ("held", "intent", "not_sent"),
+        ("held", "ending", "done"),
+        ("task", "task", "accepted"),
+        ("task", "ending", "done"),
+        ("lost answer", "ending", "in_doubt"),
+        ("bad words", "ending", "refused"),
     ],
 )
 async def test_a_batch_closed_while_it_writes_has_written_what_it_says(
@@ -254,7 +254,7 @@ async def test_a_batch_closed_while_its_journal_is_opened_leaves_it_to_the_next(
 
 
 async def test_a_batch_that_two_close_at_once_is_closed_for_both(sandbox, router, disks, tmp_path):
-    disk = disks[tmp_path.name] = HeldDisk("intend")
+    disk = disks[tmp_path.name] = HeldDisk("intent")
     batch = router.generate_many(["held"], model="m", journal=tmp_path / "run.db")
     loop = asyncio.ensure_future(anext(batch, None))
     await asyncio.to_thread(disk.reached.wait, 30)

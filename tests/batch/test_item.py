@@ -479,7 +479,7 @@ def fail_at(monkeypatch, step: str, number: int = 1):
 
 
 async def test_a_disk_that_is_full_at_an_intent_sends_nothing(sandbox, router, tmp_path, monkeypatch):
-    fail_at(monkeypatch, "intend")
+    fail_at(monkeypatch, "intent")
     batch = router.generate_many(prompts(20), journal=tmp_path / "run.db", concurrency=1)
     items = await collect(batch)
     assert items[0].state == "not_sent"
@@ -489,7 +489,7 @@ async def test_a_disk_that_is_full_at_an_intent_sends_nothing(sandbox, router, t
     assert await sandbox.charges() == {}
 
 
-@pytest.mark.parametrize("step", ["finish", "accept"])
+@pytest.mark.parametrize("step", ["ending", "task"])
 async def test_a_disk_that_is_full_at_a_result_still_returns_it_and_stops(tmp_path, monkeypatch, step):
     path = tmp_path / "run.db"
     async with (

@@ -16,107 +16,107 @@ from videorouter.journal.budget import Budget, PriceCorrection, check_budget, fi
     ),
 )
 def test_no_order_of_events_exceeds_the_cap(cap, steps):
-    purse = Budget(to_dollars(cap))
+    budget = Budget(to_dollars(cap))
     held: list[int] = []
     for amount, step in steps:
         if step == "hold":
-            if purse.reserve(amount):
+            if budget.reserve(amount):
                 held.append(amount)
         elif held:
             reserved = held.pop()
             if step == "release":
-                purse.release(reserved)
+                budget.release(reserved)
             elif step == "confirm":
-                purse.confirm(reserved, reserved, None)
+                budget.confirm(reserved, reserved, None)
             elif step == "cheaper":
-                purse.confirm(reserved, reserved, to_dollars(reserved // 2))
+                budget.confirm(reserved, reserved, to_dollars(reserved // 2))
             else:
-                purse.doubt(reserved)
-        assert purse.committed <= cap
-        assert purse.reserved == sum(held)
+                budget.doubt(reserved)
+        assert budget.committed <= cap
+        assert budget.reserved == sum(held)
 
 
 def test_a_million_small_prices_add_up_to_the_cent():
-    purse = Budget()
+    budget = Budget()
     price = to_micros(0.1)
     for _ in range(10_000):
-        purse.reserve(price)
-        purse.confirm(price, price, None)
-    assert to_dollars(purse.confirmed) == 1000.0
+        budget.reserve(price)
+        budget.confirm(price, price, None)
+    assert to_dollars(budget.confirmed) == 1000.0
 
 
 def test_the_gateways_cost_replaces_the_reservation():
-    purse = Budget(1.0)
-    assert purse.reserve(to_micros(0.9))
-    assert not purse.reserve(to_micros(0.2))
-    assert purse.confirm(to_micros(0.9), to_micros(0.9), 0.6111) == 0.6111
-    assert purse.reserve(to_micros(0.2))
+    budget = Budget(1.0)
+    assert budget.reserve(to_micros(0.9))
+    assert not budget.reserve(to_micros(0.2))
+    assert budget.confirm(to_micros(0.9), to_micros(0.9), 0.6111) == 0.6111
+    assert budget.reserve(to_micros(0.2))
 
 
 def test_every_dollar_is_held_confirmed_or_unknown():
-    purse = Budget(10.0)
-    assert all(purse.reserve(1_000_000) for _ in range(6))
-    assert purse.reserved == 6_000_000
-    assert [purse.doubt(1_000_000), purse.doubt(1_000_000)] == [1.0, 1.0]
-    assert [purse.confirm(1_000_000, 1_000_000, 0.25), purse.confirm(1_000_000, 1_000_000, 0.5)] == [0.25, 0.5]
-    assert purse.confirm(1_000_000, 500_000, None) == 0.5
-    assert (purse.reserved, purse.confirmed, purse.unknown, purse.left) == (1_000_000, 1_250_000, 2_000_000, 5.75)
+    budget = Budget(10.0)
+    assert all(budget.reserve(1_000_000) for _ in range(6))
+    assert budget.reserved == 6_000_000
+    assert [budget.doubt(1_000_000), budget.doubt(1_000_000)] == [1.0, 1.0]
+    assert [budget.confirm(1_000_000, 1_000_000, 0.25), budget.confirm(1_000_000, 1_000_000, 0.5)] == [0.25, 0.5]
+    assert budget.confirm(1_000_000, 500_000, None) == 0.5
+    assert (budget.reserved, budget.confirmed, budget.unknown, budget.left) == (1_000_000, 1_250_000, 2_000_000, 5.75)
 
 
 def test_what_earlier_runs_spent_counts_against_the_cap():
-    purse = Budget(10.0)
-    purse.reserve(1)
+    budget = Budget(10.0)
+    budget.reserve(1)
     for _ in range(2):
-        purse.carry_over(reserved=0.5, confirmed=1.0, unknown=2.0)
-    assert (purse.reserved, purse.confirmed, purse.unknown) == (1_000_001, 2_000_000, 4_000_000)
-    assert purse.left == 2.999999
+        budget.carry_over(reserved=0.5, confirmed=1.0, unknown=2.0)
+    assert (budget.reserved, budget.confirmed, budget.unknown) == (1_000_001, 2_000_000, 4_000_000)
+    assert budget.left == 2.999999
 
 
 def test_a_cap_can_be_spent_to_its_last_millionth():
-    purse = Budget(1.0)
-    assert purse.reserve(1_000_000)
-    assert not purse.reserve(1)
-    assert purse.left == 0
+    budget = Budget(1.0)
+    assert budget.reserve(1_000_000)
+    assert not budget.reserve(1)
+    assert budget.left == 0
 
 
 def test_a_replayed_key_takes_what_it_cost_out_of_the_unknown_once_and_never_below_nothing():
-    purse = Budget()
-    purse.carry_over(reserved=0.0, confirmed=0.0, unknown=3.0)
-    purse.forget(1.0)
-    assert purse.unknown == 2_000_000
-    purse.forget(5.0)
-    assert purse.unknown == 0
+    budget = Budget()
+    budget.carry_over(reserved=0.0, confirmed=0.0, unknown=3.0)
+    budget.forget(1.0)
+    assert budget.unknown == 2_000_000
+    budget.forget(5.0)
+    assert budget.unknown == 0
 
 
 def test_a_model_that_cost_more_than_its_price_is_held_at_what_it_cost_from_then_on():
-    overruns = PriceCorrection()
-    overruns.note("m", 1_200_000, 3.2)
-    overruns.note("m", 2_400_000, 3.2)
-    assert overruns.correct("m", 1_200_000) == 3_200_000
-    assert overruns.correct("m", 600_000) == 1_600_000
-    assert overruns.correct("other", 1_200_000) == 1_200_000
+    correction = PriceCorrection()
+    correction.note("m", 1_200_000, 3.2)
+    correction.note("m", 2_400_000, 3.2)
+    assert correction.correct("m", 1_200_000) == 3_200_000
+    assert correction.correct("m", 600_000) == 1_600_000
+    assert correction.correct("other", 1_200_000) == 1_200_000
 
 
 @pytest.mark.parametrize(("priced", "cost"), [(1_200_000, 0.4), (1_200_000, None), (0, 3.2)])
 def test_a_price_that_was_enough_or_unknown_is_held_as_it_is(priced, cost):
-    overruns = PriceCorrection()
-    overruns.note("m", priced, cost)
-    assert overruns.correct("m", 1_200_000) == 1_200_000
+    correction = PriceCorrection()
+    correction.note("m", priced, cost)
+    assert correction.correct("m", 1_200_000) == 1_200_000
 
 
 @given(st.lists(st.tuples(st.integers(1, 5_000_000), st.integers(0, 9_000_000))))
 def test_what_is_held_is_never_less_than_the_price_nor_than_what_the_like_has_cost(told):
-    overruns = PriceCorrection()
+    correction = PriceCorrection()
     for priced, cost in told:
-        overruns.note("m", priced, to_dollars(cost))
-        assert overruns.correct("m", priced) >= max(priced, cost)
+        correction.note("m", priced, to_dollars(cost))
+        assert correction.correct("m", priced) >= max(priced, cost)
 
 
 def test_a_silent_gateway_costs_the_price_however_much_was_held():
-    purse = Budget()
-    purse.reserve(3_200_000)
-    assert purse.confirm(3_200_000, 1_200_000, None) == 1.2
-    assert (purse.reserved, purse.confirmed) == (0, 1_200_000)
+    budget = Budget()
+    budget.reserve(3_200_000)
+    assert budget.confirm(3_200_000, 1_200_000, None) == 1.2
+    assert (budget.reserved, budget.confirmed) == (0, 1_200_000)
 
 
 def test_a_cap_without_a_price_is_refused():

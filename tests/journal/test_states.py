@@ -15,6 +15,7 @@ from videorouter.journal.states import (
     digest_request,
     judge_error,
     keep_doubt,
+    list_sources,
     may_move,
     name_item,
     read_crash,
@@ -126,6 +127,20 @@ def test_a_done_item_never_moves():
     assert not may_move("accepted", "sending")
 
 
+def test_what_was_paid_for_is_never_sent_again_and_nothing_is_sent_unnoticed():
+    assert list_sources("intent", "sending") == ("not_sent", "refused", "failed", "in_doubt")
+    assert list_sources("task", "accepted") == ("sending", "accepted")
+    assert list_sources("ending", "in_doubt") == ("sending",)
+    assert list_sources("ending", "done") == ("sending", "accepted")
+    assert list_sources("ending", "sending") == ()
+
+
+def test_a_crash_moves_what_the_table_lets_it_move():
+    for state in STATES:
+        moved = read_crash(state)
+        assert moved == state or state in list_sources("crash", moved)
+
+
 def test_a_crash_while_sending_is_in_doubt():
     assert [read_crash(state) for state in STATES] == [state if state != "sending" else "in_doubt" for state in STATES]
 
@@ -196,13 +211,13 @@ def test_the_same_body_is_another_request_as_an_edit():
     assert name_item("ab", 4) == "ab-4"
 
 
-def test_a_tally_counts_every_item_once_and_what_is_still_sending_as_in_doubt():
-    tally = Counts()
+def test_counts_hold_every_item_once_and_what_is_still_sending_as_in_doubt():
+    counts = Counts()
     for number, state in enumerate(STATES, 1):
-        tally.count(state, number)
-    tally.count("done")
+        counts.count(state, number)
+    counts.count("done")
     numbers = dict(zip(STATES, range(1, 8), strict=True))
-    summary = tally.summarise(cost=1.5, cost_in_doubt=0.5, unmet=100, stopped="why", elapsed=2.0)
+    summary = counts.summarise(cost=1.5, cost_in_doubt=0.5, unmet=100, stopped="why", elapsed=2.0)
     assert summary == BatchSummary(
         done=numbers["done"] + 1,
         refused=numbers["refused"],

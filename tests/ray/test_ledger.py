@@ -325,11 +325,11 @@ async def test_a_remote_journal_names_what_it_has_committed_as_a_journal_does(le
     remote = RemoteJournal(lambda message: ledger.exchange("a", message), stops.append, path=tmp_path, beat=60.0)
     block = await enter(remote, 0, None, "otter")
     assert remote.is_new(0, None)
-    assert await remote.intend(make_intent("", 0)) == "d1-1"
+    assert await remote.record_intent(make_intent("", 0)) == "d1-1"
     assert remote.is_new(1, "otter")
-    assert await remote.intend(make_intent("otter", 1, "d2")) == "otter"
+    assert await remote.record_intent(make_intent("otter", 1, "d2")) == "otter"
     for item in ("d1-1", "otter"):
-        await remote.finish(Ending(id=item, state="done", cost=0.5))
+        await remote.record_ending(Ending(id=item, state="done", cost=0.5))
     await remote.leave(block)
     found = [await remote.find(item) for item in ("d1-1", "otter")]
     assert [(one.state, one.cost) for one in found] == [("done", 0.5)] * 2
@@ -368,10 +368,10 @@ async def test_a_full_group_goes_at_once_and_a_small_one_gathers(tmp_path):
         return encode(Reply([None] * len(words), gap=60.0))
 
     remote = RemoteJournal(answer, print, path=tmp_path, beat=60.0)
-    await remote.accept("x", "cgt-1")
-    first = asyncio.ensure_future(remote.accept("y", "cgt-2"))
+    await remote.record_task("x", "cgt-1")
+    first = asyncio.ensure_future(remote.record_task("y", "cgt-2"))
     await asyncio.sleep(0)
-    rest = [asyncio.ensure_future(remote.accept(f"z{n}", "cgt")) for n in range(600)]
+    rest = [asyncio.ensure_future(remote.record_task(f"z{n}", "cgt")) for n in range(600)]
     await asyncio.gather(first, *rest)
     assert sizes == [1, 601]
 
@@ -393,7 +393,7 @@ async def gather_groups(tmp_path, say):
 
 async def test_no_group_holds_all_intents_of_a_worker_so_that_others_are_at_the_gateway_meanwhile(tmp_path):
     async def say(remote, _):
-        await asyncio.gather(*[remote.intend(make_intent("", n, f"d{n}")) for n in range(1200)])
+        await asyncio.gather(*[remote.record_intent(make_intent("", n, f"d{n}")) for n in range(1200)])
 
     assert [len(group) for group in await gather_groups(tmp_path, say)] == [400, 400, 400]
 
@@ -402,7 +402,7 @@ async def test_a_group_goes_soon_where_half_of_all_jobs_wait_for_it(tmp_path):
     async def say(remote, _):
         remote.room = 8
         async with asyncio.timeout(10.0):  # the gap that the ledger asked for is a minute
-            await asyncio.gather(*[remote.intend(make_intent("", n, f"d{n}")) for n in range(4)])
+            await asyncio.gather(*[remote.record_intent(make_intent("", n, f"d{n}")) for n in range(4)])
 
     assert [len(group) for group in await gather_groups(tmp_path, say)] == [4]
 
@@ -417,7 +417,7 @@ async def test_the_ledger_gets_no_more_groups_from_many_workers_than_it_can_take
 async def test_a_block_is_left_after_all_its_endings_however_many_they_are(tmp_path):
     async def say(remote, block):
         for n in range(1500):
-            await remote.finish(Ending(id=f"d{n}-1", state="done"))
+            await remote.record_ending(Ending(id=f"d{n}-1", state="done"))
         await remote.leave(block)
 
     groups = await gather_groups(tmp_path, say)
@@ -450,7 +450,7 @@ async def test_what_became_of_a_request_and_could_not_be_written_is_said_again(t
 
     remote = RemoteJournal(answer, lambda _: None, path=tmp_path, beat=60.0)
     block = await enter(remote, 0, None)
-    await remote.finish(Ending(id="d1-1", state="done"))
+    await remote.record_ending(Ending(id="d1-1", state="done"))
     with pytest.raises(JournalError, match="the disk is full"):
         await remote.leave(block)
     await remote.aclose()
@@ -460,8 +460,8 @@ async def test_what_became_of_a_request_and_could_not_be_written_is_said_again(t
 async def test_a_row_shows_its_earlier_sending_again_where_that_one_is_in_doubt(ledger, tmp_path):
     remote = RemoteJournal(lambda message: ledger.exchange("a", message), print, path=tmp_path, beat=60.0)
     block = await enter(remote, 0, None)
-    await remote.intend(make_intent("d1-1", 0))
-    await remote.finish(Ending(id="d1-1", state="in_doubt", idempotency_key="first", sent=1000.0))
+    await remote.record_intent(make_intent("d1-1", 0))
+    await remote.record_ending(Ending(id="d1-1", state="in_doubt", idempotency_key="first", sent=1000.0))
     await remote.leave(block)
     found = await remote.find("d1-1")
     assert (found.state, found.idempotency_key, found.sent) == ("in_doubt", "first", 1000.0)

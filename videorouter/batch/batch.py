@@ -14,7 +14,7 @@ from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator, Ma
 from typing import TYPE_CHECKING, Any, Self
 
 from videorouter.batch.entries import Entry, find_id, read_entry
-from videorouter.batch.item import FatalError, Item
+from videorouter.batch.item import BatchAbortedError, Item
 from videorouter.batch.run import BatchRun
 from videorouter.batch.saving import Saver
 from videorouter.errors import ConfigurationError, InvalidRequestError
@@ -25,7 +25,7 @@ from videorouter.journal.journal import Journal
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
 
-    from videorouter.batch.options import BatchOptions
+    from videorouter.batch.run import BatchOptions
     from videorouter.batch.saving import Save
     from videorouter.call.caller import Caller
     from videorouter.call.prepare import RequestBuilder
@@ -73,8 +73,8 @@ class Batch:
         self._source = source
         self._known = len(source) if isinstance(source, Sized) else None
         self._builder = builder
-        self._books = BatchRun(caller, options, self._halt)
-        self._saver = None if options.save_to is None else Saver(self._books, options.save_to, options.name, save)
+        self._run = BatchRun(caller, options, self._halt)
+        self._saver = None if options.save_to is None else Saver(self._run, options.save_to, options.name, save)
         self._blocking: Iterator[Any] | None = None
         self._awaiting: AsyncIterator[Any] | None = None
         self._pull_lock = asyncio.Lock()
@@ -103,12 +103,12 @@ class Batch:
     @property
     def summary(self) -> BatchSummary:
         """How the batch stands: one count per state of what this run has met, and what that cost."""
-        tally = self._books.tally
+        counts = self._run.counts
         unmet = max(0, self._known - self._pulled) if self._state == "closed" and self._known is not None else 0
         elapsed = self._elapsed if self._state == "closed" else time.monotonic() - self._began if self._began else 0.0
-        return tally.summarise(
-            cost=to_dollars(tally.cost),
-            cost_in_doubt=to_dollars(tally.unknown),
+        return counts.summarise(
+            cost=to_dollars(counts.cost),
+            cost_in_doubt=to_dollars(counts.unknown),
             unmet=unmet,
             stopped=self._stopped,
             elapsed=elapsed,
@@ -117,7 +117,7 @@ class Batch:
     @property
     def in_flight(self) -> int:
         """Requests that run now."""
-        return self._books.in_flight
+        return self._run.in_flight
 
     @property
     def saving(self) -> int:
@@ -132,12 +132,12 @@ class Batch:
     @property
     def cause(self) -> VideoRouterError | None:
         """The error that stopped dispatch early; ``None`` when it went on to its end, or was stopped by its caller."""
-        return self._books.cause
+        return self._run.cause
 
     @property
     def unwritten(self) -> int:
         """Outcomes that were handed out and could not be written into the journal, after a last try at the close."""
-        return self._books.unwritten
+        return self._run.unwritten
 
     def stop(self, reason: str = "stopped by the caller") -> None:
         """Send nothing more; what runs comes to its end, and the loop ends after the last of it."""
@@ -145,9 +145,9 @@ class Batch:
 
     def _halt(self, reason: str) -> None:
         if self._stopped is None:
-            self._stopped = self._books.stopped = reason
+            self._stopped = self._run.stopped = reason
             self._make_room()
-            self._books.wake()
+            self._run.wake()
             if self._puller is not None:
                 self._puller.cancel()
 
@@ -247,9 +247,9 @@ class Batch:
             _make_folder(self._options.save_to)
         if self._options.journal is not None:
             journal = await Journal.open(self._options.journal)
-            self._books.journal = journal
-            await journal.forget_unreadable()
-            await self._books.open(journal)
+            self._run.journal = journal
+            await journal.drop_unreadable()
+            await self._run.open(journal)
             for key, value in self._notes.items():
                 await journal.note(key, value)
         if isinstance(self._source, AsyncIterable):
@@ -263,7 +263,7 @@ class Batch:
             if self._state == "closed":
                 return
             self._elapsed = time.monotonic() - self._began if self._began else 0.0
-            await self._books.close()
+            await self._run.close()
             self._state = "closed"
 
     def _grow(self) -> None:
@@ -279,7 +279,7 @@ class Batch:
             if self._stopped is None:
                 self._break_off(InvalidRequestError(_CANCELLED))
         elif (error := lane.exception()) is not None:
-            self._break_off(error.error if isinstance(error, FatalError) else error)
+            self._break_off(error.error if isinstance(error, BatchAbortedError) else error)
         self._wake()
 
     def _break_off(self, error: BaseException) -> None:
@@ -372,7 +372,7 @@ class Batch:
                 entry = read_entry(raw, self._options.verb)
             except Exception as error:  # noqa: BLE001  an entry of any kind must not lose the others
                 entry = Entry(prompt=None, id=find_id(raw), broken=_name_broken(error))
-            item = await Item(self._books, self._builder, index, entry, given=entry.id).take()
+            item = await Item(self._run, self._builder, index, entry, given=entry.id).process()
             if self._saver is None and self._caller.on_event is None:
                 self._hand_out(item)
             else:
@@ -380,8 +380,8 @@ class Batch:
             root = item.id
             for step, following in enumerate(entry.then, 1):
                 given = following.id or f"{root}/{step}"
-                walk = Item(self._books, self._builder, index, following, given=given, before=item, step=step)
-                item = await walk.take()
+                edit = Item(self._run, self._builder, index, following, given=given, before=item, step=step)
+                item = await edit.process()
                 await self._deliver(item, step)
         finally:
             if self._options.ordered:
@@ -420,7 +420,7 @@ class Batch:
 
     async def _tell(self, item: BatchItem) -> None:
         await self._caller.emit(ItemFinished(call_id=item.id, item=item))
-        await self._caller.emit(BatchProgressed(call_id="batch", summary=self.summary, in_flight=self._books.in_flight))
+        await self._caller.emit(BatchProgressed(call_id="batch", summary=self.summary, in_flight=self._run.in_flight))
 
     def _hand_out(self, item: BatchItem) -> None:
         if self._options.ordered:

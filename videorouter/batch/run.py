@@ -1,4 +1,4 @@
-"""What the items of one batch share: its journal, its money, its counts, its ids, and who waits for whom.
+"""What a batch was asked to do, and what its items share: its journal, its money, its counts, its ids, and who waits for whom.
 
 Nothing is sent here, and nothing grows with the input: what must be known of a million items is in the journal.
 """
@@ -7,42 +7,148 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import os
 from collections import OrderedDict
-from typing import TYPE_CHECKING, Any
+from collections.abc import Awaitable, Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import msgspec
 
-from videorouter.batch.options import check_replay
+from videorouter.call.requests import Verb
+from videorouter.config import check_count
+from videorouter.downloads.names import DEFAULT_NAME, check_template
 from videorouter.errors import (
     BudgetExceededError,
     ClientClosedError,
+    ConfigurationError,
     InvalidRequestError,
     JournalError,
     JournalMismatchError,
     VideoRouterError,
 )
-from videorouter.journal.budget import Budget, PriceCorrection, find_price, to_dollars, to_micros
-from videorouter.journal.records import read_failure, restore_inline, show_recorded, spell_path
-from videorouter.journal.states import SETTLED, VERDICTS, Counts, Recorded, StopRule, decide_resumption, name_item
+from videorouter.journal.budget import Budget, PriceCorrection, check_budget, find_price, to_dollars, to_micros
+from videorouter.journal.journal import Identity
+from videorouter.journal.records import read_failure, restore_inline, show_path, to_item
+from videorouter.journal.states import (
+    POLICIES,
+    SETTLED,
+    STOP_AFTER,
+    Counts,
+    ItemRow,
+    StopRule,
+    check_retry,
+    decide_resumption,
+    name_item,
+)
+from videorouter.models import BatchItem, ItemState
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from videorouter.batch.options import BatchOptions
     from videorouter.call.caller import Caller
     from videorouter.call.requests import Submission
+    from videorouter.config import Settings
     from videorouter.journal.journal import Ending, Journal
     from videorouter.journal.states import Resumption
-    from videorouter.models import BatchItem, Task
+    from videorouter.models import Task
 
-_decode = msgspec.json.Decoder(dict[str, Any]).decode
-
+DoubtPolicy: TypeAlias = str | Callable[[BatchItem], "str | Awaitable[str]"]
 REMEMBERED = 16_384
 """Distinct requests, and finished parents, that a batch without a journal remembers."""
+MOST_AT_ONCE = 1000
+_NOT_HERE = frozenset(
+    {"models", "fallback_on_failure", "idempotency_key", "prompt", "id", "then", "edit_of", "video", "video_id"}
+)
+_decode = msgspec.json.Decoder(dict[str, Any]).decode
+
+
+class BatchOptions(msgspec.Struct, frozen=True, kw_only=True):
+    """The options of one batch, checked. Money is in US dollars."""
+
+    verb: Verb
+    common: dict[str, Any]
+    limit: int
+    ordered: bool = False
+    journal: Path | None = None
+    save_to: Path | None = None
+    name: str = DEFAULT_NAME
+    max_cost: float | None = None
+    price: Any = None
+    on_outcome_unknown: Any = "report"
+    deduplicate: bool = False
+    stop_after: int = STOP_AFTER
+    retry: frozenset[ItemState] = frozenset()
+
+
+def check_options(settings: Settings, verb: Verb, given: Mapping[str, Any]) -> BatchOptions:
+    """Check the options of ``generate_many``; what is none of them belongs to every request.
+
+    Raises:
+        ConfigurationError: Something cannot be used; nothing was sent.
+    """
+    common = dict(given)
+
+    def take(name: str, default: Any = None) -> Any:
+        return common.pop(name, default)
+
+    max_cost, price, policy = take("max_cost"), take("price"), take("on_outcome_unknown", "report")
+    concurrency, journal, save_to = take("concurrency"), take("journal"), take("save_to")
+    ordered, deduplicate = bool(take("ordered", False)), bool(take("deduplicate", False))
+    name = take("name") or DEFAULT_NAME
+    stop_after, retry = take("stop_after", STOP_AFTER), take("retry", ())
+    check_budget(max_cost, price)
+    wrong = _NOT_HERE & common.keys()
+    if wrong:
+        raise ConfigurationError(f"A batch takes no {', '.join(sorted(wrong))} for all its entries.")
+    if not callable(policy) and policy not in POLICIES:
+        raise ConfigurationError(
+            "on_outcome_unknown must be 'report', 'resend' (you accept a second charge), 'replay' (the gateway honours "
+            f"idempotency keys) or a function of the item that gives one of these, not {policy!r}."
+        )
+    if policy == "replay":
+        check_replay(settings)
+    most = settings.max_concurrency or MOST_AT_ONCE
+    return BatchOptions(
+        verb=verb,
+        common={field: value for field, value in common.items() if value is not None},
+        limit=most if concurrency is None else min(most, check_count(concurrency, "concurrency", least=1)),
+        ordered=ordered,
+        journal=None if journal is None else _check_path(journal, "journal"),
+        save_to=None if save_to is None else _check_path(save_to, "save_to"),
+        name=check_template(name),
+        max_cost=max_cost,
+        price=price,
+        on_outcome_unknown=policy,
+        deduplicate=deduplicate,
+        stop_after=check_count(stop_after, "stop_after", least=1),
+        retry=check_retry(retry),
+    )
+
+
+def check_replay(settings: Settings) -> None:
+    """Refuse to replay on a gateway of which nobody has said that it honours keys.
+
+    Raises:
+        ConfigurationError: Nobody has.
+    """
+    if settings.idempotency != "honoured":
+        raise ConfigurationError(
+            "on_outcome_unknown='replay' sends the same key again, which is only safe where the gateway honours it: "
+            "declare that with AsyncVideoRouter(idempotency='honoured'), or choose 'report' or 'resend'."
+        )
+
+
+def _check_path(value: str | os.PathLike[str], name: str) -> Path:
+    try:
+        text: object = os.fspath(value)
+    except TypeError as error:
+        raise ConfigurationError(f"{name} must be a path, not {type(value).__name__}.") from error
+    if not isinstance(text, str) or not text.strip() or "\0" in text:
+        raise ConfigurationError(f"{name} must be a path, not {value!r}.")
+    return Path(text)
 
 
 class BatchRun:
-    """The books of one batch.
+    """What the items of one batch share.
 
     Args:
         caller: The client's way to the wire.
@@ -55,20 +161,18 @@ class BatchRun:
         self.options = options
         self.stop = stop
         self.journal: Journal | None = None
-        self.purse: Budget = Budget(options.max_cost)
-        self.overruns: PriceCorrection = PriceCorrection()
-        self.tally: Counts = Counts()
+        self.budget: Budget = Budget(options.max_cost)
+        self.price_correction: PriceCorrection = PriceCorrection()
+        self.counts: Counts = Counts()
         self.in_flight: int = 0
-        self.fresh: bool = False
-        """Whether the journal was empty when this run began: then nothing in it need be asked before an intent."""
         self.stopped: str | None = None
         self.cause: VideoRouterError | None = None
         """The error that stopped dispatch, where one did."""
         self._rule = StopRule(options.stop_after)
-        self._paid = asyncio.Event()
-        self._takes: dict[str, int] = {}
+        self._money_back = asyncio.Event()
+        self._occurrences: dict[str, int] = {}
         self._ids: set[int] = set()
-        self._living: dict[str, asyncio.Future[BatchItem | None]] = {}
+        self._running: dict[str, asyncio.Future[BatchItem | None]] = {}
         self._waiting: dict[str, str] = {}
         """Items that wait for another one, by their given ids."""
         self._finished: OrderedDict[str, BatchItem] = OrderedDict()
@@ -78,8 +182,7 @@ class BatchRun:
         """Go on from what earlier runs wrote down and spent."""
         self.journal = journal
         totals = await journal.totals()
-        self.fresh = totals.items == 0 and not self.options.deduplicate
-        self.purse.carry_over(reserved=totals.reserved, confirmed=totals.cost, unknown=totals.unknown)
+        self.budget.carry_over(reserved=totals.reserved, confirmed=totals.cost, unknown=totals.unknown)
 
     async def close(self) -> None:
         """Write once more what could not be written, and close the journal."""
@@ -87,24 +190,24 @@ class BatchRun:
             return
         try:
             while self._unwritten:
-                await self.journal.finish(self._unwritten[0])
+                await self.journal.record_ending(self._unwritten[0])
                 del self._unwritten[0]
         except JournalError as error:
             self.stop_for(error)
         finally:
             await self.journal.aclose()
 
-    def note(self, item: BatchItem, unknown: float = 0.0) -> None:
+    def count(self, item: BatchItem, unknown: float = 0.0) -> None:
         """Count an item in the state in which this run leaves it; ``unknown`` are US dollars that it may have cost."""
-        tally = self.tally
-        tally.count(item.state)
+        counts = self.counts
+        counts.count(item.state)
         if item.cost is not None:
-            tally.cost += to_micros(item.cost)
+            counts.cost += to_micros(item.cost)
         if unknown:
-            tally.unknown += to_micros(unknown)
+            counts.unknown += to_micros(unknown)
 
     def note_success(self) -> None:
-        """Something was accepted: no wall stands before the batch."""
+        """Something was accepted: no error in a row stands before the batch."""
         self._rule.note_success()
 
     def note_error(self, error: BaseException) -> None:
@@ -124,23 +227,6 @@ class BatchRun:
         """Endings that could not be written down."""
         return len(self._unwritten)
 
-    async def reserve(self, micros: int) -> None:
-        """Hold money for one request; waits while requests that run may give some back.
-
-        Raises:
-            BudgetExceededError: The cap does not allow it.
-        """
-        while not self.purse.reserve(micros):
-            if self.in_flight == 0:
-                left = to_dollars(max(0, (self.purse.cap or 0) - self.purse.committed))
-                raise BudgetExceededError(
-                    f"max_cost is reached: the next item may cost ${to_dollars(micros):.6g}, and ${left:.6g} of "
-                    f"${to_dollars(self.purse.cap or 0):.6g} are left. It was not sent. Raise max_cost and run the same "
-                    "batch with its journal again: it goes on from here."
-                )
-            await self._paid.wait()
-            self.check_running()
-
     def check_running(self) -> None:
         """Let nothing be sent once dispatch has stopped.
 
@@ -150,89 +236,90 @@ class BatchRun:
         if self.stopped is not None:
             raise ClientClosedError(f"The batch had stopped before this entry was sent: {self.stopped}")
 
-    def wake(self) -> None:
-        """Let those who wait for money look again."""
-        waiting, self._paid = self._paid, asyncio.Event()
-        waiting.set()
+    async def reserve(self, micros: int) -> None:
+        """Hold money for one request; waits while requests that run may give some back.
 
-    def leave_flight(self) -> None:
+        Raises:
+            BudgetExceededError: The cap does not allow it.
+        """
+        while not self.budget.reserve(micros):
+            if self.in_flight == 0:
+                left = to_dollars(max(0, (self.budget.cap or 0) - self.budget.committed))
+                raise BudgetExceededError(
+                    f"max_cost is reached: the next item may cost ${to_dollars(micros):.6g}, and ${left:.6g} of "
+                    f"${to_dollars(self.budget.cap or 0):.6g} are left. It was not sent. Raise max_cost and run the same "
+                    "batch with its journal again: it goes on from here."
+                )
+            await self._money_back.wait()
+            self.check_running()
+
+    def end_request(self) -> None:
         """A request has ended: whoever waits for money may look again."""
         self.in_flight -= 1
         if self.options.max_cost is not None:
             self.wake()
 
-    def name_at_once(self, digest: str, given: str | None, index: int) -> tuple[str, int, Recorded | None] | None:
-        """As ``name``, where no journal need be asked; ``None`` where one must.
+    def wake(self) -> None:
+        """Let those who wait for money look again."""
+        waiting, self._money_back = self._money_back, asyncio.Event()
+        waiting.set()
 
-        In a fresh journal an entry without an id is named by its intent, which also tells whether an id is taken.
+    async def identify(self, digest: str, given: str | None, index: int, *, twin: bool = False) -> Identity:
+        """Who an entry is, and what the journal has of it; ``twin`` says that another one of its id runs now.
 
         Raises:
             InvalidRequestError: This run has met the given id before.
         """
-        if self.fresh:
-            self._check_new(given)
-            return given or "", 1, None
-        if self.journal is not None:
-            return None
-        if given is not None:
-            self._check_new(given)
-            self.remember(given)
-            return given, 1, None
         again = not self.options.deduplicate
-        times = self._takes.get(digest, 0) + 1
-        if times == 1 and again and len(self._takes) >= REMEMBERED:
-            return f"{digest}-at{index}", 1, None
-        self._takes[digest] = times
-        return name_item(digest, times if again else 1), times, None
+        if given is not None:
+            if twin:
+                raise name_duplicate(given)
+            if self.journal is not None:
+                identity = await self.journal.identify(digest, given)
+                if identity.times > 1:
+                    raise name_duplicate(given)
+                return identity
+            if not await self.claim(given):
+                raise name_duplicate(given)
+            return Identity(id=given)
+        if self.journal is not None:
+            return await self.journal.identify(digest, None, again=again)
+        times = self._occurrences.get(digest, 0) + 1
+        if times == 1 and again and len(self._occurrences) >= REMEMBERED:
+            return Identity(id=f"{digest}-at{index}")
+        self._occurrences[digest] = times
+        return Identity(id=name_item(digest, times if again else 1), times=times)
 
-    async def name(self, digest: str, given: str | None, index: int) -> tuple[str, int, Recorded | None]:
-        """The id of an entry, how often this run has met it, and what the journal knows of it.
+    async def claim(self, given: str) -> bool:
+        """Keep an id for the entry that came with it first; whether that is this one."""
+        if self.journal is not None:
+            return (await self.journal.identify("", given)).times == 1
+        key, before = hash(given), len(self._ids)
+        self._ids.add(key)
+        return len(self._ids) > before
 
-        Raises:
-            InvalidRequestError: This run has met the given id before.
-        """
-        if self.journal is None:
-            return given or f"{digest}-at{index}", 1, None
-        self._check_new(given)
-        met = await self.journal.meet(digest, given, again=not self.options.deduplicate)
-        if given is not None and met.times > 1:
-            raise name_duplicate(given)
-        return met.id, met.times, met.recorded
-
-    def _check_new(self, given: str | None) -> None:
-        if given is not None and self.has_met(given):
-            raise name_duplicate(given)
-
-    def has_met(self, given: str) -> bool:
-        """Whether this run keeps an id of which there is no row in a journal."""
-        return hash(given) in self._ids
-
-    def remember(self, given: str) -> None:
-        """Keep an id of which there is no row in a journal."""
-        self._ids.add(hash(given))
-
-    def decide(self, recorded: Recorded) -> Resumption:
+    def decide(self, row: ItemRow) -> Resumption:
         """What this run does with an item that the journal knows."""
-        failure = read_failure(recorded.failure)
+        failure = read_failure(row.failure)
         settled = failure is not None and failure.code == SETTLED
-        return decide_resumption(recorded.state, self.options.retry, settled=settled)
+        return decide_resumption(row.state, self.options.retry, settled=settled)
 
     async def find(self, item: str, asker: str | None = None) -> BatchItem | None:
         """How another item of this batch stands; waits for one that runs, unless that one waits for the ``asker``."""
-        living = self._living.get(item)
-        if living is not None:
+        running = self._running.get(item)
+        if running is not None:
             if asker is None:
-                return await asyncio.shield(living)
+                return await asyncio.shield(running)
             if self._waits_for(item, asker):
                 return None
             self._waiting[asker] = item
             try:
-                return await asyncio.shield(living)
+                return await asyncio.shield(running)
             finally:
                 del self._waiting[asker]
         if self.journal is not None:
-            recorded = await self.journal.find(item)
-            return None if recorded is None else show_recorded(recorded)
+            row = await self.journal.find(item)
+            return None if row is None else to_item(row)
         return self._finished.get(item)
 
     def _waits_for(self, item: str, asker: str) -> bool:
@@ -245,19 +332,14 @@ class BatchRun:
 
     def enter(self, item: str) -> asyncio.Future[BatchItem | None] | None:
         """Let others wait for an item, unless one of that id already runs."""
-        if item in self._living:
+        if item in self._running:
             return None
-        future = self._living[item] = asyncio.get_running_loop().create_future()
+        future = self._running[item] = asyncio.get_running_loop().create_future()
         return future
-
-    async def give_back(self, item: str, future: asyncio.Future[BatchItem | None]) -> None:
-        """Leave an id to the item that had it first: whoever waits for it means that one."""
-        self._living.pop(item, None)
-        future.set_result(await self.find(item))
 
     def leave(self, item: str, future: asyncio.Future[BatchItem | None], outcome: BatchItem | None) -> None:
         """Tell those who wait for an item, and remember it for those who come later."""
-        self._living.pop(item, None)
+        self._running.pop(item, None)
         if outcome is None:
             future.cancel()
             return
@@ -267,22 +349,31 @@ class BatchRun:
             if len(self._finished) > REMEMBERED and not self.options.deduplicate:
                 self._finished.popitem(last=False)
 
-    async def write(self, ending: Ending) -> None:
+    async def hand_back(self, item: str, future: asyncio.Future[BatchItem | None]) -> None:
+        """Leave an id to the item that had it first: whoever waits for it means that one."""
+        self._running.pop(item, None)
+        first: BatchItem | None = None
+        try:
+            first = await self.find(item)
+        finally:
+            future.set_result(first)
+
+    async def record_ending(self, ending: Ending) -> None:
         """Commit an ending. When that fails, the item is returned all the same, and dispatch stops."""
         if self.journal is None:
             return
         try:
-            await self.journal.finish(ending)
+            await self.journal.record_ending(ending)
         except JournalError as error:
             self._unwritten.append(ending)
             self.stop_for(error)
 
-    async def accept(self, item: str, task: Task) -> None:
+    async def record_task(self, item: str, task: Task) -> None:
         """Commit a task id. When that fails, the paid task is still collected, and dispatch stops."""
         if self.journal is None or not task.id:
             return
         try:
-            await self.journal.accept(item, task.id, task.poll_url, task.request_id)
+            await self.journal.record_task(item, task.id, task.poll_url, task.request_id)
         except JournalError as error:
             self.stop_for(error)
 
@@ -291,8 +382,8 @@ class BatchRun:
         if item.result is not None and any(video.url is None for video in item.result.videos):
             restore_inline(item.result, await journal.find_inline(item.id))
         saved = await journal.find_files(item.id)
-        files = tuple(str(spell_path(path, self.options.save_to)) for path, _ in saved)
-        return msgspec.structs.replace(item, files=files, sha256=saved[0][1] if saved else item.sha256)
+        files = tuple(str(show_path(path, self.options.save_to)) for path, _ in saved)
+        return item.replace(files=files, sha256=saved[0][1] if saved else item.sha256)
 
     def find_price(self, submission: Submission) -> int:
         """What a request may cost, in millionths of a dollar.
@@ -306,27 +397,25 @@ class BatchRun:
         fields: dict[str, Any] = _decode(submission.body) if callable(price) else {"model": submission.model}
         return find_price(price, fields, needed=needed)
 
-    async def judge_doubt(self, item: BatchItem) -> str:
+    async def ask_policy(self, item: BatchItem) -> str:
         """What the caller wants done about an item that may have been billed.
 
         Raises:
             ConfigurationError: The caller wants a replay, and nobody said that the gateway honours keys.
             InvalidRequestError: The caller's function gave something else.
         """
-        verdict = self.options.doubt
-        if callable(verdict):
-            verdict = verdict(item)
-            if inspect.isawaitable(verdict):
-                verdict = await verdict
-        if verdict is None:
-            verdict = "report"
-        if verdict not in VERDICTS:
-            raise InvalidRequestError(
-                f"on_outcome_unknown gave {verdict!r}; it must give one of {', '.join(VERDICTS)}."
-            )
-        if verdict == "replay":
+        policy = self.options.on_outcome_unknown
+        if callable(policy):
+            policy = policy(item)
+            if inspect.isawaitable(policy):
+                policy = await policy
+        if policy is None:
+            policy = "report"
+        if policy not in POLICIES:
+            raise InvalidRequestError(f"on_outcome_unknown gave {policy!r}; it must give one of {', '.join(POLICIES)}.")
+        if policy == "replay":
             check_replay(self.caller.settings)
-        return str(verdict)
+        return str(policy)
 
 
 def name_duplicate(given: str) -> InvalidRequestError:
@@ -336,10 +425,10 @@ def name_duplicate(given: str) -> InvalidRequestError:
     )
 
 
-def name_mismatch(recorded: Recorded, index: int, journal: Journal | None) -> JournalMismatchError:
+def name_mismatch(row: ItemRow, index: int, journal: Journal | None) -> JournalMismatchError:
     """The error of an entry whose id is another request's in the journal."""
     return JournalMismatchError(
-        f"The journal has item {recorded.id!r} with another request (position {recorded.position} then, {index} now). It was "
+        f"The journal has item {row.id!r} with another request (position {row.position} then, {index} now). It was "
         "not sent. Give the changed entry another id, put the input back, or start another journal.",
         path=str(journal.path) if journal is not None else None,
     )

@@ -1,4 +1,4 @@
-"""Saves the videos of a batch on lanes of their own, so that a slow file host never holds up the next prompt.
+"""Saves the videos of a batch beside its requests, so that a slow file host never holds up the next prompt.
 
 A file that is missing is no reason to pay again: the item stays done, and the next run fetches the file.
 """
@@ -16,7 +16,7 @@ from videorouter.call.tasks import look_at_task
 from videorouter.downloads.file import find_free
 from videorouter.downloads.names import fill_template, number_name
 from videorouter.errors import DownloadError, JournalError, VideoRouterError
-from videorouter.journal.records import spell_path
+from videorouter.journal.records import show_path
 from videorouter.journal.states import describe_failure
 from videorouter.models import Download, Task, Video
 
@@ -30,9 +30,9 @@ if TYPE_CHECKING:
 
 LOOKING = 60.0
 """Seconds to ask a task for its current links."""
-WALLS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO})
+DISK_FAILURES = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO})
 """What a disk says that it will say to the next file as well."""
-LANES = 8
+AT_ONCE = 8
 """Downloads at once, as browsers and file hosts are used to."""
 
 
@@ -40,19 +40,19 @@ class Saver:
     """Saves what is done into a folder.
 
     Args:
-        books: What the batch shares.
+        run: What the batch shares.
         folder: Where to.
         template: Names of files.
         save: Saves one video.
     """
 
-    def __init__(self, books: BatchRun, folder: Path, template: str, save: Save) -> None:
-        self._books = books
+    def __init__(self, run: BatchRun, folder: Path, template: str, save: Save) -> None:
+        self._run = run
         self._folder = folder
         self._template = template
         self._save = save
-        self._lanes = asyncio.Semaphore(LANES)
-        self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+        self._slots = asyncio.Semaphore(AT_ONCE)
+        self._saving: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         """Of items that are being saved: equal entries that are one item have one file, which the first of them fetches."""
 
     def wants(self, item: BatchItem) -> bool:
@@ -73,8 +73,8 @@ class Saver:
         Returns:
             The item with its files, or with the error that kept one of them away.
         """
-        turn = self._turns.setdefault(item.id, asyncio.Lock())
-        async with turn, self._lanes:
+        one_at_a_time = self._saving.setdefault(item.id, asyncio.Lock())
+        async with one_at_a_time, self._slots:
             saved: list[Download] = []
             try:
                 try:
@@ -86,9 +86,9 @@ class Saver:
                     item, saved = fresh, []
                     await self._save_all(item, step, saved)
             except (VideoRouterError, OSError) as error:
-                named = error if isinstance(error, VideoRouterError) else _name_trouble(error, self._folder)
-                if isinstance(named, JournalError) or _is_wall(named):
-                    self._books.stop_for(named)
+                named = error if isinstance(error, VideoRouterError) else _wrap_error(error, self._folder)
+                if isinstance(named, JournalError) or _is_disk_failure(named):
+                    self._run.stop_for(named)
                 kept = self._with_files(item, saved)
                 return kept.replace(failure=describe_failure(named)).with_extras(error_=named)
         return self._with_files(item, saved)
@@ -104,7 +104,7 @@ class Saver:
             return None
         task = Task(id=item.task_id, model=item.model)
         try:
-            status = await look_at_task(self._books.caller, task, deadline=time.monotonic() + LOOKING)
+            status = await look_at_task(self._run.caller, task, deadline=time.monotonic() + LOOKING)
         except VideoRouterError:
             return None
         if status.result is None:
@@ -124,11 +124,11 @@ class Saver:
         )
         if count > 1:
             path = path.with_name(number_name(path.name, number + 1))
-        journal = self._books.journal
+        journal = self._run.journal
         if journal is not None:
             path = await journal.plan_file(item.id, number, path)
             known = next((entry for entry in await journal.find_files(item.id) if entry[0] == path), None)
-            path = spell_path(path, self._folder)
+            path = show_path(path, self._folder)
             if known is not None and path.is_file():
                 return Download(file=str(path), size=path.stat().st_size, sha256=known[1])
         else:
@@ -144,7 +144,7 @@ class Saver:
         return item.replace(files=files, sha256=saved[0].sha256 if saved else None)
 
 
-def _name_trouble(error: OSError, folder: Path) -> DownloadError:
+def _wrap_error(error: OSError, folder: Path) -> DownloadError:
     trouble = DownloadError(
         f"A video could not be saved in {folder}: {error}. It is paid for and its URL is in the item: mend the folder and "
         "run the same batch again, which fetches what is missing.",
@@ -154,6 +154,6 @@ def _name_trouble(error: OSError, folder: Path) -> DownloadError:
     return trouble
 
 
-def _is_wall(error: VideoRouterError) -> bool:
+def _is_disk_failure(error: VideoRouterError) -> bool:
     """Whether the next file could not be saved either, so that buying more makes no sense until the disk is mended."""
-    return isinstance(error.__cause__, OSError) and error.__cause__.errno in WALLS
+    return isinstance(error.__cause__, OSError) and error.__cause__.errno in DISK_FAILURES

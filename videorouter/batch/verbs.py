@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterable, Iterable
 
     from videorouter.batch.batch import Batch
-    from videorouter.batch.options import Doubt
+    from videorouter.batch.run import DoubtPolicy
     from videorouter.call.requests import Verb
     from videorouter.journal.budget import Price
 
@@ -30,7 +30,7 @@ class BatchVerbs:
         ordered: bool = False,
         max_cost: float | None = None,
         price: Price | None = None,
-        on_outcome_unknown: Doubt = "report",
+        on_outcome_unknown: DoubtPolicy = "report",
         deduplicate: bool = False,
         stop_after: int = 20,
         retry: Iterable[str] | bool = (),

@@ -35,7 +35,7 @@ from videorouter.errors import (
 )
 from videorouter.journal.budget import find_price, to_dollars
 from videorouter.journal.states import SETTLED
-from videorouter.journal.status import read_standing
+from videorouter.journal.status import read_status
 
 if TYPE_CHECKING:
     import argparse
@@ -78,7 +78,7 @@ def _recall(args: argparse.Namespace) -> argparse.Namespace:
     from videorouter.cli.parser import parse  # noqa: PLC0415  it knows this module's commands
 
     path = find_journal(args.journal)
-    meta = read_standing(path).meta
+    meta = read_status(path).meta
     words = json.loads(meta.get("command", "null"))
     if not words:
         raise ConfigurationError(

@@ -19,15 +19,16 @@ from videorouter.cli.exits import Exit, exit_of
 from videorouter.cli.reporting import report_error, shorten
 from videorouter.errors import ConfigurationError, JournalError, VideoRouterError
 from videorouter.journal.journal import Journal
-from videorouter.journal.records import show_recorded
-from videorouter.journal.states import SETTLED, STATES
-from videorouter.journal.status import Money, read_rows, read_standing
+from videorouter.journal.records import to_item
+from videorouter.journal.states import STATES
+from videorouter.journal.status import Money, read_rows, read_status
 
 if TYPE_CHECKING:
     import argparse
     from collections.abc import Iterator
 
-    from videorouter.journal.status import Standing
+    from videorouter.journal.journal import Settlement
+    from videorouter.journal.status import JournalStatus
 
 _COLUMNS = (
     "index",
@@ -47,22 +48,6 @@ _COLUMNS = (
     "file",
     "failure",
 )
-
-_DOUBTFUL = "(state = 'in_doubt' OR (unknown > 0 AND state IN ('done', 'failed', 'refused', 'not_sent')))"
-_NOT_BOUGHT = f"""
-UPDATE items SET state = CASE state WHEN 'in_doubt' THEN 'not_sent' ELSE state END, unknown = 0,
-  failure = CASE state WHEN 'in_doubt' THEN NULL ELSE failure END WHERE id = ? AND {_DOUBTFUL}
-"""  # noqa: S608  words of our own
-_LOST = f"""
-UPDATE items SET state = CASE state WHEN 'in_doubt' THEN 'failed' ELSE state END,
-  cost = coalesce(cost, 0) + coalesce(?, unknown), unknown = 0,
-  failure = CASE state WHEN 'in_doubt' THEN ? ELSE failure END, finished = coalesce(finished, ?)
-  WHERE id = ? AND {_DOUBTFUL}
-"""  # noqa: S608  words of our own
-_FOUND = f"""
-UPDATE items SET state = 'done', cost = coalesce(cost, 0) + coalesce(?, unknown), unknown = 0, result = ?,
-  failure = NULL, finished = ? WHERE id = ? AND state <> 'done' AND {_DOUBTFUL}
-"""  # noqa: S608  words of our own
 
 
 def run(args: argparse.Namespace) -> int:
@@ -87,43 +72,43 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _show_status(path: Path, console: Console) -> int:
-    standing = read_standing(path)
-    left = standing.unmet
+    status = read_status(path)
+    left = status.unmet
     if console.json:
-        values: dict[str, object] = {"journal": str(path), "running": standing.running}
-        values.update((state, standing.counts.get(state, 0)) for state in STATES)
+        values: dict[str, object] = {"journal": str(path), "running": status.running}
+        values.update((state, status.counts.get(state, 0)) for state in STATES)
         values.update(
             not_met=left,
-            cost=round(standing.cost, 6),
-            reserved=round(standing.reserved, 6),
-            cost_in_doubt=round(standing.unknown, 6),
-            cost_at_most=round(standing.cost + standing.reserved + standing.unknown, 6),
-            cost_reported=round(standing.reported, 6),
-            files_missing=_count_missing(standing),
+            cost=round(status.cost, 6),
+            reserved=round(status.reserved, 6),
+            cost_in_doubt=round(status.unknown, 6),
+            cost_at_most=round(status.cost + status.reserved + status.unknown, 6),
+            cost_reported=round(status.reported, 6),
+            files_missing=_count_missing(status),
         )
         console.record(values)
         return Exit.OK
-    total = sum(standing.counts.values()) + left
-    console.data(f"{path}: {total:,} entries, {'running now' if standing.running else 'not running'}")
+    total = sum(status.counts.values()) + left
+    console.data(f"{path}: {total:,} entries, {'running now' if status.running else 'not running'}")
     for state in STATES:
-        count = standing.counts.get(state, 0) + (left if state == "not_sent" else 0)
+        count = status.counts.get(state, 0) + (left if state == "not_sent" else 0)
         if count:
-            money = ", ".join(_list_money(standing.money.get(state, Money())))
+            money = ", ".join(_list_money(status.money.get(state, Money())))
             console.data(f"{count:>9,}  {state.replace('_', ' '):<9}{f'  {money}' if money else ''}".rstrip())
-    missing = _count_missing(standing)
+    missing = _count_missing(status)
     if missing:
         console.data(f"{missing:>9,}  of those done are not saved yet")
-    reported = standing.reported
+    reported = status.reported
     source = (
-        f"  ${reported:,.4f} as the gateway says, the rest by your --price" if standing.cost - reported > 5e-7 else ""
+        f"  ${reported:,.4f} as the gateway says, the rest by your --price" if status.cost - reported > 5e-7 else ""
     )
-    console.data(f"spent      ${standing.cost:,.4f}{source if reported else ''}")
-    if standing.reserved:
-        console.data(f"held       ${standing.reserved:,.4f}  for what is accepted or runs")
-    if standing.unknown:
-        console.data(f"in doubt   ${standing.unknown:,.4f}  may have been billed")
-    console.data(f"at most    ${standing.cost + standing.reserved + standing.unknown:,.4f}")
-    for words in _list_next(path, standing):
+    console.data(f"spent      ${status.cost:,.4f}{source if reported else ''}")
+    if status.reserved:
+        console.data(f"held       ${status.reserved:,.4f}  for what is accepted or runs")
+    if status.unknown:
+        console.data(f"in doubt   ${status.unknown:,.4f}  may have been billed")
+    console.data(f"at most    ${status.cost + status.reserved + status.unknown:,.4f}")
+    for words in _list_next(path, status):
         console.say(f"  {console.style('next:', 'cyan')} {words}")
     return Exit.OK
 
@@ -134,22 +119,22 @@ def _list_money(money: Money) -> Iterator[str]:
             yield f"${amount:,.4f} {words}"
 
 
-def _count_missing(standing: Standing) -> int:
+def _count_missing(status: JournalStatus) -> int:
     """Items that are done and whose files the same command will fetch."""
-    words = json.loads(standing.meta.get("command", "null"))
-    return standing.unsaved if words and "--no-save" not in words else 0
+    words = json.loads(status.meta.get("command", "null"))
+    return status.unsaved if words and "--no-save" not in words else 0
 
 
-def _list_next(path: Path, standing: Standing) -> list[str]:
+def _list_next(path: Path, status: JournalStatus) -> list[str]:
     steps = []
-    counts = standing.counts
-    words = json.loads(standing.meta.get("command", "null"))
-    unfinished = standing.unmet or counts.get("not_sent") or counts.get("accepted") or _count_missing(standing)
-    if not standing.running and words and unfinished:
+    counts = status.counts
+    words = json.loads(status.meta.get("command", "null"))
+    unfinished = status.unmet or counts.get("not_sent") or counts.get("accepted") or _count_missing(status)
+    if not status.running and words and unfinished:
         steps.append(f"{say_command(words)}   (resumes)")
-    if standing.doubtful:
-        steps.append(f"{say_batch('settle', path)}   ({standing.doubtful:,} may have been billed)")
-    if standing.retryable:
+    if status.doubtful:
+        steps.append(f"{say_batch('settle', path)}   ({status.doubtful:,} may have been billed)")
+    if status.retryable:
         steps.append(say_batch("retry", path))
     if counts.get("done"):
         steps.append(say_batch("gallery", path))
@@ -158,31 +143,31 @@ def _list_next(path: Path, standing: Standing) -> list[str]:
 
 def list_records(path: Path, states: tuple[str, ...] = (), *, doubtful: bool = False) -> Iterator[dict[str, Any]]:
     """The items of a journal as plain values: of these states, or of any; ``doubtful``: what may have been billed."""
-    for recorded, files in read_rows(path, states, doubtful=doubtful):
-        item = show_recorded(recorded)
+    for row, files in read_rows(path, states, doubtful=doubtful):
+        item = to_item(row)
         video = item.result.video if item.result is not None and item.result.videos else None
         yield {
             "index": item.index,
             "id": item.id,
             "state": item.state,
-            "verb": recorded.verb,
+            "verb": row.verb,
             "model": item.model,
             "prompt": item.prompt,
             "cost": item.cost,
-            "cost_in_doubt": recorded.unknown or None,
+            "cost_in_doubt": row.unknown or None,
             "task_id": item.task_id,
-            "request_id": recorded.request_id,
-            "idempotency_key": recorded.idempotency_key,
+            "request_id": row.request_id,
+            "idempotency_key": row.idempotency_key,
             "url": video.url if video is not None else None,
             "urls": [each.url for each in item.result.videos if each.url] if item.result is not None else [],
             "video_id": video.video_id if video is not None else None,
             "files": list(files),
             "failure": item.failure.message if item.failure is not None else None,
             "failure_type": item.failure.type if item.failure is not None else None,
-            "parent": recorded.parent,
-            "sends": recorded.sends,
-            "sent": recorded.sent,
-            "finished": recorded.finished,
+            "parent": row.parent,
+            "sends": row.sends,
+            "sent": row.sent,
+            "finished": row.finished,
         }
 
 
@@ -201,7 +186,7 @@ def _export(path: Path, args: argparse.Namespace, console: Console) -> int:
     else:
         for line in lines:
             console.data(line)
-    unmet = read_standing(path).unmet
+    unmet = read_status(path).unmet
     if unmet and (not args.state or "not_sent" in args.state):
         console.say(f"{unmet:,} more of the input have no line: nothing was sent for them.")
     return Exit.OK
@@ -268,6 +253,7 @@ async def _settle(path: Path, args: argparse.Namespace, console: Console) -> int
         raise ConfigurationError("--url, --video-id and --cost belong to --bought.")
     if args.url and (args.all or len(args.ids) != 1):
         raise ConfigurationError("--url is one video's: name one ID.")
+    settlement: Settlement = "not_bought" if args.not_bought else "send_again" if args.send_again else "bought"
     journal = await Journal.open(path)
     try:
         ids = list(args.ids)
@@ -275,8 +261,7 @@ async def _settle(path: Path, args: argparse.Namespace, console: Console) -> int
             ids = [record["id"] for record in list_records(path, doubtful=True)]
         changed = 0
         for item in ids:
-            statement, values = _write_verdict(args, item)
-            changed += await journal.change(statement, values)
+            changed += await journal.settle(item, settlement, cost=args.cost, url=args.url, video_id=args.video_id)
     finally:
         await journal.aclose()
     console.say(f"{changed:,} settled")
@@ -288,24 +273,10 @@ async def _settle(path: Path, args: argparse.Namespace, console: Console) -> int
         )
         return Exit.USAGE
     if not args.bought and changed:
-        words = json.loads(read_standing(path).meta.get("command", "null"))
+        words = json.loads(read_status(path).meta.get("command", "null"))
         if words:
             console.say(f"  {console.style('next:', 'cyan')} {clean(say_command(words))}")
     return Exit.OK
-
-
-def _write_verdict(args: argparse.Namespace, item: str) -> tuple[str, tuple[object, ...]]:
-    now = time.time()
-    if args.not_bought:
-        return _NOT_BOUGHT, (item,)
-    if args.send_again:
-        return "UPDATE items SET state = 'not_sent' WHERE id = ? AND state = 'in_doubt'", (item,)
-    if args.url or args.video_id:
-        result = json.dumps({"videos": [{"url": args.url, "video_id": args.video_id}]})
-        return _FOUND, (args.cost, result, now, item)
-    words = "Settled by hand: it was billed, its video is lost."
-    note = json.dumps({"type": "TaskFailedError", "message": words, "code": SETTLED})
-    return _LOST, (args.cost, note, now, item)
 
 
 async def _forget(path: Path, args: argparse.Namespace, console: Console) -> int:

@@ -20,7 +20,7 @@ from videorouter.cli.console import Console
 from videorouter.cli.exits import Exit, exit_of
 from videorouter.cli.reporting import report_error
 from videorouter.errors import ConfigurationError, VideoRouterError
-from videorouter.journal.status import read_standing
+from videorouter.journal.status import read_status
 
 if TYPE_CHECKING:
     import argparse
@@ -69,16 +69,16 @@ def run(args: argparse.Namespace) -> int:
 
 def write_gallery(journal: Path, page: Path, *, title: str) -> int:
     """Write one page about a batch."""
-    standing = read_standing(journal)
+    status = read_status(journal)
     items = [_show(record, page) for record in list_records(journal)]
     data = {
         "title": title,
         "written": time.time(),
-        "running": standing.running,
-        "cost": standing.cost,
-        "reserved": standing.reserved,
-        "unknown": standing.unknown,
-        "unmet": standing.unmet,
+        "running": status.running,
+        "cost": status.cost,
+        "reserved": status.reserved,
+        "unknown": status.unknown,
+        "unmet": status.unmet,
         "items": items,
     }
     text = json.dumps(data, ensure_ascii=False, separators=(",", ":"))

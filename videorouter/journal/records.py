@@ -18,7 +18,7 @@ from videorouter.models import Asset, BatchItem, Failure, Video, VideoResult
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from videorouter.journal.states import Recorded
+    from videorouter.journal.states import ItemRow
 
 _ONCE_MORE = " It was sent once more, as its caller wished, and that was refused: "
 
@@ -28,28 +28,28 @@ _read_failure = msgspec.json.Decoder(Failure).decode
 _read_prompt = msgspec.json.Decoder(dict[str, Any]).decode
 
 
-def show_recorded(recorded: Recorded) -> BatchItem:
+def to_item(row: ItemRow) -> BatchItem:
     """A row of the journal as an item that an earlier run has left."""
-    failure = read_failure(recorded.failure)
+    failure = read_failure(row.failure)
     prompt = None
-    if recorded.request:
+    if row.request:
         try:
-            prompt = _read_prompt(recorded.request).get("prompt")
+            prompt = _read_prompt(row.request).get("prompt")
         except (msgspec.MsgspecError, ValueError):
             prompt = None
     item = BatchItem(
-        index=recorded.position,
-        id=recorded.id,
-        state=read_crash(recorded.state),
+        index=row.position,
+        id=row.id,
+        state=read_crash(row.state),
         prompt=prompt if isinstance(prompt, str) else None,
-        model=recorded.model,
-        result=read_result(recorded.result),
+        model=row.model,
+        result=read_result(row.result),
         failure=failure,
-        cost=recorded.cost,
-        task_id=recorded.task_id,
+        cost=row.cost,
+        task_id=row.task_id,
         resumed=True,
     )
-    return item if failure is None else item.with_extras(error_=revive_error(failure, recorded))
+    return item if failure is None else item.with_extras(error_=revive_error(failure, row))
 
 
 def read_result(text: str | None) -> VideoResult | None:
@@ -72,7 +72,7 @@ def read_failure(text: str | None) -> Failure | None:
         return Failure(type="VideoRouterError", message=text[:2000])
 
 
-def revive_error(failure: Failure, recorded: Recorded) -> errors.VideoRouterError:
+def revive_error(failure: Failure, row: ItemRow) -> errors.VideoRouterError:
     """The exception that an earlier run wrote down."""
     cls = getattr(errors, failure.type, None)
     if not (isinstance(cls, type) and issubclass(cls, errors.VideoRouterError)):
@@ -81,10 +81,10 @@ def revive_error(failure: Failure, recorded: Recorded) -> errors.VideoRouterErro
     error.add(
         status=failure.status,
         code=failure.code,
-        request_id=failure.request_id or recorded.request_id,
-        task_id=recorded.task_id,
-        model=recorded.model,
-        idempotency_key=recorded.idempotency_key,
+        request_id=failure.request_id or row.request_id,
+        task_id=row.task_id,
+        model=row.model,
+        idempotency_key=row.idempotency_key,
     )
     return error
 
@@ -100,7 +100,7 @@ def tell_refusal(doubt: BatchItem, refusal: Exception) -> BatchItem:
     return doubt.replace(failure=describe_failure(error), resumed=False).with_extras(error_=error)
 
 
-def find_inline(result: VideoResult) -> tuple[tuple[int, str | None, bytes], ...]:
+def list_inline(result: VideoResult) -> tuple[tuple[int, str | None, bytes], ...]:
     """The videos of a result that came inside its answer."""
     return tuple(
         (number, video.mime_type, video.data) for number, video in enumerate(result.videos) if video.data is not None
@@ -115,26 +115,26 @@ def restore_inline(result: VideoResult, data: Mapping[int, bytes]) -> VideoResul
     return result
 
 
-def spell_path(path: Path, folder: Path | None) -> Path:
+def show_path(path: Path, folder: Path | None) -> Path:
     """A path of the journal as the caller named its folder, where it lies in one that was named."""
     with contextlib.suppress(ValueError, OSError):
         return path if folder is None else folder / path.relative_to(folder.resolve())
     return path
 
 
-async def spell_inputs(fields: Mapping[str, Any]) -> dict[str, Any]:
+async def digest_inputs(fields: Mapping[str, Any]) -> dict[str, Any]:
     """The same fields with every file replaced by a digest of its content, so that a request can be recognised."""
     spelled = dict(fields)
     for name in FIELDS:
         value = spelled.get(name)
         if isinstance(value, list | tuple):
-            spelled[name] = [await _spell(one) for one in value]
+            spelled[name] = [await _digest_input(one) for one in value]
         elif value is not None:
-            spelled[name] = await _spell(value)
+            spelled[name] = await _digest_input(value)
     return spelled
 
 
-async def _spell(value: object) -> str:
+async def _digest_input(value: object) -> str:
     if isinstance(value, str):
         return value
     if isinstance(value, bytes):

@@ -98,7 +98,7 @@ def open_writable(path: Path) -> sqlite3.Connection:
         create_file(path)
         database = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=5.0)
     except (OSError, sqlite3.Error) as error:
-        raise name_trouble("open", error, path) from error
+        raise wrap_error("open", error, path) from error
     try:
         _check_identity(database, path)
         database.execute("PRAGMA journal_mode = WAL")
@@ -114,7 +114,7 @@ def open_writable(path: Path) -> sqlite3.Connection:
         raise
     except sqlite3.Error as error:
         database.close()
-        raise name_trouble("open", error, path) from error
+        raise wrap_error("open", error, path) from error
     return database
 
 
@@ -135,7 +135,7 @@ def open_readable(path: Path) -> sqlite3.Connection:
         database.execute("PRAGMA query_only = ON")
         _check_identity(database, path, empty_ok=False)
     except sqlite3.Error as error:
-        raise name_trouble("read", error, path) from error
+        raise wrap_error("read", error, path) from error
     return database
 
 
@@ -163,7 +163,7 @@ def migrate(database: sqlite3.Connection) -> None:
         )
 
 
-def name_trouble(doing: str, error: Exception, path: Path) -> JournalError:
+def wrap_error(doing: str, error: Exception, path: Path) -> JournalError:
     """What the disk or SQLite said, as an error that says what to do."""
     said = str(error) or type(error).__name__
     if isinstance(error, sqlite3.DatabaseError) and "not a database" in said:

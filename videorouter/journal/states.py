@@ -65,8 +65,8 @@ FINAL: frozenset[ItemState] = frozenset({"done", "refused", "failed"})
 RETRYABLE: frozenset[ItemState] = frozenset({"refused", "failed"})
 
 Resumption = Literal["send", "poll", "collect", "doubt", "keep"]
-Verdict = Literal["report", "resend", "replay"]
-VERDICTS: tuple[Verdict, ...] = get_args(Verdict)
+Policy = Literal["report", "resend", "replay"]
+POLICIES: tuple[Policy, ...] = get_args(Policy)
 
 SETTLED = "settled"
 """The code of a failure that stands for somebody's word: it was billed, and its video is lost."""
@@ -74,20 +74,46 @@ SETTLED = "settled"
 STOP_AFTER = 20
 """Identical 400, 404 or 422 answers, or failures to connect, in a row after which a batch stops."""
 
-_MOVES: dict[ItemState, frozenset[ItemState]] = {
-    "not_sent": frozenset({"not_sent", "sending", "refused"}),
-    "sending": frozenset({"sending", "not_sent", "accepted", "done", "refused", "failed", "in_doubt"}),
-    "accepted": frozenset({"accepted", "done", "failed"}),
-    "done": frozenset({"done"}),
-    "refused": frozenset({"refused", "not_sent"}),
-    "failed": frozenset({"failed", "not_sent"}),
-    "in_doubt": frozenset({"in_doubt", "not_sent", "accepted", "done", "refused", "failed"}),
+Event = Literal["refusal", "intent", "task", "ending", "late", "crash", "verdict"]
+"""What moves an item: an entry that cannot be used, a request that is about to be sent, the id of its task, how it ended, an
+ending that a process which was taken for dead still brings, the end of a process, and what somebody says of a doubt."""
+
+MOVES: dict[Event, dict[ItemState, frozenset[ItemState]]] = {
+    "refusal": {"not_sent": frozenset({"refused"})},
+    "intent": {
+        "not_sent": frozenset({"sending"}),
+        "refused": frozenset({"sending"}),
+        "failed": frozenset({"sending"}),
+        "in_doubt": frozenset({"sending"}),
+    },
+    "task": {"sending": frozenset({"accepted"}), "accepted": frozenset({"accepted"})},
+    "ending": {
+        "sending": frozenset({"not_sent", "accepted", "done", "refused", "failed", "in_doubt"}),
+        "accepted": frozenset({"accepted", "done", "failed"}),
+    },
+    "late": {"in_doubt": frozenset({"not_sent", "accepted", "done", "refused", "failed", "in_doubt"})},
+    "crash": {"sending": frozenset({"in_doubt"})},
+    "verdict": {
+        "in_doubt": frozenset({"not_sent", "done", "failed"}),
+        "not_sent": frozenset({"not_sent", "done"}),
+        "refused": frozenset({"refused", "done"}),
+        "failed": frozenset({"failed", "done"}),
+        "done": frozenset({"done"}),
+    },
 }
+"""Each change of a state that may be written: by which event, from which state, to which. Nothing else is ever written.
+An item that has no row is ``not_sent``."""
 
 
 def may_move(before: ItemState, after: ItemState) -> bool:
-    """Whether an item may go from one state to another at all."""
-    return after in _MOVES[before]
+    """Whether any event may take an item from one state to another."""
+    return any(after in moves.get(before, ()) for moves in MOVES.values())
+
+
+def list_sources(event: Event, after: ItemState) -> tuple[ItemState, ...]:
+    """The states from which an event may take an item to a state, in the order of ``STATES``."""
+    moves = MOVES[event]
+    return tuple(state for state in STATES if after in moves.get(state, ()))
 
 
 def read_crash(state: ItemState) -> ItemState:
@@ -281,7 +307,7 @@ class Counts:
         )
 
 
-class Recorded(msgspec.Struct, frozen=True, kw_only=True):
+class ItemRow(msgspec.Struct, frozen=True, kw_only=True):
     """What a journal knows of one item.
 
     ``reserved``, ``cost`` and ``unknown`` are US dollars: held for a request that runs, known to be spent, and spent

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from videorouter.journal.journal import COLUMNS
-from videorouter.journal.schema import name_trouble, open_readable
-from videorouter.journal.states import RETRYABLE, SETTLED, Recorded, read_crash
+from videorouter.journal.schema import open_readable, wrap_error
+from videorouter.journal.states import RETRYABLE, SETTLED, ItemRow, read_crash
 from videorouter.locks import is_locked
 from videorouter.models import ItemState
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
-_STANDING = """
+_BY_STATE = """
 SELECT state, count(*), total(cost), total(reserved), total(unknown), sum(unknown > 0),
        total(CASE WHEN json_valid(result) THEN json_extract(result, '$.cost') END),
        sum(json_valid(failure) AND json_extract(failure, '$.code') = ?) FROM items GROUP BY state
@@ -39,7 +39,7 @@ class Money(msgspec.Struct, frozen=True, kw_only=True):
     unknown: float = 0.0
 
 
-class Standing(msgspec.Struct, frozen=True, kw_only=True):
+class JournalStatus(msgspec.Struct, frozen=True, kw_only=True):
     """How a batch stands by its journal. Money is in US dollars.
 
     Attributes:
@@ -76,7 +76,7 @@ class Standing(msgspec.Struct, frozen=True, kw_only=True):
 
 
 @contextmanager
-def reading(path: Path) -> Iterator[sqlite3.Connection]:
+def open_reader(path: Path) -> Iterator[sqlite3.Connection]:
     """A journal, open for reading.
 
     Raises:
@@ -86,20 +86,20 @@ def reading(path: Path) -> Iterator[sqlite3.Connection]:
     try:
         yield database
     except sqlite3.Error as error:
-        raise name_trouble("read", error, path) from error
+        raise wrap_error("read", error, path) from error
     finally:
         database.close()
 
 
-def read_standing(path: Path) -> Standing:
+def read_status(path: Path) -> JournalStatus:
     """Counts and money of a journal.
 
     Raises:
         JournalError: There is none, or it cannot be read.
     """
     running = is_locked(path)
-    with reading(path) as database:
-        rows = database.execute(_STANDING, (SETTLED,)).fetchall()
+    with open_reader(path) as database:
+        rows = database.execute(_BY_STATE, (SETTLED,)).fetchall()
         meta = dict(database.execute("SELECT key, value FROM meta").fetchall())
         unsaved = database.execute(_UNSAVED).fetchone()[0]
     counts: dict[ItemState, int] = {}
@@ -118,7 +118,7 @@ def read_standing(path: Path) -> Standing:
             reserved=before.reserved + (0.0 if crashed else held),
             unknown=before.unknown + maybe + (held if crashed else 0.0),
         )
-    return Standing(
+    return JournalStatus(
         running=running,
         counts=counts,
         money=money,
@@ -135,7 +135,7 @@ def read_standing(path: Path) -> Standing:
 
 def read_rows(
     path: Path, states: tuple[str, ...] = (), *, doubtful: bool = False
-) -> Iterator[tuple[Recorded, tuple[str, ...]]]:
+) -> Iterator[tuple[ItemRow, tuple[str, ...]]]:
     """Rows of a journal in the order of the input, each with its saved files, absolute or as the user would open them.
 
     Args:
@@ -158,12 +158,10 @@ def read_rows(
         f"SELECT {columns}, (SELECT group_concat(path, char(0)) FROM (SELECT path FROM files WHERE item = items.id "  # noqa: S608
         f"AND saved IS NOT NULL ORDER BY number)) FROM items {where} ORDER BY position, created"
     )
-    with reading(path) as database:
-        for *row, files in database.execute(query, tuple(sorted(wanted))):
-            recorded = Recorded(**dict(zip(COLUMNS, row, strict=True)))
-            if recorded.state == "sending" and not running:
-                recorded = msgspec.structs.replace(
-                    recorded, state="in_doubt", unknown=recorded.unknown + recorded.reserved, reserved=0.0
-                )
+    with open_reader(path) as database:
+        for *values, files in database.execute(query, tuple(sorted(wanted))):
+            row = ItemRow(**dict(zip(COLUMNS, values, strict=True)))
+            if row.state == "sending" and not running:
+                row = msgspec.structs.replace(row, state="in_doubt", unknown=row.unknown + row.reserved, reserved=0.0)
             names = str(files).split("\0") if files else []
-            yield recorded, tuple(str(path.parent / name) for name in names)
+            yield row, tuple(str(path.parent / name) for name in names)

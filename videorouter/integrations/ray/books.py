@@ -6,15 +6,16 @@ from typing import TYPE_CHECKING, cast
 
 from videorouter.batch.run import BatchRun
 from videorouter.journal.budget import Budget
+from videorouter.journal.journal import Identity
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from videorouter.batch.options import BatchOptions
+    from videorouter.batch.run import BatchOptions
     from videorouter.call.caller import Caller
     from videorouter.integrations.ray.proxy import RemoteJournal
     from videorouter.journal.journal import Journal
-    from videorouter.journal.states import Recorded, Resumption
+    from videorouter.journal.states import ItemRow, Resumption
 
 
 class WorkerBooks(BatchRun):
@@ -33,38 +34,37 @@ class WorkerBooks(BatchRun):
         super().__init__(caller, options, stop)
         self.remote = remote
         self.journal: Journal | None = cast("Journal | None", remote)
-        self.purse: Budget = Budget()
+        self.budget: Budget = Budget()
         self._settled: set[str] = set()
+        self._refused: set[str] = set()
 
     async def reserve(self, micros: int) -> None:
         """Hold nothing yet: the ledger holds the money together with the intent, for the whole cluster."""
 
-    def name_at_once(self, digest: str, given: str | None, index: int) -> tuple[str, int, Recorded | None] | None:  # noqa: ARG002
-        """As ``name``, in a block that nobody has ever met; ``None`` where the ledger must be asked.
-
-        Raises:
-            InvalidRequestError: Another row has the id.
-        """
-        if self.remote is None or not self.remote.is_new(index, given):
-            return None
-        return given or "", 1, None
-
-    async def name(self, digest: str, given: str | None, index: int) -> tuple[str, int, Recorded | None]:
-        """The id of a row, and what the ledger knows of it; a row that comes again gets the id that it had.
+    async def identify(self, digest: str, given: str | None, index: int, *, twin: bool = False) -> Identity:  # noqa: ARG002
+        """Who a row is, and what the ledger knows of it; a row that comes again gets the id that it had.
 
         Raises:
             InvalidRequestError: Another row has the id.
         """
         if self.remote is None:
-            return await super().name(digest, given, index)
+            return Identity(id=given or f"{digest}-at{index}")
+        if self.remote.is_new(index, given):
+            return Identity(id=given or "")
         answer = await self.remote.meet(index, digest, given)
         if answer.settled:
             self._settled.add(answer.id)
-        return answer.id, 1, answer.recorded
+        return Identity(id=answer.id, row=answer.recorded)
 
-    def decide(self, recorded: Recorded) -> Resumption:
+    async def claim(self, given: str) -> bool:
+        """Whether no other row with this id was refused here: the ledger tells what it knows of ids when they are met."""
+        first = given not in self._refused
+        self._refused.add(given)
+        return first
+
+    def decide(self, row: ItemRow) -> Resumption:
         """What to do with a known item; what this very run has brought to an end is not tried once more."""
-        if recorded.id in self._settled:
-            self._settled.discard(recorded.id)
+        if row.id in self._settled:
+            self._settled.discard(row.id)
             return "keep"
-        return super().decide(recorded)
+        return super().decide(row)

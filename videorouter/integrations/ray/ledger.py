@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from videorouter.errors import JournalError
+from videorouter.integrations.ray.journal_rows import RESTORE, write_endings, write_intents
 from videorouter.integrations.ray.words import (
     Accept,
     Answer,
@@ -42,14 +43,14 @@ from videorouter.integrations.ray.words import (
     read_words,
 )
 from videorouter.journal.budget import Budget, to_dollars, to_micros
-from videorouter.journal.journal import ACCEPT, REFUSE, RESTORE, Journal, find_item, write_endings, write_intents
+from videorouter.journal.journal import INSERT_REFUSED, UPDATE_TASK, Journal, find_item
 from videorouter.journal.states import FINAL, STATES, name_item
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from videorouter.journal.journal import EndingRow, IntentRow
-    from videorouter.journal.states import Recorded
+    from videorouter.integrations.ray.journal_rows import EndingRow, IntentRow
+    from videorouter.journal.states import ItemRow
 
 LEASE = 10.0
 """Seconds of silence after which a worker's items may be taken over."""
@@ -165,7 +166,7 @@ class Ledger:
             self._held.clear()
             await journal.transact(_make_room)
             if self._fresh is None:
-                await journal.forget_unreadable()
+                await journal.drop_unreadable()
             totals = await journal.totals()
             if self._fresh is None:
                 self._fresh = totals.items == 0
@@ -353,7 +354,7 @@ class Ledger:
         self._lost[item] = micros
         self._purse.doubt(micros)
 
-    def _is_settled(self, recorded: Recorded) -> bool:
+    def _is_settled(self, recorded: ItemRow) -> bool:
         """Whether this run has sent it already as often as its caller may have wanted."""
         if recorded.sent is None or recorded.sent < self._began:
             return False
@@ -391,7 +392,8 @@ class Ledger:
             late = {"in_doubt", "sending"} if claim is None or claim.worker is None else {"in_doubt"}
             if recorded is None or recorded.state not in late:
                 return None
-        database.execute(ACCEPT, (word.task_id, word.poll_url, word.request_id, time.time(), word.id))
+        task = {"id": word.id, "task_id": word.task_id, "poll_url": word.poll_url, "request_id": word.request_id}
+        database.execute(UPDATE_TASK, {**task, "now": time.time()})
         return None
 
     def _finish(self, database: sqlite3.Connection, worker: str, words: list[Finish]) -> list[Answer | None]:
@@ -447,9 +449,9 @@ class Ledger:
         return None
 
     def _refuse(self, database: sqlite3.Connection, _: str, word: Refuse) -> Answer | None:
-        now = time.time()
-        row = (word.id, word.position, word.verb, word.failure.decode("utf-8", "replace"), now, now)
-        database.execute(REFUSE, row)
+        failure = word.failure.decode("utf-8", "replace")
+        values = {"id": word.id, "position": word.position, "verb": word.verb, "failure": failure, "now": time.time()}
+        database.execute(INSERT_REFUSED, values)
         return None
 
     def _leave(self, _: sqlite3.Connection, worker: str, word: Leave) -> Answer | None:

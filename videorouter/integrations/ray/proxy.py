@@ -2,7 +2,7 @@
 
 Whatever the items of a worker have to say while a group is on its way shares the next one, so that a thousand items
 cost a few calls a second. An awaited intent has been committed on the driver's disk, as with a journal of one's own. An
-ending is on its way when ``finish`` returns, and committed when its block has been left.
+ending is on its way when ``record_ending`` returns, and committed when its block has been left.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     from typing import TypeAlias
 
     from videorouter.journal.journal import Ending, Intent
-    from videorouter.journal.states import Recorded
+    from videorouter.journal.states import ItemRow
 
     _Said: TypeAlias = tuple[Word, asyncio.Future[Answer | None] | None]
 
@@ -175,7 +175,7 @@ class RemoteJournal:
             self._homes[answer.id] = block.start
         return answer
 
-    async def intend(self, intent: Intent) -> str:
+    async def record_intent(self, intent: Intent) -> str:
         """Commit that a request is about to be sent, and hold its money.
 
         Returns:
@@ -213,11 +213,13 @@ class RemoteJournal:
         self._homes[item] = block.start
         return item
 
-    async def accept(self, item: str, task_id: str, poll_url: str | None = None, request_id: str | None = None) -> None:
+    async def record_task(
+        self, item: str, task_id: str, poll_url: str | None = None, request_id: str | None = None
+    ) -> None:
         """Commit what an accepted task is called."""
         await self._say(Accept(self._homes.get(item, -1), item, task_id, poll_url, request_id))
 
-    async def finish(self, ending: Ending) -> None:
+    async def record_ending(self, ending: Ending) -> None:
         """Say what became of a request. It is committed with its block, if not before; where that fails, it is said again.
 
         Raises:
@@ -238,7 +240,7 @@ class RemoteJournal:
         restored = None if ending.sent is None else (ending.idempotency_key, ending.sent)
         self._post(Finish(self._homes.get(ending.id, -1), row, ending.inline, restored), None)
 
-    async def refuse(self, item: str, position: int, verb: str, failure: bytes) -> None:
+    async def record_refusal(self, item: str, position: int, verb: str, failure: bytes) -> None:
         """Commit that a row could not be read."""
         await self._say(Refuse(item, position, verb, failure))
 
@@ -247,7 +249,7 @@ class RemoteJournal:
         self.blocks.pop(position, None)
         self._homes.pop(item, None)
 
-    async def find(self, item: str) -> Recorded | None:
+    async def find(self, item: str) -> ItemRow | None:
         """What is recorded of an item."""
         answer = await self._say(Find(item))
         return None if answer is None else answer.recorded

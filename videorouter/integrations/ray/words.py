@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, TypeAlias
 
 import msgspec
 
-from videorouter.journal.journal import EndingRow, IntentRow
-from videorouter.journal.states import Recorded
+from videorouter.integrations.ray.journal_rows import EndingRow, IntentRow
+from videorouter.journal.states import ItemRow
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -154,7 +154,7 @@ class Answer(msgspec.Struct, frozen=True, array_like=True, omit_defaults=True):
 
     verdict: str = ""
     id: str = ""
-    recorded: Recorded | None = None
+    recorded: ItemRow | None = None
     settled: bool = False
     text: str = ""
     files: tuple[tuple[str, str | None], ...] = ()

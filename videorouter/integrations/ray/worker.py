@@ -22,8 +22,8 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from videorouter.batch.entries import Entry, find_id, read_entry
-from videorouter.batch.item import FatalError, Item
-from videorouter.batch.options import check_options
+from videorouter.batch.item import BatchAbortedError, Item
+from videorouter.batch.run import check_options
 from videorouter.batch.saving import Saver
 from videorouter.client import AsyncVideoRouter
 from videorouter.errors import ConfigurationError, InvalidRequestError, JournalError, VideoRouterError
@@ -269,7 +269,7 @@ class Worker:
                 item = await self._saver.save(item, 0)
             if not future.done():
                 future.set_result(item)
-        except FatalError as error:
+        except BatchAbortedError as error:
             # Raised here, it would have Ray kill all workers with what they have in flight: the driver raises it
             await self._end_run(error.error)
             if not future.done():
@@ -293,14 +293,14 @@ class Worker:
             entry = read_entry(raw)
         except InvalidRequestError as error:
             entry = Entry(prompt=None, id=find_id(raw), broken=error)
-        walk = Item(books, self._builder, position, entry, given=entry.id)
+        item = Item(books, self._builder, position, entry, given=entry.id)
         try:
-            return await walk.take()
+            return await item.process()
         except VideoRouterError as error:
             return _show_unsent(position, raw, error)
         finally:
             if self._remote is not None:
-                self._remote.forget(position, walk.id)
+                self._remote.forget(position, item.record.id)
 
     async def _end_run(self, error: VideoRouterError) -> None:
         """Let nobody send anything more, and the driver raise this error when what runs has ended."""

@@ -1,0 +1,296 @@
+"""One sending of an item: its intent, its task, its money, and what is written down of its end.
+
+The order of the writes is the promise: intent before the first byte, task id before the first look, result before the
+caller sees it. What a state means is decided in ``journal/states.py``, what may be spent in ``journal/budget.py``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+from videorouter.call.tasks import resume_job, run_job
+from videorouter.errors import OutcomeUnknownError, Phase, VideoRouterError
+from videorouter.journal.budget import MICROS, to_micros
+from videorouter.journal.journal import Ending, Intent
+from videorouter.journal.records import encode, list_inline, tell_refusal
+from videorouter.journal.states import describe_failure, judge_error, keep_doubt
+from videorouter.models import BatchItem, Task, VideoResult
+
+if TYPE_CHECKING:
+    from videorouter.batch.run import BatchRun
+    from videorouter.call.requests import Submission
+    from videorouter.journal.states import ItemRow
+    from videorouter.models import ItemState
+
+
+class ItemRecord:
+    """What this run knows of one item.
+
+    ``doubt`` is how an earlier sending is shown of which nobody knows what became, and ``earlier`` is the row that an earlier
+    run left of it. ``spent`` and ``unknown`` are US dollars of earlier sendings: known to be spent, and spent or not.
+    """
+
+    __slots__ = ("digest", "doubt", "earlier", "id", "index", "parent", "prompt", "spent", "unknown")
+
+    def __init__(self, index: int, item_id: str, prompt: object, parent: str | None) -> None:
+        self.index: int = index
+        self.id: str = item_id
+        self.prompt: str | None = prompt if isinstance(prompt, str) else None
+        self.parent: str | None = parent
+        self.digest: str = ""
+        self.doubt: BatchItem | None = None
+        self.earlier: ItemRow | None = None
+        self.spent: float = 0.0
+        self.unknown: float = 0.0
+
+    @property
+    def decided(self) -> bool:
+        """Whether somebody has said of this very item, which is in doubt, that it be sent again."""
+        return self.earlier is not None and self.earlier.state == "not_sent"
+
+    def show(
+        self,
+        state: ItemState,
+        submission: Submission | None,
+        *,
+        result: VideoResult | None = None,
+        error: Exception | None = None,
+        cost: float | None = None,
+        task_id: str | None = None,
+    ) -> BatchItem:
+        """The item as its caller gets it; ``cost`` is of this sending, in US dollars."""
+        if self.spent:
+            cost = self.spent + (cost or 0.0)
+        item = BatchItem(
+            index=self.index,
+            id=self.id or f"{self.digest}-at{self.index}",
+            state=state,
+            prompt=self.prompt,
+            model=submission.model if submission is not None else None,
+            result=result,
+            failure=None if error is None else describe_failure(error),
+            cost=cost,
+            task_id=task_id,
+        )
+        return item if error is None else item.with_extras(error_=error)
+
+
+class Sending:
+    """One sending of an item.
+
+    Args:
+        run: What the batch shares.
+        record: The item.
+        submission: The request.
+        reserved: What is held for it, in millionths of a dollar.
+        priced: Its price, in millionths of a dollar.
+        replayed: Whether it is sent under the key of an earlier sending, on a gateway that honours keys.
+    """
+
+    __slots__ = ("_intended", "_priced", "_record", "_replayed", "_reserved", "_run", "_submission", "_task")
+
+    def __init__(
+        self,
+        run: BatchRun,
+        record: ItemRecord,
+        submission: Submission,
+        *,
+        reserved: int = 0,
+        priced: int = 0,
+        replayed: bool = False,
+    ) -> None:
+        self._run = run
+        self._record = record
+        self._submission = submission
+        self._reserved = reserved
+        self._priced = priced
+        self._replayed = replayed
+        self._intended = False
+        self._task: Task | None = None
+
+    async def send(self) -> BatchItem:
+        """Send the request and follow it to its end. A cancelled one is written down and counted, and raises."""
+        run = self._run
+        run.in_flight += 1
+        try:
+            result = await run_job(
+                run.caller, self._submission, intent=self._record_intent, accepted=self._record_task, patient=True
+            )
+            return await self._finish(result)
+        except asyncio.CancelledError:
+            await self._record_cancelled()
+            raise
+        except Exception as error:  # noqa: BLE001  one failure never loses the others
+            return await self._fail(error)
+        finally:
+            run.end_request()
+
+    async def poll(self, row: ItemRow) -> BatchItem:
+        """Collect what an earlier run has paid for."""
+        run = self._run
+        self._reserved = self._priced = to_micros(row.reserved)
+        self._intended = True
+        self._task = task = Task(
+            id=row.task_id,
+            model=row.model,
+            request_id=row.request_id,
+            idempotency_key=row.idempotency_key,
+            poll_url=row.poll_url,
+        )
+        run.in_flight += 1
+        try:
+            result = await resume_job(run.caller, task, timeout=self._submission.timeout)
+            return await self._finish(result)
+        except asyncio.CancelledError:
+            run.count(self._record.show("accepted", self._submission), self._record.unknown)
+            raise
+        except Exception as error:  # noqa: BLE001  one failure never loses the others
+            return await self._fail(error)
+        finally:
+            run.end_request()
+
+    async def _record_intent(self) -> None:
+        """Write down that the request is about to be sent. What this raises keeps it from being sent."""
+        submission, record, journal = self._submission, self._record, self._run.journal
+        self._run.check_running()
+        if journal is None:
+            self._intended = True
+            return
+        record.id = await journal.record_intent(
+            Intent(
+                id=record.id,
+                position=record.index,
+                digest=record.digest,
+                verb=submission.verb,
+                model=submission.model,
+                request=submission.body.decode("utf-8", "replace"),
+                idempotency_key=submission.idempotency_key,
+                reserved=self._reserved / MICROS,
+                parent=record.parent,
+            )
+        )
+        self._intended = True
+        self._run.check_running()
+        task = asyncio.current_task()
+        if task is not None and task.cancelling():
+            await asyncio.sleep(0)  # cancelled while it was written down: it ends here, before the first byte
+
+    async def _record_task(self, task: Task) -> None:
+        """Write down what the accepted task is called, before the first look at it."""
+        self._task = task
+        self._run.note_success()
+        await self._run.record_task(self._record.id, task)
+
+    async def _finish(self, result: VideoResult) -> BatchItem:
+        run, record = self._run, self._record
+        run.price_correction.note(self._submission.model, self._priced, result.cost)
+        cost = run.budget.confirm(self._reserved, self._priced, result.cost)
+        run.note_success()
+        cleared = record.unknown if self._replayed else 0.0
+        if cleared:
+            run.budget.forget(cleared)
+            record.unknown = 0.0
+        task_id = result.task_id or (self._task.id if self._task is not None else None)
+        if run.journal is not None:
+            await run.record_ending(
+                Ending(
+                    id=record.id,
+                    state="done",
+                    cost=cost,
+                    unknown=-cleared,
+                    result=encode(result),
+                    task_id=task_id,
+                    request_id=result.request_id,
+                    inline=list_inline(result),
+                )
+            )
+        return record.show("done", self._submission, result=result, cost=cost, task_id=task_id)
+
+    async def _fail(self, error: Exception) -> BatchItem:
+        run, record = self._run, self._record
+        task_id = self._task.id if self._task is not None else None
+        state = judge_error(error, sent=self._intended, task_id=task_id)
+        if isinstance(error, VideoRouterError):
+            task_id = task_id or error.task_id
+        if record.doubt is not None and state in {"not_sent", "refused"}:
+            run.note_error(error)
+            return await self._keep_doubt(record.doubt, state, error)
+        await self._record_failure(state, error, task_id)
+        run.note_error(error)
+        return record.show(state, self._submission, error=error, task_id=task_id)
+
+    async def _record_cancelled(self) -> None:
+        """The call was cancelled: write down and count what is known of it."""
+        run, record, submission = self._run, self._record, self._submission
+        key = submission.idempotency_key
+        lost = next((one for one in reversed(run.caller.shared.in_doubt) if one.idempotency_key == key), None)
+        caught = lost.__dict__.get("result_") if lost is not None else None
+        if isinstance(caught, VideoResult):
+            self._replayed = False
+            run.count(await self._finish(caught), record.unknown)
+            return
+        task_id = self._task.id if self._task is not None else lost.task_id if lost is not None else None
+        state: ItemState = "accepted" if task_id else "in_doubt" if lost is not None else "not_sent"
+        if state == "not_sent" and record.doubt is not None:
+            run.count(await self._keep_doubt(record.doubt), record.unknown)
+            return
+        if state == "accepted" and self._task is None:
+            await run.record_task(record.id, Task(id=task_id))
+        reason = None
+        if lost is not None and state == "in_doubt":
+            reason = OutcomeUnknownError(
+                "The batch was closed while this request ran: it may have been accepted and billed. It is not sent again "
+                "unless you say so: on_outcome_unknown='resend', or `videorouter batch settle`.",
+                idempotency_key=key,
+                model=submission.model,
+                phase=Phase(lost.phase) if lost.phase else None,
+            )
+        await self._record_failure(state, reason, task_id)
+        run.count(record.show(state, submission, error=reason, task_id=task_id), record.unknown)
+
+    async def _keep_doubt(
+        self, doubt: BatchItem, state: ItemState = "not_sent", error: Exception | None = None
+    ) -> BatchItem:
+        """Sending it once more bought nothing: what nobody knows of the sending before is as it was."""
+        record = self._record
+        self._run.budget.release(self._reserved)
+        if state == "refused" and error is not None:
+            doubt = tell_refusal(doubt, error)
+        state = keep_doubt(state, decided=record.decided)
+        failure, earlier = doubt.failure, record.earlier
+        if self._intended:
+            await self._run.record_ending(
+                Ending(
+                    id=record.id,
+                    state=state,
+                    failure=None if failure is None else encode(failure),
+                    request_id=None if failure is None else failure.request_id,
+                    idempotency_key=None if earlier is None else earlier.idempotency_key,
+                    sent=None if earlier is None else earlier.sent,
+                )
+            )
+        return doubt if state == "in_doubt" else record.show(state, self._submission, error=error)
+
+    async def _record_failure(self, state: ItemState, error: Exception | None, task_id: str | None) -> None:
+        """Move the money of a sending that brought no video, and write down how it ended."""
+        run, record = self._run, self._record
+        added = 0.0
+        if state in {"in_doubt", "failed"}:
+            added = run.budget.doubt(self._reserved)
+            record.unknown += added
+        elif state != "accepted":
+            run.budget.release(self._reserved)
+        if not self._intended:
+            return
+        await run.record_ending(
+            Ending(
+                id=record.id,
+                state=state,
+                reserved=self._reserved / MICROS if state == "accepted" else 0.0,
+                unknown=added,
+                failure=None if error is None else encode(describe_failure(error)),
+                task_id=task_id,
+                request_id=getattr(error, "request_id", None),
+            )
+        )

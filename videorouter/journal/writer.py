@@ -1,0 +1,254 @@
+"""The one writer of a journal: a lock, a thread that owns the database, and commits that whoever waits shares.
+
+The loop hands work over and awaits it; all work that waits while the disk is busy shares the next commit. Awaited work has
+been committed with ``synchronous=FULL``. When a commit fails, all work of its group fails with ``JournalError`` and none of
+it counts as happened. What was handed over cannot be taken back: whoever is cancelled meanwhile learns what became of it
+first. This file knows no table.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import queue
+import sqlite3
+import threading
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
+
+from videorouter.errors import JournalError
+from videorouter.journal.schema import open_writable, wrap_error
+from videorouter.locks import WriterLock
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+T = TypeVar("T")
+_Work: TypeAlias = tuple[str, Any, asyncio.Future[Any]]
+"""The name of a step, what to call with the database, and who waits for what that gives."""
+_Outcome: TypeAlias = tuple[asyncio.Future[Any] | None, Any, Exception | None]
+
+INTENT = "intent"
+"""The step before which the file must still be where the next run looks for it."""
+_GATHER = 0.001
+"""Seconds in which work waits for more, so that more of it shares a commit, unless the last one was alone."""
+
+
+class RefusedChangeError(JournalError):
+    """Work that was refused before it wrote anything: only it fails, and not the work that shares its commit."""
+
+
+class Writer:
+    """The writer of one journal. ``do`` may be awaited from one loop by many at once.
+
+    Args:
+        path: The database.
+        fault: Called in the writer's thread with the name of each step before it happens (and ``committed`` after a
+            commit); what it raises fails that step. For tests.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], *, fault: Callable[[str], None] | None = None) -> None:
+        self.path: Path = Path(os.path.realpath(path))
+        self.commits: int = 0
+        self.erases: bool = False
+        """Whether closing erases what was deleted from the free pages."""
+        self.erased: bool = False
+        """Whether that was done; known once it is closed."""
+        self._fault = fault or (lambda _: None)
+        self._inbox: queue.SimpleQueue[list[_Work] | None] = queue.SimpleQueue()
+        self._pending: list[_Work] = []
+        self._database: sqlite3.Connection | None = None
+        self._lock: WriterLock | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._thread: threading.Thread | None = None
+        self._closed: asyncio.Future[None] | None = None
+        self._identity = (0, 0)
+        self._alone = True
+
+    async def open(self, recover: Callable[[sqlite3.Connection], None]) -> None:
+        """Lock and open the file, make it where there is none, and commit what ``recover`` does.
+
+        Raises:
+            JournalBusyError: Another process, or another batch, writes it.
+            JournalError: It cannot be written, or the file is something else.
+        """
+        self._loop = asyncio.get_running_loop()
+        opening = asyncio.ensure_future(asyncio.to_thread(self._open, recover))
+        try:
+            database = await asyncio.shield(opening)
+        except asyncio.CancelledError:
+            await asyncio.wait([opening])
+            self._release()
+            raise
+        self._thread = threading.Thread(target=self._run, args=(database,), name="videorouter-journal", daemon=True)
+        self._thread.start()
+
+    async def do(self, step: str, work: Callable[[sqlite3.Connection], T]) -> T:
+        """Have work done inside the next commit.
+
+        Args:
+            step: Its name.
+            work: Called with the database in the writer's thread, inside the transaction.
+
+        Returns:
+            What it gave, once that is committed.
+
+        Raises:
+            JournalError: It could not be done or committed.
+        """
+        if self._closed is not None or self._loop is None:
+            raise JournalError(f"The journal {self.path} is closed.", path=str(self.path))
+        future = _UncancellableFuture(loop=self._loop)
+        if not self._pending:
+            if self._alone:
+                self._loop.call_soon(self._flush)
+            else:
+                self._loop.call_later(_GATHER, self._flush)
+        self._pending.append((step, work, future))
+        try:
+            value: T = await future
+        except asyncio.CancelledError:
+            if not future.done():
+                raise
+            _cancel_at_next_wait()
+            value = future.result()
+        return value
+
+    async def aclose(self) -> None:
+        """Write what waits, close the file, let others write. Idempotent."""
+        if self._thread is None or self._loop is None:
+            self._release()
+            return
+        if self._closed is None:
+            self._closed = self._loop.create_future()
+            self._flush()
+            self._inbox.put(None)
+        await asyncio.shield(self._closed)
+
+    def _open(self, recover: Callable[[sqlite3.Connection], None]) -> sqlite3.Connection:
+        self._fault("open")
+        self._lock = WriterLock(self.path)
+        try:
+            self._database = database = open_writable(self.path)
+            there = self.path.stat()
+            self._identity = (there.st_dev, there.st_ino)
+            database.execute("BEGIN IMMEDIATE")
+            recover(database)
+            database.execute("COMMIT")
+        except BaseException as error:
+            self._release()
+            if isinstance(error, sqlite3.Error):
+                raise wrap_error("open", error, self.path) from error
+            raise
+        return database
+
+    def _check_place(self) -> None:
+        """Refuse to promise anything in a file that the next run will not find."""
+        try:
+            there = os.stat(self.path)  # noqa: PTH116  this runs before each commit
+        except OSError:
+            there = None
+        if there is None or (there.st_dev, there.st_ino) != self._identity:
+            raise JournalError(
+                f"The journal {self.path} was moved, replaced or deleted while the batch ran, so that the next run would "
+                "pay again for what stands in it. Put it back and run the same batch again: it resumes.",
+                path=str(self.path),
+            )
+
+    def _release(self) -> None:
+        if self._database is not None:
+            self._database.close()
+            self._database = None
+        if self._lock is not None:
+            self._lock.release()
+            self._lock = None
+
+    def _flush(self) -> None:
+        if self._pending:
+            self._alone = len(self._pending) == 1
+            self._inbox.put(self._pending)
+            self._pending = []
+
+    def _run(self, database: sqlite3.Connection) -> None:
+        ended = False
+        while not ended:
+            group = self._inbox.get()
+            if group is None:
+                break
+            while not self._inbox.empty():
+                more = self._inbox.get()
+                if more is None:
+                    ended = True
+                    break
+                group += more
+            self._tell(self._commit(database, group))
+        if self.erases:
+            with contextlib.suppress(sqlite3.Error):
+                database.execute("VACUUM")
+                self.erased = database.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0] == 0
+        self._release()
+        self._tell([(self._closed, None, None)])
+
+    def _commit(self, database: sqlite3.Connection, group: list[_Work]) -> list[_Outcome]:
+        fault = self._fault
+        outcomes: list[_Outcome] = []
+        doing = "write"
+        try:
+            database.execute("BEGIN")
+            if any(step == INTENT for step, _, _ in group):
+                self._check_place()
+            for step, work, future in group:
+                fault(step)
+                try:
+                    outcomes.append((future, work(database), None))
+                except RefusedChangeError as refused:
+                    outcomes.append((future, None, refused))
+            fault("commit")
+            database.execute("COMMIT")
+            self.commits += 1
+            fault("committed")
+        except Exception as error:  # noqa: BLE001  whatever went wrong, those who wait must hear it
+            if database.in_transaction:
+                try:
+                    database.execute("ROLLBACK")
+                except sqlite3.Error:
+                    doing = "roll back"
+            named = error if isinstance(error, JournalError) else wrap_error(doing, error, self.path)
+            named.__cause__ = error if named is not error else None
+            return [(future, None, named) for _, _, future in group]
+        return outcomes
+
+    def _tell(self, outcomes: list[_Outcome]) -> None:
+        if self._loop is None:
+            return
+        try:
+            self._loop.call_soon_threadsafe(_resolve, outcomes)
+        except RuntimeError:
+            return  # the loop is gone, and with it everyone who waited
+
+
+class _UncancellableFuture(asyncio.Future[Any]):
+    """What becomes of work that the writer has: nobody can cancel that, and so whoever waits is cancelled after it."""
+
+    def cancel(self, msg: object = None) -> bool:  # noqa: ARG002  as asyncio calls it
+        """Refuse."""
+        return False
+
+
+def _cancel_at_next_wait() -> None:
+    """Have the task that was just cancelled be cancelled at its next wait instead."""
+    task = asyncio.current_task()
+    if task is not None:
+        task.uncancel()
+        task.cancel()
+
+
+def _resolve(outcomes: list[_Outcome]) -> None:
+    for future, value, error in outcomes:
+        if future is None or future.done():
+            continue
+        if error is None:
+            future.set_result(value)
+        else:
+            future.set_exception(error)
