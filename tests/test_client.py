@@ -22,7 +22,6 @@ from videorouter import (
     VideoRouter,
     VideoRouterError,
 )
-from videorouter.call.signatures import job
 from videorouter.sandbox import Sandbox
 
 pytestmark = pytest.mark.anyio
@@ -60,7 +59,7 @@ async def test_every_named_field_reaches_the_wire_under_its_own_name(router, mon
         "extra_body": {"tools": 1},
         "idempotency_key": "k",
     }
-    assert {*given, *options} == {*inspect.signature(job).parameters} - {"self", "prompt", "fields"}
+    assert {*given, *options} == {*inspect.signature(AsyncVideoRouter.submit).parameters} - {"self", "prompt", "fields"}
     made = []
 
     async def run_job(_, submission):

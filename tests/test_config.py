@@ -12,7 +12,7 @@ KEY = "sk-secret-0123"
 
 
 def settings(environ=None, **given):
-    return resolve(environ={"INFRON_API_KEY": KEY} if environ is None else environ, **given)
+    return resolve(given, {"INFRON_API_KEY": KEY} if environ is None else environ)
 
 
 def test_the_vendors_hosts_are_the_default():

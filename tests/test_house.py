@@ -33,7 +33,6 @@ DECIDING = {
     "videorouter.call.refusals",
     "videorouter.call.requests",
     "videorouter.call.retry",
-    "videorouter.call.signatures",
     "videorouter.config",
     "videorouter.downloads.codecs",
     "videorouter.downloads.guard",

@@ -1,8 +1,7 @@
-"""``AsyncVideoRouter``: each public verb in a few lines. Decisions and I/O live on the floors below."""
+"""``AsyncVideoRouter``: each public verb, its parameters and what they mean. What they do stands in the folders below."""
 
 from __future__ import annotations
 
-import inspect
 import os
 import time
 from typing import TYPE_CHECKING, Any, Literal, NoReturn, Self, Unpack, overload
@@ -16,33 +15,15 @@ from videorouter.call.catalog import Catalog, read_account
 from videorouter.call.fallback import check_models, run_with_fallback
 from videorouter.call.prepare import RequestBuilder
 from videorouter.call.requests import check_model, find_task_id
-from videorouter.call.signatures import edit_job, job, takes_what
 from videorouter.call.state import Shared
 from videorouter.call.uploads import Uploads
-from videorouter.config import (
-    Settings,
-    check_count,
-    check_timeout,
-    read_environment,
-    refuse_pickling,
-    resolve,
-)
+from videorouter.config import OPTIONS, Settings, check_count, check_timeout, read_environment, refuse_pickling, resolve
 from videorouter.downloads import download
 from videorouter.downloads.save import read_options
 from videorouter.errors import ConfigurationError, InvalidRequestError
-from videorouter.models import (
-    Asset,
-    Balance,
-    DrainReport,
-    InDoubt,
-    Model,
-    Stats,
-    Task,
-    TaskStatus,
-    Video,
-    VideoResult,
-)
+from videorouter.models import Asset, Balance, DrainReport, InDoubt, Model, Stats, Task, TaskStatus, Video, VideoResult
 from videorouter.secrets import seal
+from videorouter.signatures import runs, takes_what
 
 if TYPE_CHECKING:
     import ssl
@@ -59,9 +40,6 @@ if TYPE_CHECKING:
     from videorouter.errors import VideoRouterError
     from videorouter.events import EventHook, InDoubtHook
     from videorouter.models import Download, Input
-
-
-OPTIONS = frozenset(inspect.signature(resolve).parameters) - {"environ"}
 
 
 class AsyncVideoRouter(BatchVerbs):
@@ -99,6 +77,33 @@ class AsyncVideoRouter(BatchVerbs):
         ConfigurationError: Something cannot be used; the message says what and how to mend it.
     """
 
+    def _start(
+        self,
+        api_key: object = None,
+        *,
+        ssl_context: ssl.SSLContext | None = None,
+        http_client: httpx.AsyncClient | None = None,
+        on_event: EventHook | None = None,
+        on_in_doubt: InDoubtHook | None = None,
+        **options: Any,
+    ) -> None:
+        api_key = seal(api_key)  # no local of a frame that may raise holds the text
+        # Only a client that is made needs httpx: importing this package's names must not cost that.
+        from videorouter.transport.sender import open_sender  # noqa: PLC0415  see above
+
+        self._options = {**options, "api_key": api_key}
+        self._environ = read_environment(os.environ)
+        self._is_view = False
+        settings = resolve(self._options, self._environ)
+        sender = open_sender(
+            http_client=http_client, proxy=settings.proxy, trust_env=settings.trust_env, ssl_context=ssl_context
+        )
+        self._catalog = Catalog()
+        self._uploads = Uploads()
+        self._caller = Caller(settings, Shared(sender, settings), on_event=on_event, on_in_doubt=on_in_doubt)
+        self._builder = RequestBuilder(self._caller, self._uploads)
+
+    @runs(_start)
     def __init__(
         self,
         api_key: str | Callable[[], str | Awaitable[str]] | None = None,
@@ -128,25 +133,38 @@ class AsyncVideoRouter(BatchVerbs):
         on_event: EventHook | None = None,
         on_in_doubt: InDoubtHook | None = None,
     ) -> None:
-        api_key = seal(api_key)  # type: ignore[assignment]  # no local of a frame that may raise holds the text
-        options = {name: value for name, value in locals().items() if name in OPTIONS}
-        options["environ"] = read_environment(os.environ)
-        settings = resolve(**options)
-        # Only a client that is made needs httpx: importing this package's names must not cost that.
-        from videorouter.transport.sender import open_sender  # noqa: PLC0415  see above
-
-        sender = open_sender(http_client=http_client, proxy=proxy, trust_env=trust_env, ssl_context=ssl_context)
-        self._options = options
-        self._is_view = False
-        self._catalogue = Catalog()
-        self._uploads = Uploads()
-        self._caller = Caller(settings, Shared(sender, settings), on_event=on_event, on_in_doubt=on_in_doubt)
-        self._builder = RequestBuilder(self._caller, self._uploads)
+        raise NotImplementedError
 
     @property
     def _settings(self) -> Settings:
         return self._caller.settings
 
+    async def _generate(
+        self,
+        /,
+        prompt: str,
+        *,
+        models: Sequence[str] | None = None,
+        fallback_on_failure: bool = False,
+        **options: Any,
+    ) -> VideoResult:
+        if models is None:
+            return await tasks.run_job(self._caller, await self._builder.prepare("generate", prompt, options))
+        if options.get("model") is not None:
+            raise InvalidRequestError("Pass model= or models=, not both.")
+
+        async def prepare(name: str, seconds: float) -> Submission:
+            return await self._builder.prepare("generate", prompt, {**options, "model": name, "timeout": seconds})
+
+        return await run_with_fallback(
+            self._caller,
+            prepare,
+            check_models(models),
+            timeout=self._find_timeout(options.get("timeout", UNSET)),
+            after_failed_task=bool(fallback_on_failure),
+        )
+
+    @runs(_generate)
     async def generate(
         self,
         /,
@@ -216,21 +234,53 @@ class AsyncVideoRouter(BatchVerbs):
             TaskPollError: The job is accepted and cannot be looked at; collect it with ``wait(error.task_id)``.
             TaskTimeoutError: The job is accepted and still running; collect it with ``wait(error.task_id)``.
         """
-        values = (
-            *(model, image_url, start_image_url, end_image_url, image_urls, video_urls, audio_urls),
-            *(duration, aspect_ratio, resolution, generate_audio, seed, n),
-            *(output_format, timeout, max_retries, extra_headers, extra_body, idempotency_key),
-        )
-        given: dict[str, Any] = {name: value for name, value in zip(_GIVEN, values, strict=True) if value is not None}
-        if timeout is UNSET:
-            del given["timeout"]
-        elif timeout is None:
-            given["timeout"] = None
-        if models is not None:
-            return await self._try_models(models, prompt, given, fields, after_failed_task=bool(fallback_on_failure))
-        return await tasks.run_job(self._caller, await self._builder.prepare("generate", prompt, {**given, **fields}))
+        raise NotImplementedError
 
-    @takes_what(job)
+    async def _edit(self, /, video: VideoResult | Video | Task | str, prompt: str, **options: Any) -> VideoResult:
+        return await tasks.run_job(self._caller, await self._builder.prepare("edit", prompt, options, video=video))
+
+    @runs(_edit)
+    async def edit(
+        self,
+        /,
+        video: VideoResult | Video | Task | str,
+        prompt: str,
+        *,
+        model: str | None = None,
+        image_url: Input | None = None,
+        start_image_url: Input | None = None,
+        end_image_url: Input | None = None,
+        image_urls: Sequence[Input] | None = None,
+        video_urls: Sequence[Input] | None = None,
+        audio_urls: Sequence[Input] | None = None,
+        duration: str | float | None = None,
+        aspect_ratio: str | None = None,
+        resolution: str | None = None,
+        generate_audio: bool | None = None,
+        seed: int | None = None,
+        n: int | None = None,
+        output_format: str = "url",
+        timeout: float | UnsetType | None = UNSET,
+        max_retries: int | None = None,
+        extra_headers: Mapping[str, str] | None = None,
+        extra_body: Mapping[str, Any] | None = None,
+        idempotency_key: str | None = None,
+        **fields: Any,
+    ) -> VideoResult:
+        """Make a new video from an earlier one of the same model family, and wait until it is finished.
+
+        Takes what ``generate`` takes for one model, after ``video``: the earlier result, video, finished task, or its
+        ``video_id``.
+
+        Returns:
+            The finished result.
+
+        Raises:
+            VideoRouterError: As ``generate``.
+        """
+        raise NotImplementedError
+
+    @takes_what(generate, without={"models", "fallback_on_failure"})
     async def submit(self, /, prompt: str, **options: Any) -> Task:
         """Start a video and return as soon as the gateway has accepted it.
 
@@ -244,21 +294,7 @@ class AsyncVideoRouter(BatchVerbs):
         """
         return await tasks.submit_job(self._caller, await self._builder.prepare("generate", prompt, options))
 
-    @takes_what(edit_job)
-    async def edit(self, /, video: VideoResult | Video | Task | str, prompt: str, **options: Any) -> VideoResult:
-        """Make a new video from an earlier one of the same model family, and wait until it is finished.
-
-        Takes what ``submit`` takes, after ``video``: the earlier result, video, finished task, or its ``video_id``.
-
-        Returns:
-            The finished result.
-
-        Raises:
-            VideoRouterError: As ``generate``.
-        """
-        return await tasks.run_job(self._caller, await self._builder.prepare("edit", prompt, options, video=video))
-
-    @takes_what(edit_job)
+    @takes_what(edit)
     async def submit_edit(self, /, video: VideoResult | Video | Task | str, prompt: str, **options: Any) -> Task:
         """Start an edit and return as soon as the gateway has accepted it. Takes what ``edit`` takes.
 
@@ -291,7 +327,7 @@ class AsyncVideoRouter(BatchVerbs):
         known = _as_task(task)
         if known.result is not None:
             return known.result
-        seconds = self._settings.timeout if isinstance(timeout, UnsetType) else check_timeout(timeout)
+        seconds = self._find_timeout(timeout)
         return await tasks.wait_for_task(self._caller, known, deadline=time.monotonic() + seconds)
 
     async def models(self, *, category: str | None = "video", refresh: bool = False) -> tuple[Model, ...]:
@@ -304,7 +340,7 @@ class AsyncVideoRouter(BatchVerbs):
         Raises:
             VideoRouterError: It could not be read.
         """
-        return await self._catalogue.read(self._caller, category=category, refresh=refresh)
+        return await self._catalog.read(self._caller, category=category, refresh=refresh)
 
     async def upload(
         self, file: Input, *, model: str | None = None, timeout: float | UnsetType | None = UNSET
@@ -325,7 +361,7 @@ class AsyncVideoRouter(BatchVerbs):
             VideoRouterError: The upload failed.
         """
         chosen = check_model(model, self._settings.model)
-        seconds = self._settings.timeout if isinstance(timeout, UnsetType) else check_timeout(timeout)
+        seconds = self._find_timeout(timeout)
         return await self._uploads.bring(self._caller, file, model=chosen, deadline=time.monotonic() + seconds)
 
     async def balance(self) -> Balance:
@@ -424,8 +460,8 @@ class AsyncVideoRouter(BatchVerbs):
         chosen = self._download_options(**options)
         if isinstance(source, download.SOURCES):
             return await download.save(self._caller, source, dest, chosen)
-        lanes = check_count(concurrency, "concurrency", least=1)
-        found = await download.save_many(self._caller, source, dest, chosen, concurrency=lanes)
+        at_once = check_count(concurrency, "concurrency", least=1)
+        found = await download.save_many(self._caller, source, dest, chosen, concurrency=at_once)
         return found if return_exceptions else download.all_saved(found)
 
     def stream(
@@ -459,6 +495,9 @@ class AsyncVideoRouter(BatchVerbs):
         options = self._download_options(check=check, timeout=timeout, max_retries=max_retries, on_progress=on_progress)
         return download.stream(self._caller, source, options)
 
+    def _find_timeout(self, given: float | UnsetType | None) -> float:
+        return self._settings.timeout if isinstance(given, UnsetType) else check_timeout(given)
+
     def _download_options(self, **given: Unpack[SaveOptions]) -> DownloadOptions:
         return read_options(given, timeout=self._settings.timeout, max_retries=self._settings.max_retries)
 
@@ -468,7 +507,7 @@ class AsyncVideoRouter(BatchVerbs):
         return tuple(self._caller.shared.in_doubt)
 
     def with_options(self, **overrides: Any) -> Self:
-        """A view of this client with other options. It shares connections, lanes, counters and ``in_doubt``.
+        """A view of this client with other options. It shares connections, limits of models, counters and ``in_doubt``.
 
         Making one costs next to nothing. Closing a view closes nothing; the client that it was made from does.
 
@@ -484,21 +523,21 @@ class AsyncVideoRouter(BatchVerbs):
         """
         caller = self._caller
         hooks = {name: overrides.pop(name, getattr(caller, name)) for name in ("on_event", "on_in_doubt")}
-        unknown = overrides.keys() - (OPTIONS - {"proxy", "trust_env"})
-        if unknown:
-            msg = f"with_options cannot change {', '.join(sorted(unknown))}. Make a client of its own for that."
-            raise ConfigurationError(msg)
+        fixed = overrides.keys() - (OPTIONS - {"proxy", "trust_env"})
+        if fixed:
+            raise ConfigurationError(
+                f"with_options cannot change {', '.join(sorted(fixed))}. Make a client of its own for that."
+            )
         if "api_key" in overrides:
             overrides["api_key"] = seal(overrides["api_key"])
         view = object.__new__(type(self))
         view._options = {**self._options, **overrides}
+        view._environ = self._environ
         view._is_view = True
-        view._catalogue = self._catalogue
+        view._catalog = self._catalog
         view._uploads = self._uploads
-        settings = resolve(**view._options)
-        limit = caller.limit
-        if "max_concurrency" in overrides:
-            limit = caller.shared.open_limit(settings)
+        settings = resolve(view._options, view._environ)
+        limit = caller.shared.open_limit(settings) if "max_concurrency" in overrides else caller.limit
         view._caller = Caller(settings, caller.shared, **hooks, limit=limit)
         view._builder = RequestBuilder(view._caller, view._uploads)
         return view
@@ -543,36 +582,6 @@ class AsyncVideoRouter(BatchVerbs):
 
         options = check_options(self._settings, verb, given)
         return Batch(self._caller, source, options, builder=self._builder, save=self.save)
-
-    async def _try_models(
-        self,
-        models: Sequence[str],
-        prompt: object,
-        given: dict[str, Any],
-        fields: Mapping[str, Any],
-        *,
-        after_failed_task: bool,
-    ) -> VideoResult:
-        if "model" in given:
-            msg = "Pass model= or models=, not both."
-            raise InvalidRequestError(msg)
-        timeout = given.get("timeout", self._settings.timeout)
-
-        async def prepare(name: str, seconds: float) -> Submission:
-            return await self._builder.prepare(
-                "generate", prompt, {**given, **fields, "model": name, "timeout": seconds}
-            )
-
-        return await run_with_fallback(
-            self._caller,
-            prepare,
-            check_models(models),
-            timeout=check_timeout(timeout),
-            after_failed_task=after_failed_task,
-        )
-
-
-_GIVEN = tuple(inspect.signature(job).parameters)[2:-1]
 
 
 def _as_task(task: Task | str) -> Task:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, Literal, NoReturn
+from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
 import msgspec
 
@@ -60,7 +60,7 @@ def read_environment(environ: Mapping[str, str]) -> dict[str, str | Secret]:
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
-    """Everything a client was told, checked and filled in."""
+    """Everything a client was told, checked and filled in. What it was not told has the default that stands here."""
 
     api_key: Secret | None
     api_key_source: Callable[[], str | Awaitable[str]] | None
@@ -69,22 +69,22 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     models_base_url: str
     failover_urls: tuple[str, ...]
     origins: frozenset[Origin]
-    auth_scheme: str | None
-    model: str | None
-    timeout: float
-    max_retries: int
-    max_concurrency: int | None
-    adaptive: bool
-    idempotency: Idempotency
-    refused_statuses: frozenset[int]
-    allow_insecure: bool
-    allow_private_hosts: bool
-    allowed_hosts: frozenset[str] | None
-    max_download_bytes: int
     user_agent: str
-    default_headers: tuple[tuple[str, str], ...]
-    proxy: str | None
-    trust_env: bool
+    auth_scheme: str | None = None
+    model: str | None = None
+    timeout: float = 900.0
+    max_retries: int = 4
+    max_concurrency: int | None = None
+    adaptive: bool = True
+    idempotency: Idempotency = "unknown"
+    refused_statuses: frozenset[int] = frozenset()
+    allow_insecure: bool = False
+    allow_private_hosts: bool = False
+    allowed_hosts: frozenset[str] | None = None
+    max_download_bytes: int = 4 * 2**30
+    default_headers: tuple[tuple[str, str], ...] = ()
+    proxy: str | None = None
+    trust_env: bool = True
     seen_keys: list[Secret] = msgspec.field(default_factory=list)
     """Keys that a callable has given, so that what a server echoes of them can be taken out."""
 
@@ -119,51 +119,38 @@ def default_user_agent() -> str:
     return f"videorouter/{__version__} (+https://pypi.org/project/videorouter/)"
 
 
-def resolve(
-    *,
-    environ: Mapping[str, str | Secret],
-    api_key: object = None,
-    base_url: str | None = None,
-    auth_scheme: str | None = None,
-    model: str | None = None,
-    timeout: float | None = 900.0,
-    max_retries: int = 4,
-    max_concurrency: int | None = None,
-    adaptive: bool = True,
-    idempotency: Idempotency = "unknown",
-    refused_statuses: Iterable[int] = (),
-    failover_urls: Iterable[str] = (),
-    media_base_url: str | None = None,
-    models_base_url: str | None = None,
-    allow_insecure: bool = False,
-    allow_private_hosts: bool = False,
-    allowed_hosts: Iterable[str] | None = None,
-    max_download_bytes: int = 4 * 2**30,
-    user_agent: str | None = None,
-    default_headers: Mapping[str, str] | None = None,
-    proxy: str | None = None,
-    trust_env: bool = True,
-) -> Settings:
+OPTIONS: frozenset[str] = frozenset(Settings.__struct_fields__) - {"api_key_source", "origins", "seen_keys"}
+"""What a client may be told, by name."""
+
+
+def resolve(options: Mapping[str, Any], environ: Mapping[str, str | Secret]) -> Settings:
     """Check what a client was told and fill the rest from the environment.
 
     Raises:
         ConfigurationError: Something cannot be used; the message says what and how to mend it.
+        TypeError: There is no option of that name.
     """
-    environ = {name: environ[name] for name in (*KEY_VARIABLES, BASE_URL_VARIABLE) if environ.get(name)}
-    api_key = seal(api_key)
-    named = environ.get(BASE_URL_VARIABLE)
-    base = check_url(
-        base_url if base_url is not None else named or VENDOR_BASE_URL, name="base_url", allow_insecure=allow_insecure
-    )
+    unknown = sorted(options.keys() - OPTIONS)
+    if unknown:
+        msg = f"AsyncVideoRouter() got an unexpected keyword argument {unknown[0]!r}"
+        raise TypeError(msg)
+    given = dict(options)
+    insecure = bool(given.get("allow_insecure"))
+    base_url = given.pop("base_url", None)
+    if base_url is None:
+        base_url = environ.get(BASE_URL_VARIABLE) or VENDOR_BASE_URL
+    base = check_url(base_url, name="base_url", allow_insecure=insecure)
     vendor = origin_of(base)[1] in VENDOR_HOSTS
-    media = _follow(media_base_url, VENDOR_MEDIA_BASE_URL, base, vendor=vendor)
-    models = _follow(models_base_url, VENDOR_MODELS_BASE_URL, base, vendor=vendor)
-    media = check_url(media, name="media_base_url", allow_insecure=allow_insecure)
-    models = check_url(models, name="models_base_url", allow_insecure=allow_insecure)
-    if isinstance(failover_urls, str):
+    media = _follow(given.pop("media_base_url", None), VENDOR_MEDIA_BASE_URL, base, vendor=vendor)
+    models = _follow(given.pop("models_base_url", None), VENDOR_MODELS_BASE_URL, base, vendor=vendor)
+    media = check_url(media, name="media_base_url", allow_insecure=insecure)
+    models = check_url(models, name="models_base_url", allow_insecure=insecure)
+    failover = given.pop("failover_urls", ())
+    if isinstance(failover, str):
         fail("failover_urls is a list of base URLs, not one string.")
-    failover = tuple(check_url(url, name="failover_urls", allow_insecure=allow_insecure) for url in failover_urls)
-    secret, source = _key(api_key, environ)
+    failover = tuple(check_url(url, name="failover_urls", allow_insecure=insecure) for url in failover)
+    secret, source = _key(given.pop("api_key", None), environ)
+    user_agent = given.pop("user_agent", None)
     return Settings(
         api_key=secret,
         api_key_source=source,
@@ -172,22 +159,8 @@ def resolve(
         models_base_url=models,
         failover_urls=failover,
         origins=frozenset(origin_of(url) for url in (base, media, models, *failover)),
-        auth_scheme=_scheme(auth_scheme),
-        model=_text(model, "model"),
-        timeout=check_timeout(timeout),
-        max_retries=check_count(max_retries, "max_retries", least=0),
-        max_concurrency=None if max_concurrency is None else check_count(max_concurrency, "max_concurrency", least=1),
-        adaptive=bool(adaptive),
-        idempotency=_idempotency(idempotency),
-        refused_statuses=_statuses(refused_statuses),
-        allow_insecure=bool(allow_insecure),
-        allow_private_hosts=bool(allow_private_hosts),
-        allowed_hosts=_hosts(allowed_hosts),
-        max_download_bytes=check_count(max_download_bytes, "max_download_bytes", least=1),
         user_agent=check_header("User-Agent", user_agent if user_agent is not None else default_user_agent())[1],
-        default_headers=check_headers(default_headers, "default_headers"),
-        proxy=proxy,
-        trust_env=bool(trust_env),
+        **{name: _CHECKS[name](value) for name, value in given.items()},
     )
 
 
@@ -354,9 +327,9 @@ def _scheme(value: str | None) -> str | None:
     return value
 
 
-def _text(value: str | None, name: str) -> str | None:
+def _model(value: str | None) -> str | None:
     if value is not None and not str(value).strip():
-        fail(f"{name} must be a non-empty text, not {value!r}.")
+        fail(f"model must be a non-empty text, not {value!r}.")
     return value
 
 
@@ -383,3 +356,23 @@ def _hosts(values: Iterable[str] | None) -> frozenset[str] | None:
     if isinstance(values, str):
         fail("allowed_hosts is a list of host names, not one string.")
     return frozenset(str(host).lower().rstrip(".") for host in values)
+
+
+_CHECKS: dict[str, Callable[[Any], Any]] = {
+    "auth_scheme": _scheme,
+    "model": _model,
+    "timeout": check_timeout,
+    "max_retries": lambda value: check_count(value, "max_retries", least=0),
+    "max_concurrency": lambda value: None if value is None else check_count(value, "max_concurrency", least=1),
+    "adaptive": bool,
+    "idempotency": _idempotency,
+    "refused_statuses": _statuses,
+    "allow_insecure": bool,
+    "allow_private_hosts": bool,
+    "allowed_hosts": _hosts,
+    "max_download_bytes": lambda value: check_count(value, "max_download_bytes", least=1),
+    "default_headers": lambda value: check_headers(value, "default_headers"),
+    "proxy": lambda value: value,
+    "trust_env": bool,
+}
+"""How each option is checked that needs no other."""

@@ -10,10 +10,10 @@ import functools
 import inspect
 from typing import TYPE_CHECKING, Any, Concatenate, Literal, NoReturn, ParamSpec, Self, TypeVar, Unpack, overload
 
-from videorouter.call.signatures import dress
 from videorouter.client import AsyncVideoRouter
 from videorouter.config import refuse_pickling
 from videorouter.portal import Portal
+from videorouter.signatures import dress
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator

@@ -77,7 +77,7 @@ async def test_a_warm_call_costs_no_more_than_this(url):
             loop.set_task_factory(None)
             counts.append(count)
     least = min(counts, key=lambda count: len(count.entries))
-    assert least.frames[-1].endswith(".generate")
+    assert least.frames[-1].endswith("generate")
     assert len(least.frames) <= MOST_FRAMES, least.frames
     assert least.tasks == MOST_TASKS
     assert len(least.entries) <= MOST_ENTRIES, "\n".join(least.entries)

@@ -68,6 +68,7 @@ def test_a_call_without_a_model_says_so():
         ({"prompt": 5}, "prompt must be text"),
         ({"prompt": None}, "There is no prompt"),
         ({"model": " "}, "No model"),
+        ({"models": ["veo", "sora-2"]}, "Only generate takes models"),
         ({"timeout": 0}, "timeout"),
         ({"timeout": float("nan")}, "timeout"),
         ({"max_retries": -1}, "max_retries"),

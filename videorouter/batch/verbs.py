@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from videorouter.signatures import runs
+
 if TYPE_CHECKING:
     import os
     from collections.abc import AsyncIterable, Iterable
@@ -17,6 +19,10 @@ if TYPE_CHECKING:
 class BatchVerbs:
     """The verbs that take a stream of entries and give a stream of items."""
 
+    def _generate_many(self, /, prompts: Iterable[Any] | AsyncIterable[Any], **options: Any) -> Batch:
+        return self._batch("generate", prompts, options)
+
+    @runs(_generate_many)
     def generate_many(
         self,
         /,
@@ -66,8 +72,7 @@ class BatchVerbs:
             ConfigurationError: An option cannot be used; nothing was sent.
             JournalError: From the loop, before anything is sent: the journal cannot be used.
         """
-        given = {name: value for name, value in locals().items() if name not in {"self", "prompts", "fields"}}
-        return self._batch("generate", prompts, {**given, **fields})
+        raise NotImplementedError
 
     def edit_many(
         self, /, edits: Iterable[Any] | AsyncIterable[Any], *, model: str | None = None, **options: Any

@@ -73,6 +73,9 @@ def build_submission(
     given_timeout, given_retries = fields.pop("timeout", UNSET), fields.pop("max_retries", None)
     given_key = fields.pop("idempotency_key", None)
     extra_headers, extra_body = fields.pop("extra_headers", None), fields.pop("extra_body", None)
+    if "models" in fields:
+        msg = "Only generate takes models=[...], to try one after the other. Pass one model=."
+        raise InvalidRequestError(msg)
     own: dict[str, Any] = {"model": chosen}
     if verb == "edit":
         own["video_id"] = find_video_id(video)

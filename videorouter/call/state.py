@@ -45,12 +45,12 @@ class Shared:
         self.poll_schedules: PerLoop[PollSchedule] = PerLoop(PollSchedule)
         self.running: dict[object, str | None] = {}
         self.closed: bool = False
-        self.draining = False
-        self.calls = 0
-        self.attempts = 0
-        self.retries = 0
-        self.succeeded = 0
-        self.failed = 0
+        self.draining: bool = False
+        self.calls: int = 0
+        self.attempts: int = 0
+        self.retries: int = 0
+        self.succeeded: int = 0
+        self.failed: int = 0
 
     def open_limit(self, settings: Settings) -> ClientLimit:
         """A limit of jobs at once, for the client or for a view with a limit of its own."""

@@ -68,9 +68,16 @@ class EntryFile:
         """Names of fields that look like known ones, each with the one that it looks like."""
         from difflib import get_close_matches  # noqa: PLC0415  who runs a batch pays for it
 
-        from videorouter.call.signatures import job  # noqa: PLC0415  as above
+        from videorouter.client import AsyncVideoRouter  # noqa: PLC0415  as above
 
-        known = {*inspect.signature(job).parameters, "id", "edit_of", "video", "video_id", "then"} - {"self", "fields"}
+        known = {
+            *inspect.signature(AsyncVideoRouter.submit).parameters,
+            "id",
+            "edit_of",
+            "video",
+            "video_id",
+            "then",
+        } - {"self", "fields"}
         strange = sorted(self._names - known)[:_MOST_NAMES]
         close = {name: get_close_matches(name.lower(), known, 1, 0.8) for name in strange}
         return [(name, found[0]) for name, found in close.items() if found]
