@@ -413,6 +413,8 @@ class Download(Record, frozen=True, kw_only=True):
         resumed_from: Bytes that an earlier attempt had already brought.
         transferred: Bytes that crossed the wire in this call.
         elapsed: Seconds.
+        media: What the file says of its video; ``None`` when it is no video file of a known kind.
+        mismatches: How it differs from what the request asked for, as far as both are known.
     """
 
     file: str = msgspec.field(name="path")
@@ -422,6 +424,8 @@ class Download(Record, frozen=True, kw_only=True):
     resumed_from: int = 0
     transferred: int = 0
     elapsed: float = 0.0
+    media: Media | None = None
+    mismatches: tuple[Mismatch, ...] = ()
 
     @property
     def path(self) -> Path:

@@ -221,7 +221,7 @@ def ask_ffprobe(path: Path, *, exact: bool = False) -> dict[str, object]:
 def read_whole(data: bytes) -> MediaReader:
     reader = MediaReader()
     reader.feed(data)
-    reader.finish()
+    reader.finish(len(data))
     return reader
 
 

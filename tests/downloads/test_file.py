@@ -35,7 +35,7 @@ def test_nothing_stands_under_the_name_before_the_commit(tmp_path):
     file.write([VIDEO[:10], VIDEO[10:]])
     assert not place.exists()
     assert len(names(tmp_path)) == 2
-    assert file.inspect(framed=True) is None
+    assert file.inspect(framed=True)[1] is None
     file.commit()
     assert place.read_bytes() == VIDEO
     assert names(tmp_path) == ["a.mp4"]
@@ -182,7 +182,7 @@ def test_a_name_that_is_taken_meanwhile_is_not_overwritten(tmp_path):
 def test_rejected_bytes_keep_their_own_name(tmp_path):
     file = begin(tmp_path / "a.mp4")
     file.write([b"<html>no</html>"])
-    assert "begins with" in file.inspect(framed=True)
+    assert "begins with" in file.inspect(framed=True)[1]
     assert file.head() == b"<html>no</html>"
     assert file.reject() == tmp_path / "a.mp4.rejected"
     assert names(tmp_path) == ["a.mp4.rejected"]
@@ -269,7 +269,7 @@ def test_closing_twice_and_writing_after_it_are_harmless(tmp_path):
         file.write([b"x"])
     with pytest.raises(OSError, match="not begun"):
         file.commit()
-    assert file.inspect(framed=True) == "it is empty"
+    assert file.inspect(framed=True) == (None, "it is empty")
     assert names(tmp_path) == []
 
 

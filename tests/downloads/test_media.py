@@ -49,7 +49,7 @@ def read(data: bytes, cuts=()) -> MediaReader:
     edges = [0, *sorted({cut for cut in cuts if cut < len(data)}), len(data)]
     for start, end in itertools.pairwise(edges):
         reader.feed(data[start:end])
-    reader.finish()
+    reader.finish(len(data))
     return reader
 
 
@@ -62,7 +62,7 @@ def read_by_offsets(data: bytes, least: int = 0) -> tuple[MediaReader, int]:
         piece = data[reader.at : reader.at + max(missing, least)]
         handed += len(piece)
         reader.feed(piece)
-    reader.finish()
+    reader.finish(len(data))
     return reader, handed
 
 

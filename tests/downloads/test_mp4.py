@@ -9,7 +9,8 @@ import struct
 import pytest
 from hypothesis import given, strategies as st
 
-from videorouter.downloads.mp4 import MAX_BOXES, BoxCheck, describe_content
+from videorouter.downloads.media import MediaReader
+from videorouter.downloads.mp4 import MAX_BOXES, describe_content
 
 
 def box(kind: bytes, content: bytes = b"", *, wide: bool = False) -> bytes:
@@ -24,7 +25,7 @@ OPEN = FTYP + box(b"moov", b"m" * 40) + struct.pack(">I4s", 0, b"mdat") + b"d" *
 
 
 def judge(data: bytes, cuts: list[int] | None = None, *, framed: bool = True) -> str | None:
-    check = BoxCheck()
+    check = MediaReader()
     edges = [0, *sorted(cut for cut in cuts or [] if cut < len(data)), len(data)]
     for start, end in itertools.pairwise(edges):
         check.feed(data[start:end])

@@ -41,7 +41,7 @@ from videorouter.downloads.mp4_facts import MAX_STEPS, BoxFacts
 def read(data: bytes) -> Media:
     reader = MediaReader()
     reader.feed(data)
-    reader.finish()
+    reader.finish(len(data))
     assert reader.media is not None
     return reader.media
 

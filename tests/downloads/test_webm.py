@@ -27,7 +27,7 @@ from videorouter.downloads.webm import ElementParser
 def read(data: bytes) -> Media:
     reader = MediaReader()
     reader.feed(data)
-    reader.finish()
+    reader.finish(len(data))
     assert reader.media is not None
     return reader.media
 

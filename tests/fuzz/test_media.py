@@ -99,7 +99,7 @@ def read_in_pieces(dice: random.Random, data: bytes) -> MediaReader:
         reader.feed(data[place : place + size])
         place += size
         assert len(reader._held) <= len(data)
-    reader.finish()
+    reader.finish(len(data))
     return reader
 
 
@@ -111,7 +111,7 @@ def read_by_offsets(dice: random.Random, data: bytes) -> MediaReader:
         reader.feed(data[reader.at : reader.at + max(missing, dice.choice((0, 20, 4096)))])
         reads += 1
         assert reads <= len(data) + 2
-    reader.finish()
+    reader.finish(len(data))
     return reader
 
 
@@ -140,7 +140,7 @@ def test_whatever_a_file_says_its_facts_are_read_in_bounds():
             whole = MediaReader()
             began = time.thread_time()
             whole.feed(data)
-            whole.finish()
+            whole.finish(len(data))
             assert time.thread_time() - began < 0.5
             assert whole.steps <= len(data) // 2 + 1
             check(whole.media)

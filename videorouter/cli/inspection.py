@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import av
 import av.error
 
-from videorouter.downloads.file import check_mp4
+from videorouter.downloads.file import read_media
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -51,7 +51,7 @@ class Inspection:
 def inspect_video(path: Path) -> Inspection:
     """Decode a file from end to end."""
     with path.open("rb") as file:
-        reason = check_mp4(file.fileno(), path.stat().st_size)
+        _, reason = read_media(file.fileno(), path.stat().st_size)
     if reason is not None:
         raise NotPlayableError(f"{path} is no whole MP4 file: {reason}")
     try:

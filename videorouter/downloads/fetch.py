@@ -25,7 +25,7 @@ from videorouter.downloads.guard import (
     follow_redirect,
     show_url,
 )
-from videorouter.downloads.mp4 import BoxCheck, describe_content
+from videorouter.downloads.mp4 import describe_content
 from videorouter.downloads.transfer import (
     MIN_PROGRESS,
     FailedAttempt,
@@ -47,6 +47,7 @@ if TYPE_CHECKING:
 
     from videorouter.call.caller import Caller
     from videorouter.downloads.guard import FileUrl
+    from videorouter.downloads.media import MediaReader
     from videorouter.events import Event
     from videorouter.http import ResponseStream
 
@@ -54,6 +55,7 @@ STALL_SECONDS = 30.0
 """Without a byte for so long, a connection is given up."""
 
 _CLOSE_SECONDS = 2.0
+_SNIFF_BYTES = 12
 _EVIDENCE_BYTES = 4096
 _EVIDENCE_SECONDS = 5.0
 _PROGRESS_SECONDS = 0.25
@@ -344,14 +346,13 @@ async def _close(stream: ResponseStream) -> None:
         await stream.aclose()
 
 
-async def stream_once(fetch: Fetch, *, check: bool) -> AsyncGenerator[bytes, None]:
+async def stream_once(fetch: Fetch, *, check: bool, media: MediaReader) -> AsyncGenerator[bytes, None]:
     """A file's bytes once each, for someone who cannot take bytes back.
 
     When a transfer must start over, the bytes that are out already are compared, by digest, with those that come
     again: it goes on only when they are the same. With ``check``, the first bytes are held back until they look like
-    MP4, and the boxes are checked at the end.
+    MP4, and the boxes are checked at the end. ``media`` is handed every byte.
     """
-    boxes = BoxCheck()
     digest = repeated_digest = sha256()
     given = repeated = 0
     held = b""
@@ -371,12 +372,12 @@ async def stream_once(fetch: Fetch, *, check: bool) -> AsyncGenerator[bytes, Non
                 if not piece:
                     continue
             held += piece
-            if check and given == 0 and len(held) < 8:
+            if check and given == 0 and len(held) < _SNIFF_BYTES:
                 continue
             piece, held = held, b""  # noqa: PLW2901  what was held back comes first
+            media.feed(piece)
             if check:
-                boxes.feed(piece)
-                _refuse_content(boxes.reason, piece if given == 0 else b"")
+                _refuse_content(media.reason, piece if given == 0 else b"")
             digest.update(piece)
             given += len(piece)
             repeated = given
@@ -384,9 +385,10 @@ async def stream_once(fetch: Fetch, *, check: bool) -> AsyncGenerator[bytes, Non
     if given + len(held) != fetch.state.offset:
         msg = "The file became shorter on its host while it was being read; what was handed out is worth nothing."
         raise DownloadError(msg)
+    media.feed(held)
+    reason = media.finish(given + len(held), framed=fetch.framed)
     if check:
-        boxes.feed(held)
-        _refuse_content(boxes.finish(given + len(held), framed=fetch.framed), held)
+        _refuse_content(reason, held)
 
 
 def _refuse_content(reason: str | None, head: bytes) -> None:

@@ -20,7 +20,7 @@ from hashlib import sha256
 from itertools import chain, islice
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
-from videorouter.downloads.mp4 import BoxCheck
+from videorouter.downloads.media import MediaReader
 from videorouter.downloads.names import number_paths, part_name, rejected_name
 from videorouter.downloads.resume import OPEN_FLAGS, Busy, ResumeFile, boot_id
 from videorouter.downloads.transfer import TransferState
@@ -31,11 +31,13 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from videorouter.downloads.resume import ResumeNote
+    from videorouter.models import Media
 
 Conflict: TypeAlias = Literal["replace", "refuse", "number"]
 """What to do where a file of that name stands: replace it, refuse, or take the next free number."""
 
 _READ_BYTES = 2**20
+_LOOK_BYTES = 4096
 _MAX_PARTS = 512
 _MAX_NAMES = 10_000
 _SPECIAL_FOLDERS = ("/dev", "/proc", "/sys")
@@ -52,16 +54,18 @@ def find_free(path: Path, taken: Container[Path] = ()) -> Path:
     return next(free for free in number_paths(path) if free not in taken and not os.path.lexists(free))
 
 
-def check_mp4(descriptor: int, size: int, *, framed: bool = True) -> str | None:
-    """Why an open file of that size is no whole MP4 file; ``None`` when it is one. It reads the box heads only."""
-    check = BoxCheck()
-    while check.reason is None and not check.open_ended and check.wanted < size:
-        start = check.at = check.wanted
-        os.lseek(descriptor, start, os.SEEK_SET)
-        check.feed(os.read(descriptor, 16))
-        if check.wanted == start:
+def read_media(descriptor: int, size: int, *, framed: bool = True) -> tuple[Media | None, str | None]:
+    """What an open file of that size says of its video, and why it is no whole MP4 file. It skips what it can."""
+    reader = MediaReader()
+    while (missing := reader.missing) > 0 and reader.wanted < size:
+        reader.at = reader.wanted
+        os.lseek(descriptor, reader.at, os.SEEK_SET)
+        data = os.read(descriptor, max(missing, _LOOK_BYTES))
+        if not data:
             break
-    return check.finish(size, framed=framed)
+        reader.feed(data)
+    reason = reader.finish(size, framed=framed)
+    return reader.media, reason
 
 
 class PartialFile:
@@ -161,9 +165,9 @@ class PartialFile:
             self.size += written
             rest = rest[written:]
 
-    def inspect(self, *, framed: bool) -> str | None:
-        """Why what was written is no whole MP4 file; ``None`` when it is one."""
-        return "it is empty" if self._file is None else check_mp4(self._file, self.size, framed=framed)
+    def inspect(self, *, framed: bool) -> tuple[Media | None, str | None]:
+        """What was written says of its video, and why it is no whole MP4 file."""
+        return (None, "it is empty") if self._file is None else read_media(self._file, self.size, framed=framed)
 
     def head(self) -> bytes:
         """The first bytes of what was written."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
-from videorouter.downloads.mp4 import BoxParser
+from videorouter.downloads.mp4 import BoxParser, show_head
 from videorouter.downloads.webm import ElementParser
 from videorouter.models import Media, Mismatch
 
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 _SNIFF = 12
+_LEAST = 8
 _FIRST_BOXES = frozenset({b"ftyp", b"styp", b"moov", b"mdat", b"wide", b"free", b"skip", b"pnot"})
 """What an MP4 or QuickTime file may begin with."""
 
@@ -32,10 +33,11 @@ class MediaReader:
         at: Bytes seen so far, or skipped to.
     """
 
-    __slots__ = ("_gif", "_held", "_missed", "_parser", "at")
+    __slots__ = ("_gif", "_head", "_held", "_missed", "_parser", "at")
 
     def __init__(self) -> None:
         self.at: int = 0
+        self._head = b""
         self._held = bytearray()
         self._parser: BoxParser | ElementParser | None = None
         self._gif: Media | None = None
@@ -76,12 +78,32 @@ class MediaReader:
             if end - wanted >= missing:
                 self._go_on()
 
-    def finish(self) -> None:
-        """Look at what there is of a last box or element that is cut."""
-        if self._parser is None and self._held:
+    def finish(self, size: int, *, framed: bool = True) -> str | None:
+        """Why a file of this size is no whole MP4 file; ``None`` when it is one.
+
+        Args:
+            size: Bytes in all.
+            framed: Whether the length was stated by whoever sent it. If not, a file that does not say where it ends may
+                be cut.
+        """
+        if not self._head and self._held:
             self._choose(bytes(self._held))
-        if self._parser is not None and not self._missed:
-            self._parser.end(bytes(self._held))
+        if size == 0:
+            return "it is empty"
+        if size < _LEAST:
+            return "it is too short to be a video"
+        if self._parser is None or self._missed:
+            return self.reason
+        self._parser.end(bytes(self._held))
+        self._held.clear()
+        return self.reason or self._parser.finish(size, framed=framed)
+
+    @property
+    def reason(self) -> str | None:
+        """Why this is no MP4 file, as soon as that is known."""
+        if self._head and self._head[4:8] != b"ftyp":
+            return f"it is not an MP4 file: it begins with {show_head(self._head)}"
+        return None if self._parser is None else self._parser.reason
 
     @property
     def media(self) -> Media | None:
@@ -101,6 +123,7 @@ class MediaReader:
         del self._held[: self._parser.place - begin]
 
     def _choose(self, head: bytes) -> None:
+        self._head = head
         if head[4:8] in _FIRST_BOXES:
             self._parser = BoxParser()
         elif head[:4] == _EBML:

@@ -1,4 +1,4 @@
-"""Decides whether bytes are a whole MP4 file, from its top-level boxes alone; what is inside a box is never judged.
+"""Reads the boxes of an MP4 or QuickTime file: whether they fill it, and what they say of its video.
 
 A box is a big-endian 32-bit size, four letters, and its content; size 1 means that a 64-bit size follows, and size 0,
 on ``mdat``, that it reaches to the end (ISO/IEC 14496-12, 4.2).
@@ -18,86 +18,6 @@ MAX_BOXES = 100_000
 """More than any fragmented recording has; each costs a read."""
 
 
-class BoxCheck:
-    """Walks top-level boxes through bytes that come in pieces.
-
-    Attributes:
-        at: Bytes seen so far, or skipped to.
-        wanted: Where the next box begins; a caller with a file may set ``at`` to it and feed from there.
-        reason: Why this is no MP4 file, as soon as that is known.
-        open_ended: Whether the last box says that it reaches to the end.
-    """
-
-    __slots__ = ("_boxes", "_head", "at", "open_ended", "reason", "wanted")
-
-    def __init__(self) -> None:
-        self.at: int = 0
-        self.wanted: int = 0
-        self.reason: str | None = None
-        self.open_ended: bool = False
-        self._head = b""
-        self._boxes = 0
-
-    def feed(self, data: bytes | bytearray | memoryview) -> None:
-        """Look at the next bytes, which begin at ``at``."""
-        start = self.at
-        self.at = start + len(data)
-        while self.reason is None and not self.open_ended:
-            begin = self.wanted + len(self._head) - start
-            if begin >= len(data):
-                return
-            need = 16 if len(self._head) >= 8 else 8
-            self._head += bytes(data[begin : begin + need - len(self._head)])
-            if len(self._head) == 8 and self._head[:4] == b"\0\0\0\1":
-                self._judge_first()
-                continue
-            if len(self._head) < need:
-                return
-            self._read()
-
-    def finish(self, size: int, *, framed: bool = True) -> str | None:
-        """Why a file of this size is no whole MP4; ``None`` when it is one.
-
-        Args:
-            size: Bytes in all.
-            framed: Whether the length was stated by whoever sent it. If not, an open-ended last box proves nothing.
-        """
-        if self.reason is not None:
-            return self.reason
-        if size == 0:
-            return "it is empty"
-        if self._boxes == 0:
-            return "it is too short to be a video"
-        if self.open_ended:
-            return None if framed else "neither the file host nor the file says where it ends, so it may be cut"
-        if self.wanted > size:
-            return f"its last box ends {self.wanted - size} bytes past the end: it is cut"
-        if self._head or self.wanted < size:
-            return "bytes that are no box follow its last box"
-        return None
-
-    def _judge_first(self) -> None:
-        if self._boxes == 0 and self._head[4:8] != b"ftyp":
-            self.reason = f"it is not an MP4 file: it begins with {_show(self._head)}"
-
-    def _read(self) -> None:
-        self._judge_first()
-        if self.reason is not None:
-            return
-        head, self._head = self._head, b""
-        size = int.from_bytes(head[8:16] if len(head) == 16 else head[:4], "big")
-        kind = head[4:8]
-        self._boxes += 1
-        if size == 0 and len(head) == 8 and kind == b"mdat":
-            self.open_ended = True
-        elif size < len(head):
-            self.reason = f"a box at byte {self.wanted} ({_show(kind)}) has an impossible size"
-        elif self._boxes > MAX_BOXES:
-            self.reason = f"it has more than {MAX_BOXES} top-level boxes"
-        else:
-            self.wanted += size
-
-
 _READ = frozenset({b"ftyp", b"moov", b"moof", b"sidx"})
 _MAX_KEPT = 4 * 2**20
 _HEAD = struct.Struct(">I4s")
@@ -106,6 +26,8 @@ _LONG = struct.Struct(">Q")
 
 class BoxParser:
     """Reads the boxes of an MP4 or QuickTime file; ``downloads.media`` says how it is fed.
+
+    What is inside a box is never held against the file.
 
     Attributes:
         place: Where the next box begins.
@@ -154,7 +76,7 @@ class BoxParser:
                 if size == 0 and kind == b"mdat":
                     self.open_ended = True
                 else:
-                    self.reason = f"a box at byte {begin + place} ({_show(kind)}) has an impossible size"
+                    self.reason = f"a box at byte {begin + place} ({show_head(kind)}) has an impossible size"
                 break
             self._ends = begin + place + size
             if kind in _READ:
@@ -217,5 +139,6 @@ def describe_content(head: bytes) -> str:
     return "unknown data"
 
 
-def _show(raw: bytes) -> str:
-    return repr(raw[:8])[1:]
+def show_head(head: bytes) -> str:
+    """First bytes, for a message."""
+    return repr(head[:8])[1:]

@@ -22,7 +22,8 @@ from videorouter.call.limiter import read_file_limit
 from videorouter.config import check_count, check_timeout
 from videorouter.downloads.fetch import Fetch, stream_once
 from videorouter.downloads.file import PartialFile
-from videorouter.downloads.mp4 import BoxCheck, describe_content
+from videorouter.downloads.media import MediaReader
+from videorouter.downloads.mp4 import describe_content
 from videorouter.downloads.names import name_video
 from videorouter.downloads.resume import Busy
 from videorouter.downloads.sink import Sink, name_sink
@@ -39,7 +40,7 @@ if TYPE_CHECKING:
     from videorouter.call.caller import Caller
     from videorouter.downloads.file import Conflict
     from videorouter.events import Event, EventHook
-    from videorouter.models import Video
+    from videorouter.models import Media, Video
 
 MAX_TRANSFERS = 64
 """Transfers at once in one event loop, where file descriptors allow; more wait for a slot."""
@@ -145,14 +146,13 @@ async def save_one(
 async def stream_one(caller: Caller, video: Video, options: DownloadOptions) -> AsyncGenerator[bytes, None]:
     """The bytes of one video, once each, checked at the end."""
     if video.data is not None:
-        if options.check:
-            _check_inline(video.data)
+        _read_inline(video.data, check=options.check)
         step = choose_block_size(len(video.data))
         for start in range(0, len(video.data), step):
             yield video.data[start : start + step]
         return
     fetch = _open_fetch(caller, video, name_video(video.url, video.video_id), options, uuid.uuid4().hex)
-    async with aclosing(stream_once(fetch, check=options.check)) as pieces:
+    async with aclosing(stream_once(fetch, check=options.check, media=MediaReader())) as pieces:
         async for piece in pieces:
             yield piece
 
@@ -193,6 +193,7 @@ class _FileSave:
         self._block = _Block()
         self._fetch: Fetch | None = None
         self._spoiled = False
+        self._media: Media | None = None
 
     async def run(self) -> Download:
         try:
@@ -222,6 +223,7 @@ class _FileSave:
             sha256=self._file.sha256,
             resumed_from=resumed_from,
             transferred=0 if self._fetch is None else self._fetch.transferred,
+            media=self._media,
         )
 
     async def _transfer(self, owned: Owned) -> int:
@@ -251,8 +253,8 @@ class _FileSave:
         file = self._file
         file.write(self._block.parts)
         framed = self._fetch is None or self._fetch.framed
-        reason = file.inspect(framed=framed) if self._options.check else None
-        if reason is None:
+        self._media, reason = file.inspect(framed=framed)
+        if reason is None or not self._options.check:
             file.commit()
             return
         looks = describe_content(file.head())
@@ -280,21 +282,22 @@ async def _save_to_sink(caller: Caller, video: Video, target: Any, options: Down
     sink = Sink(target, hashed=options.sha256)
     transferred = 0
     if video.data is not None:
-        if options.check:
-            _check_inline(video.data)
+        media = _read_inline(video.data, check=options.check)
         await sink.write([video.data])
     else:
         fetch = _open_fetch(caller, video, sink.name, options, call_id)
-        block = _Block()
-        async with aclosing(stream_once(fetch, check=options.check)) as pieces:
+        block, reader = _Block(), MediaReader()
+        async with aclosing(stream_once(fetch, check=options.check, media=reader)) as pieces:
             async for piece in pieces:
                 if block.add(piece, fetch.state.total):
                     await sink.write(block.parts)
                     block.clear()
         await sink.write(block.parts)
-        transferred = fetch.transferred
+        transferred, media = fetch.transferred, reader.media
     await sink.flush()
-    return Download(file=sink.name, size=sink.size, url=video.url, sha256=sink.sha256, transferred=transferred)
+    return Download(
+        file=sink.name, size=sink.size, url=video.url, sha256=sink.sha256, transferred=transferred, media=media
+    )
 
 
 def _open_fetch(caller: Caller, video: Video, name: str, options: DownloadOptions, call_id: str) -> Fetch:
@@ -327,16 +330,17 @@ def _find_emit(caller: Caller, options: DownloadOptions) -> Callable[[Event], Aw
     return emit
 
 
-def _check_inline(data: bytes) -> None:
-    boxes = BoxCheck()
-    boxes.feed(data)
-    reason = boxes.finish(len(data))
-    if reason is not None:
+def _read_inline(data: bytes, *, check: bool) -> Media | None:
+    reader = MediaReader()
+    reader.feed(data)
+    reason = reader.finish(len(data))
+    if reason is not None and check:
         looks = describe_content(data)
         msg = (
             f"The inline bytes are no whole MP4 file: {reason} (they look like {looks}). Pass check=False to take them."
         )
         raise DownloadError(msg)
+    return reader.media
 
 
 def _name_disk_failure(error: OSError, path: Path) -> DownloadError:

@@ -225,7 +225,8 @@ class ElementParser:
 
     def _find_seconds(self) -> float | None:
         if self._duration:
-            return self._duration * self._tick / 1e9
+            seconds = self._duration * self._tick / 1e9
+            return seconds if math.isfinite(seconds) else None
         played = [track for track in self._by_number.values() if track.frames]
         if not played or self.reason is not None:
             return None
