@@ -146,6 +146,12 @@ async def open_host(body: bytes):
 
 
 @pytest.fixture
+def opened_host():
+    """Opens a file host, for a test with a loop of its own."""
+    return open_host
+
+
+@pytest.fixture
 async def host():
     """A file host with two MiB of video."""
     async with open_host(make_mp4(2 * 2**20 + 12345)) as opened:
