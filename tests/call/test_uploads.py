@@ -1,8 +1,10 @@
 """Inputs from disk and memory reach the gateway once, and nothing is paid for a bad one."""
 
+import asyncio
 import io
 import itertools
 import struct
+import threading
 import zlib
 
 import anyio
@@ -116,3 +118,32 @@ async def test_a_failed_upload_is_tried_again_by_the_next_call(sandbox, router):
     with pytest.raises(Exception, match="refused"):
         await router.generate("take", image_url=draw_png(50))
     assert (await router.generate("take", image_url=draw_png(50))).video.url
+
+
+async def test_a_cancelled_call_reads_no_more_from_a_file_that_its_owner_then_closes(router):
+    begun, release = threading.Event(), threading.Event()
+
+    class Slow(io.BytesIO):
+        late = False
+
+        def read(self, *_) -> bytes:
+            begun.set()
+            assert release.wait(20)
+            self.late = self.closed
+            return draw_png(7)
+
+    slow = Slow()
+
+    async def generate() -> None:
+        with slow:
+            await router.generate("take", image_url=slow)
+
+    task = asyncio.ensure_future(generate())
+    assert await asyncio.to_thread(begun.wait, 20)
+    for _ in range(2):
+        task.cancel()
+        await asyncio.sleep(0)
+    asyncio.get_running_loop().call_later(0.05, release.set)
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert (slow.closed, slow.late) == (True, False)

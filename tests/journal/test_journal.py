@@ -79,6 +79,25 @@ async def test_the_loop_goes_on_while_the_disk_is_slow(tmp_path):
     await journal.aclose()
 
 
+async def test_whoever_is_cancelled_twice_while_a_journal_opens_leaves_it_free_for_the_next(tmp_path):
+    begun, release = threading.Event(), threading.Event()
+
+    def fault(step: str) -> None:
+        if step == "open":
+            begun.set()
+            assert release.wait(20)
+
+    opening = asyncio.ensure_future(Journal.open(tmp_path / "run.db", fault=fault))
+    assert await asyncio.to_thread(begun.wait, 20)
+    for _ in range(2):
+        opening.cancel()
+        await asyncio.sleep(0)
+    asyncio.get_running_loop().call_later(0.05, release.set)
+    with pytest.raises(asyncio.CancelledError):
+        await opening
+    await (await Journal.open(tmp_path / "run.db")).aclose()
+
+
 async def test_four_takes_of_one_prompt_are_four_items_and_keep_their_names(tmp_path):
     path = tmp_path / "run.db"
     for _ in range(2):

@@ -12,12 +12,12 @@ import threading
 import time
 import uuid
 from collections import OrderedDict
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 import anyio
-import anyio.to_thread
 import msgspec
 
 from videorouter.call.inputs import (
@@ -41,6 +41,7 @@ from videorouter.errors import (
     UnprocessableEntityError,
 )
 from videorouter.models import Asset, Video, VideoResult
+from videorouter.threads import run_in_thread
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -80,7 +81,7 @@ class Uploads:
             return await self._once(caller, source, ("", source, ""), source, model=model, deadline=deadline)
         data, name = await _read(source, field)
         mime = check_input(data[:64], len(data), name=name, field=field)
-        digest = await anyio.to_thread.run_sync(_digest, data)
+        digest = await run_in_thread(partial(_digest, data))
         return await self._once(caller, data, (mime, name, digest), digest, model=model, deadline=deadline)
 
     async def _once(
@@ -168,7 +169,7 @@ async def _read(source: object, field: str | None) -> tuple[bytes, str]:
         return bytes(source), "file"
     if isinstance(source, Path):
         try:
-            return await anyio.to_thread.run_sync(_read_path, source), source.name
+            return await run_in_thread(partial(_read_path, source)), source.name
         except OSError as error:
             msg = f"{place}{source} cannot be read: {error.strerror or error}. Nothing was uploaded or paid."
             raise InvalidRequestError(msg) from error
@@ -176,7 +177,7 @@ async def _read(source: object, field: str | None) -> tuple[bytes, str]:
     if read is None:
         msg = f"{place}pass a URL, a pathlib.Path, bytes, a file opened in binary mode, or an Asset, not {source!r}."
         raise InvalidRequestError(msg)
-    data = await anyio.to_thread.run_sync(read)
+    data = await run_in_thread(read)
     if not isinstance(data, bytes):
         msg = f"{place}the file object gives {type(data).__name__}, not bytes. Open it in binary mode ('rb')."
         raise InvalidRequestError(msg)

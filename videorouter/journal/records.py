@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import anyio.to_thread
 import msgspec
 
 from videorouter import errors
 from videorouter.call.inputs import FIELDS
 from videorouter.journal.states import describe_failure, read_crash
 from videorouter.models import Asset, BatchItem, Failure, Video, VideoResult
+from videorouter.threads import run_in_thread
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -140,7 +141,7 @@ async def _digest_input(value: object) -> str:
     if isinstance(value, bytes):
         return f"content:{hashlib.blake2b(value, digest_size=16).hexdigest()}"
     if isinstance(value, Path):
-        return await anyio.to_thread.run_sync(_digest_file, value)
+        return await run_in_thread(partial(_digest_file, value))
     if isinstance(value, Asset):
         return f"asset:{value.uri or value.id or value.url}"
     if isinstance(value, VideoResult | Video):

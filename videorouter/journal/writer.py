@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 from videorouter.errors import JournalError
 from videorouter.journal.schema import open_writable, wrap_error
 from videorouter.locks import WriterLock
+from videorouter.threads import Owned
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -74,13 +75,8 @@ class Writer:
             JournalError: It cannot be written, or the file is something else.
         """
         self._loop = asyncio.get_running_loop()
-        opening = asyncio.ensure_future(asyncio.to_thread(self._open, recover))
-        try:
-            database = await asyncio.shield(opening)
-        except asyncio.CancelledError:
-            await asyncio.wait([opening])
-            self._release()
-            raise
+        async with Owned(self._release) as owned:
+            database = await owned.run(self._open, recover)
         self._thread = threading.Thread(target=self._run, args=(database,), name="videorouter-journal", daemon=True)
         self._thread.start()
 
