@@ -61,7 +61,7 @@ if TYPE_CHECKING:
     )
     from videorouter.sync import VideoRouter as VideoRouter
 
-_ROOMS = {
+_MODULES = {
     "client": ("AsyncVideoRouter",),
     "sync": ("VideoRouter",),
     "errors": (
@@ -113,7 +113,7 @@ _ROOMS = {
         "VideoResult",
     ),
 }
-_ROOM_OF = {name: room for room, names in _ROOMS.items() for name in names}
+_MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}
 
 __all__ = [
     "APIConnectionError",
@@ -167,13 +167,13 @@ __all__ = [
 
 
 def __getattr__(name: str) -> object:
-    room = _ROOM_OF.get(name)
-    if room is None:
+    module = _MODULE_OF.get(name)
+    if module is None:
         msg = f"module {__name__!r} has no attribute {name!r}"
         raise AttributeError(msg)
     from importlib import import_module  # noqa: PLC0415  nothing is imported before it is used
 
-    value: object = getattr(import_module(f"{__name__}.{room}"), name)
+    value: object = getattr(import_module(f"{__name__}.{module}"), name)
     globals()[name] = value
     return value
 

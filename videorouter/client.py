@@ -74,7 +74,7 @@ class AsyncVideoRouter(BatchVerbs):
         on_in_doubt: A plain or coroutine function that is handed every request whose outcome nobody knows.
 
     Raises:
-        ConfigurationError: Something cannot be used; the message says what and how to mend it.
+        ConfigurationError: Something cannot be used; the message says what, and how to fix it.
     """
 
     def _start(
@@ -198,11 +198,11 @@ class AsyncVideoRouter(BatchVerbs):
         Args:
             prompt: What the video should show.
             model: The model id, untouched; default: the client's.
-            models: Ids to try in order; the next one only after a verdict that proves that nothing was charged.
+            models: Ids to try in order; the next one only when it is proven that nothing was charged.
             fallback_on_failure: Whether a failed task, which may have been billed, lets the next of ``models`` try.
             image_url: The first frame, for image-to-video models. This and the five below take a URL, a ``Path``,
                 bytes, a binary file or an ``Asset``; what is no URL is uploaded first, once per content.
-            start_image_url: The first frame, in Veo 3.1's words.
+            start_image_url: The first frame, as Veo 3.1 calls it.
             end_image_url: The last frame.
             image_urls: Reference pictures.
             video_urls: Reference videos.
@@ -475,7 +475,7 @@ class AsyncVideoRouter(BatchVerbs):
     ) -> AbstractAsyncContextManager[AsyncIterator[bytes]]:
         """Read a video's bytes as they arrive: ``async with router.stream(video) as chunks: async for chunk in chunks``.
 
-        A cut in between is mended unseen. Bytes that were handed out cannot be taken back: treat them as a video only
+        A cut in between is repaired unseen. Bytes that were handed out cannot be taken back: treat them as a video only
         when the loop ends without an error.
 
         Args:
@@ -577,7 +577,7 @@ class AsyncVideoRouter(BatchVerbs):
         await self.aclose()
 
     def _batch(self, verb: Verb, source: Any, given: dict[str, Any]) -> Batch:
-        from videorouter.batch.batch import Batch  # noqa: PLC0415  a database is loaded by whoever runs a batch
+        from videorouter.batch.batch import Batch  # noqa: PLC0415  only a batch needs a database
         from videorouter.batch.run import check_options  # noqa: PLC0415  as above
 
         options = check_options(self._settings, verb, given)

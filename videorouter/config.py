@@ -1,4 +1,4 @@
-"""What a client is told once: key, addresses, limits. Checked here, before anything is sent.
+"""The options of a client: key, addresses, limits. They are checked here, before anything is sent.
 
 The key is a ``Secret`` from the first line on. This file reads the environment it is given and performs no I/O.
 """
@@ -60,7 +60,7 @@ def read_environment(environ: Mapping[str, str]) -> dict[str, str | Secret]:
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
-    """Everything a client was told, checked and filled in. What it was not told has the default that stands here."""
+    """The options of a client, checked and filled in. What is not given has the default that stands here."""
 
     api_key: Secret | None
     api_key_source: Callable[[], str | Awaitable[str]] | None
@@ -120,14 +120,14 @@ def default_user_agent() -> str:
 
 
 OPTIONS: frozenset[str] = frozenset(Settings.__struct_fields__) - {"api_key_source", "origins", "seen_keys"}
-"""What a client may be told, by name."""
+"""The options of a client, by name."""
 
 
 def resolve(options: Mapping[str, Any], environ: Mapping[str, str | Secret]) -> Settings:
-    """Check what a client was told and fill the rest from the environment.
+    """Check the options of a client and fill the rest from the environment.
 
     Raises:
-        ConfigurationError: Something cannot be used; the message says what and how to mend it.
+        ConfigurationError: Something cannot be used; the message says what, and how to fix it.
         TypeError: There is no option of that name.
     """
     unknown = sorted(options.keys() - OPTIONS)

@@ -140,7 +140,7 @@ class VideoRouterError(Exception):
         return {name: self.__dict__[name] for name in self.FACTS if name in self.__dict__}
 
     def add(self, **facts: Any) -> None:
-        """Fill in facts that a higher floor knows; one that is already there stays."""
+        """Fill in facts that are known later; one that is already there stays."""
         for name, value in facts.items():
             if value is not None and name not in self.__dict__:
                 self.__dict__[name] = value

@@ -1,7 +1,7 @@
 """Frozen records of what happens, handed to ``on_event`` hooks.
 
 No record holds a key, a prompt or a URL, but for ``ItemFinished``, whose item has them as fields and does not show
-them; a batch's file names begin with a prompt's first words. A hook may be a plain function or a coroutine function;
+them; a batch's file names begin with the first words of a prompt. A hook may be a plain function or a coroutine function;
 what it raises is logged and changes nothing. This file never performs I/O.
 """
 
@@ -38,7 +38,7 @@ class AttemptStarted(Event, frozen=True, kw_only=True):
 
 
 class AttemptFinished(Event, frozen=True, kw_only=True):
-    """A request ended: with a status, or with trouble in words."""
+    """A request ended, with a status or with what went wrong."""
 
     attempt: int
     host: str

@@ -167,7 +167,7 @@ class TaskStatus(Record, frozen=True, kw_only=True):
         state: ``pending``, ``completed`` or ``failed``.
         status: The gateway's own word, as it was sent.
         result: The finished result, when ``state`` is ``completed``.
-        fail_reason: Why it failed, in the gateway's words.
+        fail_reason: Why it failed, as the gateway says it.
         cost: US dollars, when the gateway reports them.
     """
 
@@ -227,7 +227,7 @@ class InDoubt(Record, frozen=True, kw_only=True):
         request_id: The gateway's id, when an answer's head came in.
         task_id: The task, when the answer was caught after all: then ``router.wait(task_id)`` collects it.
         at: Unix time in seconds when it was given up.
-        reason: In words.
+        reason: Why, as text.
     """
 
     idempotency_key: str
@@ -329,7 +329,7 @@ class BatchSummary(Record, frozen=True, kw_only=True):
         not_sent: Never sent.
         cost: US dollars of what is done, as far as they are known.
         cost_in_doubt: US dollars that the items in doubt may have cost, as far as prices are known.
-        stopped: Why dispatch stopped early, in words.
+        stopped: Why dispatch stopped early, as text.
         elapsed: Seconds of this run.
     """
 

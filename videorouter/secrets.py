@@ -98,7 +98,7 @@ def _build_redactor(key: str) -> Callable[[str], str]:
     bare = key.partition(" ")[2].strip() if key.lower().startswith("bearer ") else key.strip()
     spelling = "".join(_match_spellings(char) for char in bare)
     if len(bare) < _SHORT_KEY:
-        # A key of three letters is somebody's test; whole words only, or every message would be holes.
+        # So short a key is a test's; whole words only, or it would cut holes into every message.
         spelling = rf"(?<![\w]){spelling}(?![\w])"
     find = re.compile("|".join((spelling, *_match_base64(bare))))
     forms = {bare, quote(bare, safe=""), quote(bare), bare.replace("/", "\\/")}

@@ -188,7 +188,7 @@ class VideoRouter:
     threads may share one client. Hooks run on the client's own thread.
 
     Raises:
-        ConfigurationError: Something cannot be used; the message says what and how to mend it.
+        ConfigurationError: Something cannot be used; the message says what, and how to fix it.
     """
 
     _portal: Portal[AsyncVideoRouter]

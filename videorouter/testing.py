@@ -1,4 +1,4 @@
-"""What tests of an application need, in any runner: a gateway that costs nothing, events on record, a road block.
+"""What tests of an application need, in any runner: a gateway that costs nothing, recorded events, a guard against real calls.
 
 ``pytest`` gets the same as fixtures from the plugin. Nothing here is loaded by the client itself.
 
@@ -206,7 +206,7 @@ def error_answer(message: str, *, kind: str = "invalid_request_error", code: int
     """The JSON of a refusal.
 
     Args:
-        message: In words.
+        message: What it says.
         kind: The gateway's ``type``: ``content_policy_violation``, ...
         code: As the status, or a symbol.
     """

@@ -82,7 +82,7 @@ class HeaderBuilder:
         return tuple(fields)
 
     async def _ask(self, deadline: float) -> Secret:
-        """The key from the caller's function. What that raises may quote the key, so only its name is told."""
+        """The key from the caller's function. What that raises may quote the key, so only its type and place are shown."""
         problem = ""
         answer: object = None
         try:
@@ -94,7 +94,7 @@ class HeaderBuilder:
             problem = _locate(error)
         if problem:
             msg = (
-                f"The api_key function failed ({problem}). Nothing was sent. Mend it, or pass the key itself; its own "
+                f"The api_key function failed ({problem}). Nothing was sent. Fix it, or pass the key itself; its own "
                 "message is not repeated here, since it may hold the key."
             )
             raise ConfigurationError(msg)

@@ -1,12 +1,12 @@
-"""How fast a lane may go: what a success, a refusal and a ``Retry-After`` change.
+"""How fast a model may be asked: what a success, a refusal and a ``Retry-After`` change.
 
-A lane is one (origin, model). Two numbers rule it. *Concurrency*: starts at 16, doubles per window of successes until
+Two numbers rule each (origin, model). *Concurrency*: starts at 16, doubles per window of successes until
 the first refusal, then grows by one per window, and shrinks to 0.7 at most once a second. *Rate*: off until the first
 refusal, then the successes of the last second, growing slowly, and shrinking to 0.8 at most once per half second.
 A success is a good answer, or a request that the gateway has held for 250 ms without refusing it: a generation's
-latency says nothing. One ``Retry-After`` holds the whole lane once.
+latency says nothing. One ``Retry-After`` holds all its requests once.
 
-Every step is O(1). This file knows no clock, no threads and no queue: times are arguments, waiting is another room's.
+Every step is O(1). This file knows no clock, no threads and no queue: times are arguments, and others wait.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ START = 16.0
 MOST = 100_000.0
 HELD = 0.25
 LONGEST_HOLD = 600.0
-"""Seconds that one ``Retry-After`` can hold a lane for calls other than its own: a slip must not close it for good."""
+"""Seconds that one ``Retry-After`` can hold calls other than its own: a slip of the gateway must not stop them for good."""
 
 _SHRINK = 0.7
 _SHRINK_EVERY = 1.0
@@ -57,7 +57,7 @@ class Recent:
 
 
 class AdaptiveRate:
-    """The state of one lane.
+    """The pace of one (origin, model).
 
     Attributes:
         limit: Jobs that may run at once, as a float that grows in fractions.
@@ -140,7 +140,7 @@ class AdaptiveRate:
 
 
 class RecoveryProbe:
-    """When a lane that refuses may be asked again by a call whose client has no retry budget left.
+    """When a model that refuses may be asked again by a call whose client has no retry budget left.
 
     One such call at a time, further and further apart; the first success ends it.
 
@@ -157,13 +157,13 @@ class RecoveryProbe:
         self._gap = _PROBE_GAP
 
     def count_success(self) -> None:
-        """The lane takes requests again."""
+        """It takes requests again."""
         self.troubled = False
         self.next_at = 0.0
         self._gap = _PROBE_GAP
 
     def count_refusal(self) -> None:
-        """The lane refuses."""
+        """It refuses."""
         self.troubled = True
 
     def count_probe(self, now: float) -> None:

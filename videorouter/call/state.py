@@ -112,7 +112,7 @@ class Shared:
         )
 
     async def aclose(self) -> None:
-        """Send away whoever waits, abort what runs, close what is idle. Idempotent."""
+        """Send away those who wait, abort what runs, close what is idle. Idempotent."""
         self.closed = True
         for limit in tuple(self.limits):
             limit.close()
