@@ -59,9 +59,9 @@ def name_host(url: str) -> str:
 
 
 def find_header(headers: Iterable[Header], name: bytes) -> str | None:
-    """The first header field of that lower-case name."""
+    """The first header field of a name, which is given in lower case."""
     for key, value in headers:
-        if key == name:
+        if key.lower() == name:
             return value.decode("latin-1")
     return None
 

@@ -21,6 +21,7 @@ from videorouter.errors import ConfigurationError, InvalidRequestError
 from videorouter.events import BatchProgressed, ItemFinished
 from videorouter.journal.budget import to_dollars
 from videorouter.journal.journal import Journal
+from videorouter.loops import finish
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
@@ -443,9 +444,8 @@ class Batch:
         self._wake()
 
     def _wake(self) -> None:
-        consumer = self._consumer
-        if consumer is not None and not consumer.done():
-            consumer.set_result(None)
+        if self._consumer is not None:
+            finish(self._consumer)
 
 
 def _name_broken(error: Exception) -> InvalidRequestError:

@@ -15,7 +15,6 @@ import msgspec
 from videorouter.call.answers import ErrorAnswer, Unusable, decode_json, find_error
 from videorouter.call.refusals import (
     build_refusal,
-    find_header,
     find_request_id,
     show_body,
     show_headers,
@@ -34,7 +33,7 @@ from videorouter.errors import (
     UnexpectedResponseError,
     VideoRouterError,
 )
-from videorouter.http import Attempt, Response, WireError, WireFailure
+from videorouter.http import Attempt, Response, WireError, WireFailure, find_header
 
 if TYPE_CHECKING:
     from collections.abc import Callable

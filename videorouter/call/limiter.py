@@ -9,7 +9,6 @@ nothing is ever scanned, a cancelled waiter passes its slot on, and several even
 
 from __future__ import annotations
 
-import os
 import sys
 import threading
 import time
@@ -20,6 +19,7 @@ import anyio
 
 from videorouter.call.pace import HELD, AdaptiveRate, RecoveryProbe
 from videorouter.errors import Phase
+from videorouter.forks import after_fork
 from videorouter.loops import finish, running_loop
 
 if TYPE_CHECKING:
@@ -540,5 +540,4 @@ class Slot:
 
 
 PROCESS = _Process()
-if sys.platform != "win32":
-    os.register_at_fork(after_in_child=PROCESS.reset)
+after_fork(PROCESS, _Process.reset)

@@ -6,8 +6,6 @@ Nothing paid is sent here.
 from __future__ import annotations
 
 import itertools
-import os
-import sys
 import time
 import uuid
 import warnings
@@ -17,6 +15,7 @@ from videorouter.call.inputs import FIELDS
 from videorouter.call.requests import NOTED, build_submission, find_notes
 from videorouter.call.uploads import needs_upload, resolve_fields
 from videorouter.errors import FieldWarning
+from videorouter.forks import after_fork
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -94,5 +93,4 @@ class _Keys:
 
 
 _KEYS = _Keys()
-if sys.platform != "win32":
-    os.register_at_fork(after_in_child=_KEYS.reset)
+after_fork(_KEYS, _Keys.reset)

@@ -20,6 +20,7 @@ from videorouter.errors import (
     RateLimitError,
     UnprocessableEntityError,
 )
+from videorouter.http import find_header
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -54,14 +55,6 @@ _SECRET_HEADERS = frozenset({"authorization", "proxy-authorization", "cookie", "
 def is_moderation(kind: object, code: object = None, message: str = "") -> bool:
     """Whether a refusal or a failed task speaks of the content, by its type, its code or its words."""
     return any(isinstance(text, str) and _MODERATION.search(text) for text in (kind, code, message))
-
-
-def find_header(headers: Headers, name: bytes) -> str | None:
-    """The first header field of that lower-case name, as text."""
-    for key, value in headers:
-        if key.lower() == name:
-            return value.decode("latin-1")
-    return None
 
 
 def find_request_id(headers: Headers, message: str = "") -> str | None:

@@ -23,6 +23,7 @@ from videorouter.errors import (
     PermissionDeniedError,
     RateLimitError,
 )
+from videorouter.http import find_header
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -156,7 +157,7 @@ def read_answer(
     if status == 206:
         return _read_part(headers, state, shown, host, limit)
     if status in REDIRECTS:
-        return Redirect(location=_text(headers, b"location"))
+        return Redirect(location=find_header(headers, b"location"))
     if status == 416 and state.offset > 0:
         return _restart(host, shown, "has no bytes where the transfer stopped", status)
     wait = read_retry_after(headers, wall=wall)
@@ -210,7 +211,7 @@ def _read_whole(headers: Headers, shown: str, host: str, limit: int) -> Answer:
 
 
 def _read_part(headers: Headers, state: TransferState, shown: str, host: str, limit: int) -> Answer:
-    match = _RANGE.fullmatch((_text(headers, b"content-range") or "").strip())
+    match = _RANGE.fullmatch((find_header(headers, b"content-range") or "").strip())
     if state.offset <= 0 or state.etag is None:
         return _restart(host, shown, "sent a part of the file though the whole was asked for", 206)
     if match is None:
@@ -225,7 +226,7 @@ def _read_part(headers: Headers, state: TransferState, shown: str, host: str, li
         return _restart(host, shown, "has a file of another length by now", 206)
     if _strong_etag(headers) != state.etag:
         return _restart(host, shown, "has another version of the file by now", 206)
-    length = _text(headers, b"content-length")
+    length = find_header(headers, b"content-length")
     if length is not None and length.strip() != str(last - first + 1):
         return _restart(host, shown, "contradicts itself about the length of a part", 206)
     if total is not None and total > limit:
@@ -251,13 +252,6 @@ def _strong_etag(headers: Headers) -> str | None:
         return None
     value = found.pop()
     return value.decode("latin-1") if _STRONG.fullmatch(value) else None
-
-
-def _text(headers: Headers, name: bytes) -> str | None:
-    for key, value in headers:
-        if key == name:
-            return value.decode("latin-1")
-    return None
 
 
 def _build_refusal(status: int, host: str, shown: str, *, retry_after: float | None = None) -> DownloadError:
