@@ -292,7 +292,7 @@ class AsyncVideoRouter(BatchVerbs):
         Raises:
             VideoRouterError: As ``generate``, without the task errors.
         """
-        return await tasks.submit_job(self._caller, await self._builder.prepare("generate", prompt, options))
+        return await tasks.run_job(self._caller, await self._builder.prepare("generate", prompt, options), wait=False)
 
     @takes_what(edit)
     async def submit_edit(self, /, video: VideoResult | Video | Task | str, prompt: str, **options: Any) -> Task:
@@ -301,7 +301,9 @@ class AsyncVideoRouter(BatchVerbs):
         Raises:
             VideoRouterError: As ``edit``, without the task errors.
         """
-        return await tasks.submit_job(self._caller, await self._builder.prepare("edit", prompt, options, video=video))
+        return await tasks.run_job(
+            self._caller, await self._builder.prepare("edit", prompt, options, video=video), wait=False
+        )
 
     async def task(self, task: Task | str) -> TaskStatus:
         """Look at a task once.

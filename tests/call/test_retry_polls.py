@@ -26,11 +26,11 @@ POLL, REVIEW = RequestKind.POLL, RequestKind.REVIEW
 
 def judge(outcome, history=None, kind=POLL, **changes):
     options = {"now": 0.0, "deadline": 1e9, "dice": 0.5, "max_retries": 4, **changes}
-    return decide(outcome, kind, history or History(polls=1), **options)
+    return decide(outcome, kind, history or History(attempts=1), **options)
 
 
 def test_polls_come_further_apart_up_to_a_cap():
-    pauses = [judge(Outcome.PENDING, History(polls=polls)).after for polls in range(40)]
+    pauses = [judge(Outcome.PENDING, History(attempts=polls)).after for polls in range(40)]
     assert pauses[0] == pytest.approx(0.25)
     assert pauses == sorted(pauses)
     assert pauses[-1] == POLLING.cap == 10.0
@@ -39,7 +39,7 @@ def test_polls_come_further_apart_up_to_a_cap():
 
 @given(st.integers(0, 10**9), DICE)
 def test_every_pause_is_finite_and_jittered(polls, dice):
-    assert 0.2 <= judge(Outcome.PENDING, History(polls=polls), dice=dice).after <= 12.001
+    assert 0.2 <= judge(Outcome.PENDING, History(attempts=polls), dice=dice).after <= 12.001
 
 
 def test_dice_spread_the_polls():
@@ -49,7 +49,7 @@ def test_dice_spread_the_polls():
 
 @given(st.integers(0, 10**6), DICE)
 def test_a_failed_poll_is_repeated_within_ten_seconds(failed, dice):
-    assert 0.25 <= judge(Outcome.LOST, History(polls=1, retries=failed), dice=dice).after <= 10.0
+    assert 0.25 <= judge(Outcome.LOST, History(attempts=1, retries=failed), dice=dice).after <= 10.0
 
 
 def test_failed_polls_back_off():
@@ -76,7 +76,7 @@ STAYS = {Outcome.FORBIDDEN, Outcome.MISSING, Outcome.CLOSED, Outcome.EMPTY_TASK,
 @pytest.mark.parametrize("outcome", [outcome for outcome in Outcome if outcome not in STAYS], ids=lambda one: one.name)
 @pytest.mark.parametrize("max_retries", [0, 4])
 def test_nothing_else_does(outcome, max_retries):
-    history = History(polls=10**6, retries=10**6, refusals=10**6)
+    history = History(attempts=10**6, retries=10**6, refusals=10**6)
     decision = judge(outcome, history, now=1e8, max_retries=max_retries)
     assert isinstance(decision, RetryAfter)
     assert decision.cost == 0
@@ -89,12 +89,12 @@ def test_no_other_status_does(status):
 
 def test_a_404_does_after_a_minute():
     assert NEW_TASK == 60.0
-    assert isinstance(judge(Outcome.MISSING, History(began=40.0, polls=1), now=99.99), RetryAfter)
-    assert judge(Outcome.MISSING, History(began=40.0, polls=1), now=100.0) == GiveUp(ending=Raise.TASK)
+    assert isinstance(judge(Outcome.MISSING, History(began=40.0, attempts=1), now=99.99), RetryAfter)
+    assert judge(Outcome.MISSING, History(began=40.0, attempts=1), now=100.0) == GiveUp(ending=Raise.TASK)
 
 
 def test_a_second_completed_task_without_an_address_does():
-    history = History(polls=1)
+    history = History(attempts=1)
     decision = judge(Outcome.EMPTY_TASK, history)
     history.note(Outcome.EMPTY_TASK, POLL, decision)
     assert isinstance(decision, RetryAfter)
@@ -103,7 +103,7 @@ def test_a_second_completed_task_without_an_address_does():
 
 
 def test_failures_are_counted_until_a_poll_is_answered():
-    history = History(polls=1)
+    history = History(attempts=1)
     for _ in range(3):
         history.note(Outcome.LOST, POLL, judge(Outcome.LOST, history))
     assert judge(Outcome.LOST, history, dice=1.0).after == pytest.approx(0.5 * 1.6**3)

@@ -1,8 +1,8 @@
-"""Drives one paid request to its end: the driver of the retry law.
+"""The one driver of the retry law: a call is sent, ``call.retry`` says what its outcome means, and that is done.
 
-A request waits for its slot, is sent, and what became of it is put before ``call.retry``, which alone decides whether
-the same bytes go again. A wait between attempts gives the slot back. Whatever may have been bought and is not in hand
-is recorded before the error or the cancellation goes on.
+A ``Call`` is one request with what is particular to its kind: how it is prepared, how its answer is read, what is
+raised. ``Caller.send`` drives each kind alike: paid POSTs, uploads, reads, polls and files. Everything that sends goes
+through it, so that attempts, pauses and the retry budget are counted in one place.
 
 Nothing here decides about retries, opens a socket, or follows a redirect.
 """
@@ -11,72 +11,193 @@ from __future__ import annotations
 
 import random
 import time
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 from urllib.parse import quote
 
 import anyio
+import msgspec
 
-from videorouter.call.answers import MAX_ANSWER_BYTES, ErrorAnswer, Unusable, read_post
-from videorouter.call.failures import FailedAttempt, build_error, has_left, name_answer, name_failure
-from videorouter.call.in_doubt import call_hooks, call_hooks_while_cancelled, describe_doubt
-from videorouter.call.limiter import ClientLimit, Slot
-from videorouter.call.reading import Reader
-from videorouter.call.retry import (
-    KEPT_FOR_PROBES,
-    LEAST_SLEEP,
-    TABLE,
-    Decision,
-    GiveUp,
-    History,
-    Outcome,
-    Raise,
-    RequestKind,
-    RetryAfter,
-    decide,
+from videorouter.call.answers import MAX_ANSWER_BYTES, ErrorAnswer, Unusable, decode_json, find_error, read_post
+from videorouter.call.failures import (
+    FailedAttempt,
+    build_error,
+    keep_evidence,
+    name_answer,
+    name_failure,
+    name_surprise,
 )
-from videorouter.errors import (
-    DeadlineExceededError,
-    OutcomeUnknownError,
-    Phase,
-    RateLimitError,
-    VideoRouterError,
-)
-from videorouter.events import AttemptFinished, AttemptStarted, OutcomeInDoubt, RetryScheduled
-from videorouter.http import Attempt, Request, Response, WireError, WireFailure, find_header, name_host, origin_of
-from videorouter.models import InDoubt, Task, VideoResult
+from videorouter.call.headers import HeaderBuilder
+from videorouter.call.in_doubt import call_hooks, call_hooks_while_cancelled
+from videorouter.call.limiter import Slot
+from videorouter.call.retry import TABLE, GiveUp, History, Outcome, RequestKind, RetryAfter, decide
+from videorouter.events import OutcomeInDoubt
+from videorouter.http import Attempt, Request, Response, WireError, origin_of
+from videorouter.models import Record, VideoResult
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
-
-    from videorouter.call.requests import Submission
+    from videorouter.call.limiter import ClientLimit
+    from videorouter.call.retry import Decision
     from videorouter.call.state import Shared
     from videorouter.config import Settings
-    from videorouter.events import EventHook, InDoubtHook
+    from videorouter.errors import VideoRouterError
+    from videorouter.events import Event, EventHook, InDoubtHook
+    from videorouter.models import InDoubt, Video
+
+Answer = TypeVar("Answer")
+Kept = TypeVar("Kept", bound=Record)
+
+READ_LIMIT = 60.0
+"""Seconds after which one attempt of a read is given up: the next one may be answered."""
 
 
-class _Trail:
-    """What a call that met trouble has been through. A call that meets none never makes one."""
+class Call(msgspec.Struct, Generic[Answer], kw_only=True, eq=False):
+    """One request that is sent until it is answered, as often as the law allows.
 
-    __slots__ = ("attempts", "base", "doubt", "failovers", "first", "history", "last_error")
+    Attributes:
+        caller: The client's way to the wire.
+        kind: Its column in the table.
+        deadline: ``time.monotonic()`` value at which it ends.
+        max_retries: Of the law.
+        until: When the attempt that is prepared is given up; ``prepare`` sets it.
+        slot: Held while it is sent, and given back while it waits for its next attempt.
+        hosts: How many hosts it may be sent to.
+        history: What it has been through.
+        failed: Its last attempt, when that failed.
+        attempt: The attempt that runs, or that has ended and is not judged yet.
+    """
 
-    def __init__(self, first: FailedAttempt) -> None:
-        self.history = History()
-        self.first = first
-        self.doubt: FailedAttempt | None = None
-        self.last_error: VideoRouterError | None = None
-        self.attempts = 0
-        self.failovers = 0
-        self.base = 0
+    caller: Caller
+    kind: RequestKind
+    deadline: float
+    max_retries: int
+    until: float = 0.0
+    slot: Slot | None = None
+    hosts: int = 1
+    history: History = msgspec.field(default_factory=History)
+    failed: FailedAttempt | None = None
+    attempt: Attempt | None = None
 
-    def note(self, outcome: FailedAttempt, column: RequestKind, decision: Decision) -> None:
-        """Write down an attempt and what was decided about it."""
-        self.attempts += 1
-        self.history.note(outcome.outcome, column, decision)
-        if self.history.doubtful and self.doubt is None:
-            self.doubt = outcome
+    def __repr__(self) -> str:
+        # Prompts and headers are nothing for a traceback.
+        return f"<{type(self).__name__} {self.kind.name}>"
+
+    def __rich_repr__(self) -> list[tuple[str, Any]]:
+        return [("kind", self.kind)]
+
+    async def prepare(self) -> Request:
+        """Make the request when it may be sent; what this raises ends the call with nothing sent."""
+        raise NotImplementedError
+
+    def read(self, response: Response) -> Answer | ErrorAnswer | Unusable | None:
+        """What an answer brings; ``None`` when it says that there is nothing yet."""
+        raise NotImplementedError
+
+    async def send_once(self) -> Answer | FailedAttempt:
+        """One attempt, and what came of it."""
+        caller = self.caller
+        self.attempt = attempt = Attempt()
+        request = await self.prepare()
+        began = time.monotonic()
+        self.history.attempts += 1
+        refused = caller.settings.refused_statuses
+        ended: Answer | FailedAttempt
+        try:
+            response = await caller.shared.sender.send(request, attempt, deadline=self.until, max_body=MAX_ANSWER_BYTES)
+            answer = self.read(response)
+        except WireError as error:
+            ended = name_failure(error, attempt, kind=self.kind, refused=refused)
+        except Exception as error:  # noqa: BLE001  whatever a user's transport raises, it ends here
+            ended = name_surprise(error, attempt, kind=self.kind, refused=refused, redact=caller.settings.redact)
+        else:
+            if answer is None:
+                ended = FailedAttempt(outcome=Outcome.PENDING, attempt=attempt, response=response)
+            elif isinstance(answer, ErrorAnswer | Unusable):
+                ended = name_answer(answer, response, attempt, kind=self.kind, refused=refused)
+            else:
+                attempt.response = response
+                ended = answer
+        if caller.on_event is not None:
+            await self.tell_attempt(ended, time.monotonic() - began)
+        return ended
+
+    def note(self, failed: FailedAttempt, decision: Decision) -> None:
+        """Write down how an attempt failed, and what was decided."""
+        self.failed = failed
+        self.attempt = None
+        self.history.note(failed.outcome, self.kind, decision)
+
+    def build_error(self, failed: FailedAttempt) -> VideoRouterError:
+        """What is raised when an attempt was the last."""
+        error = build_error(TABLE[failed.outcome][self.kind][1], failed, self.caller.settings, kind=self.kind)
+        error.add(attempts=self.history.attempts, elapsed=time.monotonic() - self.history.began)
+        return error
+
+    async def tell_attempt(self, ended: Answer | FailedAttempt, elapsed: float) -> None:
+        """Tell the event hook that an attempt has ended."""
+
+    async def tell_retry(self, decision: RetryAfter) -> None:
+        """Tell the event hook that there will be another attempt."""
+
+    async def rest(self, seconds: float) -> None:
+        """Wait for the next attempt."""
+        await anyio.sleep(seconds)
+
+    async def finish(self, error: BaseException) -> BaseException:
+        """Whatever ends the call comes by here: what is raised in its place, when anything is."""
+        return error
 
 
-class Caller(Reader):
+class FreeCall(Call[Answer], kw_only=True, eq=False):
+    """A request to the gateway that buys nothing: a GET, or a POST of ``body``.
+
+    Attributes:
+        url: Where it goes.
+        parse: Reads the answer.
+        limit: Seconds after which one attempt is given up.
+        body: What an upload sends.
+        content_type: Of the body.
+        model: Which model it is for.
+    """
+
+    url: str
+    parse: Callable[[Response], Answer | ErrorAnswer | Unusable | None] | None = None
+    limit: float = float("inf")
+    body: bytes | None = None
+    content_type: bytes | None = None
+    model: str | None = None
+
+    async def prepare(self) -> Request:
+        """Refuse when the client is closed, and ask for the key."""
+        self.caller.check_open()
+        headers = await self.caller.headers.head(self.url, deadline=self.deadline, content_type=self.content_type)
+        self.until = min(self.deadline, time.monotonic() + self.limit)
+        method = "GET" if self.kind.read else "POST"
+        return Request(method=method, url=self.url, headers=headers, body=self.body)
+
+    def read(self, response: Response) -> Answer | ErrorAnswer | Unusable | None:
+        """As ``parse`` does."""
+        return self.parse(response) if self.parse is not None else None
+
+    def build_error(self, failed: FailedAttempt) -> VideoRouterError:
+        """As any call's, with the model."""
+        error = super().build_error(failed)
+        error.add(model=self.model)
+        return error
+
+
+def read_json(response: Response) -> Response | ErrorAnswer | Unusable:
+    """An answer that is JSON and no error."""
+    root: object = None
+    try:
+        root = decode_json(response.body)
+    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
+        if 200 <= response.status < 300:
+            return Unusable(status=response.status, reason=f"not JSON ({type(error).__name__})", body=response.body)
+    return find_error(response.status, root, response.body) or response
+
+
+class Caller:
     """One client's way to the wire.
 
     Args:
@@ -96,11 +217,120 @@ class Caller(Reader):
         on_in_doubt: InDoubtHook | None = None,
         limit: ClientLimit | None = None,
     ) -> None:
-        super().__init__(settings, shared, on_event=on_event, on_in_doubt=on_in_doubt)
+        self.settings = settings
+        self.shared = shared
+        self.on_event = on_event
+        self.on_in_doubt = on_in_doubt
         self.limit: ClientLimit = limit if limit is not None else shared.limit
-        self._bases = (settings.base_url, *settings.failover_urls)
-        self._origins = tuple(origin_of(base) for base in self._bases)
-        self._column = RequestKind.HONOURED if settings.idempotency == "honoured" else RequestKind.ONCE
+        self.headers: HeaderBuilder = HeaderBuilder(settings)
+        self.bases: tuple[str, ...] = (settings.base_url, *settings.failover_urls)
+        self.post_kind = RequestKind.HONOURED if settings.idempotency == "honoured" else RequestKind.ONCE
+        self.origins = tuple(origin_of(base) for base in self.bases)
+
+    async def send(self, call: Call[Answer], failed: FailedAttempt | None = None) -> Answer:
+        """Send a call as often as the law allows, until it is answered.
+
+        Args:
+            call: The call; one that holds a slot holds it when this returns.
+            failed: What an attempt came to before, as its owner has found out: a file's body that was cut.
+
+        Raises:
+            VideoRouterError: The law gives up; see the error tree.
+        """
+        try:
+            while True:
+                if failed is not None:
+                    await call.rest(await self.decide_next(call, failed))
+                ended = await call.send_once()
+                if not isinstance(ended, FailedAttempt):
+                    if call.slot is not None:
+                        call.slot.note_success()
+                    self.shared.budget.repay(call.history.last_cost)
+                    return ended
+                failed = ended
+        except BaseException as error:
+            raised = await call.finish(error)
+            if raised is error:
+                raise
+            raise raised from error
+
+    async def decide_next(self, call: Call[Any], failed: FailedAttempt) -> float:
+        """Put a failed attempt before the law: the seconds until the next one, or the error that ends the call."""
+        decision = decide(
+            failed.outcome,
+            call.kind,
+            call.history,
+            now=time.monotonic(),
+            deadline=call.deadline,
+            dice=random.random(),  # noqa: S311  jitter, no secret
+            max_retries=call.max_retries,
+            retry_after=failed.retry_after,
+            hosts=call.hosts,
+        )
+        call.note(failed, decision)
+        if isinstance(decision, GiveUp):
+            raise call.build_error(failed)
+        if not self.shared.budget.charge(decision):
+            if not decision.throttled:
+                error = call.build_error(failed)
+                error.add(budget_exhausted=True)
+                raise error
+            if call.slot is not None:
+                call.slot.out_of_budget = True
+        if self.on_event is not None:
+            await call.tell_retry(decision)
+        return decision.after
+
+    async def get(
+        self,
+        url: str,
+        *,
+        deadline: float,
+        parse: Callable[[Response], Answer | ErrorAnswer | Unusable | None],
+    ) -> Answer:
+        """Read one JSON document of the gateway, as ``parse`` understands it.
+
+        Raises:
+            VideoRouterError: No usable answer came before the deadline.
+        """
+        return await self.send(
+            FreeCall(
+                caller=self,
+                kind=RequestKind.READ,
+                url=url,
+                parse=parse,
+                deadline=deadline,
+                max_retries=self.settings.max_retries,
+                limit=READ_LIMIT,
+                history=History(began=time.monotonic()),
+            )
+        )
+
+    async def upload(self, url: str, body: bytes, *, content_type: str, model: str, deadline: float) -> Response:
+        """Send an input's bytes by a POST that follows the same law as a paid one.
+
+        Raises:
+            VideoRouterError: See the error tree; ``OutcomeUnknownError`` when whether the file arrived is unknown.
+        """
+
+        def parse(response: Response) -> Response | ErrorAnswer:
+            answer = read_post(response.status, response.body, model=model)
+            return answer if isinstance(answer, ErrorAnswer) else response
+
+        return await self.send(
+            FreeCall(
+                caller=self,
+                kind=RequestKind.UPLOAD,
+                url=url,
+                parse=parse,
+                body=body,
+                content_type=content_type.encode(),
+                model=model,
+                deadline=deadline,
+                max_retries=self.settings.max_retries,
+                history=History(began=time.monotonic()),
+            )
+        )
 
     def open_slot(self, model: str, *, sends: bool = True) -> Slot:
         """A slot of the client's limit and of the model's, not yet taken.
@@ -115,329 +345,63 @@ class Caller(Reader):
         shared = self.shared
         if shared.closed or shared.draining:
             shared.check_taking()
-        return Slot(self.limit.find_queue(self._origins[0], model, adaptive=self.settings.adaptive), sends=sends)
+        return Slot(self.limit.find_queue(self.origins[0], model, adaptive=self.settings.adaptive), sends=sends)
 
-    async def post(
-        self,
-        submission: Submission,
-        slot: Slot,
-        *,
-        deadline: float,
-        intent: Callable[[], Awaitable[None]] | None = None,
-        accepted: Callable[[Task], Awaitable[None]] | None = None,
-    ) -> VideoResult | Task:
-        """Send a paid request, as the retry law has it. The slot is held when it returns.
+    def task_url(self, task_id: str, poll_url: str | None = None) -> str:
+        """Where a task's state is read: the gateway's own address on a known origin, else the documented path."""
+        if poll_url is not None and poll_url.startswith(("https://", "http://")):
+            try:
+                if origin_of(poll_url) in self.settings.origins:
+                    return poll_url
+            except ValueError:
+                pass
+        return f"{self.settings.base_url}/videos/tasks/{quote(task_id, safe='')}"
 
-        Args:
-            submission: What to send.
-            slot: From ``open_slot``; whoever opened it releases it.
-            deadline: ``time.monotonic()`` value.
-            intent: Awaited once, when the slot is held, before the first byte.
-            accepted: Awaited only when the call is cancelled and its answer came all the same, with its task.
+    def scrub(self, record: Kept, response: Response) -> Kept:
+        """What an answer brought, without what the gateway echoed of the key."""
+        settings = self.settings
+        named: str | None = getattr(record, "request_id", None)
+        if not settings.quotes_key(response.body) and (named is None or not settings.quotes_key(named.encode())):
+            return record
+        raw = settings.redact(response.body.decode("utf-8", "replace")).encode()
+        changes: dict[str, Any] = {}
+        for name in ("request_id", "fail_reason"):
+            text = getattr(record, name, None)
+            if isinstance(text, str):
+                changes[name] = settings.redact(text)
+        result = getattr(record, "result", None)
+        if isinstance(result, VideoResult):
+            changes["result"] = self.scrub(result, response)
+        if isinstance(record, VideoResult):
+            changes["videos"] = tuple(self._scrub_words(video) for video in record.videos)
+        return record.replace(**changes).with_extras(raw_=raw)
 
-        Returns:
-            The finished result, or the accepted task.
+    def _scrub_words(self, video: Video) -> Video:
+        """Addresses and ids stay as they are: without them what was paid for could not be had."""
+        if video.revised_prompt is None:
+            return video
+        words = self.settings.redact(video.revised_prompt)
+        return video.replace(revised_prompt=words)
 
-        Raises:
-            VideoRouterError: See the error tree; ``OutcomeUnknownError`` for everything that may have been billed.
-        """
-        shared = self.shared
-        trail: _Trail | None = None
-        attempt: Attempt | None = None
-        base = 0
-        try:
-            while True:
-                if not slot.held and not slot.try_take():
-                    await self._queue(slot, deadline, trail)
-                shared.check_open()
-                url = self._bases[base] + submission.path
-                headers = self.headers.head_post(submission.idempotency_key) if not submission.headers else None
-                if headers is None:
-                    headers = await self.headers.head(
-                        url,
-                        deadline=deadline,
-                        content_type=b"application/json",
-                        extra=submission.headers,
-                        idempotency_key=submission.idempotency_key,
-                    )
-                if intent is not None:
-                    await intent()
-                    intent = None
-                shared.attempts += 1
-                shared.retries += trail is not None
-                if self.on_event is not None:
-                    await self._tell_start(submission, trail, url)
-                began = time.monotonic()
-                if began >= deadline:
-                    raise _describe_lateness(trail)  # noqa: TRY301  the handler below adds what every error carries
-                slot.attempt = attempt = Attempt()
-                got = await self._attempt(
-                    Request(method="POST", url=url, headers=headers, body=submission.body),
-                    attempt,
-                    submission,
-                    deadline,
-                )
-                if self.on_event is not None:
-                    await self._tell_end(submission, trail, attempt, began, got)
-                if not isinstance(got, FailedAttempt):
-                    slot.note_success()
-                    shared.budget.repay(trail.history.last_cost if trail is not None else 1)
-                    return self._keep_paid(got, attempt, base)
-                attempt = None
-                if trail is None:
-                    trail = _Trail(got)
-                pause = await self._face(got, submission, slot, trail, deadline)
-                slot.release()
-                await anyio.sleep(pause)
-                if base != trail.base:
-                    base = trail.base
-                    queue = self.limit.find_queue(
-                        self._origins[base], submission.model, adaptive=self.settings.adaptive
-                    )
-                    slot.move(queue)
-        except VideoRouterError as error:
-            raised = await self._finish_failed(error, submission, trail, deadline)
-            if raised is error:
-                raise
-            raise raised from error
-        except BaseException as error:
-            await self._note_cancelled(error, submission, trail, attempt, base=base, accepted=accepted)
-            raise
+    def evidence(self, response: Response) -> dict[str, object]:
+        """The facts that an answer leaves on an error, without secrets."""
+        return keep_evidence(response, self.settings.redact)
 
-    async def _attempt(
-        self, request: Request, attempt: Attempt, submission: Submission, deadline: float
-    ) -> VideoResult | Task | FailedAttempt:
-        """Send once, and say what came of it."""
-        refused = self.settings.refused_statuses
-        try:
-            response = await self.shared.sender.send(request, attempt, deadline=deadline, max_body=MAX_ANSWER_BYTES)
-            answer = _read(response, submission)
-        except WireError as error:
-            return name_failure(error, attempt, kind=self._column, refused=refused)
-        except Exception as error:  # noqa: BLE001  whatever a user's transport raises, it ends here
-            return self.name_surprise(error, attempt, self._column)
-        if isinstance(answer, ErrorAnswer | Unusable):
-            return name_answer(answer, response, attempt, kind=self._column, refused=refused)
-        attempt.response = response
-        return answer
-
-    async def queue(self, slot: Slot, *, deadline: float) -> None:
-        """Wait for a slot before anything is sent.
-
-        Raises:
-            VideoRouterError: The client was closed, or the deadline passed.
-        """
-        await self._queue(slot, deadline, None)
-
-    async def _queue(self, slot: Slot, deadline: float, trail: _Trail | None) -> None:
-        """Wait for the slot, where waiting can help."""
-        pace = slot.queue.model_limit.pace
-        if pace is not None and pace.paused_until >= deadline:
-            if trail is not None:
-                raise _describe_lateness(trail)
-            left = pace.paused_until - time.monotonic()
-            msg = (
-                f"The gateway has asked calls of this model to wait for {left:.0f} s more, past this call's deadline. "
-                "Nothing was sent. Come back after retry_after seconds, or allow a longer timeout."
-            )
-            raise RateLimitError(msg, retry_after=left)
-        if await slot.take(deadline, first=trail is not None):
-            return
+    def check_open(self) -> None:
+        """Raise unless the client is open."""
         self.shared.check_open()
-        raise _describe_lateness(trail)
 
-    async def _face(
-        self, outcome: FailedAttempt, submission: Submission, slot: Slot, trail: _Trail, deadline: float
-    ) -> float:
-        """Put a failure before the law: the seconds until the next attempt, or the error that ends the call."""
-        _set_pace(outcome, slot)
-        now = time.monotonic()
-        decision = decide(
-            outcome.outcome,
-            self._column,
-            trail.history,
-            now=now,
-            deadline=deadline,
-            dice=random.random(),  # noqa: S311  jitter, no secret
-            max_retries=submission.max_retries,
-            retry_after=outcome.retry_after,
-        )
-        if self._may_fail_over(outcome, submission, trail) and now + LEAST_SLEEP < deadline:
-            trail.failovers += 1
-            trail.base = (trail.base + 1) % len(self._bases)
-            decision = RetryAfter(after=LEAST_SLEEP, cost=0)
-        trail.note(outcome, self._column, decision)
-        error = self._build(outcome, submission, trail)
-        if isinstance(decision, GiveUp):
-            raise error
-        trail.last_error = error
-        if not self._pay(decision, slot):
-            error.add(budget_exhausted=True)
-            raise error
+    async def emit(self, event: Event) -> None:
+        """Hand an event to the user's hook; what the hook raises is logged and changes nothing."""
         if self.on_event is not None:
-            event = RetryScheduled(
-                call_id=submission.idempotency_key,
-                attempt=trail.attempts + 1,
-                wait=decision.after,
-                reason=outcome.outcome.value,
-            )
-            await self.emit(event)
-        return decision.after
+            await call_hooks(((self.on_event, event),))
 
-    def _build(self, outcome: FailedAttempt, submission: Submission, trail: _Trail) -> VideoRouterError:
-        """The error of an attempt, by the table."""
-        ending = TABLE[outcome.outcome][self._column][1]
-        if ending is Raise.FIRST:
-            outcome = trail.first
-            ending = TABLE[outcome.outcome][self._column][1]
-            if ending is Raise.FIRST:
-                # The very first answer speaks of the key: another request has used it.
-                ending = TABLE[outcome.outcome][RequestKind.ONCE][1] if outcome.status == 409 else Raise.STATUS
-        return build_error(ending, outcome, self.settings, kind=self._column, model=submission.model)
-
-    def _pay(self, decision: RetryAfter, slot: Slot) -> bool:
-        """Take a retry out of the budget; a refused call without budget waits for its model to recover."""
-        budget = self.shared.budget
-        if not decision.throttled:
-            return budget.spend(decision.cost)
-        if not budget.spend(decision.cost, keep=KEPT_FOR_PROBES):
-            slot.out_of_budget = True
-            budget.drain(decision.cost)
-        return True
-
-    def _may_fail_over(self, outcome: FailedAttempt, submission: Submission, trail: _Trail) -> bool:
-        """Whether another of the caller's hosts comes first: nothing was sent, and it has not had its turn."""
-        if submission.max_retries == 0 or trail.failovers >= len(self._bases) - 1:
-            return False
-        return outcome.outcome in {Outcome.UNREACHED, Outcome.NAME_MISSING}
-
-    def _keep_paid(self, answer: VideoResult | Task, attempt: Attempt, base: int) -> VideoResult | Task:
-        """What was bought, without what the gateway echoed of the key."""
-        if isinstance(answer, Task) and base and answer.poll_url is None:
-            url = f"{self._bases[base]}/videos/tasks/{quote(answer.id or '', safe='')}"
-            answer = answer.replace(poll_url=url)
-        return answer if attempt.response is None else self.scrub(answer, attempt.response)
-
-    async def _finish_failed(
-        self, error: VideoRouterError, submission: Submission, trail: _Trail | None, deadline: float
-    ) -> VideoRouterError:
-        """The error to raise: once an attempt may have been accepted, no later failure undoes that."""
-        if trail is not None and trail.doubt is not None and not error.in_doubt:
-            doubt = trail.doubt
-            error = build_error(Raise.DOUBT, doubt, self.settings, kind=self._column, model=submission.model)
-        error.add(
-            idempotency_key=submission.idempotency_key,
-            model=submission.model,
-            attempts=trail.attempts if trail is not None else 0,
-            elapsed=max(0.0, time.monotonic() - (deadline - submission.timeout)),
-        )
-        if isinstance(error, OutcomeUnknownError):
-            record = describe_doubt(
-                submission, error.message, phase=error.phase, request_id=error.request_id, task_id=error.task_id
-            )
-            self.shared.in_doubt_log.add(record)
-            await call_hooks(self._find_hooks(record))
-        return error
-
-    async def _note_cancelled(
-        self,
-        error: BaseException,
-        submission: Submission,
-        trail: _Trail | None,
-        attempt: Attempt | None,
-        *,
-        base: int,
-        accepted: Callable[[Task], Awaitable[None]] | None,
-    ) -> None:
-        """Record what a cancelled call leaves behind. The sender has listened for an answer on its way already."""
-        doubtful = trail is not None and trail.doubt is not None
-        if attempt is None or not has_left(attempt):
-            if doubtful:
-                await self.record_loss(error, describe_doubt(submission, _CANCELLED))
-            return
-        response = attempt.response
-        caught: VideoResult | Task | None = None
-        if response is not None and attempt.phase is Phase.COMPLETE:
-            answer = _read(response, submission)
-            if isinstance(answer, VideoResult | Task):
-                caught = self._keep_paid(answer, attempt, base)
-            elif not doubtful:
-                refused = self.settings.refused_statuses
-                outcome = name_answer(answer, response, attempt, kind=RequestKind.ONCE, refused=refused)
-                if TABLE[outcome.outcome][RequestKind.ONCE][1] is Raise.STATUS:
-                    return
-        reason = _CANCELLED if caught is None else _CAUGHT
-        if accepted is not None and isinstance(caught, Task) and not isinstance(error, GeneratorExit):
-            await call_hooks_while_cancelled(((accepted, caught),))
-        await self.record_loss(error, describe_doubt(submission, reason, phase=attempt.phase, caught=caught))
-
-    async def record_loss(self, error: BaseException, record: InDoubt) -> None:
-        """Keep a record while ``error`` ends the call, and call_hooks the hooks, unless nothing may be awaited any more."""
+    async def record_in_doubt(self, record: InDoubt, ending: BaseException | None = None) -> None:
+        """Keep a record and call the hooks; when ``ending`` cancels the call, they have a second, or are not called."""
         self.shared.in_doubt_log.add(record)
-        if not isinstance(error, GeneratorExit | KeyboardInterrupt | SystemExit):
-            await call_hooks_while_cancelled(self._find_hooks(record))
-
-    def _find_hooks(self, record: InDoubt) -> tuple[tuple[Callable[..., object] | None, object], ...]:
         event = OutcomeInDoubt(call_id=record.idempotency_key, record=record)
-        return (self.on_event, event), (self.on_in_doubt, record)
-
-    async def _tell_start(self, submission: Submission, trail: _Trail | None, url: str) -> None:
-        attempt = trail.attempts + 1 if trail is not None else 1
-        await self.emit(AttemptStarted(call_id=submission.idempotency_key, attempt=attempt, host=name_host(url)))
-
-    async def _tell_end(
-        self,
-        submission: Submission,
-        trail: _Trail | None,
-        attempt: Attempt,
-        began: float,
-        got: VideoResult | Task | FailedAttempt,
-    ) -> None:
-        trouble = None
-        status = attempt.response.status if attempt.response is not None else None
-        if isinstance(got, FailedAttempt):
-            trouble = got.outcome.value
-            status = got.response.status if got.response is not None else None
-        event = AttemptFinished(
-            call_id=submission.idempotency_key,
-            attempt=trail.attempts + 1 if trail is not None else 1,
-            host=attempt.host or "",
-            phase=attempt.phase,
-            status=status,
-            trouble=trouble,
-            elapsed=time.monotonic() - began,
-        )
-        await self.emit(event)
-
-
-_CANCELLED = "the call was cancelled before its answer came"
-_CAUGHT = "the call was cancelled; its answer came all the same and is kept here"
-
-
-def _read(response: Response, submission: Submission) -> VideoResult | Task | ErrorAnswer | Unusable:
-    return read_post(
-        response.status,
-        response.body,
-        model=submission.model,
-        request_id=find_header(response.headers, b"x-infron-request-id"),
-        idempotency_key=submission.idempotency_key,
-    )
-
-
-def _describe_lateness(trail: _Trail | None) -> VideoRouterError:
-    if trail is not None and trail.last_error is not None:
-        return trail.last_error
-    msg = (
-        "The deadline passed while the call waited for its turn. Nothing was sent, so nothing was bought. Allow a "
-        "longer timeout, a larger max_concurrency, or fewer calls at once."
-    )
-    return DeadlineExceededError(msg)
-
-
-def _set_pace(outcome: FailedAttempt, slot: Slot) -> None:
-    """Let the pace of the model follow from a failure."""
-    slot.counted = True
-    if outcome.outcome is Outcome.REFUSED:
-        slot.note_refusal(outcome.retry_after)
-    elif outcome.status == 503 or (outcome.error is not None and outcome.error.failure is WireFailure.CONNECT_TIMEOUT):
-        slot.note_overload()
+        hooks = (self.on_event, event), (self.on_in_doubt, record)
+        if ending is None:
+            await call_hooks(hooks)
+        elif not isinstance(ending, GeneratorExit | KeyboardInterrupt | SystemExit):  # nothing may be awaited any more
+            await call_hooks_while_cancelled(hooks)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from videorouter.call.caller import read_json
 from videorouter.errors import UnexpectedResponseError
 from videorouter.models import Balance, Model
 
@@ -40,7 +41,7 @@ class Catalog:
         if refresh or time.monotonic() >= self._until:
             settings = caller.settings
             url = f"{settings.models_base_url}/models"
-            response = await caller.get(url, deadline=time.monotonic() + settings.timeout)
+            response = await caller.get(url, deadline=time.monotonic() + settings.timeout, parse=read_json)
             models = read_models(response.body)
             if models is None:
                 msg = f"{url} answered without a list of models. Check models_base_url."
@@ -59,7 +60,7 @@ async def read_account(caller: Caller) -> Balance:
     """
     settings = caller.settings
     url = f"{settings.models_base_url}/balance"
-    response = await caller.get(url, deadline=time.monotonic() + settings.timeout)
+    response = await caller.get(url, deadline=time.monotonic() + settings.timeout, parse=read_json)
     balance = read_balance(response.body)
     if balance is None:
         msg = f"{url} answered without a balance. Check models_base_url; the vendor may not offer it for this key."

@@ -76,6 +76,8 @@ class FailedAttempt(msgspec.Struct, kw_only=True):
     response: Response | None = None
     answer: ErrorAnswer | Unusable | None = None
     retry_after: float | None = None
+    raised: VideoRouterError | None = None
+    """What it ends with, when that is known already."""
 
     def __repr__(self) -> str:
         return f"<FailedAttempt {self.outcome.name}>"
@@ -128,6 +130,16 @@ def name_failure(error: WireError, attempt: Attempt, *, kind: RequestKind, refus
     failed = name_answer(_decode_error(response), response, attempt, kind=kind, refused=refused)
     failed.error = error
     return failed
+
+
+def name_surprise(
+    error: Exception, attempt: Attempt, *, kind: RequestKind, refused: frozenset[int], redact: Callable[[str], str]
+) -> FailedAttempt:
+    """The end of an attempt in which a transport of others raised what it should not have."""
+    words = redact(f"{type(error).__name__}: {error}")[:300]
+    failure = WireError(WireFailure.RESET, f"the transport failed unexpectedly ({words})", host=attempt.host)
+    failure.__cause__ = error
+    return name_failure(failure, attempt, kind=kind, refused=refused)
 
 
 def _decode_error(response: Response) -> ErrorAnswer:

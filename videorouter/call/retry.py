@@ -246,20 +246,20 @@ class History(msgspec.Struct, kw_only=True):
 
     Attributes:
         began: When it began, on the clock of ``decide``.
+        attempts: Attempts that were sent.
         retries: Retries so far; of polls, those in a row that failed.
         refusals: Refusals for load that were waited out.
         failovers: Moves to another host.
-        polls: Polls that have been made.
         empty: Whether a poll has told of a completed task without an address.
         doubtful: Whether an attempt may have been accepted.
         last_cost: Tokens that the last retry took.
     """
 
     began: float = 0.0
+    attempts: int = 0
     retries: int = 0
     refusals: int = 0
     failovers: int = 0
-    polls: int = 0
     empty: bool = False
     doubtful: bool = False
     last_cost: int = 1
@@ -301,6 +301,15 @@ class RetryBudget:
     def drain(self, cost: int) -> None:
         """Take ``cost`` tokens, or what is left of them: a probe of a lane that refuses."""
         self.tokens = max(0, self.tokens - cost)
+
+    def charge(self, decision: RetryAfter) -> bool:
+        """Take what a retry costs; ``False`` when it is not there. A throttled one may go even then, as a probe."""
+        if not decision.throttled:
+            return self.spend(decision.cost)
+        if self.spend(decision.cost, keep=KEPT_FOR_PROBES):
+            return True
+        self.drain(decision.cost)
+        return False
 
     def repay(self, cost: int) -> None:
         """A success pays back what its last retry cost, or 1."""
@@ -397,10 +406,10 @@ def _decide_poll(
     if retry is Retry.POLL_ONCE and history.empty:
         return GiveUp(ending=ending)
     if outcome is Outcome.PENDING:
-        after = find_pause(history.polls + 1, POLLING, dice)
+        after = find_pause(history.attempts + 1, POLLING, dice)
     else:
         after = find_pause(history.retries + 1, FAILED_POLL, dice, retry_after)
-    if kind is RequestKind.POLL and (now < deadline or not history.polls):
+    if kind is RequestKind.POLL and (now < deadline or not history.attempts):
         return RetryAfter(after=min(after, max(0.0, deadline - now)))  # a paid task is polled at its deadline, too
     if now + after >= deadline:
         return GiveUp(ending=ending, too_late=True)

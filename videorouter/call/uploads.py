@@ -7,7 +7,6 @@ same model is uploaded once per client. Text passes through untouched: it is a U
 from __future__ import annotations
 
 import hashlib
-import random
 import threading
 import time
 import uuid
@@ -20,6 +19,8 @@ from urllib.parse import quote
 import anyio
 import msgspec
 
+from videorouter.call.caller import READ_LIMIT, FreeCall, read_json
+from videorouter.call.failures import FailedAttempt
 from videorouter.call.inputs import (
     FIELDS,
     LIMITS,
@@ -29,23 +30,23 @@ from videorouter.call.inputs import (
     encode_upload,
     read_asset,
 )
-from videorouter.call.retry import POLLING, find_pause
+from videorouter.call.retry import TABLE, History, Outcome, Raise, RequestKind
 from videorouter.errors import (
-    APIConnectionError,
-    InternalServerError,
     InvalidRequestError,
     OutcomeUnknownError,
     TaskPollError,
     TaskTimeoutError,
-    UnexpectedResponseError,
     UnprocessableEntityError,
+    VideoRouterError,
 )
+from videorouter.http import Attempt, Response
 from videorouter.models import Asset, Video, VideoResult
 from videorouter.threads import run_in_thread
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from videorouter.call.answers import ErrorAnswer, Unusable
     from videorouter.call.caller import Caller
 
 REMEMBERED = 4096
@@ -214,35 +215,56 @@ async def _upload(
 
 
 async def _await_review(caller: Caller, asset: Asset, *, deadline: float) -> Asset:
-    looks = 0
-    while True:
-        review = classify_review(asset.status)
-        if review == "active" or (asset.status is None and (asset.uri or asset.url)):
-            return asset
-        if review == "refused":
-            reason = asset.__dict__.get("reason_") or "no reason given"
-            msg = f"The gateway refused the upload ({asset.status}: {reason}). No video was bought. Use another file."
-            raise UnprocessableEntityError(msg, model=asset.model, code=asset.status)
-        if asset.id is None:
-            return asset
-        looks += 1
-        pause = find_pause(looks + 1, POLLING, random.random())  # noqa: S311  jitter, no secret
-        if time.monotonic() + pause >= deadline:
-            msg = f"The upload {asset.id} was still under review when the deadline passed. No video was bought."
-            raise TaskTimeoutError(msg, model=asset.model)
-        await anyio.sleep(pause)
-        asset = await _look(caller, asset, deadline=deadline)
+    """The asset once it can be used; one without an id has no review that could be waited for."""
+    if asset.id is not None and _is_pending(asset):
+        review = Review(
+            caller=caller,
+            kind=RequestKind.REVIEW,
+            asset=asset,
+            url=f"{caller.settings.media_base_url}/status/resources/{quote(asset.id, safe='')}",
+            deadline=deadline,
+            max_retries=caller.settings.max_retries,
+            limit=READ_LIMIT,
+            model=asset.model,
+            history=History(began=time.monotonic()),
+        )
+        seen = await caller.send(review, FailedAttempt(outcome=Outcome.PENDING, attempt=Attempt()))
+        if isinstance(seen, Response):
+            msg = f"The state of the upload {asset.id} makes no sense. No video was bought; upload it again later."
+            raise TaskPollError(msg, model=asset.model, **caller.evidence(seen))
+        asset = seen
+    if classify_review(asset.status) == "refused":
+        reason = asset.__dict__.get("reason_") or "no reason given"
+        msg = f"The gateway refused the upload ({asset.status}: {reason}). No video was bought. Use another file."
+        raise UnprocessableEntityError(msg, model=asset.model, code=asset.status)
+    return asset
 
 
-async def _look(caller: Caller, asset: Asset, *, deadline: float) -> Asset:
-    url = f"{caller.settings.media_base_url}/status/resources/{quote(asset.id or '', safe='')}"
-    try:
-        response = await caller.get(url, deadline=deadline)
-    except (APIConnectionError, InternalServerError, UnexpectedResponseError):
-        return asset
-    seen = read_asset(response.body, model=asset.model, sha256=asset.sha256)
-    if seen is None:
-        msg = f"The state of the upload {asset.id} makes no sense. No video was bought; upload it again later."
-        raise TaskPollError(msg, model=asset.model, **caller.evidence(response))
-    merged = asset.replace(uri=seen.uri or asset.uri, url=seen.url or asset.url, status=seen.status or asset.status)
-    return merged.with_extras(**seen.__dict__)
+def _is_pending(asset: Asset) -> bool:
+    return classify_review(asset.status) == "pending" and not (asset.status is None and (asset.uri or asset.url))
+
+
+class Review(FreeCall[Asset | Response], kw_only=True, eq=False):
+    """Reads the state of an upload until its review has ended; an answer without a state is handed back as it is."""
+
+    asset: Asset
+
+    def read(self, response: Response) -> Asset | Response | ErrorAnswer | Unusable | None:
+        """The asset, with what this answer adds to it."""
+        answer = read_json(response)
+        if not isinstance(answer, Response):
+            return answer
+        asset = self.asset
+        seen = read_asset(response.body, model=asset.model, sha256=asset.sha256)
+        if seen is None:
+            return response
+        merged = asset.replace(uri=seen.uri or asset.uri, url=seen.url or asset.url, status=seen.status or asset.status)
+        self.asset = merged.with_extras(**seen.__dict__)
+        return None if _is_pending(self.asset) else self.asset
+
+    def build_error(self, failed: FailedAttempt) -> VideoRouterError:
+        """At the deadline the review goes on without us."""
+        if TABLE[failed.outcome][self.kind][1] is not Raise.TIMEOUT:
+            return super().build_error(failed)
+        msg = f"The upload {self.asset.id} was still under review when the deadline passed. No video was bought."
+        return TaskTimeoutError(msg, model=self.asset.model)

@@ -48,7 +48,7 @@ _JSON_LIMIT = 16 * 1024 * 1024
 
 
 @dataclass(slots=True, kw_only=True)
-class Call:
+class ReceivedCall:
     """One request on its way through the gateway."""
 
     request: web.BaseRequest
@@ -87,14 +87,14 @@ class Gateway:
         self.files_url = ""
         self._ids = itertools.count(1)
         self._life = secrets.token_hex(4)
-        self._endpoints: dict[tuple[str, str], Callable[[Call], Awaitable[Answer]]] = {
+        self._endpoints: dict[tuple[str, str], Callable[[ReceivedCall], Awaitable[Answer]]] = {
             ("POST", "/v1/videos/generations"): self._generate,
             ("POST", "/v1/videos/edits"): self._edit,
             ("GET", "/v1/models"): self._models,
             ("GET", "/v1/balance"): self._balance,
             ("POST", "/v1/upload/resources"): self._upload,
         }
-        self._families: dict[str, Callable[[Call, str], Awaitable[Answer]]] = {
+        self._families: dict[str, Callable[[ReceivedCall, str], Awaitable[Answer]]] = {
             "/v1/videos/tasks/": self._task,
             "/v1/status/resources/": self._review,
         }
@@ -132,7 +132,7 @@ class Gateway:
             connection=name_connection(request),
             request_id=request_id,
         )
-        call = Call(request=request, record=record, headers={"x-infron-request-id": request_id})
+        call = ReceivedCall(request=request, record=record, headers={"x-infron-request-id": request_id})
         try:
             try:
                 answer = await self._answer(call, key)
@@ -150,7 +150,7 @@ class Gateway:
         finally:
             self.log.finish(record)
 
-    async def _answer(self, call: Call, key: str) -> Answer:
+    async def _answer(self, call: ReceivedCall, key: str) -> Answer:
         request, path = call.request, call.request.path
         await self._strike_head(call)
         if request.can_read_body:
@@ -167,7 +167,7 @@ class Gateway:
             raise RefusalError(405, f"{request.method} is not allowed here.")
         raise RefusalError(404, f"There is no {request.method} {path}: the API is below /v1.")
 
-    async def _strike_head(self, call: Call) -> None:
+    async def _strike_head(self, call: ReceivedCall) -> None:
         request = call.request
         fault = read_header_fault(request)
         if fault is not None:
@@ -189,7 +189,7 @@ class Gateway:
         drop(request.transport, reset=fault.kind == "reset")
         raise StoppedError
 
-    def _pick(self, call: Call, prompt: str | None = None, model: str | None = None) -> Fault | None:
+    def _pick(self, call: ReceivedCall, prompt: str | None = None, model: str | None = None) -> Fault | None:
         if call.fault is None:
             call.fault = self.faults.pick(
                 "call", method=call.request.method, path=call.request.path, prompt=prompt, model=model
@@ -198,7 +198,7 @@ class Gateway:
                 call.record.fault = say_fault(call.fault)
         return call.fault
 
-    async def _read(self, call: Call, usual: Answer) -> Answer:
+    async def _read(self, call: ReceivedCall, usual: Answer) -> Answer:
         """Return the answer to a request that costs nothing, or what a fault makes of it."""
         fault = self._pick(call)
         if fault is None:
@@ -217,13 +217,13 @@ class Gateway:
         if wanted is not None and not hmac.compare_digest(key.encode(), wanted.encode()):
             raise RefusalError(401, f"Invalid API key (sent {form}).")
 
-    async def _generate(self, call: Call) -> Answer:
+    async def _generate(self, call: ReceivedCall) -> Answer:
         return await self._make(call, "generation")
 
-    async def _edit(self, call: Call) -> Answer:
+    async def _edit(self, call: ReceivedCall) -> Answer:
         return await self._make(call, "edit")
 
-    async def _make(self, call: Call, kind: str) -> Answer:
+    async def _make(self, call: ReceivedCall, kind: str) -> Answer:
         request = read_request(call.body, kind=kind, strict=self.settings.strict_models)
         self._check_parent(request)
         uploads.check_pictures(self.store, request.body)
@@ -282,7 +282,7 @@ class Gateway:
             )
         return known
 
-    def _accept(self, call: Call, request: VideoRequest, digest: bytes) -> Job:
+    def _accept(self, call: ReceivedCall, request: VideoRequest, digest: bytes) -> Job:
         """Make the job: from here on it is bought, unless its fault says that it is free."""
         settings, fault, now = self.settings, call.fault, time.time()
         cost = reckon_price(request.model, request.seconds, request.takes)
@@ -347,7 +347,7 @@ class Gateway:
         query = f"{self.base_url}/videos/tasks/{job.task_id}"
         return write_task(job, state=state, query=query, videos=videos, fault=fault)
 
-    async def _task(self, call: Call, task_id: str) -> Answer:
+    async def _task(self, call: ReceivedCall, task_id: str) -> Answer:
         job = self.store.job_of_task(task_id)
         if job is None or job.lost:
             self._pick(call)
@@ -361,16 +361,16 @@ class Gateway:
             return self._show(dataclasses.replace(job, reason=reason), "failed", fault)
         return write_fault(fault, self._show(job, job.state(time.time()), fault), call.request_id)
 
-    async def _models(self, call: Call) -> Answer:
+    async def _models(self, call: ReceivedCall) -> Answer:
         return await self._read(call, write_json({"data": list_models(), "success": True}))
 
-    async def _balance(self, call: Call) -> Answer:
+    async def _balance(self, call: ReceivedCall) -> Answer:
         left = float(self.store.get("balance"))
         if self.settings.balance is None:
             left = left % 1000.0 or 1000.0
         return await self._read(call, write_json({"account_name": "sandbox", "credit_balance": round(left, 4)}))
 
-    async def _upload(self, call: Call) -> Answer:
+    async def _upload(self, call: ReceivedCall) -> Answer:
         upload = await uploads.read_upload(call.request, call.body, self.store, self.files_url)
         fault = self._pick(call, None, upload.model)
         if fault is not None:
@@ -380,7 +380,7 @@ class Gateway:
         answer = uploads.accept_upload(upload, self.store, self.settings, fault, self.files_url)
         return answer if fault is None else write_fault(fault, answer, call.request_id)
 
-    async def _review(self, call: Call, number: str) -> Answer:
+    async def _review(self, call: ReceivedCall, number: str) -> Answer:
         answer = uploads.show_review(number, self.store, self.files_url)
         return await self._read(call, answer)
 

@@ -1,0 +1,241 @@
+"""One paid request: it waits for its slot, keeps its bytes and its idempotency key, and knows what it may have bought.
+
+Whatever may have been bought and is not in hand is recorded before the error or the cancellation goes on.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+from urllib.parse import quote
+
+from videorouter.call.answers import ErrorAnswer, Unusable, read_post
+from videorouter.call.caller import Call
+from videorouter.call.failures import FailedAttempt, build_error, has_left, name_answer
+from videorouter.call.in_doubt import call_hooks_while_cancelled, describe_doubt
+from videorouter.call.retry import TABLE, Outcome, Raise, RequestKind
+from videorouter.errors import (
+    DeadlineExceededError,
+    OutcomeUnknownError,
+    Phase,
+    RateLimitError,
+    VideoRouterError,
+)
+from videorouter.events import AttemptFinished, AttemptStarted, RetryScheduled
+from videorouter.http import Request, Response, WireFailure, find_header, name_host
+from videorouter.models import Task, VideoResult
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from videorouter.call.limiter import Slot
+    from videorouter.call.requests import Submission
+    from videorouter.call.retry import Decision, RetryAfter
+
+_CANCELLED = "the call was cancelled before its answer came"
+_CAUGHT = "the call was cancelled; its answer came all the same and is kept here"
+
+
+class PaidCall(Call[VideoResult | Task], kw_only=True, eq=False):
+    """A POST that buys a video: the finished result comes of it, or an accepted task.
+
+    Attributes:
+        submission: What is sent.
+        slot: From ``Caller.open_slot``; whoever opened it releases it.
+        intent: Awaited once, when the slot is held, before the first byte.
+        accepted: Awaited only when the call is cancelled and its answer came all the same, with its task.
+        first: The first attempt that failed.
+        doubt: The first attempt that may have been accepted.
+    """
+
+    submission: Submission
+    slot: Slot
+    intent: Callable[[], Awaitable[None]] | None = None
+    accepted: Callable[[Task], Awaitable[None]] | None = None
+    first: FailedAttempt | None = None
+    doubt: FailedAttempt | None = None
+
+    async def prepare(self) -> Request:
+        """Wait for the slot, and for the key; then the intent is written down."""
+        caller, submission, slot = self.caller, self.submission, self.slot
+        shared = caller.shared
+        if not slot.held and not slot.try_take():
+            await self.queue()
+        if shared.closed:
+            shared.check_open()
+        url = caller.bases[self.history.failovers] + submission.path
+        headers = caller.headers.head_post(submission.idempotency_key) if not submission.headers else None
+        if headers is None:
+            headers = await caller.headers.head(
+                url,
+                deadline=self.deadline,
+                content_type=b"application/json",
+                extra=submission.headers,
+                idempotency_key=submission.idempotency_key,
+            )
+        if self.intent is not None:
+            await self.intent()
+            self.intent = None
+        shared.attempts += 1
+        shared.retries += self.failed is not None
+        if caller.on_event is not None:
+            await caller.emit(
+                AttemptStarted(
+                    call_id=submission.idempotency_key, attempt=self.history.attempts + 1, host=name_host(url)
+                )
+            )
+        if time.monotonic() >= self.deadline:
+            raise self._describe_lateness()
+        slot.attempt = self.attempt
+        self.until = self.deadline
+        return Request(method="POST", url=url, headers=headers, body=submission.body)
+
+    async def queue(self) -> None:
+        """Wait for the slot, where waiting can help."""
+        pace = self.slot.queue.model_limit.pace
+        if pace is not None and pace.paused_until >= self.deadline:
+            if self.failed is not None:
+                raise self._describe_lateness()
+            left = pace.paused_until - time.monotonic()
+            msg = (
+                f"The gateway has asked calls of this model to wait for {left:.0f} s more, past this call's deadline. "
+                "Nothing was sent. Come back after retry_after seconds, or allow a longer timeout."
+            )
+            raise RateLimitError(msg, retry_after=left)
+        if not await self.slot.take(self.deadline, first=self.failed is not None):
+            self.caller.check_open()
+            raise self._describe_lateness()
+
+    def _describe_lateness(self) -> VideoRouterError:
+        if self.failed is not None:
+            return self.build_error(self.failed)
+        msg = (
+            "The deadline passed while the call waited for its turn. Nothing was sent, so nothing was bought. Allow a "
+            "longer timeout, a larger max_concurrency, or fewer calls at once."
+        )
+        return DeadlineExceededError(msg)
+
+    def read(self, response: Response) -> VideoResult | Task | ErrorAnswer | Unusable:
+        """The result or the task, without what the gateway echoed of the key."""
+        submission = self.submission
+        answer = read_post(
+            response.status,
+            response.body,
+            model=submission.model,
+            request_id=find_header(response.headers, b"x-infron-request-id"),
+            idempotency_key=submission.idempotency_key,
+        )
+        return self.accept_result(answer, response) if isinstance(answer, VideoResult | Task) else answer
+
+    def accept_result(self, answer: VideoResult | Task, response: Response) -> VideoResult | Task:
+        """What was bought; a task of another host than the first is polled there."""
+        if self.history.failovers and isinstance(answer, Task) and answer.poll_url is None:
+            url = f"{self.caller.bases[self.history.failovers]}/videos/tasks/{quote(answer.id or '', safe='')}"
+            answer = answer.replace(poll_url=url)
+        return self.caller.scrub(answer, response)
+
+    def note(self, failed: FailedAttempt, decision: Decision) -> None:
+        """Write down how an attempt failed; the limiter learns from it."""
+        super().note(failed, decision)
+        if self.first is None:
+            self.first = failed
+        if self.history.doubtful and self.doubt is None:
+            self.doubt = failed
+        self.slot.counted = True
+        if failed.outcome is Outcome.REFUSED:
+            self.slot.note_refusal(failed.retry_after)
+        elif failed.status == 503 or (failed.error is not None and failed.error.failure is WireFailure.CONNECT_TIMEOUT):
+            self.slot.note_overload()
+
+    async def rest(self, seconds: float) -> None:
+        """Give the slot back, wait, and go to another host when that comes next."""
+        slot, caller = self.slot, self.caller
+        slot.release()
+        await super().rest(seconds)
+        if self.hosts > 1:
+            origin = caller.origins[self.history.failovers]
+            slot.move(caller.limit.find_queue(origin, self.submission.model, adaptive=caller.settings.adaptive))
+
+    def build_error(self, failed: FailedAttempt) -> VideoRouterError:
+        """The error of an attempt, by the table."""
+        ending = TABLE[failed.outcome][self.kind][1]
+        if ending is Raise.FIRST and self.first is not None:
+            failed = self.first
+            ending = TABLE[failed.outcome][self.kind][1]
+            if ending is Raise.FIRST:
+                # The very first answer speaks of the key: another request has used it.
+                ending = TABLE[failed.outcome][RequestKind.ONCE][1] if failed.status == 409 else Raise.STATUS
+        return build_error(ending, failed, self.caller.settings, kind=self.kind, model=self.submission.model)
+
+    async def finish(self, error: BaseException) -> BaseException:
+        """Record what is in doubt; once an attempt may have been accepted, no later failure undoes that."""
+        if not isinstance(error, VideoRouterError):
+            await self.record_cancelled(error)
+            return error
+        submission = self.submission
+        if self.doubt is not None and not error.in_doubt:
+            error = build_error(Raise.DOUBT, self.doubt, self.caller.settings, kind=self.kind, model=submission.model)
+        error.add(
+            idempotency_key=submission.idempotency_key,
+            model=submission.model,
+            attempts=self.history.attempts,
+            elapsed=max(0.0, time.monotonic() - (self.deadline - submission.timeout)),
+        )
+        if isinstance(error, OutcomeUnknownError):
+            await self.caller.record_in_doubt(
+                describe_doubt(
+                    submission, error.message, phase=error.phase, request_id=error.request_id, task_id=error.task_id
+                )
+            )
+        return error
+
+    async def record_cancelled(self, error: BaseException) -> None:
+        """Record what a cancelled call leaves behind. The sender has listened for an answer on its way already."""
+        submission, attempt = self.submission, self.attempt
+        if attempt is None or not has_left(attempt):
+            if self.doubt is not None:
+                await self.caller.record_in_doubt(describe_doubt(submission, _CANCELLED), error)
+            return
+        response = attempt.response
+        caught: VideoResult | Task | None = None
+        if response is not None and attempt.phase is Phase.COMPLETE:
+            answer = self.read(response)
+            if isinstance(answer, VideoResult | Task):
+                caught = answer
+            elif self.doubt is None:
+                refused = self.caller.settings.refused_statuses
+                failed = name_answer(answer, response, attempt, kind=RequestKind.ONCE, refused=refused)
+                if TABLE[failed.outcome][RequestKind.ONCE][1] is Raise.STATUS:
+                    return
+        reason = _CANCELLED if caught is None else _CAUGHT
+        if self.accepted is not None and isinstance(caught, Task) and not isinstance(error, GeneratorExit):
+            await call_hooks_while_cancelled(((self.accepted, caught),))
+        await self.caller.record_in_doubt(describe_doubt(submission, reason, phase=attempt.phase, caught=caught), error)
+
+    async def tell_attempt(self, ended: VideoResult | Task | FailedAttempt, elapsed: float) -> None:
+        """Tell the event hook that an attempt has ended."""
+        attempt = self.attempt
+        failed = ended if isinstance(ended, FailedAttempt) else None
+        response = failed.response if failed is not None else attempt.response if attempt is not None else None
+        await self.caller.emit(
+            AttemptFinished(
+                call_id=self.submission.idempotency_key,
+                attempt=self.history.attempts,
+                host=attempt.host or "" if attempt is not None else "",
+                phase=attempt.phase if attempt is not None else Phase.QUEUED,
+                status=response.status if response is not None else None,
+                trouble=failed.outcome.value if failed is not None else None,
+                elapsed=elapsed,
+            )
+        )
+
+    async def tell_retry(self, decision: RetryAfter) -> None:
+        """Tell the event hook that the request will be sent again."""
+        await self.caller.emit(
+            RetryScheduled(
+                call_id=self.submission.idempotency_key,
+                attempt=self.history.attempts + 1,
+                wait=decision.after,
+                reason=self.failed.outcome.value if self.failed is not None else "",
+            )
+        )
