@@ -84,6 +84,15 @@ def test_rejected_bytes_keep_their_own_name(tmp_path):
     assert names(tmp_path) == ["a.mp4.rejected"]
 
 
+def test_rejected_bytes_never_replace_others(tmp_path):
+    for number in range(3):
+        file = begin(tmp_path / "a.mp4")
+        file.write([b"%d" % number])
+        file.reject()
+    rejected = ["a.mp4.rejected", "a.mp4.2.rejected", "a.mp4.3.rejected"]
+    assert [(tmp_path / name).read_bytes() for name in rejected] == [b"0", b"1", b"2"]
+
+
 def test_rejected_bytes_are_kept_although_a_folder_has_their_name(tmp_path):
     (tmp_path / "a.mp4.rejected").mkdir()
     file = begin(tmp_path / "a.mp4")

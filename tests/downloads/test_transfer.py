@@ -127,6 +127,17 @@ def test_a_file_may_be_as_large_as_the_limit():
     assert read(206, replace(content_range=b"bytes 50-99/1000"), state) == PartialContent(total=1000)
 
 
+@pytest.mark.parametrize("state", [TransferState(), HALF, TransferState(offset=50, total=100)])
+def test_206_that_holds_the_whole_file_is_the_whole_file(state):
+    whole = replace(content_range=b"bytes 0-99/100", content_length=b"100")
+    assert read(206, whole, state) == FullContent(total=100, etag='"v1"')
+    assert read(206, replace(content_range=b"bytes 0-99/100", content_length=None), state).total == 100
+    for headers in (replace(content_range=b"bytes 0-98/100"), replace(content_range=b"bytes 0-99/*")):
+        assert isinstance(read(206, headers, state), FailedAttempt)
+    with pytest.raises(DownloadError, match="max_download_bytes=99"):
+        read(206, whole, state, limit=99)
+
+
 def test_206_and_416_that_nobody_asked_for():
     for state in (TransferState(), TransferState(etag='"v1"'), TransferState(offset=50, total=100)):
         found = read(206, WHOLE_PART, state)

@@ -191,11 +191,7 @@ class PartialFile:
         """Keep what was written under a name that says that it is no video; it was paid for."""
         part = self._sync_part()
         rejected = self.path.with_name(rejected_name(self.path.name))
-        if is_folder(rejected):
-            self._name_part(part, number_paths(rejected, "."))
-        else:
-            part.replace(rejected)
-            self.path = rejected
+        self._name_part(part, number_paths(rejected, "."))  # another rejected file was paid for as well
         self._finish()
         return self.path
 

@@ -212,12 +212,18 @@ def _read_whole(headers: Headers, shown: str, host: str, limit: int) -> Answer:
 
 def _read_part(headers: Headers, state: TransferState, shown: str, host: str, limit: int) -> Answer:
     match = _RANGE.fullmatch((find_header(headers, b"content-range") or "").strip())
+    first, last = (int(match[1]), int(match[2])) if match is not None else (-1, -1)
+    total = int(match[3]) if match is not None and match[3] != "*" else None
+    length = find_header(headers, b"content-length")
+    consistent = length is None or length.strip() == str(last - first + 1)
+    if total is not None and total > limit:
+        raise _too_large(total, limit, shown)
+    if first == 0 and total is not None and last == total - 1 and consistent:
+        return FullContent(total=total, etag=_strong_etag(headers))
     if state.offset <= 0 or state.etag is None:
         return _restart(host, shown, "sent a part of the file though the whole was asked for", 206)
     if match is None:
         return _restart(host, shown, "does not say which part of the file it sent", 206)
-    first, last = int(match[1]), int(match[2])
-    total = None if match[3] == "*" else int(match[3])
     if first != state.offset or last < first or (total is not None and last >= total):
         return _restart(host, shown, "sent another part of the file than was asked for", 206)
     if total is not None and state.total is not None and total != state.total:
@@ -226,11 +232,8 @@ def _read_part(headers: Headers, state: TransferState, shown: str, host: str, li
         return _restart(host, shown, "has a file of another length by now", 206)
     if _strong_etag(headers) != state.etag:
         return _restart(host, shown, "has another version of the file by now", 206)
-    length = find_header(headers, b"content-length")
-    if length is not None and length.strip() != str(last - first + 1):
+    if not consistent:
         return _restart(host, shown, "contradicts itself about the length of a part", 206)
-    if total is not None and total > limit:
-        raise _too_large(total, limit, shown)
     return PartialContent(
         total=state.total if total is None else total, framed=total is not None or state.total is not None
     )
