@@ -104,10 +104,17 @@ def keep_piece(body: bytes, most: int) -> bytes:
     return body if len(body) <= most else body[: min(most, _PIECE)]
 
 
-class Attempt:
-    """What is known of one attempt while it runs: written by the sender, read by whoever asks what was lost."""
+_SENT = frozenset({Phase.SENDING, Phase.SENT, Phase.ANSWERED, Phase.COMPLETE})
 
-    __slots__ = ("host", "phase", "response", "write_failed")
+
+class Attempt:
+    """What is known of one attempt while it runs: written by the sender, read by whoever asks what was lost.
+
+    A client that the user brought may send again by itself. These are the facts of the last sending, ``earlier`` has
+    those of the sendings before it.
+    """
+
+    __slots__ = ("earlier", "host", "phase", "response", "write_failed")
 
     def __init__(self) -> None:
         self.phase: Phase = Phase.QUEUED
@@ -115,6 +122,18 @@ class Attempt:
         self.write_failed: bool = False
         self.response: Response | None = None
         """Status and headers as soon as they are in, with as much of the body as was read when it failed."""
+        self.earlier: tuple[Attempt, ...] = ()
+
+    def begin(self, phase: Phase) -> None:
+        """Connect or send. After a sending this is another one, of which the facts of the one before say nothing."""
+        if self.phase in _SENT:
+            past = Attempt()
+            past.phase, past.host = self.phase, self.host
+            past.write_failed, past.response = self.write_failed, self.response
+            self.earlier += (past,)
+            self.write_failed = False
+            self.response = None
+        self.phase = phase
 
 
 class WireFailure(enum.StrEnum):

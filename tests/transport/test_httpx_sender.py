@@ -206,7 +206,7 @@ async def test_a_challenged_request_may_be_sent_again(serve):
     assert (error.failure, attempt.phase) == (WireFailure.REFUSED, Phase.CONNECTING)
 
 
-async def test_a_transport_that_sends_again_by_itself_never_looks_less_sent(serve):
+async def test_a_transport_that_sends_again_by_itself_leaves_the_facts_of_each_sending(serve):
     class Stubborn(httpx.AsyncHTTPTransport):
         async def handle_async_request(self, request):
             try:
@@ -222,7 +222,7 @@ async def test_a_transport_that_sends_again_by_itself_never_looks_less_sent(serv
     server = await serve(script)
     async with httpx.AsyncClient(transport=Stubborn(), trust_env=False) as client:
         _, attempt = await fail(open_sender(http_client=client), post(server.url))
-    assert attempt.phase is Phase.SENT
+    assert (attempt.phase, [past.phase for past in attempt.earlier]) == (Phase.CONNECTING, [Phase.SENT])
 
 
 @pytest.mark.parametrize(

@@ -117,8 +117,15 @@ class Call(msgspec.Struct, Generic[Answer], kw_only=True, eq=False):
             else:
                 attempt.response = response
                 ended = answer
+        if attempt.earlier:
+            ended = await self.judge_earlier(ended, attempt)
         if caller.on_event is not None:
             await self.tell_attempt(ended, time.monotonic() - began)
+        return ended
+
+    async def judge_earlier(self, ended: Answer | FailedAttempt, attempt: Attempt) -> Answer | FailedAttempt:
+        """What came of an attempt in which the user's client sent more than once."""
+        del attempt
         return ended
 
     def note(self, failed: FailedAttempt, decision: Decision) -> None:

@@ -20,7 +20,7 @@ from videorouter.call.refusals import (
     show_headers,
     show_words,
 )
-from videorouter.call.retry import Outcome, Raise, RequestKind, find_outcome, read_retry_after
+from videorouter.call.retry import UNDECIDED, Outcome, Raise, RequestKind, find_outcome, read_retry_after
 from videorouter.errors import (
     APIConnectionError,
     APIStatusError,
@@ -323,6 +323,16 @@ def _build_doubt(failed: FailedAttempt, settings: Settings, said: str, facts: di
         collect = f" The answer names the task {facts['task_id']!r}: `await router.wait(error.task_id)` may collect it."
     facts = {name: value for name, value in facts.items() if value is not None}
     return OutcomeUnknownError(f"{happened} {_MAY_BE_BILLED}{collect}", **facts)
+
+
+def find_doubt(attempt: Attempt, *, kind: RequestKind, refused: frozenset[int]) -> FailedAttempt | None:
+    """The first of an attempt's earlier sendings that may have been accepted, where a client sent again by itself."""
+    for past in attempt.earlier:
+        error = WireError(WireFailure.RESET, "http_client sent the request again by itself", host=past.host)
+        failed = name_failure(error, past, kind=kind, refused=refused)
+        if failed.outcome in UNDECIDED:
+            return failed
+    return None
 
 
 def clean_chain(error: BaseException, redact: Callable[[str], str]) -> None:

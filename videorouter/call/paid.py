@@ -11,9 +11,9 @@ from urllib.parse import quote
 
 from videorouter.call.answers import ErrorAnswer, Unusable, read_post
 from videorouter.call.caller import Call
-from videorouter.call.failures import FailedAttempt, build_error, has_left, name_answer
+from videorouter.call.failures import FailedAttempt, build_error, find_doubt, has_left, name_answer
 from videorouter.call.in_doubt import call_hooks_while_cancelled, describe_doubt
-from videorouter.call.retry import TABLE, Outcome, Raise, RequestKind
+from videorouter.call.retry import TABLE, UNDECIDED, Outcome, Raise, RequestKind
 from videorouter.errors import (
     DeadlineExceededError,
     OutcomeUnknownError,
@@ -22,7 +22,7 @@ from videorouter.errors import (
     VideoRouterError,
 )
 from videorouter.events import AttemptFinished, AttemptStarted, RetryScheduled
-from videorouter.http import Request, Response, WireFailure, find_header, name_host
+from videorouter.http import Attempt, Request, Response, WireFailure, find_header, name_host
 from videorouter.models import Task, VideoResult
 
 if TYPE_CHECKING:
@@ -134,6 +134,29 @@ class PaidCall(Call[VideoResult | Task], kw_only=True, eq=False):
             answer = answer.replace(poll_url=url)
         return self.caller.scrub(answer, response)
 
+    async def judge_earlier(
+        self, ended: VideoResult | Task | FailedAttempt, attempt: Attempt
+    ) -> VideoResult | Task | FailedAttempt:
+        """The doubt of any sending stands: it ends the call, or is recorded beside the result that came all the same."""
+        doubt = self._find_doubt(attempt)
+        if doubt is None or (isinstance(ended, FailedAttempt) and ended.outcome in UNDECIDED):
+            return ended
+        if isinstance(ended, FailedAttempt):
+            return doubt
+        if self.kind is RequestKind.ONCE:
+            settings = self.caller.settings
+            await self._record_doubt(build_error(Raise.DOUBT, doubt, settings, kind=self.kind))
+        return ended
+
+    def _find_doubt(self, attempt: Attempt) -> FailedAttempt | None:
+        return find_doubt(attempt, kind=self.kind, refused=self.caller.settings.refused_statuses)
+
+    async def _record_doubt(self, error: VideoRouterError) -> None:
+        record = describe_doubt(
+            self.submission, error.message, phase=error.phase, request_id=error.request_id, task_id=error.task_id
+        )
+        await self.caller.record_in_doubt(record)
+
     def note(self, failed: FailedAttempt, decision: Decision) -> None:
         """Write down how an attempt failed; the limiter learns from it."""
         super().note(failed, decision)
@@ -182,16 +205,14 @@ class PaidCall(Call[VideoResult | Task], kw_only=True, eq=False):
             elapsed=max(0.0, time.monotonic() - (self.deadline - submission.timeout)),
         )
         if isinstance(error, OutcomeUnknownError):
-            await self.caller.record_in_doubt(
-                describe_doubt(
-                    submission, error.message, phase=error.phase, request_id=error.request_id, task_id=error.task_id
-                )
-            )
+            await self._record_doubt(error)
         return error
 
     async def record_cancelled(self, error: BaseException) -> None:
         """Record what a cancelled call leaves behind. The sender has listened for an answer on its way already."""
         submission, attempt = self.submission, self.attempt
+        if attempt is not None and self.doubt is None:
+            self.doubt = self._find_doubt(attempt)
         if attempt is None or not has_left(attempt):
             if self.doubt is not None:
                 await self.caller.record_in_doubt(describe_doubt(submission, _CANCELLED), error)

@@ -64,17 +64,14 @@ class Exchanger:
         attempt.host = target.label
         body = request.body
         method = request.method
-        unsafe = method in UNSAFE_METHODS
-        if body is None and unsafe:
+        if body is None and method in UNSAFE_METHODS:
             body = b""
         payload = Payload(method, target, request.headers, body)
         now = loop.time()
         ends = now + (deadline - time.monotonic())
         pool = self._find_pool(target)
         origin = pool.find_origin(target.key)
-        connection: Connection | None = None
-        if not (unsafe and origin.closes_silently):
-            connection = origin.acquire(now, POST_IDLE if unsafe else READ_IDLE)
+        connection = _reuse(origin, now, method)
         if connection is None:
             connection = await self._dial(pool, origin, target, attempt, deadline=ends)
         future = connection.start(
@@ -87,7 +84,7 @@ class Exchanger:
         try:
             return await future
         except asyncio.CancelledError:
-            if unsafe and connection.future is future:
+            if method in UNSAFE_METHODS and connection.future is future:
                 await _catch_response(connection)
             raise
         finally:
@@ -116,7 +113,7 @@ class Exchanger:
         ends = now + (deadline - time.monotonic())
         pool = self._find_pool(target)
         origin = pool.find_origin(target.key)
-        connection = origin.acquire(now, READ_IDLE)
+        connection = _reuse(origin, now, request.method)
         if connection is not None and addresses and connection.peer not in addresses:
             connection.close()
             connection = None
@@ -192,6 +189,13 @@ class Exchanger:
         origin.busy.add(connection)
         asyncio.get_running_loop().add_reader(connection.fd, connection.on_readable)
         return connection
+
+
+def _reuse(origin: OriginPool, now: float, method: str) -> Connection | None:
+    """An idle connection that is young enough: a FIN that crosses a POST leaves a purchase in doubt."""
+    if method not in UNSAFE_METHODS:
+        return origin.acquire(now, READ_IDLE)
+    return None if origin.closes_silently else origin.acquire(now, POST_IDLE)
 
 
 async def _secure(

@@ -1,8 +1,8 @@
 """Sends through any ``httpx.AsyncClient``: a user's own, a mock, the stock transport behind a proxy.
 
-The phase comes from httpx's ``trace`` request extension. A transport that fires no trace event leaves it unknown,
-and unknown counts as in doubt; ``httpx.MockTransport`` and respx are the named exceptions, whose connect errors mean
-what they say. It never closes the client, never follows a redirect, and never uses the client's own timeouts: their
+The phase comes from httpx's ``trace`` request extension, and from our own transport. Until an event of this very
+sending says otherwise it is unknown, whatever class the transport is, and unknown counts as in doubt;
+``httpx.MockTransport`` and respx are the named exceptions, whose connect errors mean what they say. It never closes the client, never follows a redirect, and never uses the client's own timeouts: their
 default of 5 s would turn each held POST into a lost answer.
 """
 
@@ -23,7 +23,7 @@ from videorouter.loops import PerLoop, running_loop
 from videorouter.transport.causes import explain, name_connect_failure
 from videorouter.transport.dialing import resolve_name
 from videorouter.transport.exchange import CANCEL_GRACE, UNSAFE_METHODS
-from videorouter.transport.httpx_stock import StockTransport, is_mocked
+from videorouter.transport.httpx_stock import StockTransport, is_mocked, is_transport_patched
 from videorouter.transport.httpx_transport import EXTENSION, VideoTransport
 from videorouter.transport.live_guard import check_host
 from videorouter.transport.pool import wait_for_place
@@ -36,10 +36,8 @@ if TYPE_CHECKING:
 Places: TypeAlias = "WeakKeyDictionary[httpx.AsyncHTTPTransport, anyio.Semaphore]"
 
 _IDENTITY = (b"Accept-Encoding", b"identity")
-_AUTH_CHALLENGES = frozenset({401, 407})
 _REST_TIMEOUT = 30.0
-_TRACING = (httpx.AsyncHTTPTransport, StockTransport, VideoTransport)
-_ORDER = {phase: number for number, phase in enumerate((Phase.UNKNOWN, *(p for p in Phase if p is not Phase.UNKNOWN)))}
+_RESOLVING = (httpx.AsyncHTTPTransport, StockTransport, VideoTransport)
 
 
 def ask_identity(headers: tuple[Header, ...]) -> list[Header]:
@@ -59,39 +57,39 @@ class _AbandonedError(Exception):
 class _Tracer:
     """Takes an attempt's phase from httpcore's trace events; those of a proxy's CONNECT belong to connecting.
 
-    A transport that sends again by itself never makes a request look less sent than it was, unless the answer in
-    between was an auth challenge: what was challenged was not accepted.
+    Whoever connects or sends once more when a request has been sent begins another sending.
     """
 
-    __slots__ = ("abandoned", "attempt", "challenged", "fired", "tunnelling")
+    __slots__ = ("abandoned", "attempt", "fired", "tunnelling")
 
     def __init__(self, attempt: Attempt) -> None:
         self.attempt = attempt
         self.abandoned = False
         self.fired = False
         self.tunnelling = False
-        self.challenged = False
 
     async def __call__(self, event: str, info: dict[str, Any]) -> None:
         if not self.fired:
             # Once: httpcore tells of its cleaning up by events too.
             self.fired = True
+            self.attempt.phase = Phase.CONNECTING
             if self.abandoned:
                 raise _AbandonedError
             check_host(self.attempt.host or "")
         layer, _, step = event.partition(".")
         if layer in ("connection", "proxy", "socks"):
-            self._advance(Phase.CONNECTING)
+            self.attempt.begin(Phase.CONNECTING)
         elif step == "send_request_headers.started":
             self.tunnelling = info["request"].method == b"CONNECT"
-            self._advance(Phase.CONNECTING if self.tunnelling else Phase.SENDING)
+            self.attempt.begin(Phase.CONNECTING if self.tunnelling else Phase.SENDING)
         elif not self.tunnelling:
             self._follow(layer, step, info)
 
     def _follow(self, layer: str, step: str, info: dict[str, Any]) -> None:
         attempt = self.attempt
         if step == "send_request_body.complete":
-            self._advance(Phase.SENT)
+            if attempt.phase is Phase.SENDING:
+                attempt.phase = Phase.SENT
         elif step in ("send_request_headers.failed", "send_request_body.failed"):
             broken = layer == "http11" and type(info["exception"]).__name__ == "WriteError"
             attempt.write_failed = broken and attempt.phase is Phase.SENDING
@@ -99,14 +97,8 @@ class _Tracer:
             answer = info["return_value"]
             # HTTP/1.1 tells version, status, reason, headers and what trails; HTTP/2 status and headers.
             status, headers = answer if len(answer) == 2 else (answer[1], answer[3])
-            self.challenged = status in _AUTH_CHALLENGES
             attempt.response = Response(status=status, headers=_lower(headers))
             attempt.phase = Phase.ANSWERED
-
-    def _advance(self, phase: Phase) -> None:
-        if self.challenged or _ORDER[phase] > _ORDER[self.attempt.phase]:
-            self.challenged = False
-            self.attempt.phase = phase
 
 
 def _lower(headers: Any) -> tuple[Header, ...]:
@@ -163,30 +155,23 @@ class HttpxSender:
         try:
             return await asyncio.shield(task)
         except asyncio.CancelledError:
-            await self._abandon(task, tracer, unsafe=request.method in UNSAFE_METHODS)
+            await self._abandon(task, tracer, unsafe=request.method in UNSAFE_METHODS, pooled=places is not None)
             raise
 
-    async def _abandon(self, task: asyncio.Task[Response], tracer: _Tracer, *, unsafe: bool) -> None:
+    async def _abandon(self, task: asyncio.Task[Response], tracer: _Tracer, *, unsafe: bool, pooled: bool) -> None:
         """The caller was cancelled: listen for a response that is on its way, then end the task where that is safe."""
+        tracer.abandoned = pooled and not tracer.fired and not is_transport_patched()
         self._abandoned.add(task)
         task.add_done_callback(self._discard)
         with anyio.CancelScope(shield=True):
-            if unsafe and tracer.attempt.phase not in (Phase.QUEUED, Phase.CONNECTING):
-                try:
+            if tracer.abandoned:
+                return
+            try:
+                if unsafe and tracer.attempt.phase not in (Phase.QUEUED, Phase.CONNECTING):
                     await asyncio.wait((task,), timeout=CANCEL_GRACE)
-                finally:
-                    self._cancel(task, tracer)
-            else:
-                self._cancel(task, tracer)
-            if not tracer.abandoned:
-                await asyncio.wait((task,), timeout=CANCEL_GRACE)
-
-    def _cancel(self, task: asyncio.Task[Response], tracer: _Tracer) -> None:
-        if not task.done():
-            if tracer.attempt.phase is Phase.QUEUED:
-                tracer.abandoned = True
-            else:
+            finally:
                 task.cancel()
+            await asyncio.wait((task,), timeout=CANCEL_GRACE)
 
     def _discard(self, task: asyncio.Task[Response]) -> None:
         self._abandoned.discard(task)
@@ -218,7 +203,7 @@ class HttpxSender:
         try:
             with scope:
                 built = self._build(request, tracer, deadline)
-                attempt.phase = self._find_first_phase(built.url)
+                attempt.phase = Phase.UNKNOWN
                 try:
                     httpx_response = await self._client.send(built, stream=True, follow_redirects=False)
                 except httpx.RemoteProtocolError:
@@ -279,7 +264,7 @@ class HttpxSender:
         httpx_response: httpx.Response | None = None
         try:
             with scope:
-                attempt.phase = self._find_first_phase(built.url)
+                attempt.phase = Phase.UNKNOWN
                 httpx_response = await self._client.send(built, stream=True, auth=None, follow_redirects=False)
         except (WireError, AssertionError):
             raise
@@ -309,7 +294,9 @@ class HttpxSender:
 
     async def resolve(self, url: str, *, deadline: float) -> tuple[str, ...]:
         """The addresses that a stock transport would connect to; none behind a proxy, a mock or a transport of others."""
-        if self._find_first_phase(httpx.URL(url)) is Phase.UNKNOWN or self._is_proxied(httpx.URL(url)):
+        parsed = httpx.URL(url)
+        caught = is_mocked() or is_transport_patched()
+        if caught or type(self._find_transport(parsed)) not in _RESOLVING or self._is_proxied(parsed):
             return ()
         return await resolve_name(url, deadline=deadline)
 
@@ -320,11 +307,6 @@ class HttpxSender:
         return not isinstance(transport, VideoTransport) and (
             type(getattr(transport, "_pool", None)).__name__ != "AsyncConnectionPool"
         )
-
-    def _find_first_phase(self, url: httpx.URL) -> Phase:
-        """``QUEUED`` where trace events will tell of all that follows, else ``UNKNOWN``."""
-        traced = type(self._find_transport(url)) in _TRACING and not is_mocked()
-        return Phase.QUEUED if traced else Phase.UNKNOWN
 
     def _explain(self, error: Exception, attempt: Attempt, tracer: _Tracer, url: str) -> WireError:
         """What a client's error means. No context manager: its frame would show the error, which may quote the key."""

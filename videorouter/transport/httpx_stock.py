@@ -99,15 +99,16 @@ class _PooledBody(httpx.AsyncByteStream):
         if transport is None:
             return
         if not self._whole or len(self._free) >= _MOST_IDLE:
-            await _discard(transport)
+            await _discard(self._stream, transport)
             return
         await self._stream.aclose()
         self._free.append(transport)
 
 
-async def _discard(transport: httpx.AsyncHTTPTransport) -> None:
+async def _discard(*open_ones: httpx.AsyncByteStream | httpx.AsyncHTTPTransport) -> None:
     with anyio.CancelScope(shield=True, deadline=anyio.current_time() + 1.0):
-        await transport.aclose()
+        for one in open_ones:
+            await one.aclose()
 
 
 class _Patches:

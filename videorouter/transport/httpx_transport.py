@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import httpx
 
+from videorouter.errors import Phase
 from videorouter.http import Attempt, Request, WireError, WireFailure
 from videorouter.transport.exchange import Exchanger
 from videorouter.transport.httpx_stock import StockTransport, is_transport_patched
@@ -64,6 +65,7 @@ class VideoTransport(httpx.AsyncBaseTransport):
         extension: dict[str, Any] = request.extensions.get(EXTENSION) or {}
         timeouts: dict[str, float | None] = request.extensions.get("timeout") or {}
         attempt = extension.get("attempt") or Attempt()
+        attempt.begin(Phase.QUEUED)
         read = timeouts.get("read")
         deadline = extension.get("deadline") or time.monotonic() + _DAY
         body = await request.aread()
