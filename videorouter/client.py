@@ -17,7 +17,15 @@ from videorouter.call.prepare import RequestBuilder
 from videorouter.call.requests import check_model, find_task_id
 from videorouter.call.state import Shared
 from videorouter.call.uploads import Uploads
-from videorouter.config import OPTIONS, Settings, check_count, check_timeout, read_environment, refuse_pickling, resolve
+from videorouter.config import (
+    OPTIONS,
+    ClientSettings,
+    check_count,
+    check_timeout,
+    read_environment,
+    refuse_pickling,
+    resolve,
+)
 from videorouter.downloads import download
 from videorouter.downloads.save import read_options
 from videorouter.errors import ConfigurationError, InvalidRequestError
@@ -136,7 +144,7 @@ class AsyncVideoRouter(BatchVerbs):
         raise NotImplementedError
 
     @property
-    def _settings(self) -> Settings:
+    def _settings(self) -> ClientSettings:
         return self._caller.settings
 
     async def _generate(

@@ -59,7 +59,7 @@ def read_environment(environ: Mapping[str, str]) -> dict[str, str | Secret]:
     return found
 
 
-class Settings(msgspec.Struct, frozen=True, kw_only=True):
+class ClientSettings(msgspec.Struct, frozen=True, kw_only=True):
     """The options of a client, checked and filled in. What is not given has the default that stands here."""
 
     api_key: Secret | None
@@ -119,11 +119,11 @@ def default_user_agent() -> str:
     return f"videorouter/{__version__} (+https://pypi.org/project/videorouter/)"
 
 
-OPTIONS: frozenset[str] = frozenset(Settings.__struct_fields__) - {"api_key_source", "origins", "seen_keys"}
+OPTIONS: frozenset[str] = frozenset(ClientSettings.__struct_fields__) - {"api_key_source", "origins", "seen_keys"}
 """The options of a client, by name."""
 
 
-def resolve(options: Mapping[str, Any], environ: Mapping[str, str | Secret]) -> Settings:
+def resolve(options: Mapping[str, Any], environ: Mapping[str, str | Secret]) -> ClientSettings:
     """Check the options of a client and fill the rest from the environment.
 
     Raises:
@@ -151,7 +151,7 @@ def resolve(options: Mapping[str, Any], environ: Mapping[str, str | Secret]) -> 
     failover = tuple(check_url(url, name="failover_urls", allow_insecure=insecure) for url in failover)
     secret, source = _key(given.pop("api_key", None), environ)
     user_agent = given.pop("user_agent", None)
-    return Settings(
+    return ClientSettings(
         api_key=secret,
         api_key_source=source,
         base_url=base,

@@ -46,7 +46,7 @@ from videorouter.models import BatchItem, ItemState
 if TYPE_CHECKING:
     from videorouter.call.caller import Caller
     from videorouter.call.requests import Submission
-    from videorouter.config import Settings
+    from videorouter.config import ClientSettings
     from videorouter.journal.journal import Ending, Journal
     from videorouter.journal.states import Resumption
     from videorouter.models import Task
@@ -79,7 +79,7 @@ class BatchOptions(msgspec.Struct, frozen=True, kw_only=True):
     retry: frozenset[ItemState] = frozenset()
 
 
-def check_options(settings: Settings, verb: Verb, given: Mapping[str, Any]) -> BatchOptions:
+def check_options(settings: ClientSettings, verb: Verb, given: Mapping[str, Any]) -> BatchOptions:
     """Check the options of ``generate_many``; what is none of them belongs to every request.
 
     Raises:
@@ -124,7 +124,7 @@ def check_options(settings: Settings, verb: Verb, given: Mapping[str, Any]) -> B
     )
 
 
-def check_replay(settings: Settings) -> None:
+def check_replay(settings: ClientSettings) -> None:
     """Refuse to replay on a gateway of which nobody has said that it honours keys.
 
     Raises:

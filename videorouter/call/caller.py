@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from videorouter.call.limiter import ClientLimit
     from videorouter.call.retry import Decision
     from videorouter.call.state import Shared
-    from videorouter.config import Settings
+    from videorouter.config import ClientSettings
     from videorouter.errors import VideoRouterError
     from videorouter.events import Event, EventHook, InDoubtHook
     from videorouter.models import InDoubt, Video
@@ -217,7 +217,7 @@ class Caller:
 
     def __init__(
         self,
-        settings: Settings,
+        settings: ClientSettings,
         shared: Shared,
         *,
         on_event: EventHook | None = None,

@@ -38,7 +38,7 @@ from videorouter.http import Attempt, Response, WireError, WireFailure, find_hea
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from videorouter.config import Settings
+    from videorouter.config import ClientSettings
 
 _HOPELESS = frozenset(
     {
@@ -195,7 +195,7 @@ def _clean(text: str | None, redact: Callable[[str], str]) -> str | None:
 
 
 def build_error(
-    ending: Raise, failed: FailedAttempt, settings: Settings, *, kind: RequestKind, model: str | None = None
+    ending: Raise, failed: FailedAttempt, settings: ClientSettings, *, kind: RequestKind, model: str | None = None
 ) -> VideoRouterError:
     """The error that ends a call, with everything that its last attempt left behind.
 
@@ -243,7 +243,7 @@ def _build_status(
     failed: FailedAttempt,
     answer: ErrorAnswer,
     response: Response,
-    settings: Settings,
+    settings: ClientSettings,
     *,
     kind: RequestKind,
     model: str | None,
@@ -272,7 +272,7 @@ def _build_status(
     )
 
 
-def _build_unexpected(failed: FailedAttempt, settings: Settings, facts: dict[str, Any]) -> VideoRouterError:
+def _build_unexpected(failed: FailedAttempt, settings: ClientSettings, facts: dict[str, Any]) -> VideoRouterError:
     reason = _find_reason(failed, settings)
     msg = (
         f"The answer to this read makes no sense ({reason}). Nothing was bought. Check base_url; a proxy or a login "
@@ -282,7 +282,7 @@ def _build_unexpected(failed: FailedAttempt, settings: Settings, facts: dict[str
     return UnexpectedResponseError(msg, **facts, **evidence)
 
 
-def _find_reason(failed: FailedAttempt, settings: Settings) -> str:
+def _find_reason(failed: FailedAttempt, settings: ClientSettings) -> str:
     answer = failed.answer
     if isinstance(answer, Unusable):
         return settings.redact(answer.reason)
@@ -292,7 +292,7 @@ def _find_reason(failed: FailedAttempt, settings: Settings) -> str:
     return "no answer"
 
 
-def _build_doubt(failed: FailedAttempt, settings: Settings, said: str, facts: dict[str, Any]) -> VideoRouterError:
+def _build_doubt(failed: FailedAttempt, settings: ClientSettings, said: str, facts: dict[str, Any]) -> VideoRouterError:
     redact = settings.redact
     answer = failed.answer
     response = failed.response

@@ -18,7 +18,7 @@ from videorouter.http import origin_of
 from videorouter.secrets import authorize, seal
 
 if TYPE_CHECKING:
-    from videorouter.config import Settings
+    from videorouter.config import ClientSettings
     from videorouter.http import Header
     from videorouter.secrets import Secret
 
@@ -32,7 +32,7 @@ class HeaderBuilder:
         settings: The client's.
     """
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: ClientSettings) -> None:
         self._settings = settings
         common = _merge(
             ((b"user-agent", settings.user_agent.encode("latin-1")), (b"accept", b"application/json")),

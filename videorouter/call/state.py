@@ -21,7 +21,7 @@ from videorouter.loops import PerLoop
 from videorouter.models import DrainReport, Stats
 
 if TYPE_CHECKING:
-    from videorouter.config import Settings
+    from videorouter.config import ClientSettings
     from videorouter.http import Sender
     from videorouter.models import InDoubt
 
@@ -36,7 +36,7 @@ class Shared:
         draining: Whether new jobs are refused.
     """
 
-    def __init__(self, sender: Sender, settings: Settings) -> None:
+    def __init__(self, sender: Sender, settings: ClientSettings) -> None:
         self.sender = sender
         self.limits: WeakSet[ClientLimit] = WeakSet()
         self.limit: ClientLimit = self.open_limit(settings)
@@ -52,7 +52,7 @@ class Shared:
         self.succeeded: int = 0
         self.failed: int = 0
 
-    def open_limit(self, settings: Settings) -> ClientLimit:
+    def open_limit(self, settings: ClientSettings) -> ClientLimit:
         """A limit of jobs at once, for the client or for a view with a limit of its own."""
         limit = ClientLimit(settings.max_concurrency or default_concurrency())
         self.limits.add(limit)

@@ -21,7 +21,7 @@ from videorouter.http import split_url
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from videorouter.config import Settings
+    from videorouter.config import ClientSettings
 
 MAX_URL_CHARS = 4096
 MAX_REDIRECTS = 5
@@ -80,7 +80,7 @@ class FileUrl(msgspec.Struct, frozen=True, kw_only=True):
     local: bool = False
 
 
-def build_policy(settings: Settings) -> AddressPolicy:
+def build_policy(settings: ClientSettings) -> AddressPolicy:
     """What a client's settings permit."""
     return AddressPolicy(loopback=settings.loopback, private=settings.allow_private_hosts, hosts=settings.allowed_hosts)
 
