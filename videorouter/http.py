@@ -82,7 +82,7 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Response(msgspec.Struct, kw_only=True):
-    """One answer. Header names are in lower case."""
+    """One response. Header names are in lower case."""
 
     status: int
     headers: tuple[Header, ...]
@@ -96,12 +96,12 @@ class Response(msgspec.Struct, kw_only=True):
         return [("status", self.status)]
 
 
-_PIECE = 2**18
+_EVIDENCE = 2**18
 
 
-def keep_piece(body: bytes, most: int) -> bytes:
-    """A body that was read, or the beginning of one that is larger than what was to be accepted: it is evidence only."""
-    return body if len(body) <= most else body[: min(most, _PIECE)]
+def clip_body(body: bytes, most: int) -> bytes:
+    """A body of an acceptable size as it is; of a larger one the beginning, which is only evidence."""
+    return body if len(body) <= most else body[: min(most, _EVIDENCE)]
 
 
 _SENT = frozenset({Phase.SENDING, Phase.SENT, Phase.ANSWERED, Phase.COMPLETE})
@@ -137,7 +137,7 @@ class Attempt:
 
 
 class WireFailure(enum.StrEnum):
-    """Why an attempt brought no whole answer. The phase comes from the attempt, never from this."""
+    """Why an attempt brought no whole response. The phase comes from the attempt, never from this."""
 
     REFUSED = "connection refused"
     UNREACHABLE = "host unreachable"
@@ -161,7 +161,7 @@ class WireFailure(enum.StrEnum):
 
 
 class WireError(Exception):
-    """An attempt that brought no whole answer. Internal: it never reaches a user."""
+    """An attempt that brought no whole response. Internal: it never reaches a user."""
 
     def __init__(self, failure: WireFailure, message: str, *, host: str | None = None) -> None:
         super().__init__(message)
@@ -171,7 +171,7 @@ class WireError(Exception):
 
 
 class ResponseStream(Protocol):
-    """An answer whose body is read piece by piece, with back-pressure on the socket."""
+    """A response whose body is read piece by piece, with back-pressure on the socket."""
 
     status: int
     headers: tuple[Header, ...]
@@ -189,20 +189,16 @@ class Sender(Protocol):
     """Whatever can put one request on the wire once. It never retries and never follows a redirect."""
 
     async def send(self, request: Request, attempt: Attempt, *, deadline: float, max_body: int) -> Response:
-        """Send once and read the whole answer.
+        """Send once and read the whole response, of at most ``max_body`` bytes.
+
+        ``attempt`` is written as the request walks its phases; ``deadline`` is a value of ``time.monotonic()``.
 
         A cancellation propagates at once before SENDING and for reads. On a POST in SENDING or SENT it is held back
-        for at most 1 s, in case the answer is on its way; when that comes whole, the attempt says COMPLETE and has it
-        in ``response``. Then ``CancelledError`` is raised all the same.
-
-        Args:
-            request: What to send.
-            attempt: Written as the attempt walks its phases.
-            deadline: ``time.monotonic()`` value at which the attempt ends with ``WireFailure.DEADLINE``.
-            max_body: Bytes of body to accept; more is ``WireFailure.TOO_LARGE``.
+        for at most 1 s, in case the response is on its way; when that comes whole, the attempt says COMPLETE and has
+        it in ``response``. Then ``CancelledError`` is raised all the same.
 
         Raises:
-            WireError: No whole answer came; the attempt says how far the attempt got.
+            WireError: No whole response came; the attempt says how far the request got.
         """
         ...
 
@@ -211,13 +207,9 @@ class Sender(Protocol):
     ) -> ResponseStream:
         """Send once and return as soon as the head is in.
 
-        Args:
-            request: What to send.
-            attempt: Written as the attempt walks its phases.
-            deadline: ``time.monotonic()`` value at which the whole transfer ends.
-            stall: Seconds without a byte after which it ends with ``WireFailure.STALLED``.
-            addresses: IP literals that the address guard has checked: connect to one of these only, with the
-                URL's own host in SNI and ``Host``. Empty: resolve the name as usual.
+        The whole transfer ends at ``deadline``, or after ``stall`` seconds without a byte. ``addresses`` are IP
+        literals that the address guard has checked: connect to one of these only, with the URL's own host in SNI and
+        ``Host``. Empty: resolve the name as usual.
 
         Raises:
             WireError: No head came.
@@ -229,10 +221,6 @@ class Sender(Protocol):
 
         Empty when something else resolves the name: a proxy, a mock, a transport that the user brought. A guard then
         checks literals and hosts only, and no name is looked up here.
-
-        Args:
-            url: An absolute http or https URL.
-            deadline: ``time.monotonic()`` value at which to give up.
 
         Raises:
             WireError: The name does not exist, or no name server answered.

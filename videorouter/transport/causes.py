@@ -42,7 +42,7 @@ _MISSING_NAMES = frozenset(
 )
 
 
-def _walk(error: BaseException) -> Iterator[BaseException]:
+def _list_causes(error: BaseException) -> Iterator[BaseException]:
     """The error and everything that it was raised from, nearest first."""
     pending: list[BaseException | None] = [error]
     seen: set[int] = set()
@@ -58,7 +58,7 @@ def _walk(error: BaseException) -> Iterator[BaseException]:
         pending.append(current.__context__)
 
 
-def _name_one(error: BaseException) -> WireFailure | None:
+def _name_cause(error: BaseException) -> WireFailure | None:
     if isinstance(error, socket.gaierror):
         return WireFailure.NAME_MISSING if error.errno in _MISSING_NAMES else WireFailure.NAME_TEMPORARY
     if isinstance(error, UnicodeError):
@@ -82,7 +82,7 @@ def _name_one(error: BaseException) -> WireFailure | None:
 
 def name_connect_failure(error: BaseException) -> WireFailure:
     """The failure behind a connection that could not be made; the most telling cause wins."""
-    found = {failure for failure in map(_name_one, _walk(error)) if failure is not None}
+    found = {failure for failure in map(_name_cause, _list_causes(error)) if failure is not None}
     for failure in _CONNECTING:
         if failure in found:
             return failure
@@ -105,16 +105,7 @@ _HINTS = {
 
 
 def explain(failure: WireFailure, host: str | None, error: BaseException | None = None) -> WireError:
-    """A ``WireError`` that names host, port, cause and, for connections, what to look at.
-
-    Args:
-        failure: What kind of failure it is.
-        host: ``host:port`` of the attempt.
-        error: The exception that was met, for its own words.
-
-    Returns:
-        The error to raise.
-    """
+    """A ``WireError`` to raise, which names host, port, cause and, for connections, what to look at."""
     text = f"{failure.value} at {host}" if host else failure.value
     detail = _innermost(error) if error is not None else ""
     if detail:
@@ -124,5 +115,5 @@ def explain(failure: WireFailure, host: str | None, error: BaseException | None 
 
 
 def _innermost(error: BaseException) -> str:
-    words = [str(part) for part in _walk(error) if isinstance(part, OSError) and str(part)]
+    words = [str(part) for part in _list_causes(error) if isinstance(part, OSError) and str(part)]
     return (words[-1] if words else str(error) or type(error).__name__)[:400]

@@ -17,7 +17,7 @@ from collections import deque
 from typing import TYPE_CHECKING
 
 from videorouter.errors import Phase
-from videorouter.http import Attempt, Response, WireFailure, keep_piece
+from videorouter.http import Attempt, Response, WireFailure, clip_body
 from videorouter.loops import finish
 from videorouter.transport.causes import explain
 from videorouter.transport.parser import HEAD_LIMIT, PARSE_ERRORS, ResponseParser
@@ -315,7 +315,7 @@ class Connection:
             if self.parser.status:
                 attempt.phase = Phase.ANSWERED
                 attempt.response = self.parser.build_response()
-                attempt.response.body = keep_piece(attempt.response.body, self.max_body)
+                attempt.response.body = clip_body(attempt.response.body, self.max_body)
         self.close()
 
     def listen_again(self, seconds: float) -> asyncio.Future[Response]:

@@ -30,22 +30,22 @@ if TYPE_CHECKING:
 Address: TypeAlias = tuple[int, tuple[str, int] | tuple[str, int, int, int]]
 """A socket family and what ``socket.connect`` takes."""
 
-_HEAD_START = 0.25
-_KEEP_NAMES = 15.0
+_ATTEMPT_DELAY = 0.25
+_NAME_LIFETIME = 15.0
 _MOST_NAMES = 256
-_PROBE_AFTER, _PROBE_EVERY, _PROBES = 30, 10, 3
+_KEEPALIVE_IDLE, _KEEPALIVE_INTERVAL, _KEEPALIVE_COUNT = 30, 10, 3
 
 _OPTIONS: list[tuple[int, int, int]] = [
     (socket.IPPROTO_TCP, socket.TCP_NODELAY, 1),
     (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
 ]
 if sys.platform == "darwin":  # pragma: no cover
-    _OPTIONS.append((socket.IPPROTO_TCP, 0x10, _PROBE_AFTER))
+    _OPTIONS.append((socket.IPPROTO_TCP, 0x10, _KEEPALIVE_IDLE))
 else:
-    _OPTIONS.append((socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, _PROBE_AFTER))
+    _OPTIONS.append((socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, _KEEPALIVE_IDLE))
 _OPTIONS += [
-    (socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, _PROBE_EVERY),
-    (socket.IPPROTO_TCP, socket.TCP_KEEPCNT, _PROBES),
+    (socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, _KEEPALIVE_INTERVAL),
+    (socket.IPPROTO_TCP, socket.TCP_KEEPCNT, _KEEPALIVE_COUNT),
 ]
 
 
@@ -69,7 +69,7 @@ def _find_zone(zone: str) -> int:
 
 
 class Resolver:
-    """The names of one loop: one look-up at a time for a name, its answer kept for 15 s."""
+    """Looks names up for one loop: one look-up at a time for a name, kept for 15 s."""
 
     __slots__ = ("_known", "_running")
 
@@ -108,7 +108,7 @@ class Resolver:
             return
         if len(self._known) >= _MOST_NAMES:
             self._known.clear()
-        self._known[key] = (now + _KEEP_NAMES, done.result())
+        self._known[key] = (now + _NAME_LIFETIME, done.result())
 
 
 def look_up(host: str, port: int) -> tuple[Address, ...]:
@@ -177,20 +177,20 @@ async def _race(addresses: Sequence[Address]) -> socket.socket:
             if waiting:
                 running.add(asyncio.ensure_future(_connect_one(waiting.pop(0))))
             done, running = await asyncio.wait(
-                running, timeout=_HEAD_START if waiting else None, return_when=asyncio.FIRST_COMPLETED
+                running, timeout=_ATTEMPT_DELAY if waiting else None, return_when=asyncio.FIRST_COMPLETED
             )
             for task in done:
-                winner = _collect(task, winner, errors)
+                winner = _take_result(task, winner, errors)
     finally:
         for task in running:
             task.cancel()
-            task.add_done_callback(_close_late)
+            task.add_done_callback(_close_loser)
     if winner is None:
         raise errors[0] from (ExceptionGroup("every address failed", errors[1:]) if errors[1:] else None)
     return winner
 
 
-def _collect(
+def _take_result(
     task: asyncio.Task[socket.socket], winner: socket.socket | None, errors: list[OSError]
 ) -> socket.socket | None:
     try:
@@ -204,7 +204,7 @@ def _collect(
     return sock
 
 
-def _close_late(task: asyncio.Task[socket.socket]) -> None:
+def _close_loser(task: asyncio.Task[socket.socket]) -> None:
     if not task.cancelled() and task.exception() is None:
         task.result().close()
 
@@ -223,14 +223,14 @@ async def _connect_one(address: Address) -> socket.socket:
         if not code and sock.getsockname() == sock.getpeername():
             # A port that nobody listens on, out of the ephemeral range, can meet itself.
             code = errno.ECONNREFUSED
-        _check(code, target)
+        _raise_code(code, target)
     except BaseException:
         sock.close()
         raise
     return sock
 
 
-def _check(code: int, target: tuple[str, int] | tuple[str, int, int, int]) -> None:
+def _raise_code(code: int, target: tuple[str, int] | tuple[str, int, int, int]) -> None:
     if code:
         raise OSError(code, f"{os.strerror(code)} ({target[0]}:{target[1]})")
 

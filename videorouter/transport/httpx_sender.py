@@ -18,7 +18,16 @@ import anyio
 import httpx
 
 from videorouter.errors import ConfigurationError, Phase
-from videorouter.http import Attempt, Request, Response, ResponseStream, WireError, WireFailure, keep_piece, name_host
+from videorouter.http import (
+    Attempt,
+    Request,
+    Response,
+    ResponseStream,
+    WireError,
+    WireFailure,
+    clip_body,
+    name_host,
+)
 from videorouter.loops import PerLoop, running_loop
 from videorouter.transport.causes import explain, name_connect_failure
 from videorouter.transport.dialing import resolve_name
@@ -339,7 +348,7 @@ def _note_head(httpx_response: httpx.Response, attempt: Attempt) -> Response:
 async def _read_whole(httpx_response: httpx.Response, response: Response, host: str | None, max_body: int) -> None:
     if httpx_response.is_stream_consumed:
         body = _find_read_body(httpx_response, host)
-        response.body = keep_piece(body, max_body)
+        response.body = clip_body(body, max_body)
         if len(body) > max_body:
             raise explain(WireFailure.TOO_LARGE, host)
         return
@@ -351,7 +360,7 @@ async def _read_whole(httpx_response: httpx.Response, response: Response, host: 
             if len(pieces) > max_body:
                 raise explain(WireFailure.TOO_LARGE, host)
     finally:
-        response.body = keep_piece(bytes(pieces), max_body)
+        response.body = clip_body(bytes(pieces), max_body)
         pieces.clear()
         del httpx_response
 

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
 _MOST_IDLE = 128
-_IDLE = 2.0
+_IDLE_SECONDS = 2.0
 _CORE = "httpcore._async.connection_pool"
 
 
@@ -38,8 +38,6 @@ class StockTransport(httpx.AsyncBaseTransport):
         proxy: The proxy to go through; ``None`` connects straight.
         ssl_context: Decides about trust; ``None`` is the process's shared one.
     """
-
-    fires_trace = True
 
     def __init__(self, *, proxy: str | None = None, ssl_context: ssl.SSLContext | None = None) -> None:
         self.proxy = proxy
@@ -68,7 +66,7 @@ class StockTransport(httpx.AsyncBaseTransport):
     async def _make(self) -> httpx.AsyncHTTPTransport:
         if self._ssl_context is None:
             self._ssl_context = await anyio.to_thread.run_sync(wait_for_context)
-        limits = httpx.Limits(max_connections=1, max_keepalive_connections=1, keepalive_expiry=_IDLE)
+        limits = httpx.Limits(max_connections=1, max_keepalive_connections=1, keepalive_expiry=_IDLE_SECONDS)
         return httpx.AsyncHTTPTransport(verify=self._ssl_context, trust_env=False, limits=limits, proxy=self.proxy)
 
     async def aclose(self) -> None:

@@ -1,4 +1,4 @@
-"""Keeps this process off the gateway's own hosts: what stands between a test run and somebody's money.
+"""Keeps this process off the gateway's own hosts, so that a test run costs no money.
 
 It is off until something turns it on, such as the pytest plugin; a child process inherits it through its environment.
 Every way that leads to the network asks here before it connects; what a mock catches never comes this far. This file
@@ -20,10 +20,9 @@ _reasons: list[str] = []
 def block(reason: str | None) -> None:
     """Refuse connections to the gateway's hosts from now on, or, with ``None``, permit them again.
 
-    Args:
-        reason: Who blocks, and how to go on; it stands in the error.
+    The reason stands in the error: who blocks, and how to go on.
     """
-    # Kept twice: a test that empties os.environ must not open the road.
+    # Kept twice: a test that empties os.environ must not permit them.
     _reasons.clear()
     os.environ.pop(VARIABLE, None)
     if reason:
@@ -37,10 +36,7 @@ def find_reason() -> str | None:
 
 
 def check_host(host: str) -> None:
-    """Let a connection pass, unless it leads to the gateway while that is blocked.
-
-    Args:
-        host: The name, with or without a port.
+    """Let a connection to a host (with or without a port) pass, unless it is the gateway's while that is blocked.
 
     Raises:
         WireError: It does; nothing was sent.

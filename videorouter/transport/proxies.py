@@ -20,14 +20,7 @@ class Route(NamedTuple):
 
 
 def read_routes(proxy: str | None, *, trust_env: bool) -> tuple[Route, ...]:
-    """The routes of a client.
-
-    Args:
-        proxy: The proxy for every request; the environment is then not asked.
-        trust_env: Whether ``HTTP_PROXY``, ``HTTPS_PROXY``, ``ALL_PROXY`` and ``NO_PROXY`` count.
-
-    Returns:
-        Routes in the order to try them; none when everything goes straight.
+    """The routes of a client, in the order to try them; a ``proxy`` counts alone, without the environment.
 
     Raises:
         ConfigurationError: A proxy's URL cannot be used.

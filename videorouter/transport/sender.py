@@ -1,19 +1,19 @@
-"""Chooses who sends: the user's own client, or the default sender, which decides the way of each request.
+"""Chooses who sends: the user's own client, or ``SocketSender``, which chooses the way of each request.
 
-The default sender goes straight to our own transport, or through httpx where somebody has a hand in it. The short way skips httpx altogether. The long way goes through
-an ``httpx.AsyncClient`` over the same connections: when it was touched (hooks, auth, mounts, cookies) or patched. The
-stock way goes through httpx's own transport: proxies, trio, and mocks below httpx.
+The short way skips httpx and goes straight to our own connections. Where an ``httpx.AsyncClient`` over them was touched
+(hooks, auth, mounts, cookies) or its methods are replaced, requests go through that client. Proxies, trio and mocks below
+httpx get httpx's own transport.
 """
 
 from __future__ import annotations
 
-import asyncio
 import http.cookiejar
 import sys
 from typing import TYPE_CHECKING
 
 import httpx
 
+from videorouter.loops import running_loop
 from videorouter.transport.dialing import resolve_name
 from videorouter.transport.exchange import Exchanger
 from videorouter.transport.httpx_sender import HttpxSender
@@ -48,7 +48,8 @@ class SocketSender:
         self._connect_timeout = connect_timeout
         self._routes = routes
         self._client: httpx.AsyncClient | None = None
-        self._stocks: dict[str | None, HttpxSender] = {}
+        self._client_sender: HttpxSender | None = None
+        self._stock_senders: dict[str | None, HttpxSender] = {}
 
     @property
     def client(self) -> httpx.AsyncClient:
@@ -63,7 +64,7 @@ class SocketSender:
         return self._exchanger.pools.count()
 
     async def send(self, request: Request, attempt: Attempt, *, deadline: float, max_body: int) -> Response:
-        """Send once and read the whole answer; see ``Sender.send``."""
+        """Send once and read the whole response; see ``Sender.send``."""
         httpx_sender = self._find_httpx_sender(request.url)
         if httpx_sender is None:
             return await self._exchanger.exchange(request, attempt, deadline=deadline, max_body=max_body)
@@ -85,28 +86,27 @@ class SocketSender:
         return await httpx_sender.resolve(url, deadline=deadline)
 
     def _find_httpx_sender(self, url: str) -> HttpxSender | None:
-        """The way through httpx, when the short way would pass somebody by."""
+        """The way through httpx; ``None`` when nobody has a hand in it and the short way will do."""
         if is_client_patched() or (self._client is not None and _is_touched(self._client)):
-            return self._go_through(self.client)
+            if self._client_sender is None:
+                self._client_sender = HttpxSender(self.client, connect_timeout=self._connect_timeout)
+            return self._client_sender
         proxy = choose_proxy(self._routes, url) if self._routes else None
-        if proxy is not None or is_transport_patched() or not _is_selecting():
-            return self._find_stock(proxy)
+        if proxy is not None or is_transport_patched() or not _can_watch_sockets():
+            return self._find_stock_sender(proxy)
         return None
 
-    def _go_through(self, client: httpx.AsyncClient) -> HttpxSender:
-        return HttpxSender(client, connect_timeout=self._connect_timeout)
-
-    def _find_stock(self, proxy: str | None) -> HttpxSender:
-        sender = self._stocks.get(proxy)
+    def _find_stock_sender(self, proxy: str | None) -> HttpxSender:
+        sender = self._stock_senders.get(proxy)
         if sender is None:
             client = _open_client(StockTransport(proxy=proxy, ssl_context=self._ssl_context))
-            sender = self._stocks[proxy] = self._go_through(client)
+            sender = self._stock_senders[proxy] = HttpxSender(client, connect_timeout=self._connect_timeout)
         return sender
 
     async def aclose(self) -> None:
         """Abort what runs and close what is idle. Idempotent."""
         self._exchanger.pools.close()
-        for sender in self._stocks.values():
+        for sender in self._stock_senders.values():
             await sender.close_client()
 
 
@@ -130,9 +130,9 @@ def _is_touched(client: httpx.AsyncClient) -> bool:
     )
 
 
-def _is_selecting() -> bool:
+def _can_watch_sockets() -> bool:
     """Whether an asyncio loop runs that can watch sockets: trio and the proactor of Windows cannot."""
-    loop = asyncio._get_running_loop()  # noqa: SLF001 - documented for event loops, and gives None outside one
+    loop = running_loop()
     return loop is not None and (sys.platform != "win32" or hasattr(loop, "_selector"))
 
 
@@ -144,17 +144,7 @@ def open_sender(
     ssl_context: ssl.SSLContext | None = None,
     connect_timeout: float = 10.0,
 ) -> Sender:
-    """Give the sender for a client's settings.
-
-    Args:
-        http_client: The user's own client; it is never closed, and every other setting but the timeout is its own.
-        proxy: A proxy's URL for every request.
-        trust_env: Whether ``HTTP_PROXY``, ``HTTPS_PROXY``, ``ALL_PROXY`` and ``NO_PROXY`` count.
-        ssl_context: The TLS context; ``None`` trusts the system's store, else certifi's, and honours ``SSL_CERT_FILE``.
-        connect_timeout: Seconds for TCP and TLS together.
-
-    Returns:
-        A sender; ``aclose`` it when done.
+    """The sender for a client's settings; of a user's own ``http_client`` all others but the timeout are its own.
 
     Raises:
         ConfigurationError: A proxy's URL, or ``http_client``, cannot be used.
