@@ -1,4 +1,4 @@
-"""The four cures of the thread bridge, and what every sync caller stands on."""
+"""The four traps of a portal, each cured, and what every sync caller stands on."""
 
 from __future__ import annotations
 
@@ -150,7 +150,7 @@ def test_threads_share_one_loop(portal):
 # Ctrl-C
 
 
-def test_an_interrupt_cancels_the_work_and_waits_for_its_last_words(portal):
+def test_an_interrupt_cancels_the_work_and_waits_for_its_end(portal):
     client = portal.client
 
     press_until_cancelled(client, signal.SIGINT)
@@ -161,7 +161,7 @@ def test_an_interrupt_cancels_the_work_and_waits_for_its_last_words(portal):
 
 
 def test_an_interrupted_caller_waits_no_longer_than_its_work(portal, monkeypatch):
-    monkeypatch.setattr("videorouter.portal.LAST_WORDS", 60.0)
+    monkeypatch.setattr("videorouter.portal.CANCEL_TIMEOUT", 60.0)
     client = portal.client
     press_until_cancelled(client, signal.SIGINT)
     with pytest.raises(KeyboardInterrupt):
@@ -294,9 +294,7 @@ def test_a_forked_child_gets_a_client_and_a_loop_of_its_own(portal):
 
 @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
 def test_a_fork_while_another_thread_starts_the_loop_does_not_block_the_child(portal):
-    from videorouter import portal as module
-
-    with module._own_lock():
+    with portal._loop.mutex:
         holder = threading.Thread(target=lambda: portal.call(lambda client: client.echo(1)))
         holder.start()
         text = in_child(lambda: portal.call(lambda client: client.echo("child")))
@@ -330,43 +328,43 @@ def test_a_child_that_ends_properly_leaves_the_parents_loop_alone(portal):
     assert (ended.stdout.split(), ended.stderr) == (["0", "parent"], "")
 
 
-# Sessions
+# Tasks
 
 
-def test_a_session_does_all_its_errands_in_one_task(portal):
-    session = portal.open_session()
+def test_a_task_does_all_its_calls(portal):
+    task = portal.open_task()
 
-    async def task():
+    async def name():
         return id(asyncio.current_task())
 
-    first = session.call(task)
-    assert session.call(task) == first
-    session.close()
-    session.close()
+    first = task.call(name)
+    assert task.call(name) == first
+    task.close()
+    task.close()
 
 
-def test_an_interrupted_errand_leaves_its_session_usable(portal):
-    session = portal.open_session()
+def test_an_interrupted_call_leaves_its_task_usable(portal):
+    task = portal.open_task()
     client = portal.client
 
     press_until_cancelled(client, signal.SIGINT)
     with pytest.raises(KeyboardInterrupt):
-        session.call(client.hold)
+        task.call(client.hold)
 
     async def pending():
         return asyncio.current_task().cancelling()
 
     assert client.cancelled.is_set()
-    assert session.call(pending) == 0
-    session.close()
+    assert task.call(pending) == 0
+    task.close()
 
 
-def test_a_session_of_a_closed_portal_says_so(portal):
-    session = portal.open_session()
-    session.call(lambda: portal.client.echo(1))
+def test_a_task_of_a_closed_portal_says_so(portal):
+    task = portal.open_task()
+    task.call(lambda: portal.client.echo(1))
     portal.close()
     with pytest.raises(ClientClosedError):
-        session.call(lambda: portal.client.echo(1))
+        task.call(lambda: portal.client.echo(1))
 
 
 def test_a_derived_portal_shares_the_thread_and_has_its_own_client(portal):

@@ -81,7 +81,7 @@ def _holds(
         stub: Callable[[VideoRouter], AbstractContextManager[Iterator[R]]],
     ) -> Callable[Concatenate[VideoRouter, P], AbstractContextManager[Iterator[R]]]:
         def call(self: VideoRouter, /, *args: P.args, **kwargs: P.kwargs) -> AbstractContextManager[Iterator[R]]:
-            return self._portal.hold(lambda client: verb(client, *args, **kwargs))
+            return self._portal.wrap_context_manager(lambda client: verb(client, *args, **kwargs))
 
         return _dress(call, stub, verb)
 
@@ -158,7 +158,7 @@ class SyncBatch:
 
     def close(self) -> None:
         """Stop at once: cancel what runs, write down what is known of it, close the journal. Idempotent."""
-        self._portal.finish(lambda _: self._batch.aclose())
+        self._portal.clean_up(lambda _: self._batch.aclose())
 
     def __iter__(self) -> Iterator[BatchItem]:
         try:
