@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import collections
+import threading
 import time
 
 import pytest
@@ -149,3 +150,58 @@ async def test_requests_that_are_held_let_the_lane_grow_without_an_answer():
                 await asyncio.sleep(0.01)
         release.set()
         await asyncio.gather(*calls)
+
+
+async def test_a_model_that_is_called_without_end_starves_no_other():
+    async def step(visit):
+        await visit.read()
+        await asyncio.sleep(0.02)
+        await visit.say(write_answer(200, BODY))
+
+    gateway = Gateway(step)
+    async with gateway, AsyncVideoRouter("sk-0123456789", base_url=gateway.url, max_concurrency=2) as router:
+        done = collections.Counter()
+
+        async def call(model):
+            while True:
+                await router.generate("otter", model=model, timeout=30)
+                done[model] += 1
+
+        calls = [asyncio.create_task(call(model)) for model in ["busy"] * 10 + ["quiet"] * 2 + ["rare"] * 2]
+        async with asyncio.timeout(20):
+            while done.total() < 90:
+                await asyncio.sleep(0.005)
+        for one in calls:
+            one.cancel()
+        await asyncio.wait(calls)
+        assert min(done["busy"], done["quiet"], done["rare"]) >= 25
+
+
+async def test_a_loop_that_is_blocked_during_a_pause_holds_up_no_other_thread():
+    gateway = Gateway(answer(429, None, "Retry-After: 1"), answer())
+    blocked, unblock = threading.Event(), threading.Event()
+
+    async def call_and_block():
+        async with AsyncVideoRouter("sk-0123456789", base_url=gateway.url) as router:
+            call = asyncio.create_task(router.generate("otter", model="veo", timeout=60))
+            async with asyncio.timeout(10):
+                while router.stats().attempts < 1 or router.stats().in_flight:
+                    await asyncio.sleep(0.005)
+            waiting = asyncio.create_task(router.generate("heron", model="veo", timeout=60))
+            await asyncio.sleep(0.05)
+            blocked.set()
+            unblock.wait(30)  # a handler that does not give the loop back
+            await asyncio.gather(call, waiting)
+
+    async with gateway, AsyncVideoRouter("sk-0123456789", base_url=gateway.url) as router:
+        thread = threading.Thread(target=asyncio.run, args=(call_and_block(),), daemon=True)
+        thread.start()
+        try:
+            await asyncio.to_thread(blocked.wait, 10)
+            began = time.monotonic()
+            await router.generate("seal", model="veo", timeout=10)
+            assert time.monotonic() - began < 2.5
+        finally:
+            unblock.set()
+            await asyncio.to_thread(thread.join, 20)
+        assert len(gateway.posts) == 4

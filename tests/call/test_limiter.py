@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import os
 import resource
 import threading
@@ -32,7 +33,7 @@ def later(seconds: float = 20.0) -> float:
 
 
 def open_slot(limit: ClientLimit, model: str = "veo", *, adaptive: bool = True, sends: bool = True) -> Slot:
-    return Slot(limit.find_queue(ORIGIN, model, adaptive=adaptive), sends=sends)
+    return Slot(limit.find_queue(ORIGIN, model, adaptive=adaptive, sends=sends))
 
 
 def fill(limit: ClientLimit, times: int, **options) -> list[Slot]:
@@ -296,6 +297,146 @@ async def test_thousands_of_models_do_not_pile_up():
         slot.release()
     assert len(limit.queues) <= 1024
     assert len(limiter.PROCESS.model_limits) <= 1024
+
+
+# Nobody starves, and no loop holds up another
+
+
+async def test_the_models_of_a_client_take_turns():
+    limit = ClientLimit(1)
+    (held,) = fill(limit, 1, model="busy")
+    order = []
+
+    async def work(model, times):
+        for _ in range(times):
+            slot = open_slot(limit, model)
+            assert slot.try_take() or await slot.take(later())
+            order.append(model)
+            await asyncio.sleep(0)
+            slot.release()
+
+    async with asyncio.TaskGroup() as group:
+        for _ in range(5):
+            group.create_task(work("busy", 20))
+        await asyncio.sleep(0)
+        for model in ("quiet", "rare", "quiet", "rare"):
+            group.create_task(work(model, 5))
+        await asyncio.sleep(0)
+        held.release()
+    assert [order[:30].count(model) for model in ("busy", "quiet", "rare")] == [10, 10, 10]
+    assert (limit.used, limit.waiting) == (0, 0)
+
+
+async def test_a_client_without_budget_does_not_hold_up_another():
+    poor, rich = ClientLimit(10), ClientLimit(10)
+    (slot,) = fill(poor, 1)
+    slot.note_refusal(None)
+    slot.release()
+    slot.queue.model_limit.probe.next_at = later()
+    starved = open_slot(poor)
+    starved.out_of_budget = True
+    waiting = asyncio.create_task(starved.take(later()))
+    await asyncio.sleep(0.01)
+    other = open_slot(rich)
+    assert other.try_take() or await asyncio.wait_for(other.take(later()), 2)
+    waiting.cancel()
+
+
+async def test_looking_at_a_task_passes_those_who_wait_for_a_pause():
+    limit = ClientLimit(10)
+    (slot,) = fill(limit, 1)
+    slot.note_refusal(30.0)
+    waiting = asyncio.create_task(open_slot(limit).take(later(60)))
+    await asyncio.sleep(0.01)
+    look = open_slot(limit, sends=False)
+    assert look.try_take() or await asyncio.wait_for(look.take(later()), 2)
+    waiting.cancel()
+
+
+def run_in_thread(work) -> threading.Thread:
+    thread = threading.Thread(target=asyncio.run, args=(work,), daemon=True)
+    thread.start()
+    return thread
+
+
+def test_a_blocked_loop_that_waits_for_a_pause_holds_up_no_other():
+    limit = ClientLimit(10)
+    (slot,) = fill(limit, 1)
+    slot.note_refusal(0.5)
+    began = time.monotonic()
+    waits, unblock = threading.Event(), threading.Event()
+
+    async def wait_and_block():
+        waiting = asyncio.create_task(open_slot(limit).take(later()))
+        await asyncio.sleep(0.05)
+        waits.set()
+        unblock.wait(20)  # a handler that does not give the loop back
+        assert await waiting
+
+    async def wait():
+        return await open_slot(limit).take(later())
+
+    thread = run_in_thread(wait_and_block())
+    assert waits.wait(5)
+    try:
+        assert asyncio.run(wait())
+        assert 0.4 < time.monotonic() - began < 2
+    finally:
+        unblock.set()
+        thread.join(20)
+    assert not thread.is_alive()
+
+
+def test_a_stopped_loop_is_passed_over_until_it_runs_again():
+    limit = ClientLimit(1)
+    (held,) = fill(limit, 1)
+    stopped = asyncio.new_event_loop()
+    slot = open_slot(limit)
+    waiting = stopped.create_task(slot.take(later()))
+    stopped.run_until_complete(asyncio.sleep(0.01))
+
+    async def work():
+        slot = open_slot(limit)
+        taken = slot.take(later())
+        await asyncio.sleep(0)
+        waiter = asyncio.create_task(taken)
+        await asyncio.sleep(0.01)
+        held.release()
+        assert await asyncio.wait_for(waiter, 2)
+        slot.release()
+
+    asyncio.run(work())
+    assert not slot.held
+    assert stopped.run_until_complete(asyncio.wait_for(waiting, 5))
+    assert slot.held
+    stopped.close()
+
+
+def test_a_slot_that_the_garbage_collector_gives_back_under_the_lock_stops_nobody():
+    limit = ClientLimit(1)
+    done = threading.Event()
+
+    async def hold():
+        (slot,) = fill(limit, 1)
+        try:
+            await asyncio.sleep(60)
+        finally:
+            slot.release()
+
+    def drop():
+        loop = asyncio.new_event_loop()
+        task = loop.create_task(hold())
+        loop.run_until_complete(asyncio.sleep(0))
+        loop.close()
+        task._log_destroy_pending = False
+        del task, loop
+        with limiter.PROCESS.lock:
+            gc.collect()
+        done.set()
+
+    threading.Thread(target=drop, daemon=True).start()
+    assert done.wait(10)
+    assert limit.used == 0
 
 
 # How many jobs fit the file-descriptor limit

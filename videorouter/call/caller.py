@@ -352,7 +352,7 @@ class Caller:
         shared = self.shared
         if shared.closed or shared.draining:
             shared.check_taking()
-        return Slot(self.limit.find_queue(self.origins[0], model, adaptive=self.settings.adaptive), sends=sends)
+        return Slot(self.limit.find_queue(self.origins[0], model, adaptive=self.settings.adaptive, sends=sends))
 
     def task_url(self, task_id: str, poll_url: str | None = None) -> str:
         """Where a task's state is read: the gateway's own address on a known origin, else the documented path."""

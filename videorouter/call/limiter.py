@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 _MOST_MODELS = 1024
 _MOST_JOBS = 1000
 _JOBS_ON_WINDOWS = 500
+_LONGEST_REST = 0.1
+"""Seconds after which a loop looks again by itself whether its jobs may start."""
 _TRIO_LOOK = 0.02
 _UNSENT = (Phase.QUEUED, Phase.CONNECTING, Phase.SENDING)
 
@@ -68,7 +70,8 @@ class _Process:
     def reset(self) -> None:
         """Forget every model's limit."""
         self.generation += 1
-        self.lock: threading.Lock = threading.Lock()
+        # Reentrant: a slot may be given back by the garbage collector, in the middle of what is done under the lock.
+        self.lock: threading.RLock = threading.RLock()
         self.model_limits: dict[tuple[Origin, str], ModelLimit] = {}
 
     def find_model_limit(self, key: tuple[Origin, str]) -> ModelLimit:
@@ -87,7 +90,7 @@ class ModelLimit:
     ``pace`` is ``None`` for a limit that only counts (``adaptive=False``).
     """
 
-    __slots__ = ("_probe_slot", "_queues", "_timer", "_unproven", "pace", "probe", "used")
+    __slots__ = ("_probe_slot", "_queues", "_timers", "_unproven", "pace", "probe", "used")
 
     def __init__(self, pace: AdaptiveRate | None) -> None:
         self.pace: AdaptiveRate | None = pace
@@ -97,7 +100,8 @@ class ModelLimit:
         self._queues: deque[WaitQueue] = deque()
         self._unproven: deque[Slot] = deque()
         """Slots whose requests were neither answered nor held for long enough, oldest first."""
-        self._timer: tuple[float, asyncio.AbstractEventLoop, list[asyncio.TimerHandle]] | None = None
+        self._timers: dict[asyncio.AbstractEventLoop, _Timer] = {}
+        """Of each event loop in which jobs wait: one that is blocked or stopped holds up no other."""
 
     @property
     def limit(self) -> float:
@@ -120,7 +124,7 @@ class ModelLimit:
             self._count_held(now)
             if self.used + 1 > pace.limit:
                 return False
-        return not slot.sends or pace.find_start() <= now
+        return not slot.queue.sends or pace.find_start() <= now
 
     def enter(self, slot: Slot, now: float) -> None:
         """A job starts."""
@@ -133,7 +137,7 @@ class ModelLimit:
                 self.probe.count_probe(now)
         slot.started = now
         pace = self.pace
-        if pace is not None and slot.sends:
+        if pace is not None and slot.queue.sends:
             slot.counted = False
             pace.count_start(now)
             self._unproven.append(slot)
@@ -160,8 +164,7 @@ class ModelLimit:
                 unproven.popleft()
 
     def leave(self, slot: Slot, now: float) -> None:
-        """A job ends, or waits for its next attempt."""
-        self.used -= 1
+        """A job has ended, or waits for its next attempt."""
         if self._probe_slot is slot:
             self._probe_slot = None
         if self._queues:
@@ -192,85 +195,94 @@ class ModelLimit:
         pace = self.pace
         if pace is not None:
             self._count_held(now)
-        while queues:
+        following = now + _LONGEST_REST
+        passed_over = 0
+        while passed_over < len(queues):
             queue = queues[0]
+            client = queue.client_limit
             if not queue.waiters:
                 queues.popleft()
                 queue.listed = False
-                continue
-            client = queue.client_limit
-            if client.used >= client.limit:
+            elif client.used >= client.limit:
                 queues.popleft()
                 client.blocked.append(queue)
-                continue
-            if pace is not None:
-                if self.used + 1 > pace.limit:
-                    if self._unproven:
-                        self._set_timer(now, self._unproven[0].started + HELD, queue)
-                    return
-                start = pace.find_start()
-                if start > now and queue.first.sends:
-                    self._set_timer(now, start, queue)
-                    return
-            if self.probe.troubled and queue.first.out_of_budget:
-                start = self._find_probe_start(now)
+            elif pace is not None and self.used + 1 > pace.limit:
+                if self._unproven:
+                    following = min(following, self._unproven[0].started + HELD)
+                break
+            else:
+                start = self._find_start(queue, now)
+                queues.rotate(-1)
                 if start > now:
-                    self._set_timer(now, start, queue)
-                    return
-            queue.admit_first(now)
-            queues.rotate(-1)
+                    following = min(following, start)
+                    passed_over += 1
+                else:
+                    passed_over = 0 if queue.admit_first(now) else passed_over + 1
+        self._set_timer(now, following)
+
+    def _find_start(self, queue: WaitQueue, now: float) -> float:
+        """When the first of a queue may start."""
+        start = self.pace.find_start() if self.pace is not None and queue.sends else now
+        if self.probe.troubled and queue.first.out_of_budget:
+            start = max(start, self._find_probe_start(now))
+        return start
 
     def _find_probe_start(self, now: float) -> float:
         """When the next probe may start: one at a time, further and further apart, until one is answered well."""
         running = self._probe_slot
         start = self.probe.next_at
-        if running is not None and (now - running.started < HELD or _is_unsent(running)):
+        if running is not None and running.held and (now - running.started < HELD or _is_unsent(running)):
             # A refusal may take its time: only an answer ends the trouble, a long wait merely lets the next one ask.
             start = max(start, max(now, running.started) + HELD)
         return start
 
-    def _set_timer(self, now: float, when: float, queue: WaitQueue) -> None:
-        timer = self._timer
-        if timer is not None:
-            if timer[0] <= when + 0.001 and not timer[1].is_closed():
-                return
-            self._cancel_timer()
-        loop = queue.first_loop
-        if loop is None:
+    def begin_wait(self, loop: asyncio.AbstractEventLoop | None) -> None:
+        """A job of this event loop begins to wait."""
+        if loop is not None:
+            timer = self._timers.get(loop)
+            if timer is None:
+                timer = self._timers[loop] = _Timer()
+            timer.waiting += 1
+
+    def end_wait(self, loop: asyncio.AbstractEventLoop | None) -> None:
+        """It waits no more. This runs in the very loop."""
+        if loop is not None:
+            timer = self._timers[loop]
+            timer.waiting -= 1
+            if not timer.waiting:
+                del self._timers[loop]
+                if timer.handle is not None:
+                    timer.handle.cancel()
+
+    def _set_timer(self, now: float, when: float) -> None:
+        """Look again then, in the event loop that runs, if jobs wait in it. Every other one has a timer of its own."""
+        loop = running_loop()
+        timer = self._timers.get(loop) if loop is not None else None
+        if loop is None or timer is None:
             return
-        handles: list[asyncio.TimerHandle] = []
-        self._timer = (when, loop, handles)
-        delay = max(0.0, when - now)
-
-        def set_timer() -> None:
-            handles.append(loop.call_later(delay, self._on_timer, handles))
-
-        if running_loop() is loop:
-            set_timer()
-        else:
-            try:
-                loop.call_soon_threadsafe(set_timer)
-            except RuntimeError:
-                self._timer = None
-
-    def _cancel_timer(self) -> None:
-        timer, self._timer = self._timer, None
-        if timer is not None and running_loop() is timer[1]:
-            for handle in timer[2]:
-                handle.cancel()
-
-    def _on_timer(self, handles: list[asyncio.TimerHandle]) -> None:
-        with PROCESS.lock:
-            if self._timer is None or self._timer[2] is not handles:
+        if timer.handle is not None:
+            if now < timer.when <= when + 0.001:
                 return
-            self._timer = None
-            self.dispatch(time.monotonic())
+            timer.handle.cancel()
+        timer.when = when
+        timer.handle = loop.call_later(max(0.0, when - now), self._on_timer, timer)
 
-    def leave_loop(self, loop: asyncio.AbstractEventLoop | None, now: float) -> None:
-        """A waiter of this event loop has gone: the loop may end, and the timer must not end with it."""
-        if self._timer is not None and self._timer[1] is loop:
-            self._cancel_timer()
-            self.dispatch(now)
+    def _on_timer(self, timer: _Timer) -> None:
+        with PROCESS.lock:
+            timer.handle = None
+            if timer.waiting:
+                self.dispatch(time.monotonic())
+
+
+class _Timer:
+    """When the jobs of one event loop that wait for a model look again, and how many they are."""
+
+    __slots__ = ("handle", "waiting", "when")
+
+    def __init__(self) -> None:
+        self.waiting = 0
+        self.when = 0.0
+        self.handle: asyncio.TimerHandle | None = None
 
 
 def _is_unsent(slot: Slot) -> bool:
@@ -280,33 +292,33 @@ def _is_unsent(slot: Slot) -> bool:
 class ClientLimit:
     """A client's own limit of jobs at once.
 
-    ``blocked`` has the queues that wait for this limit only.
+    ``blocked`` has the queues that wait for this limit only, in order: the models of a client take turns.
     """
 
     __slots__ = ("__weakref__", "_queues", "blocked", "generation", "limit", "used", "waiting")
 
     def __init__(self, limit: int) -> None:
         self.limit: int = limit
-        self._queues: dict[tuple[Origin, str], WaitQueue] = {}
+        self._queues: dict[tuple[Origin, str, bool], WaitQueue] = {}
         self._reset()
 
     def _reset(self) -> None:
         self.generation: int = PROCESS.generation
         self.used: int = 0
         self.waiting: int = 0
-        self.blocked: list[WaitQueue] = []
+        self.blocked: deque[WaitQueue] = deque()
         self._queues.clear()
 
     @property
     def queues(self) -> tuple[WaitQueue, ...]:
-        """The queues of this client, one per (origin, model)."""
+        """The queues of this client."""
         return tuple(self._queues.values())
 
-    def find_queue(self, origin: Origin, model: str, *, adaptive: bool) -> WaitQueue:
-        """The queue of one (origin, model)."""
+    def find_queue(self, origin: Origin, model: str, *, adaptive: bool, sends: bool = True) -> WaitQueue:
+        """The queue of jobs that send to one (origin, model), or of those that only look at its tasks."""
         if self.generation != PROCESS.generation:
             self._reset()
-        key = (origin, model)
+        key = (origin, model, sends)
         queue = self._queues.get(key)
         if queue is None:
             with PROCESS.lock:
@@ -314,18 +326,18 @@ class ClientLimit:
                     self._queues = {
                         name: kept for name, kept in self._queues.items() if kept.waiters or kept.model_limit.used
                     }
-                limit = PROCESS.find_model_limit(key) if adaptive else ModelLimit(None)
-                queue = self._queues[key] = WaitQueue(self, limit)
+                limit = PROCESS.find_model_limit((origin, model)) if adaptive else ModelLimit(None)
+                queue = self._queues[key] = WaitQueue(self, limit, sends=sends)
         return queue
 
     def wake_blocked(self, now: float) -> None:
-        """A job has ended: whoever waited for this limit only may start."""
-        if self.blocked:
-            blocked, self.blocked = self.blocked, []
-            for queue in blocked:
-                queue.model_limit.join(queue)
-            for queue in blocked:
-                queue.model_limit.dispatch(now)
+        """A job has ended: the first that waits for this limit only may start, and goes behind the others."""
+        for _ in range(len(self.blocked)):
+            if self.used >= self.limit:
+                return
+            queue = self.blocked.popleft()
+            queue.model_limit.join(queue)
+            queue.model_limit.dispatch(now)
 
     def close(self) -> None:
         """Send away everybody who waits."""
@@ -345,14 +357,16 @@ def set_pace_factory(make_pace: Callable[[tuple[Origin, str]], AdaptiveRate]) ->
 class WaitQueue:
     """The jobs of one client that wait to ask one model.
 
-    ``waiters`` has them in order; ``listed`` says whether a limit knows that somebody waits.
+    ``waiters`` has them in order; ``listed`` says whether a limit knows that somebody waits; ``sends`` whether they are
+    for requests that may cost: looking at a task has no rate.
     """
 
-    __slots__ = ("client_limit", "listed", "model_limit", "waiters")
+    __slots__ = ("client_limit", "listed", "model_limit", "sends", "waiters")
 
-    def __init__(self, client_limit: ClientLimit, model_limit: ModelLimit) -> None:
+    def __init__(self, client_limit: ClientLimit, model_limit: ModelLimit, *, sends: bool = True) -> None:
         self.client_limit: ClientLimit = client_limit
         self.model_limit: ModelLimit = model_limit
+        self.sends: bool = sends
         self.waiters: OrderedDict[_Waiter, None] = OrderedDict()
         self.listed: bool = False
 
@@ -361,21 +375,24 @@ class WaitQueue:
         """The slot that the first in line waits for."""
         return next(iter(self.waiters)).slot
 
-    @property
-    def first_loop(self) -> asyncio.AbstractEventLoop | None:
-        """The event loop of the first in line that has one."""
-        return next((waiter.loop for waiter in self.waiters if waiter.loop is not None), None)
-
-    def admit_first(self, now: float) -> None:
-        """Give the first in line its slot."""
-        waiter, _ = self.waiters.popitem(last=False)
-        self.client_limit.waiting -= 1
-        if waiter.is_gone():
-            return
-        self.client_limit.used += 1
-        self.model_limit.enter(waiter.slot, now)
-        if not waiter.wake():
+    def admit_first(self, now: float) -> bool:
+        """Give a slot to the first in line whose event loop runs; ``False`` when there is none."""
+        stopped = 0
+        while stopped < len(self.waiters):
+            waiter, _ = self.waiters.popitem(last=False)
+            if waiter.is_stopped():
+                self.waiters[waiter] = None  # its own loop lets it in when it runs again
+                stopped += 1
+                continue
+            self.client_limit.waiting -= 1
+            if waiter.is_gone():
+                continue
+            self.client_limit.used += 1
+            self.model_limit.enter(waiter.slot, now)
+            if waiter.wake():
+                return True
             waiter.slot.give_back(now)
+        return False
 
 
 class _Waiter:
@@ -391,6 +408,10 @@ class _Waiter:
     def is_gone(self) -> bool:
         """Whether its event loop was closed under it."""
         return self.loop is not None and self.loop.is_closed()
+
+    def is_stopped(self) -> bool:
+        """Whether its event loop does not run now, and may again."""
+        return self.loop is not None and not self.loop.is_running() and not self.loop.is_closed()
 
     def wake(self) -> bool:
         """Tell it; ``False`` when there is nobody left to tell."""
@@ -427,17 +448,15 @@ class Slot:
 
     Attributes:
         queue: Where it waits.
-        sends: Whether it is for a request that may cost; looking at a task has no rate.
         held: Whether the job has it now.
         out_of_budget: Whether its client had no retry budget left: it may start only as a probe, or after a success.
         attempt: The attempt that runs, so that a held request can be told from one that is still connecting.
     """
 
-    __slots__ = ("attempt", "counted", "held", "out_of_budget", "queue", "sends", "started")
+    __slots__ = ("attempt", "counted", "held", "out_of_budget", "queue", "started")
 
-    def __init__(self, queue: WaitQueue, *, sends: bool = True) -> None:
+    def __init__(self, queue: WaitQueue) -> None:
         self.queue: WaitQueue = queue
-        self.sends: bool = sends
         self.out_of_budget: bool = False
         self.held: bool = False
         self.counted: bool = True
@@ -473,6 +492,7 @@ class Slot:
             waiter = _Waiter(self)
             queue.waiters[waiter] = None
             queue.client_limit.waiting += 1
+            queue.model_limit.begin_wait(waiter.loop)
             if first:
                 queue.waiters.move_to_end(waiter, last=False)
             if not queue.listed:
@@ -486,17 +506,16 @@ class Slot:
             self._withdraw(waiter)
             self.release()
             raise
-        if not self.held:
-            self._withdraw(waiter)
+        self._withdraw(waiter)
         return self.held
 
     def _withdraw(self, waiter: _Waiter) -> None:
         with PROCESS.lock:
             queue = self.queue
+            queue.model_limit.end_wait(waiter.loop)
             if waiter in queue.waiters:
                 del queue.waiters[waiter]
                 queue.client_limit.waiting -= 1
-                queue.model_limit.leave_loop(waiter.loop, time.monotonic())
 
     def release(self) -> None:
         """Give it back. Idempotent."""
@@ -513,9 +532,12 @@ class Slot:
         queue = self.queue
         if queue.client_limit.generation != PROCESS.generation:
             return
-        queue.client_limit.used -= 1
-        queue.model_limit.leave(self, now)
-        queue.client_limit.wake_blocked(now)
+        client, model = queue.client_limit, queue.model_limit
+        client.used -= 1
+        model.used -= 1
+        if client.blocked:  # first: its other models have waited for longer
+            client.wake_blocked(now)
+        model.leave(self, now)
 
     def note_success(self) -> None:
         """The gateway has answered well."""

@@ -79,7 +79,7 @@ class Shared:
     def count(self, limit: ClientLimit) -> Stats:
         """The counters at this moment, for the view that has this limit."""
         now = time.monotonic()
-        models = [queue.model_limit for queue in limit.queues]
+        models = {queue.model_limit for queue in limit.queues}
         paused = [model.pace.paused_until for model in models if model.pace is not None]
         most = sum(model.limit for model in models) if models else float("inf")
         return Stats(
