@@ -35,6 +35,7 @@ DECIDING = {
     "videorouter.call.retry",
     "videorouter.config",
     "videorouter.downloads.codecs",
+    "videorouter.downloads.gif",
     "videorouter.downloads.guard",
     "videorouter.downloads.media",
     "videorouter.downloads.mp4",

@@ -401,7 +401,8 @@ class AsyncVideoRouter(BatchVerbs):
                 result get ``-1``, ``-2``, ... behind their names.
             dest: A file's path; a folder (one that exists, or a text that ends in ``/``), where the name comes from
                 the URL; or an object with a plain or async ``write``, which is never closed.
-            check: Whether only a whole MP4 file will do. What fails is kept as ``NAME.rejected``.
+            check: Whether only a whole video file will do: MP4, or WebM, Matroska, QuickTime or GIF, which are saved
+                under their own ending. What fails is kept as ``NAME.rejected``.
             sha256: Whether to compute the digest.
             overwrite: Whether an older file is replaced. Default: at a path, yes; in a folder, another name is taken.
             timeout: Seconds for one file; default: the client's; ``None`` means thirty days.
@@ -490,7 +491,7 @@ class AsyncVideoRouter(BatchVerbs):
 
         Args:
             source: A result with one video, a video, or a URL.
-            check: Whether only a whole MP4 file will do.
+            check: Whether only a whole video file will do.
             timeout: Seconds in all; default: the client's; ``None`` means thirty days.
             max_retries: As ``save``.
             on_progress: As ``save``.
@@ -499,7 +500,7 @@ class AsyncVideoRouter(BatchVerbs):
             A context manager over the chunks.
 
         Raises:
-            DownloadError: It did not come whole, or is no MP4 file.
+            DownloadError: It did not come whole, or is no video file.
             InvalidRequestError: There is nothing to read.
         """
         options = self._download_options(check=check, timeout=timeout, max_retries=max_retries, on_progress=on_progress)

@@ -7,8 +7,10 @@ import shutil
 import sqlite3
 from types import SimpleNamespace
 
+import httpx
 import pytest
 from batching import collect, gather, prompts, read
+from media_files import block, cluster, webm
 
 from videorouter import (
     AsyncVideoRouter,
@@ -399,6 +401,27 @@ async def test_missing_files_are_fetched_by_the_next_run(sandbox, router, tmp_pa
     assert batch.caught_up == 1
     assert len(list(clips.glob("*.mp4"))) == 4
     assert len(await sandbox.charge_list()) == 4
+
+
+async def test_a_video_that_is_no_mp4_has_its_own_ending_and_is_fetched_once(tmp_path):
+    fetched = []
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        if request.method == "POST":
+            return httpx.Response(200, json={"created": 1, "data": [{"url": "https://cdn.example/otter.mp4"}]})
+        fetched.append(request.url)
+        return httpx.Response(200, content=webm(cluster(0, block(0))))
+
+    async with (
+        httpx.AsyncClient(transport=httpx.MockTransport(answer)) as client,
+        AsyncVideoRouter("k", base_url="https://gateway.example/v1", model="m", http_client=client) as router,
+    ):
+        for _ in range(2):
+            batch = router.generate_many(["otter"], journal=tmp_path / "run.db", save_to=tmp_path / "clips")
+            items = await collect(batch)
+            assert items[0].path == tmp_path / "clips" / "000000-otter.webm"
+            assert items[0].path.is_file()
+    assert len(fetched) == 1
 
 
 async def test_equal_entries_that_are_one_item_have_one_file(sandbox, router, tmp_path):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import io
 import os
 import pickle
 import signal
@@ -14,6 +15,7 @@ from pathlib import Path
 import httpx
 import pytest
 import respx
+from media_files import block, cluster, movie, webm
 
 from videorouter import (
     AsyncVideoRouter,
@@ -31,6 +33,14 @@ from videorouter.downloads import fetch
 
 pytestmark = pytest.mark.anyio
 CUTS = 65536
+
+
+OTHERS = {
+    "webm": webm(cluster(0, block(0), block(40))),
+    "mkv": webm(cluster(0, block(0), block(40)), kind=b"matroska"),
+    "mov": movie(ftyp=b""),
+    "gif": b"GIF89a\x04\0\x03\0\0\0\0" + b",\0\0\0\0\x04\0\x03\0\0\x02\x02\x84\x51\0" + b";",
+}
 
 
 def names(folder: Path) -> list[str]:
@@ -254,6 +264,25 @@ class TestRefused:
                 assert error.path in error.message
         assert names(tmp_path) == ["otter.mp4", "otter.mp4.2.rejected", "otter.mp4.rejected"]
         assert read(tmp_path / "otter.mp4.rejected").startswith(b"<!DOCTYPE")
+
+    @pytest.mark.parametrize(("kind", "ending"), [("webm", ".webm"), ("mkv", ".mkv"), ("mov", ".mov"), ("gif", ".gif")])
+    async def test_a_whole_video_that_is_no_mp4_is_kept_under_its_own_ending(
+        self, host, router, tmp_path, kind, ending, caplog
+    ):
+        host.body = OTHERS[kind]
+        (tmp_path / f"otter{ending}").write_bytes(b"somebody's")
+        saved = await router.save(host.video(), tmp_path / "otter.mp4")
+        assert saved.path == tmp_path / f"otter.2{ending}"
+        assert saved.path.read_bytes() == host.body
+        assert saved.media.container == kind
+        assert str(saved.path) in caplog.text
+        assert names(tmp_path) == sorted([f"otter{ending}", f"otter.2{ending}"])
+        sink = io.BytesIO()
+        assert (await router.save(host.video(), sink)).media.container == kind
+        assert sink.getvalue() == host.body
+        host.body = host.body[:-1]
+        error = await fail(router, host.video(), tmp_path / "cut.mp4")
+        assert read(error.path) == host.body
 
     async def test_check_false_takes_any_bytes(self, host, router, tmp_path, plan):
         host.usual = plan(body=b"GIF89a")

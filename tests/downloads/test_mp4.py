@@ -8,6 +8,7 @@ import struct
 
 import pytest
 from hypothesis import given, strategies as st
+from media_files import movie
 
 from videorouter.downloads.media import MediaReader
 from videorouter.downloads.mp4 import MAX_BOXES, describe_content
@@ -61,6 +62,13 @@ def test_what_is_no_whole_mp4_is_named(data, word):
     reason = judge(data)
     assert reason is not None
     assert re.search(word, reason), reason
+
+
+def test_an_old_quicktime_file_may_begin_with_any_box_but_must_hold_a_video():
+    assert judge(movie(ftyp=b"")) is None
+    assert judge(movie(ftyp=box(b"wide"), first=False)) is None
+    assert "begins with" in (judge(box(b"moov", b"m" * 40) + box(b"mdat", b"d" * 9)) or "")
+    assert "cut" in (judge(movie(ftyp=b"")[:-1]) or "")
 
 
 def test_an_open_end_proves_nothing_when_nobody_stated_a_length():

@@ -14,6 +14,7 @@ from videorouter.downloads.names import (
     fill_template,
     is_part_of,
     join_words,
+    name_content,
     name_video,
     number_name,
     number_paths,
@@ -95,6 +96,25 @@ def test_any_text_becomes_a_harmless_name(text):
 )
 def test_joined_words_are_plain_whatever_they_are_made_from(text, name):
     assert join_words(text) == name
+
+
+@pytest.mark.parametrize(
+    ("name", "container", "named"),
+    [
+        ("otter.mp4", "mp4", "otter.mp4"),
+        ("otter.mov", "mp4", "otter.mov"),
+        ("otter.mp4", "webm", "otter.webm"),
+        ("otter.MP4", "mov", "otter.mov"),
+        ("otter.webm.mp4", "webm", "otter.webm"),
+        ("otter.WEBM", "webm", "otter.WEBM"),
+        ("otter.gif", "mkv", "otter.mkv"),
+        ("otter", "gif", "otter"),
+        ("otter.v2", "gif", "otter.v2"),
+        (".mp4", "gif", ".mp4"),
+    ],
+)
+def test_a_file_that_is_no_mp4_has_its_own_ending(name, container, named):
+    assert name_content(name, container) == named
 
 
 def test_numbers_stand_before_the_suffix():

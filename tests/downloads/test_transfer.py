@@ -7,7 +7,7 @@ from hypothesis import given, strategies as st
 
 from videorouter import DownloadError, InternalServerError, NotFoundError, PermissionDeniedError
 from videorouter.downloads.transfer import (
-    FailedAttempt,
+    FailedFetch,
     FullContent,
     PartialContent,
     Redirect,
@@ -64,7 +64,7 @@ def test_a_length_that_makes_no_sense_is_asked_again(length):
 
 
 def test_contradicting_lengths_are_asked_again():
-    assert isinstance(read(200, ((b"content-length", b"7"), (b"content-length", b"8"))), FailedAttempt)
+    assert isinstance(read(200, ((b"content-length", b"7"), (b"content-length", b"8"))), FailedFetch)
 
 
 def test_more_than_the_limit_is_refused():
@@ -133,7 +133,7 @@ def test_206_that_holds_the_whole_file_is_the_whole_file(state):
     assert read(206, whole, state) == FullContent(total=100, etag='"v1"')
     assert read(206, replace(content_range=b"bytes 0-99/100", content_length=None), state).total == 100
     for headers in (replace(content_range=b"bytes 0-98/100"), replace(content_range=b"bytes 0-99/*")):
-        assert isinstance(read(206, headers, state), FailedAttempt)
+        assert isinstance(read(206, headers, state), FailedFetch)
     with pytest.raises(DownloadError, match="max_download_bytes=99"):
         read(206, whole, state, limit=99)
 
@@ -159,7 +159,7 @@ def test_a_redirect_says_where_the_file_lies(status):
 @pytest.mark.parametrize("status", [408, 500, 502, 503, 504, 520, 524, 526, 599, 204])
 def test_trouble_is_asked_again(status):
     found = read(status)
-    assert isinstance(found, FailedAttempt)
+    assert isinstance(found, FailedFetch)
     assert not found.refused
     assert not found.start_over
     assert found.status == found.error.status == status
@@ -201,12 +201,12 @@ def test_a_refusal_for_good_is_raised_as_both_its_classes_without_the_signature(
 
 def test_pauses_grow_and_never_go_below_what_was_asked_for():
     error = DownloadError("x")
-    assert pause_before(FailedAttempt(error=error), 0, 1.0) == pytest.approx(0.1)
-    assert pause_before(FailedAttempt(error=error), 3, 1.0) == pytest.approx(0.4)
-    assert pause_before(FailedAttempt(error=error), 99, 1.0) == pytest.approx(5.0)
-    assert pause_before(FailedAttempt(error=error, status=502), 1, 1.0) == pytest.approx(1.0)
-    assert pause_before(FailedAttempt(error=error, refused=True), 99, 1.0) == pytest.approx(30.0)
-    assert pause_before(FailedAttempt(error=error, refused=True, wait=60.0), 1, 0.0) == 60.0
+    assert pause_before(FailedFetch(error=error), 0, 1.0) == pytest.approx(0.1)
+    assert pause_before(FailedFetch(error=error), 3, 1.0) == pytest.approx(0.4)
+    assert pause_before(FailedFetch(error=error), 99, 1.0) == pytest.approx(5.0)
+    assert pause_before(FailedFetch(error=error, status=502), 1, 1.0) == pytest.approx(1.0)
+    assert pause_before(FailedFetch(error=error, refused=True), 99, 1.0) == pytest.approx(30.0)
+    assert pause_before(FailedFetch(error=error, refused=True, wait=60.0), 1, 0.0) == 60.0
 
 
 def test_a_length_is_right_short_or_long():

@@ -243,7 +243,7 @@ async def test_two_items_never_share_a_file_name(tmp_path):
     assert first == wanted
     assert second != wanted
     assert await journal.plan_file("b", 0, wanted) == second
-    await journal.record_file(second, size=3, sha256="ab")
+    await journal.record_file(second, second, size=3, sha256="ab")
     assert await journal.find_files("a") == ()
     assert await journal.find_files("b") == ((second, "ab"),)
     assert read(journal.path, "SELECT path FROM files WHERE item = 'b'") == [("clips/otter-b.mp4",)]

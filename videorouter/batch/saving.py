@@ -136,7 +136,7 @@ class Saver:
         path.parent.mkdir(parents=True, exist_ok=True)
         download = await self._save(video, path)
         if journal is not None:
-            await journal.record_file(path, size=download.size, sha256=download.sha256)
+            await journal.record_file(path, Path(download.file), size=download.size, sha256=download.sha256)
         return download
 
     def _with_files(self, item: BatchItem, saved: list[Download]) -> BatchItem:

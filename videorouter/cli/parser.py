@@ -158,7 +158,7 @@ def _fill_download(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("urls", nargs="*", metavar="URL", help="where the video lies; - reads stdin")
     parser.set_defaults(rest="urls")
     _add_destination(parser)
-    parser.add_argument("--no-check", action="store_true", help="take any bytes, not only a whole MP4 file")
+    parser.add_argument("--no-check", action="store_true", help="take any bytes, not only a whole video file")
     options.add_client_options(parser)
     options.add_output_options(parser)
 

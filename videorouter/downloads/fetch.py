@@ -28,7 +28,7 @@ from videorouter.downloads.guard import (
 from videorouter.downloads.mp4 import describe_content
 from videorouter.downloads.transfer import (
     MIN_PROGRESS,
-    FailedAttempt,
+    FailedFetch,
     FullContent,
     PartialContent,
     Redirect,
@@ -127,7 +127,7 @@ class Fetch:
             try:
                 stream, answer = await self._open()
                 try:
-                    if isinstance(answer, FailedAttempt):
+                    if isinstance(answer, FailedFetch):
                         failed = answer
                     else:
                         self.framed = answer.framed
@@ -154,14 +154,14 @@ class Fetch:
                                 await self._report_progress(last=True)
                             self._caller.shared.budget.repay(self._last_cost)
                             return
-                        failed = FailedAttempt(error=self._fail(shortfall))
+                        failed = FailedFetch(error=self._fail(shortfall))
                 finally:
                     await _close(stream)
             except WireError as error:
                 failed = self._read_failure(error)
             await self._pause(failed, brought=self.transferred - before)
 
-    async def _pause(self, failed: FailedAttempt, *, brought: int) -> None:
+    async def _pause(self, failed: FailedFetch, *, brought: int) -> None:
         """Wait for the next attempt, or raise where there is none."""
         if failed.start_over or self.state.etag is None:
             self.state = TransferState()
@@ -188,7 +188,7 @@ class Fetch:
         await anyio.sleep(pause)
         self._caller.check_open()
 
-    async def _open(self) -> tuple[ResponseStream, FullContent | PartialContent | FailedAttempt]:
+    async def _open(self) -> tuple[ResponseStream, FullContent | PartialContent | FailedFetch]:
         """Follow the redirects, each one checked, to an answer that is none."""
         settings = self._caller.settings
         target = check_file_url(self._url, self._policy)
@@ -212,7 +212,7 @@ class Fetch:
                     wall=time.time(),
                 )
                 if not isinstance(answer, Redirect):
-                    if isinstance(answer, FailedAttempt):
+                    if isinstance(answer, FailedFetch):
                         await self._keep_evidence(stream, answer.error)
                     done = True
                     return stream, answer
@@ -273,7 +273,7 @@ class Fetch:
                         break
         error.add(body=show_body(body, self._caller.settings.redact) if body else None, host=self._host)
 
-    def _read_failure(self, error: WireError) -> FailedAttempt:
+    def _read_failure(self, error: WireError) -> FailedFetch:
         if error.failure is WireFailure.CLOSED:
             msg = "The client was closed while a file was on its way."
             raise ClientClosedError(msg) from error
@@ -286,7 +286,7 @@ class Fetch:
         found.__cause__ = error
         if error.failure in _FINAL or error.failure is WireFailure.DEADLINE:
             self._raise(found)
-        return FailedAttempt(error=found)
+        return FailedFetch(error=found)
 
     def _fail(self, reason: str, advice: str = "") -> DownloadError:
         have = ""
@@ -350,8 +350,8 @@ async def stream_once(fetch: Fetch, *, check: bool, media: MediaReader) -> Async
     """A file's bytes once each, for someone who cannot take bytes back.
 
     When a transfer must start over, the bytes that are out already are compared, by digest, with those that come
-    again: it goes on only when they are the same. With ``check``, the first bytes are held back until they look like
-    MP4, and the boxes are checked at the end. ``media`` is handed every byte.
+    again: it goes on only when they are the same. With ``check``, the first bytes are held back until they look
+    like a video, and the structure is checked at the end. ``media`` is handed every byte.
     """
     digest = repeated_digest = sha256()
     given = repeated = 0
@@ -394,5 +394,5 @@ async def stream_once(fetch: Fetch, *, check: bool, media: MediaReader) -> Async
 def _refuse_content(reason: str | None, head: bytes) -> None:
     if reason is not None:
         looks = f" It looks like {describe_content(head)}." if head else ""
-        msg = f"This is no whole MP4 file: {reason}.{looks} Pass check=False to take any bytes."
+        msg = f"This is no whole video file: {reason}.{looks} Pass check=False to take any bytes."
         raise DownloadError(msg)

@@ -21,7 +21,7 @@ from itertools import chain, islice
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from videorouter.downloads.media import MediaReader
-from videorouter.downloads.names import number_paths, part_name, rejected_name
+from videorouter.downloads.names import name_content, number_paths, part_name, rejected_name
 from videorouter.downloads.resume import OPEN_FLAGS, Busy, ResumeFile, boot_id
 from videorouter.downloads.transfer import TransferState
 
@@ -55,7 +55,7 @@ def find_free(path: Path, taken: Container[Path] = ()) -> Path:
 
 
 def read_media(descriptor: int, size: int, *, framed: bool = True) -> tuple[Media | None, str | None]:
-    """What an open file of that size says of its video, and why it is no whole MP4 file. It skips what it can."""
+    """What an open file of that size says of its video, and why it is no whole video file. It skips what it can."""
     reader = MediaReader()
     while (missing := reader.missing) > 0 and reader.wanted < size:
         reader.at = reader.wanted
@@ -166,7 +166,7 @@ class PartialFile:
             rest = rest[written:]
 
     def inspect(self, *, framed: bool) -> tuple[Media | None, str | None]:
-        """What was written says of its video, and why it is no whole MP4 file."""
+        """What was written says of its video, and why it is no whole video file."""
         return (None, "it is empty") if self._file is None else read_media(self._file, self.size, framed=framed)
 
     def head(self) -> bytes:
@@ -176,10 +176,13 @@ class PartialFile:
         os.lseek(self._file, 0, os.SEEK_SET)
         return os.read(self._file, 512)
 
-    def commit(self) -> None:
-        """Give the file its name; where that fails, the old file is as it was."""
+    def commit(self, container: str = "mp4") -> None:
+        """Give the file its name, with the ending of what it holds; where that fails, the old file is as it was."""
         part = self._sync_part()
-        if self._conflict == "replace":
+        named = self.path.with_name(name_content(self.path.name, container))
+        if named != self.path:
+            self._name_part(part, number_paths(named, "."))  # nobody agreed to replace a file of that name
+        elif self._conflict == "replace":
             part.replace(self.path)
         elif self._conflict == "refuse":
             self._name_part(part, [self.path])

@@ -1,7 +1,6 @@
 """Looks at what was delivered: the facts of a video file without a decoder, and how they differ from what was asked for.
 
-It reads MP4 and QuickTime (``downloads.mp4``), WebM and Matroska (``downloads.webm``), and a GIF's size. Steps, depth
-and kept bytes are bounded, and nothing here raises: what a file does not say, or says wrongly, is not known.
+It reads MP4 and QuickTime (``downloads.mp4``), WebM and Matroska (``downloads.webm``), and GIF. Steps, depth and kept bytes are bounded, and nothing here raises: what a file does not say, or says wrongly, is not known.
 """
 
 from __future__ import annotations
@@ -9,6 +8,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
+from videorouter.downloads.gif import GifParser
 from videorouter.downloads.mp4 import BoxParser, show_head
 from videorouter.downloads.webm import ElementParser
 from videorouter.models import Media, Mismatch
@@ -21,6 +21,7 @@ _LEAST = 8
 _FIRST_BOXES = frozenset({b"ftyp", b"styp", b"moov", b"mdat", b"wide", b"free", b"skip", b"pnot"})
 """What an MP4 or QuickTime file may begin with."""
 
+_GIF = frozenset({b"GIF87a", b"GIF89a"})
 _EBML = b"\x1a\x45\xdf\xa3"
 
 
@@ -33,14 +34,13 @@ class MediaReader:
         at: Bytes seen so far, or skipped to.
     """
 
-    __slots__ = ("_gif", "_head", "_held", "_missed", "_parser", "at")
+    __slots__ = ("_head", "_held", "_missed", "_parser", "at")
 
     def __init__(self) -> None:
         self.at: int = 0
         self._head = b""
         self._held = bytearray()
-        self._parser: BoxParser | ElementParser | None = None
-        self._gif: Media | None = None
+        self._parser: BoxParser | ElementParser | GifParser | None = None
         self._missed = False
 
     @property
@@ -79,7 +79,7 @@ class MediaReader:
                 self._go_on()
 
     def finish(self, size: int, *, framed: bool = True) -> str | None:
-        """Why a file of this size is no whole MP4 file; ``None`` when it is one.
+        """Why a file of this size is no whole video file; ``None`` when it is one.
 
         Args:
             size: Bytes in all.
@@ -96,19 +96,24 @@ class MediaReader:
             return self.reason
         self._parser.end(bytes(self._held))
         self._held.clear()
-        return self.reason or self._parser.finish(size, framed=framed)
+        reason = self._parser.finish(size, framed=framed)
+        if reason is None and isinstance(self._parser, BoxParser) and self._head[4:8] != b"ftyp":
+            media = self._parser.media()  # old QuickTime files begin with any box, and then must hold a video
+            if media.container != "mov" or media.video_codec is None:
+                return f"it is not an MP4 file: it begins with {show_head(self._head)}"
+        return reason
 
     @property
     def reason(self) -> str | None:
-        """Why this is no MP4 file, as soon as that is known."""
-        if self._head and self._head[4:8] != b"ftyp":
-            return f"it is not an MP4 file: it begins with {show_head(self._head)}"
-        return None if self._parser is None else self._parser.reason
+        """Why this is no video file, as soon as that is known."""
+        if self._parser is None:
+            return f"it is no video file: it begins with {show_head(self._head)}" if self._head else None
+        return self._parser.reason
 
     @property
     def media(self) -> Media | None:
         """What is known; ``None`` when it is no video file of a known kind."""
-        return self._parser.media() if self._parser is not None else self._gif
+        return self._parser.media() if self._parser is not None else None
 
     def _go_on(self) -> None:
         """Read what was held back, of which there is enough now."""
@@ -128,11 +133,8 @@ class MediaReader:
             self._parser = BoxParser()
         elif head[:4] == _EBML:
             self._parser = ElementParser()
-        elif head[:6] in {b"GIF87a", b"GIF89a"} and len(head) >= 10:
-            width, height = int.from_bytes(head[6:8], "little"), int.from_bytes(head[8:10], "little")
-            self._gif = Media(
-                container="gif", width=width or None, height=height or None, video_codec="gif", has_sound=False
-            )
+        elif head[:6] in _GIF:
+            self._parser = GifParser()
 
 
 _SECONDS = re.compile(r"\s*(\d{1,3}(?:\.\d{1,3})?)\s*(?:s|sec|secs|seconds?)?\s*", re.IGNORECASE)

@@ -32,6 +32,7 @@ _DEVICE = re.compile(r"(con|prn|aux|nul|clock\$|conin\$|conout\$|com[0-9¹²³]|
 _NO_WORD = re.compile(r"[^\w.-]+")
 _UNSAFE = re.compile(r"[^\w.-]+", re.ASCII)
 _MAX_FILLED = 200
+_ENDINGS = {"mp4": ".mp4", "mov": ".mov", "webm": ".webm", "mkv": ".mkv", "gif": ".gif"}
 _PART = re.compile(r"\.[0-9a-f]{32}\.part")
 
 
@@ -93,6 +94,15 @@ def number_paths(path: Path, mark: str = "-") -> Iterator[Path]:
     yield path
     for number in count(2):
         yield path.with_name(number_name(path.name, number, mark))
+
+
+def name_content(name: str, container: str) -> str:
+    """``otter.mp4`` -> ``otter.webm`` for a file that is no MP4, whatever ending of a video it was meant to have."""
+    stem, dot, suffix = name.rpartition(".")
+    ending = _ENDINGS.get(container, ".mp4")
+    if container == "mp4" or not stem or f"{dot}{suffix.lower()}" not in {*_ENDINGS.values(), ".m4v"} - {ending}:
+        return name
+    return f"{stem.removesuffix(ending)}{ending}"
 
 
 def rejected_name(name: str) -> str:

@@ -68,7 +68,7 @@ class DownloadOptions(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         seconds: For one file, from the moment that it has a slot.
-        check: Whether only a whole MP4 file will do.
+        check: Whether only a whole video file will do.
         sha256: Whether to compute the digest.
         overwrite: Whether an older file is replaced. ``None``: at a path that was given, yes; in a folder that was
             given, another name is taken.
@@ -254,14 +254,20 @@ class _FileSave:
         file.write(self._block.parts)
         framed = self._fetch is None or self._fetch.framed
         self._media, reason = file.inspect(framed=framed)
-        if reason is None or not self._options.check:
+        if not self._options.check:
             file.commit()
+            return
+        if reason is None:
+            container = "mp4" if self._media is None else self._media.container
+            file.commit(container)
+            if container != "mp4":
+                log.warning("the video is no MP4 file but %s: saved as %s", container, file.path)
             return
         looks = describe_content(file.head())
         kept = file.reject() if file.size else None
         where = f" What came is kept as {kept}, since it was paid for." if kept else ""
         msg = (
-            f"What came is no whole MP4 file: {reason} (it looks like {looks}).{where} Look at it, or pass check=False "
+            f"What came is no whole video file: {reason} (it looks like {looks}).{where} Look at it, or pass check=False "
             "to take any bytes."
         )
         raise DownloadError(msg, path=None if kept is None else str(kept))
@@ -336,9 +342,7 @@ def _read_inline(data: bytes, *, check: bool) -> Media | None:
     reason = reader.finish(len(data))
     if reason is not None and check:
         looks = describe_content(data)
-        msg = (
-            f"The inline bytes are no whole MP4 file: {reason} (they look like {looks}). Pass check=False to take them."
-        )
+        msg = f"The inline bytes are no whole video file: {reason} (they look like {looks}). Pass check=False to take them."
         raise DownloadError(msg)
     return reader.media
 

@@ -113,7 +113,7 @@ class Redirect(msgspec.Struct, frozen=True, kw_only=True):
     location: str | None
 
 
-class FailedAttempt(msgspec.Struct, frozen=True, kw_only=True):
+class FailedFetch(msgspec.Struct, frozen=True, kw_only=True):
     """This attempt brought nothing; another may.
 
     Attributes:
@@ -131,7 +131,7 @@ class FailedAttempt(msgspec.Struct, frozen=True, kw_only=True):
     status: int | None = None
 
 
-Answer: TypeAlias = FullContent | PartialContent | Redirect | FailedAttempt
+Answer: TypeAlias = FullContent | PartialContent | Redirect | FailedFetch
 
 
 def build_range_headers(state: TransferState) -> tuple[tuple[bytes, bytes], ...]:
@@ -163,13 +163,13 @@ def read_answer(
     wait = read_retry_after(headers, wall=wall)
     error = _build_refusal(status, host, shown, retry_after=wait)
     if status in {425, 429} or (status == 503 and wait is not None):
-        return FailedAttempt(error=error, refused=True, wait=wait, status=status)
+        return FailedFetch(error=error, refused=True, wait=wait, status=status)
     if status in _TRANSIENT or status >= 500 or 200 <= status < 300:
-        return FailedAttempt(error=error, status=status)
+        return FailedFetch(error=error, status=status)
     raise error
 
 
-def pause_before(failed: FailedAttempt, attempt: int, dice: float) -> float:
+def pause_before(failed: FailedFetch, attempt: int, dice: float) -> float:
     """Seconds before the next attempt, after so many failed ones in a row; ``dice`` is between 0 and 1."""
     back_off = REFUSED if failed.refused or failed.status is not None else CONNECTING
     return find_pause(max(attempt, 1), back_off, dice, failed.wait)
@@ -198,7 +198,7 @@ def _read_whole(headers: Headers, shown: str, host: str, limit: int) -> Answer:
         text = lengths.pop().decode("latin-1")
         if lengths or not _DIGITS.fullmatch(text):
             msg = f"{host} states a length that makes no sense ({text[:40]!r})."
-            return FailedAttempt(error=DownloadError(msg, status=200, result_url=shown), start_over=True)
+            return FailedFetch(error=DownloadError(msg, status=200, result_url=shown), start_over=True)
         total = int(text)
     if total is not None and total > limit:
         raise _too_large(total, limit, shown)
@@ -239,9 +239,9 @@ def _read_part(headers: Headers, state: TransferState, shown: str, host: str, li
     )
 
 
-def _restart(host: str, shown: str, reason: str, status: int) -> FailedAttempt:
+def _restart(host: str, shown: str, reason: str, status: int) -> FailedFetch:
     msg = f"The file could not be fetched whole: {host} {reason}. Run it again; it starts from the first byte."
-    return FailedAttempt(error=DownloadError(msg, status=status, result_url=shown), start_over=True)
+    return FailedFetch(error=DownloadError(msg, status=status, result_url=shown), start_over=True)
 
 
 def _too_large(total: int, limit: int, shown: str) -> DownloadError:

@@ -313,11 +313,11 @@ class Journal:
         """Reserve a file name for one video of an item: the same as before, and never one that something else has."""
         return await self.writer.do("file", lambda database: self.choose_file(database, item, number, path))
 
-    async def record_file(self, path: Path, *, size: int, sha256: str | None = None) -> None:
-        """Commit that a file stands whole under its name."""
-        values = {"path": self.shorten(path), "size": size, "sha256": sha256, "now": time.time()}
-        statement = "UPDATE files SET size = :size, sha256 = :sha256, saved = :now WHERE path = :path"
-        await self._execute("file", statement, values)
+    async def record_file(self, planned: Path, path: Path, *, size: int, sha256: str | None = None) -> None:
+        """Commit that a file stands whole: under the name that was planned for it, or with another ending."""
+        values = {"planned": self.shorten(planned), "path": self.shorten(path), "size": size, "sha256": sha256}
+        statement = "UPDATE OR IGNORE files SET path = :path, size = :size, sha256 = :sha256, saved = :now WHERE path = :planned"
+        await self._execute("file", statement, {**values, "now": time.time()})
 
     async def find_files(self, item: str) -> tuple[tuple[Path, str | None], ...]:
         """The files of an item that were saved whole, with their digests, in order."""
