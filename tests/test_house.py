@@ -30,7 +30,7 @@ DECIDING = {
     "videorouter.call.answers",
     "videorouter.call.inputs",
     "videorouter.call.pace",
-    "videorouter.call.refusals",
+    "videorouter.call.failures",
     "videorouter.call.requests",
     "videorouter.call.retry",
     "videorouter.config",

@@ -22,10 +22,10 @@ from videorouter.call.answers import MAX_ANSWER_BYTES, ErrorAnswer, Unusable, de
 from videorouter.call.failures import (
     FailedAttempt,
     build_error,
+    classify_answer,
+    classify_failure,
+    classify_surprise,
     keep_evidence,
-    name_answer,
-    name_failure,
-    name_surprise,
 )
 from videorouter.call.headers import HeaderBuilder
 from videorouter.call.in_doubt import call_hooks, call_hooks_while_cancelled
@@ -100,20 +100,20 @@ class Call(msgspec.Struct, Generic[Answer], kw_only=True, eq=False):
         request = await self.prepare()
         began = time.monotonic()
         self.history.attempts += 1
-        refused = caller.settings.refused_statuses
+        settings = caller.settings
         ended: Answer | FailedAttempt
         try:
             response = await caller.shared.sender.send(request, attempt, deadline=self.until, max_body=MAX_ANSWER_BYTES)
             answer = self.read(response)
         except WireError as error:
-            ended = name_failure(error, attempt, kind=self.kind, refused=refused)
+            ended = classify_failure(error, attempt, self.kind, settings, wall=time.time())
         except Exception as error:  # noqa: BLE001  whatever a user's transport raises, it ends here
-            ended = name_surprise(error, attempt, kind=self.kind, refused=refused, redact=caller.settings.redact)
+            ended = classify_surprise(error, attempt, self.kind, settings, wall=time.time())
         else:
             if answer is None:
                 ended = FailedAttempt(outcome=Outcome.PENDING, attempt=attempt, response=response)
             elif isinstance(answer, ErrorAnswer | Unusable):
-                ended = name_answer(answer, response, attempt, kind=self.kind, refused=refused)
+                ended = classify_answer(answer, response, attempt, self.kind, settings, wall=time.time())
             else:
                 attempt.response = response
                 ended = answer

@@ -1,36 +1,37 @@
 """What became of one attempt that brought no success: its outcome for the retry law, and the error that a user sees.
 
-It decides nothing about retries (``call.retry`` does) and sends nothing. Everything that may have cost money keeps
-its evidence: status, request id, header fields and the first 4 KiB of the body, without the key.
+Statuses choose the class of a refusal; moderation is one class wherever it surfaces. Everything that may have cost money
+keeps its evidence: status, request id, header fields and the first 4 KiB of the body, without the key.
+
+This file decides nothing about retries: ``call.retry`` does.
 """
 
 from __future__ import annotations
 
 import re
-import time
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from videorouter.call.answers import ErrorAnswer, Unusable, decode_json, find_error
-from videorouter.call.refusals import (
-    build_refusal,
-    find_request_id,
-    show_body,
-    show_headers,
-    show_words,
-)
 from videorouter.call.retry import UNDECIDED, Outcome, Raise, RequestKind, find_outcome, read_retry_after
 from videorouter.errors import (
     APIConnectionError,
     APIStatusError,
+    AuthenticationError,
+    BadRequestError,
     ClientClosedError,
+    ContentPolicyError,
     DeadlineExceededError,
+    InsufficientCreditsError,
     InternalServerError,
+    NotFoundError,
     OutcomeUnknownError,
+    PermissionDeniedError,
     Phase,
     RateLimitError,
     UnexpectedResponseError,
+    UnprocessableEntityError,
     VideoRouterError,
 )
 from videorouter.http import Attempt, Response, WireError, WireFailure, find_header
@@ -38,8 +39,32 @@ from videorouter.http import Attempt, Response, WireError, WireFailure, find_hea
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from videorouter.call.answers import Headers
     from videorouter.config import ClientSettings
 
+MAX_EVIDENCE = 4096
+"""Bytes of an answer that an error keeps."""
+
+MAX_WORDS = 1000
+"""Characters of a message, a type or a code that an error keeps."""
+
+_WINDOW = 64 * MAX_EVIDENCE
+"""Bytes that are searched for the key: what is taken out must not pull an unsearched piece into sight."""
+
+_CLASSES: dict[int, type[APIStatusError]] = {
+    400: BadRequestError,
+    401: AuthenticationError,
+    402: InsufficientCreditsError,
+    403: PermissionDeniedError,
+    404: NotFoundError,
+    422: UnprocessableEntityError,
+    429: RateLimitError,
+}
+_MODERATION = re.compile(
+    r"content[ _-]?polic|moderat|safety|sensitive|nsfw|prohibited|flagged|responsible[ _-]ai|\bharmful", re.IGNORECASE
+)
+_REQUEST_ID = re.compile(r"\(request id: ([^)\s]{1,200})\)")
+_SECRET_HEADERS = frozenset({"authorization", "proxy-authorization", "cookie", "set-cookie", "x-api-key"})
 _HOPELESS = frozenset(
     {
         WireFailure.CERTIFICATE,
@@ -105,8 +130,10 @@ def has_left(attempt: Attempt) -> bool:
     return not (attempt.phase is Phase.SENDING and attempt.write_failed)
 
 
-def name_failure(error: WireError, attempt: Attempt, *, kind: RequestKind, refused: frozenset[int]) -> FailedAttempt:
-    """The end of an attempt that brought no whole answer."""
+def classify_failure(
+    error: WireError, attempt: Attempt, kind: RequestKind, settings: ClientSettings, *, wall: float
+) -> FailedAttempt:
+    """The end of an attempt that brought no whole answer; ``wall`` is the Unix time in seconds."""
     failure = error.failure
     if not has_left(attempt):
         if failure is WireFailure.DEADLINE:
@@ -127,19 +154,19 @@ def name_failure(error: WireError, attempt: Attempt, *, kind: RequestKind, refus
         outcome = Outcome.UNUSABLE if failure is WireFailure.TOO_LARGE else Outcome.CUT
         answer = Unusable(status=response.status, reason=failure.value, body=response.body)
         return FailedAttempt(outcome=outcome, attempt=attempt, error=error, response=response, answer=answer)
-    failed = name_answer(_decode_error(response), response, attempt, kind=kind, refused=refused)
+    failed = classify_answer(_decode_error(response), response, attempt, kind, settings, wall=wall)
     failed.error = error
     return failed
 
 
-def name_surprise(
-    error: Exception, attempt: Attempt, *, kind: RequestKind, refused: frozenset[int], redact: Callable[[str], str]
+def classify_surprise(
+    error: Exception, attempt: Attempt, kind: RequestKind, settings: ClientSettings, *, wall: float
 ) -> FailedAttempt:
     """The end of an attempt in which a transport of others raised what it should not have."""
-    words = redact(f"{type(error).__name__}: {error}")[:300]
+    words = settings.redact(f"{type(error).__name__}: {error}")[:300]
     failure = WireError(WireFailure.RESET, f"the transport failed unexpectedly ({words})", host=attempt.host)
     failure.__cause__ = error
-    return name_failure(failure, attempt, kind=kind, refused=refused)
+    return classify_failure(failure, attempt, kind, settings, wall=wall)
 
 
 def _decode_error(response: Response) -> ErrorAnswer:
@@ -151,20 +178,21 @@ def _decode_error(response: Response) -> ErrorAnswer:
     return found or ErrorAnswer(status=response.status, effective=response.status, body=response.body)
 
 
-def name_answer(
+def classify_answer(
     answer: ErrorAnswer | Unusable,
     response: Response,
     attempt: Attempt,
-    *,
     kind: RequestKind,
-    refused: frozenset[int],
+    settings: ClientSettings,
+    *,
+    wall: float,
 ) -> FailedAttempt:
     """The end of an attempt whose answer is no success."""
-    retry_after = read_retry_after(response.headers, wall=time.time())
+    retry_after = read_retry_after(response.headers, wall=wall)
     if isinstance(answer, Unusable):
         outcome = Outcome.EMPTY_TASK if answer.completed else Outcome.UNUSABLE
     else:
-        outcome = find_outcome(answer.effective, retry_after=retry_after, refused=refused)
+        outcome = find_outcome(answer.effective, retry_after=retry_after, refused=settings.refused_statuses)
         under_200 = 200 <= answer.status < 300
         if under_200 and outcome not in _SAYS_NO and not (kind.read and answer.effective):
             outcome = Outcome.ERROR_IN_200
@@ -177,21 +205,6 @@ def name_answer(
 def _speaks_of_key(answer: ErrorAnswer) -> bool:
     words = (answer.message, answer.type, answer.param, answer.code)
     return any(isinstance(word, str) and "idempoten" in word.lower() for word in words)
-
-
-def keep_evidence(response: Response, redact: Callable[[str], str]) -> dict[str, Any]:
-    """The facts that an answer leaves on an error, without secrets."""
-    return {
-        "status": response.status,
-        "request_id": _clean(find_request_id(response.headers), redact),
-        "cf_ray": _clean(find_header(response.headers, b"cf-ray"), redact),
-        "body": show_body(response.body, redact),
-        "headers": show_headers(response.headers, redact),
-    }
-
-
-def _clean(text: str | None, redact: Callable[[str], str]) -> str | None:
-    return None if text is None else redact(text)[:200]
 
 
 def build_error(
@@ -325,14 +338,131 @@ def _build_doubt(failed: FailedAttempt, settings: ClientSettings, said: str, fac
     return OutcomeUnknownError(f"{happened} {_MAY_BE_BILLED}{collect}", **facts)
 
 
-def find_doubt(attempt: Attempt, *, kind: RequestKind, refused: frozenset[int]) -> FailedAttempt | None:
+def find_doubt(attempt: Attempt, kind: RequestKind, settings: ClientSettings, *, wall: float) -> FailedAttempt | None:
     """The first of an attempt's earlier sendings that may have been accepted, where a client sent again by itself."""
     for past in attempt.earlier:
         error = WireError(WireFailure.RESET, "http_client sent the request again by itself", host=past.host)
-        failed = name_failure(error, past, kind=kind, refused=refused)
+        failed = classify_failure(error, past, kind, settings, wall=wall)
         if failed.outcome in UNDECIDED:
             return failed
     return None
+
+
+def build_refusal(
+    answer: ErrorAnswer,
+    headers: Headers,
+    *,
+    redact: Callable[[str], str],
+    auth_scheme: str | None,
+    model: str | None = None,
+    what: str = "request",
+    cls: type[APIStatusError] | None = None,
+) -> APIStatusError:
+    """The exception for an answer that says no, with everything known about it and no secret; ``cls`` overrides."""
+    status = answer.effective or answer.status
+    message = show_words(answer.message, redact)
+    body = show_body(answer.body, redact)
+    if cls is None:
+        cls = _CLASSES.get(status, InternalServerError if status >= 500 else APIStatusError)
+        if status in {400, 403, 422} and is_moderation(answer.type, answer.code, message):
+            cls = ContentPolicyError
+    said = f": {message}" if message else "."
+    under = f" under HTTP {answer.status}" if answer.effective != answer.status else ""
+    return cls(
+        f"The gateway refused the {what} with {status}{under}{said} {_advise(cls, status, auth_scheme, model, body)}",
+        status=answer.status if answer.effective == answer.status else status,
+        code=show_words(answer.code, redact) if isinstance(answer.code, str) else answer.code,
+        type=show_words(answer.type, redact) if answer.type else None,
+        param=show_words(answer.param, redact) if answer.param else None,
+        request_id=_clean(find_request_id(headers, answer.message), redact),
+        cf_ray=_clean(find_header(headers, b"cf-ray"), redact),
+        body=body,
+        headers=show_headers(headers, redact),
+        model=model,
+    )
+
+
+def _advise(cls: type[APIStatusError], status: int, auth_scheme: str | None, model: str | None, body: str) -> str:
+    if cls is ContentPolicyError:
+        return "Moderation refused it: nothing was bought. Change the prompt or the input."
+    if cls is RateLimitError:
+        return "Nothing was bought. Wait retry_after seconds, lower max_concurrency, or allow a longer timeout."
+    if status == 401:
+        if auth_scheme is None:
+            return (
+                "The key was sent bare, as the vendor's quickstart shows. Check the key; if it is right, this host may "
+                'want a scheme: pass auth_scheme="Bearer".'
+            )
+        return f"The key was sent as `{auth_scheme} <key>`. Check the key, or pass auth_scheme=None to send it bare."
+    if status == 403 and re.search(r"error code:?\s*10\d\d|cloudflare", body, re.IGNORECASE):
+        return (
+            "This is Cloudflare refusing the client's agent string or address, not a bad key. Pass another "
+            "user_agent=..., or try from another network."
+        )
+    return {
+        400: "Nothing was bought. Check the request's fields against the model's page.",
+        402: "The account is out of credit: nothing was bought. Top it up on the vendor's billing page.",
+        403: "Nothing was bought. The account or key may not use this model; check it on the vendor's page.",
+        404: f"Nothing was bought. Check the model id ({model}), the video or task id, and base_url."
+        if model
+        else "Nothing was bought. Check the id and base_url.",
+        405: "Nothing was bought. Check base_url: this path does not take such a request.",
+        413: "Nothing was bought. The request is too large: pass inputs as URLs.",
+        422: "Nothing was bought. A field has a value that this model does not take; param names it when known.",
+    }.get(status, "")
+
+
+def is_moderation(kind: object, code: object = None, message: str = "") -> bool:
+    """Whether a refusal or a failed task speaks of the content, by its type, its code or its words."""
+    return any(isinstance(text, str) and _MODERATION.search(text) for text in (kind, code, message))
+
+
+def keep_evidence(response: Response, redact: Callable[[str], str]) -> dict[str, Any]:
+    """The facts that an answer leaves on an error, without secrets."""
+    return {
+        "status": response.status,
+        "request_id": _clean(find_request_id(response.headers), redact),
+        "cf_ray": _clean(find_header(response.headers, b"cf-ray"), redact),
+        "body": show_body(response.body, redact),
+        "headers": show_headers(response.headers, redact),
+    }
+
+
+def _clean(text: str | None, redact: Callable[[str], str]) -> str | None:
+    return None if text is None else redact(text)[:200]
+
+
+def find_request_id(headers: Headers, message: str = "") -> str | None:
+    """The gateway's id of a request: from its header, else from the end of its message."""
+    found = find_header(headers, b"x-infron-request-id")
+    if found:
+        return found[:200]
+    match = _REQUEST_ID.search(message)
+    return match.group(1) if match else None
+
+
+def show_body(body: bytes, redact: Callable[[str], str]) -> str:
+    """The first 4 KiB of an answer as text, without the key; a piece of it at the cut goes too."""
+    text = redact(body[:_WINDOW].decode("utf-8", "replace"))
+    return text[:MAX_EVIDENCE]
+
+
+def show_words(text: str, redact: Callable[[str], str], most: int = MAX_WORDS) -> str:
+    """Some of what an answer says, bounded, without the key."""
+    return redact(text[:_WINDOW])[:most]
+
+
+def show_headers(headers: Headers, redact: Callable[[str], str]) -> tuple[tuple[str, str], ...]:
+    """Header fields as text, bounded, without secrets."""
+    return tuple(
+        (
+            redact(name.decode("latin-1"))[:200],
+            "<redacted>"
+            if name.lower().decode("latin-1") in _SECRET_HEADERS
+            else redact(value.decode("latin-1"))[:1000],
+        )
+        for name, value in headers[:64]
+    )
 
 
 def clean_chain(error: BaseException, redact: Callable[[str], str]) -> None:

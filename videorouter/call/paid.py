@@ -11,7 +11,7 @@ from urllib.parse import quote
 
 from videorouter.call.answers import ErrorAnswer, Unusable, read_post
 from videorouter.call.caller import Call
-from videorouter.call.failures import FailedAttempt, build_error, find_doubt, has_left, name_answer
+from videorouter.call.failures import FailedAttempt, build_error, classify_answer, find_doubt, has_left
 from videorouter.call.in_doubt import call_hooks_while_cancelled, describe_doubt
 from videorouter.call.retry import TABLE, UNDECIDED, Outcome, Raise, RequestKind
 from videorouter.errors import (
@@ -149,7 +149,7 @@ class PaidCall(Call[VideoResult | Task], kw_only=True, eq=False):
         return ended
 
     def _find_doubt(self, attempt: Attempt) -> FailedAttempt | None:
-        return find_doubt(attempt, kind=self.kind, refused=self.caller.settings.refused_statuses)
+        return find_doubt(attempt, self.kind, self.caller.settings, wall=time.time())
 
     async def _record_doubt(self, error: VideoRouterError) -> None:
         record = describe_doubt(
@@ -224,8 +224,8 @@ class PaidCall(Call[VideoResult | Task], kw_only=True, eq=False):
             if isinstance(answer, VideoResult | Task):
                 caught = answer
             elif self.doubt is None:
-                refused = self.caller.settings.refused_statuses
-                failed = name_answer(answer, response, attempt, kind=RequestKind.ONCE, refused=refused)
+                settings = self.caller.settings
+                failed = classify_answer(answer, response, attempt, RequestKind.ONCE, settings, wall=time.time())
                 if TABLE[failed.outcome][RequestKind.ONCE][1] is Raise.STATUS:
                     return
         reason = _CANCELLED if caught is None else _CAUGHT

@@ -13,11 +13,10 @@ import anyio
 
 from videorouter.call.answers import ErrorAnswer, Unusable, read_task
 from videorouter.call.caller import FreeCall
-from videorouter.call.failures import FailedAttempt, build_error
+from videorouter.call.failures import MAX_WORDS, FailedAttempt, build_error, is_moderation
 from videorouter.call.in_doubt import call_hooks_while_cancelled, describe_doubt
 from videorouter.call.pace import LONGEST_HOLD
 from videorouter.call.paid import PaidCall
-from videorouter.call.refusals import MAX_WORDS, is_moderation
 from videorouter.call.retry import TABLE, History, Outcome, Raise, RequestKind
 from videorouter.config import NO_DEADLINE
 from videorouter.errors import (

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, NoReturn
 import anyio
 import msgspec
 
-from videorouter.call.refusals import show_body
+from videorouter.call.failures import show_body
 from videorouter.call.retry import THROTTLED_COST, TRANSIENT_COST
 from videorouter.downloads.guard import (
     MAX_REDIRECTS,

@@ -4,7 +4,7 @@ import pytest
 
 from videorouter import errors
 from videorouter.call.answers import ErrorAnswer
-from videorouter.call.refusals import build_refusal, find_request_id, is_moderation, show_body, show_headers
+from videorouter.call.failures import build_refusal, find_request_id, is_moderation, show_body, show_headers
 
 KEY = "sk-secret"
 
