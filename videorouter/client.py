@@ -520,7 +520,7 @@ class AsyncVideoRouter(BatchVerbs):
     def with_options(self, **overrides: Any) -> Self:
         """A view of this client with other options. It shares connections, limits of models, counters and ``in_doubt``.
 
-        Making one costs next to nothing. Closing a view closes nothing; the client that it was made from does.
+        Uploads and the catalogue are shared as long as gateway and key are the same. Making a view costs next to nothing. Closing a view closes nothing; the client that it was made from does.
 
         Args:
             **overrides: Any option of the constructor but ``proxy``, ``trust_env``, ``ssl_context`` and
@@ -545,9 +545,10 @@ class AsyncVideoRouter(BatchVerbs):
         view._options = {**self._options, **overrides}
         view._environ = self._environ
         view._is_view = True
-        view._catalog = self._catalog
-        view._uploads = self._uploads
         settings = resolve(view._options, view._environ)
+        same_account = settings.account == self._settings.account
+        view._catalog = self._catalog if same_account else Catalog()
+        view._uploads = self._uploads if same_account else Uploads()
         limit = caller.shared.open_limit(settings) if "max_concurrency" in overrides else caller.limit
         view._caller = Caller(settings, caller.shared, **hooks, limit=limit)
         view._builder = RequestBuilder(view._caller, view._uploads)

@@ -89,6 +89,11 @@ class ClientSettings(msgspec.Struct, frozen=True, kw_only=True):
     """Keys that a callable has given, so that what a server echoes of them can be taken out."""
 
     @property
+    def account(self) -> tuple[object, ...]:
+        """What an upload and a catalogue belong to: the gateway and the key."""
+        return self.base_url, self.media_base_url, self.models_base_url, self.api_key or self.api_key_source
+
+    @property
     def loopback(self) -> bool:
         """Whether the base URL is on this machine (the sandbox): then files may be, too."""
         return is_loopback(origin_of(self.base_url)[1])

@@ -1,4 +1,4 @@
-"""When tasks are looked at: one schedule per event loop, so that thousands of tasks do not ask all at once.
+"""When tasks are looked at: one schedule per gateway and event loop, so that thousands of tasks do not ask all at once.
 
 Looks start at most so many a second, whatever the number of tasks; a ``Retry-After`` holds them all. After the machine
 was suspended everybody who rests is woken, since what was waited for is probably long done.
@@ -30,7 +30,7 @@ def read_suspension() -> float:
 
 
 class PollSchedule:
-    """When the tasks of one client may be looked at in one event loop."""
+    """When the tasks of one client and one gateway may be looked at in one event loop."""
 
     def __init__(self) -> None:
         self._next = 0.0

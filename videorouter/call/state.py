@@ -7,6 +7,7 @@ report names it.
 from __future__ import annotations
 
 import time
+from collections import defaultdict
 from typing import TYPE_CHECKING
 from weakref import WeakSet
 
@@ -22,7 +23,7 @@ from videorouter.models import DrainReport, Stats
 
 if TYPE_CHECKING:
     from videorouter.config import ClientSettings
-    from videorouter.http import Sender
+    from videorouter.http import Origin, Sender
     from videorouter.models import InDoubt
 
 _LOOK = 0.02
@@ -42,7 +43,7 @@ class Shared:
         self.limit: ClientLimit = self.open_limit(settings)
         self.budget: RetryBudget = RetryBudget()
         self.in_doubt_log: InDoubtLog = InDoubtLog()
-        self.poll_schedules: PerLoop[PollSchedule] = PerLoop(PollSchedule)
+        self.poll_schedules: PerLoop[defaultdict[Origin, PollSchedule]] = PerLoop(lambda: defaultdict(PollSchedule))
         self.running: dict[object, str | None] = {}
         self.closed: bool = False
         self.draining: bool = False

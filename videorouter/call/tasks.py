@@ -30,7 +30,7 @@ from videorouter.errors import (
     VideoRouterError,
 )
 from videorouter.events import CallFinished, CallStarted, TaskAccepted, TaskPolled
-from videorouter.http import Attempt, Request, Response
+from videorouter.http import Attempt, Request, Response, origin_of
 from videorouter.models import Task, TaskStatus, VideoResult
 
 if TYPE_CHECKING:
@@ -285,12 +285,13 @@ def _read_status(caller: Caller, task: Task, response: Response) -> TaskStatus |
 
 async def _poll(caller: Caller, task: Task, *, deadline: float, accepted_now: bool = False) -> VideoResult:
     """Poll until the task's end; one that was accepted just now is given a moment."""
+    url = caller.task_url(task.id or "", task.poll_url)
     poll = Poll(
         caller=caller,
         kind=RequestKind.POLL,
         task=task,
-        schedule=caller.shared.poll_schedules.find(),
-        url=caller.task_url(task.id or "", task.poll_url),
+        schedule=caller.shared.poll_schedules.find()[origin_of(url)],
+        url=url,
         deadline=deadline,
         max_retries=caller.settings.max_retries,
         limit=_POLL_LIMIT,
