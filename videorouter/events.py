@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from videorouter.models import BatchItem, BatchSummary, InDoubt
+from videorouter.models import BatchItem, BatchSummary, InDoubt, Media, Mismatch
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -105,12 +105,14 @@ class DownloadProgressed(Event, frozen=True, kw_only=True):
 
 
 class DownloadFinished(Event, frozen=True, kw_only=True):
-    """A download ended: whole, or with an error."""
+    """A download ended: whole, or with an error. ``mismatches`` say how the video differs from what was asked for."""
 
     name: str
     size: int | None = None
     elapsed: float = 0.0
     error_type: str | None = None
+    media: Media | None = None
+    mismatches: tuple[Mismatch, ...] = ()
 
 
 class ItemFinished(Event, frozen=True, kw_only=True):

@@ -257,6 +257,47 @@ class Failure(Record, frozen=True, kw_only=True):
     in_doubt: bool = False
 
 
+class Media(Record, frozen=True, kw_only=True):
+    """What a video file says of itself; ``None`` is what it does not say.
+
+    Attributes:
+        container: ``mp4``, ``mov``, ``webm``, ``mkv`` or ``gif``.
+        seconds: How long it plays.
+        width: Pixels as a player shows them: pixels that are not square and a rotation are taken into account.
+        height: As ``width``.
+        fps: Frames a second, on average.
+        video_codec: As ffprobe names it: ``h264``, ``hevc``, ``av1``, ``vp9``, ...
+        audio_codec: As ffprobe names it: ``aac``, ``opus``, ...; ``pcm`` for all uncompressed sound.
+        has_sound: Whether it has an audio track.
+    """
+
+    container: str
+    seconds: float | None = None
+    width: int | None = None
+    height: int | None = None
+    fps: float | None = None
+    video_codec: str | None = None
+    audio_codec: str | None = None
+    has_sound: bool | None = None
+
+
+class Mismatch(Record, frozen=True, kw_only=True):
+    """One way in which a video is not what was asked for.
+
+    Attributes:
+        field: The request's field: ``duration``, ``aspect_ratio``, ``resolution``, ``generate_audio``.
+        asked: What it said, in words.
+        delivered: What came, in words.
+    """
+
+    field: str
+    asked: str
+    delivered: str
+
+    def __str__(self) -> str:
+        return f"asked for {self.asked}, got {self.delivered}"
+
+
 class BatchItem(Record, frozen=True, kw_only=True):
     """One item of a batch, when its state has become final for this run.
 
@@ -272,6 +313,8 @@ class BatchItem(Record, frozen=True, kw_only=True):
         task_id: The task, in task mode.
         files: Where the videos were saved.
         sha256: Of the first file, when it was asked for.
+        media: What the first file says of its video, when this run saved it.
+        mismatches: How the files that this run saved differ from what was asked for.
         resumed: Whether an earlier run of the same journal had finished it.
     """
 
@@ -286,6 +329,8 @@ class BatchItem(Record, frozen=True, kw_only=True):
     task_id: str | None = None
     files: tuple[str, ...] = ()
     sha256: str | None = None
+    media: Media | None = None
+    mismatches: tuple[Mismatch, ...] = ()
     resumed: bool = False
 
     @property
@@ -359,47 +404,6 @@ class BatchSummary(Record, frozen=True, kw_only=True):
         heads = "".join(f"<th>{name}</th>" for name in facts)
         cells = "".join(f"<td>{html.escape(str(value))}</td>" for value in facts.values())
         return f"<table><tr>{heads}</tr><tr>{cells}</tr></table>"
-
-
-class Media(Record, frozen=True, kw_only=True):
-    """What a video file says of itself; ``None`` is what it does not say.
-
-    Attributes:
-        container: ``mp4``, ``mov``, ``webm``, ``mkv`` or ``gif``.
-        seconds: How long it plays.
-        width: Pixels as a player shows them: pixels that are not square and a rotation are taken into account.
-        height: As ``width``.
-        fps: Frames a second, on average.
-        video_codec: As ffprobe names it: ``h264``, ``hevc``, ``av1``, ``vp9``, ...
-        audio_codec: As ffprobe names it: ``aac``, ``opus``, ...; ``pcm`` for all uncompressed sound.
-        has_sound: Whether it has an audio track.
-    """
-
-    container: str
-    seconds: float | None = None
-    width: int | None = None
-    height: int | None = None
-    fps: float | None = None
-    video_codec: str | None = None
-    audio_codec: str | None = None
-    has_sound: bool | None = None
-
-
-class Mismatch(Record, frozen=True, kw_only=True):
-    """One way in which a video is not what was asked for.
-
-    Attributes:
-        field: The request's field: ``duration``, ``aspect_ratio``, ``resolution``, ``generate_audio``.
-        asked: What it said, in words.
-        delivered: What came, in words.
-    """
-
-    field: str
-    asked: str
-    delivered: str
-
-    def __str__(self) -> str:
-        return f"asked for {self.asked}, got {self.delivered}"
 
 
 class Download(Record, frozen=True, kw_only=True):

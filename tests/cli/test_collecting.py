@@ -62,3 +62,28 @@ def test_nothing_to_wait_for_is_a_usage_error(run):
     ended = run("wait", env={"INFRON_API_KEY": "k"})
     assert ended.code == 2
     assert "task id" in ended.err
+
+
+def test_what_came_is_measured_and_compared_with_what_was_asked_for(run, task_sandbox, tmp_path):
+    env = point_at(task_sandbox)
+    task_sandbox.faults.add("wrong_seconds=4", path="*/generations")
+    task = run("generate", "an otter", "--duration", "8s", "--no-wait", "-q", env=env).out.strip()
+    ended = run("wait", task, "-o", "otter.mp4", "--asked", "duration=8s", env=env)
+    assert (ended.code, ended.lines) == (0, ["otter.mp4"])
+    assert "mismatch: otter.mp4: asked for 8 s, got 4 s." in ended.err
+    assert "4 s, 640x360, no sound" in ended.err
+    told = run("wait", task, "-o", "otter.mp4", env=env)
+    assert "mismatch" not in told.err
+    url = run("wait", task, "-q", env=env).out.strip()
+    asked = ["--asked", "duration=4s", "--asked", "aspect_ratio=1:1"]
+    found = run("download", url, "-o", "again.mp4", *asked, "--json", env=env)
+    assert found.code == 0
+    [shown] = found.records[0]["files"]
+    assert [each["field"] for each in shown["mismatches"]] == ["aspect_ratio"]
+    assert shown["media"]["seconds"] == 4.0
+
+
+def test_what_was_asked_for_must_be_a_field(run):
+    ended = run("download", "https://x.example/v.mp4", "--asked", "8s")
+    assert ended.code == 2
+    assert "name=value" in ended.err

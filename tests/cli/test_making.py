@@ -283,3 +283,11 @@ def test_a_reader_that_goes_away_in_the_middle_of_a_video_is_no_traceback(start,
     assert "videorouter download http://127.0.0.1:" in err
     assert "Traceback" not in err
     process.stdout = None
+
+
+def test_a_video_that_is_not_what_was_asked_for_is_told_and_is_no_failure(run, sandbox):
+    sandbox.faults.add("wrong_ratio=1:1", path="*/generations")
+    ended = run("generate", "a", "b", "--aspect-ratio", "16:9", "-o", "clips/", "-q", env=point_at(sandbox))
+    assert ended.code == 0
+    assert ended.err.count("mismatch: clips/") == 2
+    assert "asked for 16:9, got 360x360." in ended.err

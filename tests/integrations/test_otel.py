@@ -156,6 +156,17 @@ async def test_metrics_count_time_attempts_and_retries(sandbox, telemetry):
     assert durations == {None: 1, "RateLimitError": 1}
 
 
+@pytest.mark.anyio
+async def test_metrics_count_how_often_a_video_is_not_what_was_asked_for(sandbox, telemetry, tmp_path):
+    sandbox.faults.add("wrong_seconds=4", path="*/generations")
+    async with open_router(sandbox, on_event=telemetry.hook()) as router:
+        for number in range(2):
+            result = await router.generate(PROMPT, duration="8s")
+            await router.save(result, tmp_path / f"{number}.mp4")
+    (point,) = telemetry.metrics()["videorouter.client.mismatches"]
+    assert (point.value, dict(point.attributes)) == (2, {"videorouter.field": "duration"})
+
+
 def test_a_sync_call_is_a_child_of_its_callers_span(sandbox, telemetry):
     tracer = telemetry.tracing.get_tracer("app")
     with open_sync_router(sandbox, on_event=telemetry.hook()) as router, tracer.start_as_current_span("script"):

@@ -1,6 +1,7 @@
 """Every fault strikes over a real socket, where it was ordered, and charges what it says."""
 
 import email.utils
+import io
 import math
 
 import anyio
@@ -456,4 +457,31 @@ async def test_a_client_that_goes_away_frees_its_hold():
                 tasks.cancel_scope.cancel()
         await sandbox.wait_until(lambda box: box.requests[0].elapsed is not None)
         assert sandbox.held == 0
+        assert await sandbox.charges() == {"otter": 1}
+
+
+def read_shape(data):
+    import av
+
+    with av.open(io.BytesIO(data)) as file:
+        video = file.streams.video[0]
+        return file.duration / 1e6, video.width, video.height, bool(file.streams.audio)
+
+
+@pytest.mark.parametrize(
+    ("words", "asked", "shape"),
+    [
+        (None, {"duration": "3s", "generate_audio": True}, (3.0, 640, 360, True)),
+        ("wrong_seconds=1.5", {"duration": "3s"}, (1.5, 640, 360, False)),
+        ("wrong_seconds", {}, (4.0, 640, 360, False)),
+        ("wrong_ratio=9:16", {"duration": "1s", "aspect_ratio": "16:9", "resolution": "480p"}, (1.0, 480, 854, False)),
+        ("wrong_ratio", {"duration": "1s", "ratio": "16:9"}, (1.0, 360, 360, False)),
+        ("no_sound", {"duration": "1s", "generate_audio": True}, (1.0, 640, 360, False)),
+    ],
+)
+async def test_a_video_may_be_other_than_was_asked_for_and_is_paid(http, words, asked, shape):
+    async with Sandbox() as sandbox:
+        answer = await ask(http, sandbox, words, **asked)
+        assert answer.status_code == 200
+        assert read_shape((await http.get(answer.json()["data"][0]["url"])).content) == shape
         assert await sandbox.charges() == {"otter": 1}

@@ -172,3 +172,20 @@ async def test_many_who_ask_at_once_get_one_rendering_and_one_who_leaves_does_no
     finally:
         studio.close()
         store.close()
+
+
+@pytest.mark.parametrize("seconds", [0.5, 1.0, 2.25])
+def test_a_scene_with_sound_has_a_track_of_its_length(seconds):
+    reel = render(Scene(**{**SCENE, "seconds": seconds, "sound": True}), 0)
+    assert reel == render(Scene(**{**SCENE, "seconds": seconds, "sound": True}), 0)
+    with av.open(io.BytesIO(reel.data)) as file:
+        (sound,) = file.streams.audio
+        assert float(sound.duration * sound.time_base) == pytest.approx(seconds, abs=0.03)
+        assert any(any(bytes(frame.planes[0])) for frame in file.decode(sound))
+
+
+def test_sound_is_made_where_it_is_asked_for():
+    assert staged(generate_audio=True).sound
+    assert not staged(generate_audio=False).sound
+    assert not staged().sound
+    assert staged(generate_audio=True).digest() != staged().digest()

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from weakref import WeakValueDictionary
 
+from videorouter.call.requests import find_request, keep_request
 from videorouter.call.tasks import look_at_task
 from videorouter.downloads.file import find_free
 from videorouter.downloads.names import fill_template, number_name
@@ -103,6 +104,8 @@ class Saver:
         if item.task_id is None or error.status not in {401, 403, 404, 410}:
             return None
         task = Task(id=item.task_id, model=item.model)
+        if item.result is not None and (request := find_request(item.result.video)) is not None:
+            keep_request(task, request)
         try:
             status = await look_at_task(self._run.caller, task, deadline=time.monotonic() + LOOKING)
         except VideoRouterError:
@@ -141,7 +144,10 @@ class Saver:
 
     def _with_files(self, item: BatchItem, saved: list[Download]) -> BatchItem:
         files = tuple(download.file for download in saved)
-        return item.replace(files=files, sha256=saved[0].sha256 if saved else None)
+        if not saved:
+            return item.replace(files=files, sha256=None)
+        mismatches = tuple(mismatch for download in saved for mismatch in download.mismatches)
+        return item.replace(files=files, sha256=saved[0].sha256, media=saved[0].media, mismatches=mismatches)
 
 
 def _wrap_error(error: OSError, folder: Path) -> DownloadError:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
+from videorouter.call.requests import keep_request
 from videorouter.call.tasks import resume_job, run_job
 from videorouter.errors import OutcomeUnknownError, Phase, VideoRouterError
 from videorouter.journal.budget import MICROS, to_micros
@@ -138,6 +139,7 @@ class Sending:
             idempotency_key=row.idempotency_key,
             poll_url=row.poll_url,
         )
+        keep_request(task, self._submission.body)
         run.in_flight += 1
         try:
             result = await resume_job(run.caller, task, timeout=self._submission.timeout)

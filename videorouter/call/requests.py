@@ -191,6 +191,22 @@ def find_task_id(task: object) -> str:
     return task
 
 
+def keep_request(made: VideoResult | Task, body: bytes) -> None:
+    """Let a task and each video know the request that they come from: what is saved is compared with it."""
+    if isinstance(made, Task):
+        made.__dict__["request_"] = body
+    result = made.result if isinstance(made, Task) else made
+    if result is not None:
+        for video in result.videos:
+            video.__dict__["request_"] = body
+
+
+def find_request(made: Video | Task) -> bytes | None:
+    """The body of the request that a video or a task comes from, as far as this process knows."""
+    body: bytes | None = made.__dict__.get("request_")
+    return body
+
+
 # Notes on what the fields of some models want. They make a warning before anything is paid and never block. Sources: the
 # vendor's model pages and public clients that ran against the live gateway. A model that is not named, or a note that has
 # gone stale, costs nothing: the request passes through untouched.

@@ -17,6 +17,7 @@ from videorouter.call.failures import MAX_WORDS, FailedAttempt, build_error, is_
 from videorouter.call.in_doubt import call_hooks_while_cancelled, describe_doubt
 from videorouter.call.pace import LONGEST_HOLD
 from videorouter.call.paid import PaidCall
+from videorouter.call.requests import find_request, keep_request
 from videorouter.call.retry import TABLE, History, Outcome, Raise, RequestKind
 from videorouter.config import NO_DEADLINE
 from videorouter.errors import (
@@ -121,6 +122,7 @@ async def run_job(
                 CallStarted(call_id=submission.idempotency_key, verb=submission.verb, model=submission.model)
             )
         answer = await caller.send(call)
+        keep_request(answer, submission.body)
         if isinstance(answer, Task):
             shared.running[slot] = answer.id
             answer = await _follow(call, answer, wait=wait)
@@ -280,7 +282,12 @@ async def look_at_task(caller: Caller, task: Task, *, deadline: float) -> TaskSt
 
 def _read_status(caller: Caller, task: Task, response: Response) -> TaskStatus | ErrorAnswer | Unusable:
     status = read_task(response.status, response.body, task_id=task.id or "", model=task.model)
-    return caller.scrub(status, response) if isinstance(status, TaskStatus) else status
+    if not isinstance(status, TaskStatus):
+        return status
+    request = find_request(task)
+    if request is not None and status.result is not None:
+        keep_request(status.result, request)
+    return caller.scrub(status, response)
 
 
 async def _poll(caller: Caller, task: Task, *, deadline: float, accepted_now: bool = False) -> VideoResult:

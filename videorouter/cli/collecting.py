@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import msgspec
+
+from videorouter.call.requests import keep_request
 from videorouter.cli.console import Console
 from videorouter.cli.destination import Destination, name_of_url
 from videorouter.cli.driver import drive
@@ -12,6 +15,7 @@ from videorouter.cli.progress import make_board
 from videorouter.cli.prompts import read_words
 from videorouter.cli.reporting import shorten
 from videorouter.cli.session import open_router
+from videorouter.models import Video, VideoResult
 
 if TYPE_CHECKING:
     import argparse
@@ -36,6 +40,7 @@ async def _wait(args: argparse.Namespace, console: Console) -> int:
 
         async def collect(job: CommandJob) -> None:
             job.result = await router.wait(job.key)
+            _note_asked(job, args)
             await jobs.save(router, job)
 
         return await jobs.run(router, collect)
@@ -50,4 +55,16 @@ async def _download(args: argparse.Namespace, console: Console) -> int:
     )
     jobs = CommandJobs(listed, args, console, make_board(console, labelled=len(urls) > 1), destination)
     async with open_router(args, console, on_event=jobs.follow) as router:
-        return await jobs.run(router, lambda job: jobs.fetch(router, job))
+
+        async def fetch(job: CommandJob) -> None:
+            job.result = VideoResult(videos=(Video(url=job.url),))
+            _note_asked(job, args)
+            await jobs.save(router, job)
+
+        return await jobs.run(router, fetch)
+
+
+def _note_asked(job: CommandJob, args: argparse.Namespace) -> None:
+    """Let what came be compared with what the arguments say was asked for."""
+    if args.asked and job.result is not None:
+        keep_request(job.result, msgspec.json.encode(dict(args.asked)))

@@ -21,7 +21,6 @@ from videorouter.cli.console import clean, plain, say_size
 from videorouter.cli.exits import Exit, exit_of, gravest
 from videorouter.cli.reporting import collect_command, download_command, next_steps, report_error, show_error
 from videorouter.errors import VideoRouterError
-from videorouter.models import Video, VideoResult
 
 if TYPE_CHECKING:
     import argparse
@@ -31,7 +30,7 @@ if TYPE_CHECKING:
     from videorouter.cli.destination import Destination
     from videorouter.cli.progress import Board
     from videorouter.client import AsyncVideoRouter
-    from videorouter.models import Download, InDoubt, Task
+    from videorouter.models import Download, InDoubt, Task, VideoResult
 
 
 @dataclass(kw_only=True)
@@ -134,6 +133,7 @@ class CommandJobs:
                 self._tell_unfinished(router)
                 raise
         for job in self.list:
+            self._tell_mismatches(job)
             if job.error is not None:
                 label = job.label if len(self.list) > 1 else None
                 report_error(self._console, job.error, self._args, label=label, steps=self._steps(job))
@@ -169,11 +169,6 @@ class CommandJobs:
     def _progress(self, job: CommandJob, event: events.Event) -> None:
         if isinstance(event, events.DownloadProgressed):
             self._board.transfer(job.key, event.received, event.total)
-
-    async def fetch(self, router: AsyncVideoRouter, job: CommandJob) -> None:
-        """Save the file of a job that is nothing but a URL."""
-        job.result = VideoResult(videos=(Video(url=job.url),))
-        await self.save(router, job)
 
     async def _pour(self, router: AsyncVideoRouter, job: CommandJob) -> None:
         assert job.result is not None  # noqa: S101  save() has looked
@@ -224,12 +219,21 @@ class CommandJobs:
     def _say_done(self, job: CommandJob) -> str:
         words = []
         if job.files and not self._destination.stdout:
-            words.append(", ".join(f"{clean(saved.file)} ({say_size(saved.size)})" for saved in job.files))
+            words.append(", ".join(f"{clean(saved.file)} ({_say_file(saved)})" for saved in job.files))
         elif job.result is None and job.task_id:
             words.append(f"accepted, task {clean(job.task_id)}")
         if job.result is not None and job.result.cost is not None:
             words.append(f"${job.result.cost:.4f}")
         return ", ".join(words) or "done"
+
+    def _tell_mismatches(self, job: CommandJob) -> None:
+        """A paid video that is not what was asked for is told, and is no failure."""
+        for saved in job.files:
+            about = f"{clean(job.label)}: " if self._destination.stdout else f"{clean(saved.file)}: "
+            for mismatch in saved.mismatches:
+                self._console.tell(
+                    f"{self._console.style('mismatch:', 'yellow', 'bold')} {about}{clean(str(mismatch))}."
+                )
 
     def _tell_finished(self) -> None:
         """Write the data of every job that is over, in order, as soon as all before it are."""
@@ -363,3 +367,14 @@ def _say_failure(job: CommandJob) -> str:
         Exit.TASK_FAILED: "failed",
         Exit.NOT_SENT: "not sent",
     }.get(job.code, "refused" if job.error is not None and job.error.status else "failed")
+
+
+def _say_file(saved: Download) -> str:
+    """A file's size, and what its video is."""
+    words = [say_size(saved.size)]
+    media = saved.media
+    if media is not None:
+        words += [f"{media.seconds:.4g} s"] if media.seconds else []
+        words += [f"{media.width}x{media.height}"] if media.width and media.height else []
+        words += ["no sound"] if media.has_sound is False else []
+    return ", ".join(words)

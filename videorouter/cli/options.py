@@ -87,6 +87,18 @@ def add_request_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_asked(parser: argparse.ArgumentParser) -> None:
+    """What a video that is only collected was asked to be."""
+    parser.add_argument(
+        "--asked",
+        action="append",
+        type=read_field,
+        default=[],
+        metavar="NAME=VALUE",
+        help="a field of the request, such as duration=8s, to compare what came with; may be repeated",
+    )
+
+
 def add_prompt_options(parser: argparse.ArgumentParser) -> None:
     """The prompts: arguments, stdin or a file."""
     parser.add_argument("prompts", nargs="*", metavar="PROMPT", help="what the video should show; - reads stdin")

@@ -144,6 +144,7 @@ def _fill_wait(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("tasks", nargs="*", metavar="TASK_ID", help="the id that the gateway gave; - reads stdin")
     parser.set_defaults(rest="tasks")
     _add_destination(parser)
+    options.add_asked(parser)
     options.add_client_options(parser)
     options.add_output_options(parser)
 
@@ -159,6 +160,7 @@ def _fill_download(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(rest="urls")
     _add_destination(parser)
     parser.add_argument("--no-check", action="store_true", help="take any bytes, not only a whole video file")
+    options.add_asked(parser)
     options.add_client_options(parser)
     options.add_output_options(parser)
 

@@ -6,7 +6,9 @@ It reads MP4 and QuickTime (``downloads.mp4``), WebM and Matroska (``downloads.w
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+import msgspec
 
 from videorouter.downloads.gif import GifParser
 from videorouter.downloads.mp4 import BoxParser, show_head
@@ -145,6 +147,28 @@ _NEAR_SECONDS = 0.25
 _NEAR_LENGTH = 0.03
 _NEAR_RATIO = 0.02
 _NEAR_AREA = 0.06
+
+
+class _Asked(msgspec.Struct):
+    duration: Any = None
+    aspect_ratio: Any = None
+    ratio: Any = None
+    resolution: Any = None
+    generate_audio: Any = None
+
+
+_request_decoder = msgspec.json.Decoder(_Asked)
+
+
+def compare_request(request: bytes | None, media: Media | None) -> tuple[Mismatch, ...]:
+    """How a video differs from what the body of its request asked for."""
+    if request is None or media is None:
+        return ()
+    try:
+        asked = _request_decoder.decode(request)
+    except (msgspec.MsgspecError, ValueError, RecursionError):
+        return ()
+    return find_mismatches(msgspec.structs.asdict(asked), media)
 
 
 def find_mismatches(asked: Mapping[str, object], media: Media) -> tuple[Mismatch, ...]:

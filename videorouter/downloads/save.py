@@ -19,10 +19,11 @@ import anyio
 import msgspec
 
 from videorouter.call.limiter import read_file_limit
+from videorouter.call.requests import find_request
 from videorouter.config import check_count, check_timeout
 from videorouter.downloads.fetch import Fetch, stream_once
 from videorouter.downloads.file import PartialFile
-from videorouter.downloads.media import MediaReader
+from videorouter.downloads.media import MediaReader, compare_request
 from videorouter.downloads.mp4 import describe_content
 from videorouter.downloads.names import name_video
 from videorouter.downloads.resume import Busy
@@ -137,10 +138,20 @@ async def save_one(
                 failed = type(error).__name__
                 await emit(DownloadFinished(call_id=call_id, name=name, elapsed=elapsed, error_type=failed))
             raise
-        elapsed = time.monotonic() - began
+        mismatches = compare_request(find_request(video), saved.media)
+        saved = saved.replace(elapsed=time.monotonic() - began, mismatches=mismatches)
         if emit is not None:
-            await emit(DownloadFinished(call_id=call_id, name=name, size=saved.size, elapsed=elapsed))
-        return saved.replace(elapsed=elapsed)
+            await emit(
+                DownloadFinished(
+                    call_id=call_id,
+                    name=name,
+                    size=saved.size,
+                    elapsed=saved.elapsed,
+                    media=saved.media,
+                    mismatches=mismatches,
+                )
+            )
+        return saved
 
 
 async def stream_one(caller: Caller, video: Video, options: DownloadOptions) -> AsyncGenerator[bytes, None]:

@@ -100,6 +100,11 @@ class Instrument:
         self._bytes = meter.create_counter(
             "videorouter.client.downloaded", unit="By", description="Bytes of finished downloads."
         )
+        self._mismatches = meter.create_counter(
+            "videorouter.client.mismatches",
+            unit="{mismatch}",
+            description="Ways in which saved videos differ from what was asked for.",
+        )
         self._does: Mapping[type[Event], Callable[[Any], None]] = {
             CallStarted: self._begin,
             CallFinished: self._end,
@@ -186,6 +191,8 @@ class Instrument:
     def _note_download(self, event: DownloadFinished) -> None:
         if event.error_type is None and event.size is not None:
             self._bytes.add(event.size)
+        for mismatch in event.mismatches:
+            self._mismatches.add(1, {"videorouter.field": mismatch.field})
 
     def _add(self, event: Event, name: str, **facts: str | float | None) -> None:
         opened = self._open.get(event.call_id)

@@ -34,6 +34,9 @@ KINDS: dict[str, str] = {
     "lost_task": "the task is not found",
     "failed_task": "the task fails",
     "task_word": "a task's state goes by another word, with a URL beside it or without",
+    "wrong_seconds": "the video has another length than was asked for",
+    "wrong_ratio": "the video has another shape than was asked for",
+    "no_sound": "the video has no sound, whatever was asked for",
     "expired": "the result file is gone",
     "no_range": "a Range header is ignored",
     "failed_review": "the review of an upload fails",
@@ -47,6 +50,8 @@ _MAIN = {
     "no_credit": "status",
     "rate_limit": "seconds",
     "task_word": "word",
+    "wrong_seconds": "seconds",
+    "wrong_ratio": "ratio",
     "stall": "seconds",
     "reset": "at",
     "close": "at",
@@ -62,6 +67,7 @@ _MAIN = {
 }
 _PLACED = {"stall", "reset", "close"}
 _CHARGED = {"cut", "length", "slow", "bad_json", "html", "empty", "lost_task", "expired", "no_range", "task_word"}
+_CHARGED |= {"wrong_seconds", "wrong_ratio", "no_sound"}
 _GAVE_UP = {504, 520, 521, 522, 523, 524, 525, 526}
 
 
@@ -91,7 +97,9 @@ class Fault:
             bytes of a connection's first request were read), ``head`` (the body is not read), ``body`` (all is read, nothing answered) or ``answer``
             (after ``byte`` bytes of the answer, its head included).
         byte: Where in the request or the answer; of ``cut`` the bytes of the body that are sent.
-        seconds: How long a stall lasts; ``None``: for ever. Of ``rate_limit`` the wait that its text names.
+        seconds: How long a stall lasts; ``None``: for ever. Of ``rate_limit`` the wait that its text names, of
+            ``wrong_seconds`` the length (``None``: 4).
+        ratio: The shape of a ``wrong_ratio`` (``None``: 1:1).
         interval: Seconds between the bytes of a slow answer.
         by: Bytes by which the length is wrong; negative promises too little.
         where: Place of a moderation (``422``, ``403``, ``200``, ``task``), or form of an empty answer (``list``,
@@ -132,6 +140,7 @@ class Fault:
     by: int = -10
     where: str = ""
     reason: str | None = None
+    ratio: str | None = None
     word: str | None = None
     url: str | None = None
     body: str | None = None

@@ -14,7 +14,7 @@ import json
 import secrets
 import time
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, unquote
 
 from videorouter.sandbox import uploads
@@ -298,7 +298,7 @@ class Gateway:
             model=request.model,
             family=name_family(request.model),
             prompt=request.prompt,
-            body=json.dumps(request.body, ensure_ascii=False),
+            body=json.dumps(_apply_to_request(request.body, fault), ensure_ascii=False),
             parent=request.video_id,
             takes=request.takes,
             created=now,
@@ -392,6 +392,19 @@ def _fails_later(fault: Fault) -> bool:
     return fault.kind in {"failed_task", "lost_task", "expired"} or (
         fault.kind == "moderation" and fault.where == "task"
     )
+
+
+def _apply_to_request(body: dict[str, Any], fault: Fault | None) -> dict[str, Any]:
+    """The request by which the video is made: not the one that came, where a fault says so."""
+    if fault is None:
+        return body
+    if fault.kind == "wrong_seconds":
+        return {**body, "duration": f"{4 if fault.seconds is None else fault.seconds:g}s"}
+    if fault.kind == "wrong_ratio":
+        return {**body, "aspect_ratio": fault.ratio or "1:1"}
+    if fault.kind == "no_sound":
+        return {**body, "generate_audio": False}
+    return body
 
 
 def _foresee(fault: Fault | None) -> tuple[str, str | None]:

@@ -48,6 +48,7 @@ class Scene:
         last: Picture to end with.
         references: Further pictures.
         parent: The scene that an edit builds on.
+        sound: Whether it has a sound track.
     """
 
     prompt: str
@@ -62,6 +63,7 @@ class Scene:
     last: Picture | None = None
     references: tuple[Picture, ...] = ()
     parent: Scene | None = None
+    sound: bool = False
 
     @property
     def frames(self) -> int:
@@ -85,6 +87,8 @@ class Scene:
             if picture is not None:
                 mark.update(repr((name, picture.label, len(picture.data or b""))).encode())
                 mark.update(picture.data or b"")
+        if self.sound:
+            mark.update(b"sound")
         if self.parent is not None:
             mark.update(b"parent")
             self.parent._mark(mark)  # noqa: SLF001 - a scene of its own kind
@@ -132,6 +136,7 @@ def stage(job: Job, take: int, *, store: Store, settings: Settings, files_url: s
         last=last,
         references=tuple(pictures["image_urls"][:4]),
         parent=parent,
+        sound=body.get("generate_audio") is True,
     )
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import math
 import struct
 import tempfile
 from collections import OrderedDict
@@ -19,11 +20,14 @@ from typing import TYPE_CHECKING
 from videorouter.sandbox.scene import Scene, stage
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
+
+    from av import AudioFrame
 
     from videorouter.sandbox.settings import Settings
     from videorouter.sandbox.store import Job, Store
 
+_RATE = 44_100
 _ROOM = 96 * 1024 * 1024
 
 
@@ -129,15 +133,33 @@ def render(scene: Scene, least: int) -> Reel:
             stream.width, stream.height, stream.pix_fmt = scene.width, scene.height, "yuv420p"
             stream.options = {"preset": "superfast", "crf": "26", "threads": "1"}
             stream.thread_count = 1
+            sound = file.add_stream("aac", rate=_RATE, layout="mono") if scene.sound else None
             for number in range(scene.frames):
                 picture = av.VideoFrame.from_image(painter.paint(number))  # type: ignore[no-untyped-call]
                 file.mux(stream.encode(picture))
             file.mux(stream.encode(None))
+            if sound is not None:
+                for samples in hum(scene.seconds):
+                    file.mux(sound.encode(samples))
+                file.mux(sound.encode(None))
         data = path.read_bytes()
     missing = least - len(data)
     if missing > 0:
         data += struct.pack(">I4s", max(8, missing), b"free") + bytes(max(0, missing - 8))
     return bind(data)
+
+
+def hum(seconds: float) -> Iterator[AudioFrame]:
+    """A quiet tone of that length."""
+    import av  # noqa: PLC0415 - as above
+
+    count = round(seconds * _RATE)
+    wave = struct.pack(f"<{_RATE}f", *(math.sin(2 * math.pi * 220 * place / _RATE) / 20 for place in range(_RATE)))
+    for start in range(0, count, _RATE):
+        frame = av.AudioFrame(format="flt", layout="mono", samples=min(_RATE, count - start))
+        frame.planes[0].update(wave[: frame.planes[0].buffer_size].ljust(frame.planes[0].buffer_size, b"\0"))
+        frame.sample_rate, frame.pts = _RATE, start
+        yield frame
 
 
 def render_poster(scene: Scene, _least: int) -> Reel:
