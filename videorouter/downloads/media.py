@@ -1,6 +1,7 @@
 """Looks at what was delivered: the facts of a video file without a decoder, and how they differ from what was asked for.
 
-It reads MP4 and QuickTime (``downloads.mp4``), WebM and Matroska (``downloads.webm``), and GIF. Steps, depth and kept bytes are bounded, and nothing here raises: what a file does not say, or says wrongly, is not known.
+It reads MP4 and QuickTime (``downloads.mp4``), WebM and Matroska (``downloads.webm``), and GIF (``downloads.gif``).
+Steps, depth and kept bytes are bounded, and nothing here raises: what a file does not say, or says wrongly, is not known.
 """
 
 from __future__ import annotations
