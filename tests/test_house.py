@@ -257,7 +257,6 @@ CORE = {module: tree for module, tree in NAMED.items() if not module.startswith(
 LAW = "videorouter.call.retry"
 DRIVER = "videorouter.call.caller"
 CHECKING = {LAW, "videorouter.config", "videorouter.call.requests"}
-FETCH = {"videorouter.downloads.fetch"}  # until it is driven as the others are
 SQL = re.compile(r"\b(SELECT|INSERT|UPDATE|DELETE|REPLACE|CREATE|ALTER|DROP)\s+\w")
 
 
@@ -291,7 +290,7 @@ def test_only_the_driver_hands_requests_to_the_sender():
         called = isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute)
         return called and node.func.attr in {"send", "stream"} and named(node.func.value, "sender")
 
-    assert where(sends) == {DRIVER} | FETCH
+    assert where(sends) == {DRIVER}
 
 
 def test_only_the_law_compares_what_was_tried_with_max_retries():
@@ -300,7 +299,7 @@ def test_only_the_law_compares_what_was_tried_with_max_retries():
             named(part, name) for part in ast.walk(node) for name in ("max_retries", "_max_retries")
         )
 
-    assert where(compares) <= CHECKING | FETCH
+    assert where(compares) <= CHECKING
 
 
 def test_only_the_law_lets_pauses_grow():
@@ -312,7 +311,7 @@ def test_only_the_law_lets_pauses_grow():
 
 
 def test_dice_are_thrown_for_the_law_alone():
-    assert {module for module in CORE if "random" in imports_of(module)} == {DRIVER} | FETCH
+    assert {module for module in CORE if "random" in imports_of(module)} == {DRIVER}
 
 
 # The front door

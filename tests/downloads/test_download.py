@@ -29,6 +29,7 @@ from videorouter import (
     Video,
     VideoResult,
 )
+from videorouter.call import retry
 from videorouter.downloads import fetch
 
 pytestmark = pytest.mark.anyio
@@ -290,7 +291,7 @@ class TestRefused:
         assert saved.path.read_bytes() == b"GIF89a"
 
     async def test_a_length_longer_than_the_body_fails_after_retries(self, host, router, tmp_path, plan, monkeypatch):
-        monkeypatch.setattr(fetch, "pause_before", lambda *_, **__: 0.0)
+        monkeypatch.setattr(retry, "find_pause", lambda *_: 0.0)
         host.usual = plan(length=str(len(host.body) + 100), etag=None)
         error = await fail(router, host.video(), tmp_path / "otter.mp4")
         assert error.attempts == 5
@@ -336,7 +337,7 @@ class TestRefused:
         assert names(tmp_path) == []
 
     async def test_a_host_in_trouble_is_asked_again_and_then_named(self, host, router, tmp_path, plan, monkeypatch):
-        monkeypatch.setattr(fetch, "pause_before", lambda *_, **__: 0.0)
+        monkeypatch.setattr(retry, "find_pause", lambda *_: 0.0)
         host.plans = [plan(status=502, body=b""), plan(status=500, body=b"")]
         assert (await router.save(host.video(), tmp_path / "otter.mp4")).size == len(host.body)
         host.usual = plan(status=500, body=b"")

@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given, strategies as st
 
 from videorouter import DownloadError, InternalServerError, NotFoundError, PermissionDeniedError
+from videorouter.call.retry import TABLE, Outcome, Raise, RequestKind, Retry
 from videorouter.downloads.transfer import (
     FailedFetch,
     FullContent,
@@ -15,9 +16,10 @@ from videorouter.downloads.transfer import (
     build_range_headers,
     check_length,
     choose_block_size,
-    pause_before,
+    find_file_outcome,
     read_answer,
 )
+from videorouter.http import WireFailure
 
 HALF = TransferState(offset=50, etag='"v1"', total=100)
 WHOLE_PART = ((b"content-range", b"bytes 50-99/100"), (b"etag", b'"v1"'), (b"content-length", b"50"))
@@ -59,8 +61,8 @@ def test_200_starts_from_the_first_byte(headers, start):
 def test_a_length_that_makes_no_sense_is_asked_again(length):
     found = read(200, ((b"content-length", length),))
     assert found.start_over
-    assert "cdn.example:443 states a length that makes no sense" in found.error.message
-    assert (found.error.status, found.error.result_url) == (200, "https://cdn.example/a.mp4")
+    assert "cdn.example:443 states a length that makes no sense" in found.raised.message
+    assert (found.raised.status, found.raised.result_url) == (200, "https://cdn.example/a.mp4")
 
 
 def test_contradicting_lengths_are_asked_again():
@@ -104,9 +106,9 @@ def test_206_with_everything_right_goes_on():
 def test_206_with_anything_else_starts_over(headers, reason):
     found = read(206, headers)
     assert found.start_over
-    assert not found.refused
-    assert f"cdn.example:443 {reason}" in found.error.message
-    assert (found.error.status, found.error.result_url) == (206, "https://cdn.example/a.mp4")
+    assert found.outcome is Outcome.UNUSABLE
+    assert f"cdn.example:443 {reason}" in found.raised.message
+    assert (found.raised.status, found.raised.result_url) == (206, "https://cdn.example/a.mp4")
 
 
 def test_a_part_of_one_byte_after_one_byte_goes_on():
@@ -142,13 +144,12 @@ def test_206_and_416_that_nobody_asked_for():
     for state in (TransferState(), TransferState(etag='"v1"'), TransferState(offset=50, total=100)):
         found = read(206, WHOLE_PART, state)
         assert found.start_over
-        assert "sent a part of the file though the whole was asked for" in found.error.message
+        assert "sent a part of the file though the whole was asked for" in found.raised.message
     found = read(416)
     assert found.start_over
-    assert "cdn.example:443 has no bytes where the transfer stopped" in found.error.message
-    assert (found.error.status, found.error.result_url) == (416, "https://cdn.example/a.mp4")
-    with pytest.raises(DownloadError):
-        read(416, (), TransferState())
+    assert "cdn.example:443 has no bytes where the transfer stopped" in found.raised.message
+    assert (found.raised.status, found.raised.result_url) == (416, "https://cdn.example/a.mp4")
+    assert not read(416, (), TransferState()).start_over
 
 
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
@@ -159,25 +160,24 @@ def test_a_redirect_says_where_the_file_lies(status):
 @pytest.mark.parametrize("status", [408, 500, 502, 503, 504, 520, 524, 526, 599, 204])
 def test_trouble_is_asked_again(status):
     found = read(status)
-    assert isinstance(found, FailedFetch)
-    assert not found.refused
+    assert found.outcome is (Outcome.UNUSABLE if status == 204 else Outcome.SERVER_ERROR)
     assert not found.start_over
-    assert found.status == found.error.status == status
-    assert "cdn.example:443" in found.error.message
-    assert found.error.result_url == "https://cdn.example/a.mp4"
-    assert isinstance(found.error, InternalServerError) == (status >= 500)
+    assert found.raised.status == status
+    assert "cdn.example:443" in found.raised.message
+    assert found.raised.result_url == "https://cdn.example/a.mp4"
+    assert isinstance(found.raised, InternalServerError) == (status >= 500)
 
 
-@pytest.mark.parametrize(("status", "wait"), [(429, None), (429, b"7"), (425, None), (503, b"7")])
-def test_a_refusal_is_waited_for(status, wait):
-    found = read(status, () if wait is None else ((b"retry-after", wait),))
-    assert found.refused
-    assert found.wait == found.error.retry_after == (None if wait is None else 7.0)
-    assert found.status == found.error.status == status
+@pytest.mark.parametrize(("status", "retry_after"), [(429, None), (429, b"7"), (425, None), (503, b"7")])
+def test_a_refusal_is_waited_for(status, retry_after):
+    found = read(status, () if retry_after is None else ((b"retry-after", retry_after),))
+    assert found.outcome is Outcome.REFUSED
+    assert found.retry_after == found.raised.retry_after == (None if retry_after is None else 7.0)
+    assert found.raised.status == status
 
 
 def test_a_retry_after_that_is_a_date_is_measured_against_the_clock_where_the_answer_has_none():
-    assert read(429, ((b"retry-after", b"Thu, 01 Jan 1970 00:00:09 GMT"),)).wait == 9.0
+    assert read(429, ((b"retry-after", b"Thu, 01 Jan 1970 00:00:09 GMT"),)).retry_after == 9.0
 
 
 @pytest.mark.parametrize(
@@ -189,24 +189,30 @@ def test_a_retry_after_that_is_a_date_is_measured_against_the_clock_where_the_an
         (409, DownloadError),
         (304, DownloadError),
         (300, DownloadError),
+        (416, DownloadError),
     ],
 )
-def test_a_refusal_for_good_is_raised_as_both_its_classes_without_the_signature(status, cls):
-    with pytest.raises(cls) as caught:
-        read(status)
-    assert isinstance(caught.value, DownloadError)
-    assert caught.value.status == status
-    assert "secret" not in f"{caught.value}{caught.value.facts}"
+def test_a_refusal_for_good_has_both_its_classes_and_not_the_signature(status, cls):
+    found = read(status, state=TransferState())
+    assert TABLE[found.outcome][RequestKind.FILE] == (Retry.STOP, Raise.FILE)
+    assert isinstance(found.raised, cls)
+    assert isinstance(found.raised, DownloadError)
+    assert found.raised.status == status
+    assert "secret" not in f"{found.raised}{found.raised.facts}"
 
 
-def test_pauses_grow_and_never_go_below_what_was_asked_for():
-    error = DownloadError("x")
-    assert pause_before(FailedFetch(error=error), 0, 1.0) == pytest.approx(0.1)
-    assert pause_before(FailedFetch(error=error), 3, 1.0) == pytest.approx(0.4)
-    assert pause_before(FailedFetch(error=error), 99, 1.0) == pytest.approx(5.0)
-    assert pause_before(FailedFetch(error=error, status=502), 1, 1.0) == pytest.approx(1.0)
-    assert pause_before(FailedFetch(error=error, refused=True), 99, 1.0) == pytest.approx(30.0)
-    assert pause_before(FailedFetch(error=error, refused=True, wait=60.0), 1, 0.0) == 60.0
+@pytest.mark.parametrize("failure", WireFailure)
+def test_what_the_wire_has_ended_is_asked_again_unless_that_cannot_help(failure):
+    final = {
+        WireFailure.NAME_MISSING,
+        WireFailure.CERTIFICATE,
+        WireFailure.PROXY_REFUSED,
+        WireFailure.ADDRESS_REFUSED,
+        WireFailure.TOO_LARGE,
+        WireFailure.DEADLINE,
+        WireFailure.CLOSED,
+    }
+    assert (TABLE[find_file_outcome(failure)][RequestKind.FILE][0] is Retry.STOP) == (failure in final)
 
 
 def test_a_length_is_right_short_or_long():

@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from videorouter.config import ClientSettings
     from videorouter.errors import VideoRouterError
     from videorouter.events import Event, EventHook, InDoubtHook
+    from videorouter.http import ResponseStream
     from videorouter.models import InDoubt, Video
 
 Answer = TypeVar("Answer")
@@ -174,6 +175,9 @@ class FreeCall(Call[Answer], kw_only=True, eq=False):
     content_type: bytes | None = None
     model: str | None = None
 
+    def __post_init__(self) -> None:
+        self.history.began = time.monotonic()
+
     async def prepare(self) -> Request:
         """Refuse when the client is closed, and ask for the key."""
         self.caller.check_open()
@@ -252,7 +256,8 @@ class Caller:
                 if not isinstance(ended, FailedAttempt):
                     if call.slot is not None:
                         call.slot.note_success()
-                    self.shared.budget.repay(call.history.last_cost)
+                    if call.kind is not RequestKind.FILE:  # its body is still to come
+                        self.shared.budget.repay(call.history.last_cost)
                     return ended
                 failed = ended
         except BaseException as error:
@@ -288,6 +293,12 @@ class Caller:
             await call.tell_retry(decision)
         return decision.after
 
+    async def open_stream(
+        self, request: Request, attempt: Attempt, *, deadline: float, stall: float, addresses: tuple[str, ...]
+    ) -> ResponseStream:
+        """Send once and return when the head is in; see ``Sender.stream``."""
+        return await self.shared.sender.stream(request, attempt, deadline=deadline, stall=stall, addresses=addresses)
+
     async def get(
         self,
         url: str,
@@ -309,7 +320,6 @@ class Caller:
                 deadline=deadline,
                 max_retries=self.settings.max_retries,
                 limit=READ_LIMIT,
-                history=History(began=time.monotonic()),
             )
         )
 
@@ -335,7 +345,6 @@ class Caller:
                 model=model,
                 deadline=deadline,
                 max_retries=self.settings.max_retries,
-                history=History(began=time.monotonic()),
             )
         )
 

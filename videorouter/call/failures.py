@@ -96,7 +96,7 @@ class FailedAttempt(msgspec.Struct, kw_only=True):
     """The end of one attempt that brought no success."""
 
     outcome: Outcome
-    attempt: Attempt
+    attempt: Attempt = msgspec.field(default_factory=Attempt)
     error: WireError | None = None
     response: Response | None = None
     answer: ErrorAnswer | Unusable | None = None

@@ -18,7 +18,7 @@ from videorouter.call.in_doubt import call_hooks_while_cancelled, describe_doubt
 from videorouter.call.pace import LONGEST_HOLD
 from videorouter.call.paid import PaidCall
 from videorouter.call.requests import find_request, keep_request
-from videorouter.call.retry import TABLE, History, Outcome, Raise, RequestKind
+from videorouter.call.retry import TABLE, Outcome, Raise, RequestKind
 from videorouter.config import NO_DEADLINE
 from videorouter.errors import (
     ClientClosedError,
@@ -302,7 +302,6 @@ async def _poll(caller: Caller, task: Task, *, deadline: float, accepted_now: bo
         deadline=deadline,
         max_retries=caller.settings.max_retries,
         limit=_POLL_LIMIT,
-        history=History(began=time.monotonic()),
     )
     not_yet = FailedAttempt(outcome=Outcome.PENDING, attempt=Attempt())
     status = await caller.send(poll, not_yet if accepted_now else None)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import threading
-import time
 import uuid
 from collections import OrderedDict
 from functools import partial
@@ -30,7 +29,7 @@ from videorouter.call.inputs import (
     encode_upload,
     read_asset,
 )
-from videorouter.call.retry import TABLE, History, Outcome, Raise, RequestKind
+from videorouter.call.retry import TABLE, Outcome, Raise, RequestKind
 from videorouter.errors import (
     InvalidRequestError,
     OutcomeUnknownError,
@@ -226,7 +225,6 @@ async def _await_review(caller: Caller, asset: Asset, *, deadline: float) -> Ass
             max_retries=caller.settings.max_retries,
             limit=READ_LIMIT,
             model=asset.model,
-            history=History(began=time.monotonic()),
         )
         seen = await caller.send(review, FailedAttempt(outcome=Outcome.PENDING, attempt=Attempt()))
         if isinstance(seen, Response):

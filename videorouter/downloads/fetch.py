@@ -6,7 +6,6 @@ It sends no API key and no cookie, and writes nothing: whoever asked for the byt
 from __future__ import annotations
 
 import contextlib
-import random
 import time
 from contextlib import aclosing
 from hashlib import sha256
@@ -15,8 +14,9 @@ from typing import TYPE_CHECKING, NoReturn
 import anyio
 import msgspec
 
-from videorouter.call.failures import show_body
-from videorouter.call.retry import THROTTLED_COST, TRANSIENT_COST
+from videorouter.call.caller import Call
+from videorouter.call.failures import FailedAttempt, show_body
+from videorouter.call.retry import Outcome, RequestKind, RetryAfter
 from videorouter.downloads.guard import (
     MAX_REDIRECTS,
     build_policy,
@@ -35,21 +35,19 @@ from videorouter.downloads.transfer import (
     TransferState,
     build_range_headers,
     check_length,
-    pause_before,
+    find_file_outcome,
     read_answer,
 )
-from videorouter.errors import ClientClosedError, DownloadError, Phase
+from videorouter.errors import ClientClosedError, DownloadError, Phase, VideoRouterError
 from videorouter.events import DownloadProgressed, RetryScheduled
-from videorouter.http import Attempt, Request, WireError, WireFailure
+from videorouter.http import Attempt, Request, ResponseStream, WireError, WireFailure
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 
-    from videorouter.call.caller import Caller
-    from videorouter.downloads.guard import FileUrl
+    from videorouter.downloads.guard import AddressPolicy, FileUrl
     from videorouter.downloads.media import MediaReader
     from videorouter.events import Event
-    from videorouter.http import ResponseStream
 
 STALL_SECONDS = 30.0
 """Without a byte for so long, a connection is given up."""
@@ -59,60 +57,38 @@ _SNIFF_BYTES = 12
 _EVIDENCE_BYTES = 4096
 _EVIDENCE_SECONDS = 5.0
 _PROGRESS_SECONDS = 0.25
-_FINAL = frozenset(
-    {
-        WireFailure.NAME_MISSING,
-        WireFailure.CERTIFICATE,
-        WireFailure.PROXY_REFUSED,
-        WireFailure.ADDRESS_REFUSED,
-        WireFailure.TOO_LARGE,
-    }
-)
 _NOT_CONNECTED = frozenset({WireFailure.REFUSED, WireFailure.UNREACHABLE, WireFailure.CONNECT_TIMEOUT})
 
 
-class Fetch:
+class Fetch(Call[tuple[ResponseStream, FullContent | PartialContent]], kw_only=True, eq=False):
     """One file on its way; set ``state`` before ``pieces`` to resume.
 
     Attributes:
+        url: Where it lies.
+        call_id: Of its events.
+        name: What it is called in events.
+        emit: Is told of its progress.
         state: What is here, and what is known of the whole.
         framed: Whether its end could be told from a cut.
         transferred: Bytes that crossed the wire.
-        attempts: Requests for the file, redirects not counted.
     """
 
-    def __init__(
-        self,
-        caller: Caller,
-        url: str,
-        *,
-        deadline: float,
-        max_retries: int,
-        call_id: str,
-        name: str,
-        emit: Callable[[Event], Awaitable[None]] | None = None,
-    ) -> None:
-        self.state: TransferState = TransferState()
-        self.framed: bool = True
-        self.transferred: int = 0
-        self.attempts: int = 0
-        self._caller = caller
-        self._url = url
-        self._shown = show_url(url)
-        self._policy = build_policy(caller.settings)
-        self._deadline = deadline
-        self._max_retries = max_retries
-        self._call_id = call_id
-        self._name = name
-        self._emit = emit
-        self._began = time.monotonic()
-        self._reported = self._began
-        self._host = ""
-        self._phase: Phase | None = None
-        self._first_address = 0
-        self._last_cost = 1
-        self._failures = 0
-        self._refusals = 0
+    kind: RequestKind = RequestKind.FILE
+    url: str
+    call_id: str
+    name: str
+    emit: Callable[[Event], Awaitable[None]] | None = None
+    state: TransferState = TransferState()
+    framed: bool = True
+    transferred: int = 0
+    _before: int = 0
+    _reported: float = 0.0
+    _host: str = ""
+    _phase: Phase | None = None
+    _first_address: int = 0
+
+    def __post_init__(self) -> None:
+        self.history.began = self._reported = time.monotonic()
 
     async def pieces(self) -> AsyncGenerator[FullContent | bytes, None]:
         """The bytes after ``state.offset``, as they arrive; ``FullContent`` says that they begin anew from the first.
@@ -121,86 +97,68 @@ class Fetch:
         """
         if self.state.offset and self.state.offset == self.state.total:
             return
+        failed: FailedFetch | None = None
         while True:
-            before = self.transferred
-            self.attempts += 1
+            stream, content = await self.caller.send(self, failed)
             try:
-                stream, answer = await self._open()
-                try:
-                    if isinstance(answer, FailedFetch):
-                        failed = answer
-                    else:
-                        self.framed = answer.framed
-                        if isinstance(answer, FullContent):
-                            self.state = TransferState(etag=answer.etag, total=answer.total)
-                            yield answer
-                        else:
-                            self.state = msgspec.structs.replace(self.state, total=answer.total)
-                        offset, total = self.state.offset, self.state.total
-                        limit = self._caller.settings.max_download_bytes if total is None else total
-                        async with _closing(stream) as chunks:
-                            async for chunk in chunks:
-                                offset += len(chunk)
-                                self.transferred += len(chunk)
-                                if offset > limit:
-                                    self._refuse_excess(total, limit)
-                                self.state = TransferState(offset=offset, etag=self.state.etag, total=total)
-                                yield chunk
-                                if self._emit is not None:
-                                    await self._report_progress()
-                        shortfall = check_length(self.state)
-                        if shortfall is None:
-                            if self._emit is not None:
-                                await self._report_progress(last=True)
-                            self._caller.shared.budget.repay(self._last_cost)
-                            return
-                        failed = FailedFetch(error=self._fail(shortfall))
-                finally:
-                    await _close(stream)
+                if isinstance(content, FullContent):
+                    self.state = TransferState(etag=content.etag, total=content.total)
+                    yield content
+                else:
+                    self.state = msgspec.structs.replace(self.state, total=content.total)
+                self.framed = content.framed
+                offset, total = self.state.offset, self.state.total
+                limit = self.caller.settings.max_download_bytes if total is None else total
+                async with _closing(stream) as chunks:
+                    async for chunk in chunks:
+                        offset += len(chunk)
+                        self.transferred += len(chunk)
+                        if offset > limit:
+                            self._refuse_excess(total, limit)
+                        self.state = TransferState(offset=offset, etag=self.state.etag, total=total)
+                        yield chunk
+                        if self.emit is not None:
+                            await self._report_progress()
+                shortfall = check_length(self.state)
+                if shortfall is None:
+                    if self.emit is not None:
+                        await self._report_progress(last=True)
+                    self.caller.shared.budget.repay(self.history.last_cost)
+                    return
+                failed = self._break_off(FailedFetch(outcome=Outcome.CUT, raised=self._describe(shortfall)))
             except WireError as error:
-                failed = self._read_failure(error)
-            await self._pause(failed, brought=self.transferred - before)
+                failed = self._break_off(self._read_failure(error))
+            finally:
+                await _close(stream)
 
-    async def _pause(self, failed: FailedFetch, *, brought: int) -> None:
-        """Wait for the next attempt, or raise where there is none."""
+    def _break_off(self, failed: FailedFetch) -> FailedFetch:
+        """What a failed attempt comes to for the bytes that are here: without a strong validator they are lost."""
         if failed.start_over or self.state.etag is None:
             self.state = TransferState()
-        if self.state.etag is not None and brought >= MIN_PROGRESS:
-            self._failures = 0
-        elif not failed.refused:
-            self._failures += 1
-        self._refusals = self._refusals + 1 if failed.refused else 0
-        if self._max_retries == 0 or (not failed.refused and self._failures > self._max_retries):
-            self._raise(failed.error)
-        if self._failures or failed.refused:
-            cost = THROTTLED_COST if failed.refused else TRANSIENT_COST
-            if not self._caller.shared.budget.spend(cost) and not failed.refused:
-                failed.error.add(budget_exhausted=True)
-                self._raise(failed.error)
-            self._last_cost = cost
-        pause = pause_before(failed, self._refusals or self._failures, random.random())  # noqa: S311  jitter
-        if time.monotonic() + pause >= self._deadline:
-            self._raise(failed.error)
-        event = RetryScheduled(
-            call_id=self._call_id, attempt=self.attempts + 1, wait=pause, reason=failed.error.message[:200]
-        )
-        await self._caller.emit(event)
-        await anyio.sleep(pause)
-        self._caller.check_open()
+        elif failed.outcome is Outcome.CUT and self.transferred - self._before >= MIN_PROGRESS:
+            failed.outcome = Outcome.PARTIAL
+        return failed
 
-    async def _open(self) -> tuple[ResponseStream, FullContent | PartialContent | FailedFetch]:
-        """Follow the redirects, each one checked, to an answer that is none."""
-        settings = self._caller.settings
-        target = check_file_url(self._url, self._policy)
+    async def send_once(self) -> tuple[ResponseStream, FullContent | PartialContent] | FailedFetch:
+        """Follow the redirects, each one checked, to the file."""
+        caller = self.caller
+        caller.check_open()
+        self.history.attempts += 1
+        self._before = self.transferred
+        policy = build_policy(caller.settings)
+        target = check_file_url(self.url, policy)
         headers = (
-            (b"user-agent", settings.user_agent.encode("latin-1")),
+            (b"user-agent", caller.settings.user_agent.encode("latin-1")),
             (b"accept", b"*/*"),
             (b"accept-encoding", b"identity"),
             *build_range_headers(self.state),
         )
         for _ in range(MAX_REDIRECTS + 1):
-            stream = await self._open_one(target, headers)
-            done = False
+            try:
+                stream = await self._open(target, headers, policy)
+            except WireError as error:
+                return self._break_off(self._read_failure(error))
+            kept = False
             try:
                 answer = read_answer(
                     stream.status,
@@ -208,37 +166,40 @@ class Fetch:
                     self.state,
                     url=target.url,
                     host=self._host,
-                    limit=settings.max_download_bytes,
+                    limit=caller.settings.max_download_bytes,
                     wall=time.time(),
                 )
+                if isinstance(answer, FailedFetch):
+                    await self._keep_evidence(stream, answer.raised)
+                    return self._break_off(answer)
                 if not isinstance(answer, Redirect):
-                    if isinstance(answer, FailedFetch):
-                        await self._keep_evidence(stream, answer.error)
-                    done = True
+                    kept = True
                     return stream, answer
             except DownloadError as error:
                 await self._keep_evidence(stream, error)
-                self._raise(error)
+                self._add_facts(error)
+                raise
             finally:
-                if not done:
+                if not kept:
                     await _close(stream)
-            target = follow_redirect(target, answer.location, self._policy)
+            target = follow_redirect(target, answer.location, policy)
         msg = f"The file was not fetched: more than {MAX_REDIRECTS} redirects, the last one from {self._host}."
-        raise DownloadError(msg, host=self._host, result_url=self._shown)
+        raise DownloadError(msg, host=self._host, result_url=show_url(self.url))
 
-    async def _open_one(self, target: FileUrl, headers: tuple[tuple[bytes, bytes], ...]) -> ResponseStream:
+    async def _open(
+        self, target: FileUrl, headers: tuple[tuple[bytes, bytes], ...], policy: AddressPolicy
+    ) -> ResponseStream:
         """Send one request, to each checked address in turn until one lets us connect."""
-        sender = self._caller.shared.sender
-        addresses = await self._resolve(target)
+        addresses = await self._resolve(target, policy)
         request = Request(method="GET", url=target.url, headers=headers)
         for number in range(max(1, len(addresses))):
             first = (self._first_address + number) % len(addresses) if addresses else 0
-            attempt = Attempt()
+            self.attempt = attempt = Attempt()
             try:
-                return await sender.stream(
+                return await self.caller.open_stream(
                     request,
                     attempt,
-                    deadline=self._deadline,
+                    deadline=self.deadline,
                     stall=STALL_SECONDS,
                     addresses=addresses[first:] + addresses[:first],
                 )
@@ -252,18 +213,18 @@ class Fetch:
                 self._first_address = first
         raise AssertionError
 
-    async def _resolve(self, target: FileUrl) -> tuple[str, ...]:
+    async def _resolve(self, target: FileUrl, policy: AddressPolicy) -> tuple[str, ...]:
         """The checked addresses to connect to; empty for a literal, or where a proxy or a mock resolves names itself.
 
         The connection goes to these, so that a second DNS answer changes nothing.
         """
         if target.literal is not None:
             return ()
-        addresses = await self._caller.shared.sender.resolve(target.url, deadline=self._deadline)
-        check_addresses(target, addresses, self._policy)
+        addresses = await self.caller.shared.sender.resolve(target.url, deadline=self.deadline)
+        check_addresses(target, addresses, policy)
         return addresses
 
-    async def _keep_evidence(self, stream: ResponseStream, error: DownloadError) -> None:
+    async def _keep_evidence(self, stream: ResponseStream, error: VideoRouterError) -> None:
         body = b""
         with contextlib.suppress(WireError), anyio.move_on_after(_EVIDENCE_SECONDS):
             async with _closing(stream) as chunks:
@@ -271,63 +232,76 @@ class Fetch:
                     body += chunk[:_EVIDENCE_BYTES]
                     if len(body) >= _EVIDENCE_BYTES:
                         break
-        error.add(body=show_body(body, self._caller.settings.redact) if body else None, host=self._host)
+        error.add(body=show_body(body, self.caller.settings.redact) if body else None, host=self._host)
 
     def _read_failure(self, error: WireError) -> FailedFetch:
+        found: VideoRouterError
         if error.failure is WireFailure.CLOSED:
-            msg = "The client was closed while a file was on its way."
-            raise ClientClosedError(msg) from error
-        if error.failure is WireFailure.STALLED:
-            found = self._fail(f"no byte came for {STALL_SECONDS:g} s")
+            found = ClientClosedError("The client was closed while a file was on its way.")
+        elif error.failure is WireFailure.STALLED:
+            found = self._describe(f"no byte came for {STALL_SECONDS:g} s")
         elif error.failure is WireFailure.DEADLINE:
-            found = self._fail("its timeout passed", "Allow a longer timeout=.")
+            found = self._describe("its timeout passed", "Allow a longer timeout=.")
         else:
-            found = self._fail(error.message)
+            found = self._describe(error.message)
         found.__cause__ = error
-        if error.failure in _FINAL or error.failure is WireFailure.DEADLINE:
-            self._raise(found)
-        return FailedFetch(error=found)
+        return FailedFetch(outcome=find_file_outcome(error.failure), raised=found)
 
-    def _fail(self, reason: str, advice: str = "") -> DownloadError:
+    def _describe(self, reason: str, advice: str = "") -> DownloadError:
         have = ""
         if self.state.offset:
             whole = f" of {self.state.total}" if self.state.total is not None else ""
             have = f" {self.state.offset}{whole} bytes had come."
-        msg = f"The file could not be fetched whole from {self._host or self._shown}: {reason}.{have}"
-        return DownloadError(f"{msg} {advice}".rstrip(), result_url=self._shown)
+        shown = show_url(self.url)
+        msg = f"The file could not be fetched whole from {self._host or shown}: {reason}.{have}"
+        return DownloadError(f"{msg} {advice}".rstrip(), result_url=shown)
 
     def _refuse_excess(self, total: int | None, limit: int) -> NoReturn:
         self.state = TransferState()
         what = f"max_download_bytes={limit}" if total is None else f"the {total} bytes that were promised"
-        self._raise(self._fail(f"it is longer than {what}"))
+        error = self._describe(f"it is longer than {what}")
+        self._add_facts(error)
+        raise error
 
-    def _raise(self, error: DownloadError) -> NoReturn:
+    def build_error(self, failed: FailedAttempt) -> VideoRouterError:
+        """What the attempt came to, with what is known of the transfer."""
+        error = failed.raised or self._describe("no answer came")
+        self._add_facts(error)
+        return error
+
+    def _add_facts(self, error: VideoRouterError) -> None:
         error.add(
             host=self._host or None,
             phase=self._phase,
-            attempts=self.attempts,
-            elapsed=time.monotonic() - self._began,
-            result_url=self._shown,
+            attempts=self.history.attempts,
+            elapsed=time.monotonic() - self.history.began,
+            result_url=show_url(self.url),
         )
-        raise error
+
+    async def tell_retry(self, decision: RetryAfter) -> None:
+        """Tell the event hook that the file is asked for again."""
+        reason = self.failed.raised.message[:200] if self.failed is not None and self.failed.raised is not None else ""
+        await self.caller.emit(
+            RetryScheduled(call_id=self.call_id, attempt=self.history.attempts + 1, wait=decision.after, reason=reason)
+        )
 
     async def _report_progress(self, *, last: bool = False) -> None:
         now = time.monotonic()
-        if self._emit is None or (now - self._reported < _PROGRESS_SECONDS and not last):
+        if self.emit is None or (now - self._reported < _PROGRESS_SECONDS and not last):
             return
         self._reported = now
         state = self.state
-        rate = self.transferred / max(now - self._began, 1e-6)
+        rate = self.transferred / max(now - self.history.began, 1e-6)
         left = None if state.total is None or rate <= 0 else max(0.0, (state.total - state.offset) / rate)
         event = DownloadProgressed(
-            call_id=self._call_id,
-            name=self._name,
+            call_id=self.call_id,
+            name=self.name,
             received=state.offset,
             total=state.total,
             rate=rate,
             time_left=left,
         )
-        await self._emit(event)
+        await self.emit(event)
 
 
 @contextlib.asynccontextmanager

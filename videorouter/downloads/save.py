@@ -319,8 +319,8 @@ async def _save_to_sink(caller: Caller, video: Video, target: Any, options: Down
 
 def _open_fetch(caller: Caller, video: Video, name: str, options: DownloadOptions, call_id: str) -> Fetch:
     return Fetch(
-        caller,
-        video.url or "",
+        caller=caller,
+        url=video.url or "",
         deadline=time.monotonic() + options.seconds,
         max_retries=options.max_retries,
         call_id=call_id,

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, TypeAlias
 
 import msgspec
 
-from videorouter.call.retry import CONNECTING, REFUSED, find_pause, read_retry_after
+from videorouter.call.failures import FailedAttempt
+from videorouter.call.retry import Outcome, find_outcome, read_retry_after
 from videorouter.downloads.guard import REDIRECTS, show_url
 from videorouter.errors import (
     AuthenticationError,
@@ -22,8 +23,9 @@ from videorouter.errors import (
     NotFoundError,
     PermissionDeniedError,
     RateLimitError,
+    VideoRouterError,
 )
-from videorouter.http import find_header
+from videorouter.http import WireFailure, find_header
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -36,7 +38,15 @@ MIN_PROGRESS = 4096
 _STRONG = re.compile(rb'"[\x21\x23-\x7e\x80-\xff]{0,200}"')
 _RANGE = re.compile(r"bytes\s+(\d{1,18})-(\d{1,18})/(\d{1,18}|\*)", re.IGNORECASE)
 _DIGITS = re.compile(r"\d{1,18}")
-_TRANSIENT = frozenset({408, 500, 502, 503, 504})
+_FINAL = frozenset(
+    {
+        WireFailure.NAME_MISSING,
+        WireFailure.CERTIFICATE,
+        WireFailure.PROXY_REFUSED,
+        WireFailure.ADDRESS_REFUSED,
+        WireFailure.TOO_LARGE,
+    }
+)
 
 
 class FileBadRequestError(DownloadError, BadRequestError):
@@ -113,22 +123,11 @@ class Redirect(msgspec.Struct, frozen=True, kw_only=True):
     location: str | None
 
 
-class FailedFetch(msgspec.Struct, frozen=True, kw_only=True):
-    """This attempt brought nothing; another may.
+class FailedFetch(FailedAttempt, kw_only=True):
+    """An attempt that did not bring the file; ``start_over``: the bytes that are here must be thrown away first."""
 
-    Attributes:
-        error: What to raise when there is no other.
-        refused: Whether the host asked to wait: then the deadline alone limits the attempts.
-        wait: Seconds that it asked for.
-        start_over: Whether the bytes that are here must be thrown away first.
-        status: Of an answer that says that the host is in trouble.
-    """
-
-    error: DownloadError
-    refused: bool = False
-    wait: float | None = None
+    raised: VideoRouterError
     start_over: bool = False
-    status: int | None = None
 
 
 Answer: TypeAlias = FullContent | PartialContent | Redirect | FailedFetch
@@ -147,7 +146,7 @@ def build_range_headers(state: TransferState) -> tuple[tuple[bytes, bytes], ...]
 def read_answer(
     status: int, headers: Headers, state: TransferState, *, url: str, host: str, limit: int, wall: float
 ) -> Answer:
-    """What a head means for a transfer of at most ``limit`` bytes; raises where no other attempt would bring the file.
+    """What a head means for a transfer of at most ``limit`` bytes; a file that is larger is refused.
 
     ``wall`` is the Unix time in seconds, for a ``Retry-After`` that is a date.
     """
@@ -160,19 +159,19 @@ def read_answer(
         return Redirect(location=find_header(headers, b"location"))
     if status == 416 and state.offset > 0:
         return _restart(host, shown, "has no bytes where the transfer stopped", status)
-    wait = read_retry_after(headers, wall=wall)
-    error = _build_refusal(status, host, shown, retry_after=wait)
-    if status in {425, 429} or (status == 503 and wait is not None):
-        return FailedFetch(error=error, refused=True, wait=wait, status=status)
-    if status in _TRANSIENT or status >= 500 or 200 <= status < 300:
-        return FailedFetch(error=error, status=status)
-    raise error
+    retry_after = read_retry_after(headers, wall=wall)
+    error = _build_refusal(status, host, shown, retry_after=retry_after)
+    outcome = Outcome.UNUSABLE if status < 300 else find_outcome(status, retry_after=retry_after)
+    return FailedFetch(outcome=outcome, raised=error, retry_after=retry_after)
 
 
-def pause_before(failed: FailedFetch, attempt: int, dice: float) -> float:
-    """Seconds before the next attempt, after so many failed ones in a row; ``dice`` is between 0 and 1."""
-    back_off = REFUSED if failed.refused or failed.status is not None else CONNECTING
-    return find_pause(max(attempt, 1), back_off, dice, failed.wait)
+def find_file_outcome(failure: WireFailure) -> Outcome:
+    """The outcome of an attempt that the wire has ended, before the head or in the middle of the body."""
+    if failure is WireFailure.CLOSED:
+        return Outcome.CLOSED
+    if failure is WireFailure.DEADLINE:
+        return Outcome.EXPIRED
+    return Outcome.HOPELESS if failure in _FINAL else Outcome.CUT
 
 
 def check_length(state: TransferState) -> str | None:
@@ -198,7 +197,9 @@ def _read_whole(headers: Headers, shown: str, host: str, limit: int) -> Answer:
         text = lengths.pop().decode("latin-1")
         if lengths or not _DIGITS.fullmatch(text):
             msg = f"{host} states a length that makes no sense ({text[:40]!r})."
-            return FailedFetch(error=DownloadError(msg, status=200, result_url=shown), start_over=True)
+            return FailedFetch(
+                outcome=Outcome.UNUSABLE, raised=DownloadError(msg, status=200, result_url=shown), start_over=True
+            )
         total = int(text)
     if total is not None and total > limit:
         raise _too_large(total, limit, shown)
@@ -241,7 +242,9 @@ def _read_part(headers: Headers, state: TransferState, shown: str, host: str, li
 
 def _restart(host: str, shown: str, reason: str, status: int) -> FailedFetch:
     msg = f"The file could not be fetched whole: {host} {reason}. Run it again; it starts from the first byte."
-    return FailedFetch(error=DownloadError(msg, status=status, result_url=shown), start_over=True)
+    return FailedFetch(
+        outcome=Outcome.UNUSABLE, raised=DownloadError(msg, status=status, result_url=shown), start_over=True
+    )
 
 
 def _too_large(total: int, limit: int, shown: str) -> DownloadError:
