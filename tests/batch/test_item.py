@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import httpx
 import pytest
 from batching import collect, gather, prompts, read
-from media_files import block, cluster, webm
+from media_files import block, cluster, movie, webm
 
 from videorouter import (
     AsyncVideoRouter,
@@ -400,6 +400,29 @@ async def test_missing_files_are_fetched_by_the_next_run(sandbox, router, tmp_pa
     assert third[1].path.is_file()
     assert batch.caught_up == 1
     assert len(list(clips.glob("*.mp4"))) == 4
+    assert len(await sandbox.charge_list()) == 4
+
+
+async def test_what_was_emptied_or_cut_is_fetched_again_and_another_whole_file_is_left_and_logged(
+    sandbox, router, tmp_path, caplog
+):
+    path, clips = tmp_path / "run.db", tmp_path / "clips"
+    first = await collect(router.generate_many(prompts(4), journal=path, save_to=clips))
+    whole = {index: item.path.read_bytes() for index, item in first.items()}
+    shorter = movie()
+    first[0].path.write_bytes(b"")
+    first[1].path.write_bytes(whole[1][:-9])
+    first[2].path.write_bytes(shorter)
+    first[3].path.write_bytes(whole[3] + b"a note of my own")
+    batch = router.generate_many(prompts(4), journal=path, save_to=clips)
+    again = await collect(batch)
+    assert batch.caught_up == 2
+    assert [again[index].path.read_bytes() for index in range(4)] == [
+        whole[0], whole[1], shorter, whole[3] + b"a note of my own"
+    ]  # fmt: skip
+    assert [item.error for item in again.values()] == [None] * 4
+    told = [record.getMessage() for record in caplog.records]
+    assert [str(first[index].path) in " ".join(told) for index in range(4)] == [False, False, True, True]
     assert len(await sandbox.charge_list()) == 4
 
 

@@ -14,7 +14,7 @@ import pytest
 from batching import read
 
 from videorouter.errors import JournalError
-from videorouter.journal.journal import Ending, Intent, Journal
+from videorouter.journal.journal import Ending, Intent, Journal, SavedFile
 from videorouter.journal.states import STATES
 
 pytestmark = pytest.mark.anyio
@@ -245,7 +245,7 @@ async def test_two_items_never_share_a_file_name(tmp_path):
     assert await journal.plan_file("b", 0, wanted) == second
     await journal.record_file(second, second, size=3, sha256="ab")
     assert await journal.find_files("a") == ()
-    assert await journal.find_files("b") == ((second, "ab"),)
+    assert await journal.find_files("b") == (SavedFile(path=second, size=3, sha256="ab"),)
     assert read(journal.path, "SELECT path FROM files WHERE item = 'b'") == [("clips/otter-b.mp4",)]
     await journal.aclose()
 

@@ -18,6 +18,7 @@ import msgspec
 from videorouter.call.requests import Verb
 from videorouter.config import check_count
 from videorouter.downloads.names import DEFAULT_NAME, check_template
+from videorouter.downloads.save import still_stands
 from videorouter.errors import (
     BudgetExceededError,
     ClientClosedError,
@@ -382,8 +383,10 @@ class BatchRun:
         if item.result is not None and any(video.url is None for video in item.result.videos):
             restore_inline(item.result, await journal.find_inline(item.id))
         saved = await journal.find_files(item.id)
-        files = tuple(str(show_path(path, self.options.save_to)) for path, _ in saved)
-        return item.replace(files=files, sha256=saved[0][1] if saved else item.sha256)
+        if self.options.save_to is not None:  # what is gone is fetched again
+            saved = tuple([file for file in saved if await still_stands(file.path, file.size)])
+        files = tuple(str(show_path(file.path, self.options.save_to)) for file in saved)
+        return item.replace(files=files, sha256=saved[0].sha256 if saved else item.sha256)
 
     def find_price(self, submission: Submission) -> int:
         """What a request may cost, in millionths of a dollar.

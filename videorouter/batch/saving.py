@@ -16,6 +16,7 @@ from videorouter.call.requests import find_request, keep_request
 from videorouter.call.tasks import look_at_task
 from videorouter.downloads.file import find_free
 from videorouter.downloads.names import fill_template, number_name
+from videorouter.downloads.save import still_stands
 from videorouter.errors import DownloadError, JournalError, VideoRouterError
 from videorouter.journal.records import show_path
 from videorouter.journal.states import describe_failure
@@ -130,10 +131,10 @@ class Saver:
         journal = self._run.journal
         if journal is not None:
             path = await journal.plan_file(item.id, number, path)
-            known = next((entry for entry in await journal.find_files(item.id) if entry[0] == path), None)
+            known = next((file for file in await journal.find_files(item.id) if file.path == path), None)
             path = show_path(path, self._folder)
-            if known is not None and path.is_file():
-                return Download(file=str(path), size=path.stat().st_size, sha256=known[1])
+            if known is not None and await still_stands(known.path, known.size):
+                return Download(file=str(path), size=path.stat().st_size, sha256=known.sha256)
         else:
             path = find_free(path)  # what stands there was paid for as well
         path.parent.mkdir(parents=True, exist_ok=True)

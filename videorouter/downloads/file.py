@@ -54,6 +54,28 @@ def find_free(path: Path, taken: Container[Path] = ()) -> Path:
     return next(free for free in number_paths(path) if free not in taken and not os.path.lexists(free))
 
 
+def find_size(path: Path) -> int | None:
+    """The size of the file that stands there; ``None``: none does."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_size if stat.S_ISREG(found.st_mode) else None
+
+
+def is_cut(path: Path, size: int) -> bool:
+    """Whether a file that had that size was deleted, emptied or cut; another whole one in its place is not."""
+    try:
+        found = path.stat().st_size
+        if found >= size:
+            return False
+        with path.open("rb") as file:
+            _, reason = read_media(file.fileno(), found)
+    except OSError:
+        return True
+    return reason is not None
+
+
 def read_media(descriptor: int, size: int, *, framed: bool = True) -> tuple[Media | None, str | None]:
     """What an open file of that size says of its video, and why it is no whole video file. It skips what it can."""
     reader = MediaReader()

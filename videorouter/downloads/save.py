@@ -12,6 +12,7 @@ import logging
 import time
 import uuid
 from contextlib import aclosing
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict
 
@@ -22,7 +23,7 @@ from videorouter.call.limiter import read_file_limit
 from videorouter.call.requests import find_request
 from videorouter.config import check_count, check_timeout
 from videorouter.downloads.fetch import Fetch, stream_once
-from videorouter.downloads.file import PartialFile
+from videorouter.downloads.file import PartialFile, find_size, is_cut
 from videorouter.downloads.media import MediaReader, compare_request
 from videorouter.downloads.mp4 import describe_content
 from videorouter.downloads.names import name_video
@@ -33,7 +34,7 @@ from videorouter.errors import DownloadError, VideoRouterError
 from videorouter.events import DownloadFinished
 from videorouter.loops import PerLoop
 from videorouter.models import Download
-from videorouter.threads import Owned
+from videorouter.threads import Owned, run_in_thread
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Awaitable, Callable
@@ -166,6 +167,17 @@ async def stream_one(caller: Caller, video: Video, options: DownloadOptions) -> 
     async with aclosing(stream_once(fetch, check=options.check, media=MediaReader())) as pieces:
         async for piece in pieces:
             yield piece
+
+
+async def still_stands(path: Path, size: int) -> bool:
+    """Whether a file stands where one of that size was saved. Another one in its place is left as it is, and logged."""
+    found = find_size(path)
+    if found == size:
+        return True
+    if found is None or await run_in_thread(partial(is_cut, path, size)):
+        return False
+    log.warning("%s is another file than the one that was saved there: it is left as it is", path)
+    return True
 
 
 class _Block:

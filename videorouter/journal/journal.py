@@ -149,6 +149,14 @@ class Totals(msgspec.Struct, frozen=True, kw_only=True):
     items: int = 0
 
 
+class SavedFile(msgspec.Struct, frozen=True, kw_only=True):
+    """A file that was saved whole."""
+
+    path: Path
+    size: int
+    sha256: str | None = None
+
+
 class Journal:
     """A journal, open for writing. Make it with ``open``; every verb may be awaited from one loop by many at once.
 
@@ -319,11 +327,11 @@ class Journal:
         statement = "UPDATE OR IGNORE files SET path = :path, size = :size, sha256 = :sha256, saved = :now WHERE path = :planned"
         await self._execute("file", statement, {**values, "now": time.time()})
 
-    async def find_files(self, item: str) -> tuple[tuple[Path, str | None], ...]:
-        """The files of an item that were saved whole, with their digests, in order."""
-        query = "SELECT path, sha256 FROM files WHERE item = ? AND saved IS NOT NULL ORDER BY number"
+    async def find_files(self, item: str) -> tuple[SavedFile, ...]:
+        """The files of an item that were saved whole, in order."""
+        query = "SELECT path, size, sha256 FROM files WHERE item = ? AND saved IS NOT NULL ORDER BY number"
         rows = await self.writer.do("find", lambda database: database.execute(query, (item,)).fetchall())
-        return tuple((self.folder / path, digest) for path, digest in rows)
+        return tuple(SavedFile(path=self.folder / path, size=size, sha256=sha256) for path, size, sha256 in rows)
 
     async def find_inline(self, item: str) -> dict[int, bytes]:
         """The videos of an item that came inside its answer, by number."""
