@@ -4,6 +4,7 @@ import asyncio
 import random
 import time
 
+import httpx
 import pytest
 import trio
 
@@ -79,8 +80,6 @@ async def test_transports_are_kept_between_calls_and_thrown_away_after_failures(
                 peer.reset()
                 return
 
-    import httpx
-
     server = await serve(script)
     transport = StockTransport()
     async with httpx.AsyncClient(transport=transport) as client:
@@ -88,18 +87,16 @@ async def test_transports_are_kept_between_calls_and_thrown_away_after_failures(
         await send(sender, get(server.url))
         await send(sender, get(server.url))
         assert server.connections == 1
-        assert len(transport._list_free()) == 1
-        held = transport._list_free().pop()
+        assert len(transport._find_free()) == 1
+        _, held = transport._find_free().pop()
         with pytest.raises(WireError):
             await send(sender, get(server.url))
-        assert transport._list_free() == []
+        assert not transport._find_free()
         await held.aclose()
 
 
 @pytest.mark.anyio
 async def test_cancelled_at_random_points_nothing_is_left(serve):
-    import httpx
-
     dice = random.Random(3)
     server = await serve(answer_all)
     transport = StockTransport()
@@ -121,3 +118,17 @@ async def test_cancelled_at_random_points_nothing_is_left(serve):
             break
         await asyncio.sleep(0.01)
     assert not server.peers
+
+
+@pytest.mark.anyio
+async def test_connections_of_a_burst_are_not_kept_while_one_goes_on(serve, monkeypatch):
+    monkeypatch.setattr("videorouter.transport.httpx_stock.IDLE_SECONDS", 0.05)
+    server = await serve(answer_all)
+    async with httpx.AsyncClient(transport=StockTransport()) as client:
+        sender = open_sender(http_client=client)
+        await asyncio.gather(*(send(sender, get(server.url)) for _ in range(20)))
+        assert len(server.peers) > 1
+        async with asyncio.timeout(10):
+            while len(server.peers) > 1:
+                await send(sender, get(server.url))
+                await asyncio.sleep(0.01)

@@ -112,6 +112,30 @@ async def test_a_close_that_crosses_the_request_is_in_doubt_and_never_repeated(s
     assert server.connections == 3, "an origin that closed silently gets a fresh connection for each POST"
 
 
+@pytest.mark.parametrize("silently", [True, False])
+async def test_there_are_never_more_connections_than_were_once_busy_together(serve, sender, silently):
+    """Whether an origin has closed one silently, or each call comes after the two seconds in which a POST uses one."""
+    server = await serve(answer_all)
+    await send(sender, post(server.url))
+    pool = find_pool(sender)
+    (origin,) = pool._origins.values()
+    origin.closes_silently = silently
+    most = 0
+
+    async def work():
+        nonlocal most
+        for _ in range(40):
+            await send(sender, post(server.url))
+            most = max(most, len(list_connections(sender)))
+            for connection in origin.idle:
+                connection.idle_since -= 2.5
+
+    await asyncio.gather(*(work() for _ in range(8)))
+    assert server.connections > 100
+    assert most <= 8
+    await settle(lambda: len(server.peers) <= 8)
+
+
 async def test_a_read_may_use_what_a_post_may_not(serve, sender):
     server = await serve(answer_all)
     await send(sender, post(server.url))

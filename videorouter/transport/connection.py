@@ -1,8 +1,9 @@
-"""One connection that carries one exchange at a time: a request out in a single write, a response in.
+"""One connection that carries one exchange at a time, and the connections to one origin.
 
-It decides how far a request got (its phase), and whether the connection may be used again. Any exchange that does not
-end with a whole response closes the connection: nothing half-read is ever reused. It never retries, never waits without
-a timer, and holds no reference to its event loop, so that a loop can be dropped.
+A connection decides how far a request got (its phase), and whether it may be used again. Any exchange that does not end
+with a whole response closes it: nothing half-read is ever reused. It never retries, and never waits without a timer. It
+does not hold its event loop, so that a loop can be dropped, but never closes a descriptor that its loop still watches:
+the next one of that number, perhaps of somebody else, would be taken for it.
 
 The life of an exchange::
 
@@ -12,21 +13,25 @@ The life of an exchange::
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import select
 from collections import deque
 from typing import TYPE_CHECKING
 
 from videorouter.errors import Phase
 from videorouter.http import Attempt, Response, WireFailure, clip_body
-from videorouter.loops import finish
+from videorouter.loops import finish, running_loop
 from videorouter.transport.causes import explain
 from videorouter.transport.parser import HEAD_LIMIT, PARSE_ERRORS, ResponseParser
 
 if TYPE_CHECKING:
     import socket
+    from collections.abc import Callable
 
 POST_IDLE = 2.0
 """Seconds for which a connection may have been idle before a POST: a server's close that crosses it is in doubt."""
+READ_IDLE = 15.0
+"""Seconds for which a connection may have been idle before a request that can be sent again."""
 READ_SIZE = 65_536
 PIECE_SIZE = 262_144
 REST_TIMEOUT = 30.0
@@ -36,25 +41,36 @@ REST_TIMEOUT = 30.0
 class OriginPool:
     """The connections to one scheme, host and port: the idle ones, last used on top, and the busy ones."""
 
-    __slots__ = ("__weakref__", "busy", "closes_silently", "idle")
+    __slots__ = ("__weakref__", "busy", "closes_silently", "idle", "loop")
 
-    def __init__(self) -> None:
+    def __init__(self, loop: Callable[[], asyncio.AbstractEventLoop | None]) -> None:
+        self.loop: Callable[[], asyncio.AbstractEventLoop | None] = loop
         self.idle: deque[Connection] = deque()
         self.busy: set[Connection] = set()
         self.closes_silently: bool = False
 
-    def acquire(self, now: float, longest_idle: float) -> Connection | None:
-        """The idle connection used last, if it is young enough, open and silent; it counts as busy from here on."""
+    def acquire(self, now: float, *, unsafe: bool) -> Connection | None:
+        """The idle connection used last, if it is young enough, open and silent; it counts as busy from here on.
+
+        A request that is ``unsafe`` to send twice never uses one that the origin may have closed meanwhile.
+        """
         idle = self.idle
-        while idle:
+        longest = POST_IDLE if unsafe else READ_IDLE
+        while idle and not (unsafe and self.closes_silently):
             connection = idle[-1]
-            if now - connection.idle_since > longest_idle:
-                return None
+            if now - connection.idle_since > longest:
+                break
             idle.pop()
             if connection.is_usable():
                 connection.reused = True
                 self.busy.add(connection)
                 return connection
+        # The new one takes the place of an idle one: there are never more than were once busy together.
+        while idle:
+            oldest = idle.popleft()
+            if oldest.sock is not None:
+                oldest.close()
+                break
         return None
 
     def release(self, connection: Connection) -> None:
@@ -337,20 +353,24 @@ class Connection:
         return not self.unsent and self.sock is not None
 
     def close(self) -> None:
-        """Close the socket at once. Idempotent, and safe without a running loop."""
+        """Close the socket at once; from outside of its running loop, as soon as that comes to it. Idempotent."""
         sock = self.sock
         if sock is None:
             return
+        loop = self.origin.loop()
+        if loop is not None and loop.is_running() and loop is not running_loop():
+            # Refused by a loop that was closed meanwhile, which watches nothing any more.
+            with contextlib.suppress(RuntimeError):
+                loop.call_soon_threadsafe(self.close)
+                return
         self.sock = None
         self.future = None
         if self.timer is not None:
             self.timer.cancel()
             self.timer = None
-        loop = asyncio._get_running_loop()  # noqa: SLF001 - documented for event loops, and gives None outside one
-        if loop is not None:
+        if loop is not None and not loop.is_closed():
             loop.remove_reader(self.fd)
-            if self.unsent:
-                loop.remove_writer(self.fd)
+            loop.remove_writer(self.fd)
         sock.close()
         self.parser.drop()
         self.origin.discard(self)
@@ -358,7 +378,7 @@ class Connection:
             finish(self.waiter, True)
 
     def close_descriptor(self) -> None:
-        """Close the descriptor and nothing else: the loop is gone, or belongs to a parent process."""
+        """Close the descriptor and nothing else: the loop belongs to a parent process."""
         if self.sock is not None:
             self.sock.close()
             self.sock = None

@@ -18,10 +18,10 @@ from videorouter.errors import Phase
 from videorouter.http import WireError, WireFailure
 from videorouter.loops import PerLoop
 from videorouter.transport.causes import explain, name_connect_failure
-from videorouter.transport.connection import POST_IDLE, Connection
+from videorouter.transport.connection import Connection
 from videorouter.transport.dialing import connect, interleave, parse_literal
 from videorouter.transport.live_guard import check_host
-from videorouter.transport.pool import READ_IDLE, Pools, wait_for_place
+from videorouter.transport.pool import Pools, wait_for_place
 from videorouter.transport.target import Payload, find_target
 from videorouter.transport.tls import TlsConnection, share_context
 
@@ -64,14 +64,15 @@ class Exchanger:
         attempt.host = target.label
         body = request.body
         method = request.method
-        if body is None and method in UNSAFE_METHODS:
+        unsafe = method in UNSAFE_METHODS
+        if body is None and unsafe:
             body = b""
         payload = Payload(method, target, request.headers, body)
         now = loop.time()
         ends = now + (deadline - time.monotonic())
         pool = self._find_pool(target)
         origin = pool.find_origin(target.key)
-        connection = _reuse(origin, now, method)
+        connection = origin.acquire(now, unsafe=unsafe)
         if connection is None:
             connection = await self._dial(pool, origin, target, attempt, deadline=ends)
         future = connection.start(
@@ -84,7 +85,7 @@ class Exchanger:
         try:
             return await future
         except asyncio.CancelledError:
-            if method in UNSAFE_METHODS and connection.future is future:
+            if unsafe and connection.future is future:
                 await _catch_response(connection)
             raise
         finally:
@@ -113,7 +114,7 @@ class Exchanger:
         ends = now + (deadline - time.monotonic())
         pool = self._find_pool(target)
         origin = pool.find_origin(target.key)
-        connection = _reuse(origin, now, request.method)
+        connection = origin.acquire(now, unsafe=request.method in UNSAFE_METHODS)
         if connection is not None and addresses and connection.peer not in addresses:
             connection.close()
             connection = None
@@ -189,13 +190,6 @@ class Exchanger:
         origin.busy.add(connection)
         asyncio.get_running_loop().add_reader(connection.fd, connection.on_readable)
         return connection
-
-
-def _reuse(origin: OriginPool, now: float, method: str) -> Connection | None:
-    """An idle connection that is young enough: a FIN that crosses a POST leaves a purchase in doubt."""
-    if method not in UNSAFE_METHODS:
-        return origin.acquire(now, READ_IDLE)
-    return None if origin.closes_silently else origin.acquire(now, POST_IDLE)
 
 
 async def _secure(

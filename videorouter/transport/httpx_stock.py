@@ -13,7 +13,8 @@ patched here.
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING, Any
+from collections import deque
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import anyio
 import anyio.to_thread
@@ -27,7 +28,9 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
 _MOST_IDLE = 128
-_IDLE_SECONDS = 2.0
+IDLE_SECONDS = 2.0
+FreeList: TypeAlias = "deque[tuple[float, httpx.AsyncHTTPTransport]]"
+"""Idle transports, each with the time since when."""
 _CORE = "httpcore._async.connection_pool"
 
 
@@ -42,19 +45,19 @@ class StockTransport(httpx.AsyncBaseTransport):
     def __init__(self, *, proxy: str | None = None, ssl_context: ssl.SSLContext | None = None) -> None:
         self.proxy = proxy
         self._ssl_context = ssl_context
-        self._free: RunVar[list[httpx.AsyncHTTPTransport]] = RunVar(f"videorouter-stock-{id(self)}")
+        self._free: RunVar[FreeList] = RunVar(f"videorouter-stock-{id(self)}")
 
-    def _list_free(self) -> list[httpx.AsyncHTTPTransport]:
+    def _find_free(self) -> FreeList:
         free = self._free.get(None)
         if free is None:
-            free = []
+            free = deque()
             self._free.set(free)
         return free
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         """Send on a free transport, or on a new one."""
-        free = self._list_free()
-        transport = free.pop() if free else await self._make()
+        free = self._find_free()
+        transport = free.pop()[1] if free else await self._make()
         try:
             response = await transport.handle_async_request(request)
         except BaseException:
@@ -66,22 +69,20 @@ class StockTransport(httpx.AsyncBaseTransport):
     async def _make(self) -> httpx.AsyncHTTPTransport:
         if self._ssl_context is None:
             self._ssl_context = await anyio.to_thread.run_sync(wait_for_context)
-        limits = httpx.Limits(max_connections=1, max_keepalive_connections=1, keepalive_expiry=_IDLE_SECONDS)
+        limits = httpx.Limits(max_connections=1, max_keepalive_connections=1, keepalive_expiry=IDLE_SECONDS)
         return httpx.AsyncHTTPTransport(verify=self._ssl_context, trust_env=False, limits=limits, proxy=self.proxy)
 
     async def aclose(self) -> None:
         """Close what is idle."""
-        free = self._list_free()
+        free = self._find_free()
         while free:
-            await _discard(free.pop())
+            await _discard(free.pop()[1])
 
 
 class _PooledBody(httpx.AsyncByteStream):
     """A body whose transport goes back to the free list when it was read whole, else is thrown away."""
 
-    def __init__(
-        self, stream: httpx.AsyncByteStream, transport: httpx.AsyncHTTPTransport, free: list[httpx.AsyncHTTPTransport]
-    ) -> None:
+    def __init__(self, stream: httpx.AsyncByteStream, transport: httpx.AsyncHTTPTransport, free: FreeList) -> None:
         self._stream = stream
         self._transport: httpx.AsyncHTTPTransport | None = transport
         self._free = free
@@ -100,7 +101,11 @@ class _PooledBody(httpx.AsyncByteStream):
             await _discard(self._stream, transport)
             return
         await self._stream.aclose()
-        self._free.append(transport)
+        now = anyio.current_time()
+        self._free.append((now, transport))
+        # Nobody takes those any more: the one that was used last is taken first.
+        while now - self._free[0][0] > IDLE_SECONDS:
+            await _discard(self._free.popleft()[1])
 
 
 async def _discard(*open_ones: httpx.AsyncByteStream | httpx.AsyncHTTPTransport) -> None:

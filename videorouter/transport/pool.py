@@ -15,9 +15,9 @@ import anyio
 
 from videorouter.forks import after_fork
 from videorouter.http import WireFailure
-from videorouter.loops import PerLoop
+from videorouter.loops import PerLoop, running_loop
 from videorouter.transport.causes import explain
-from videorouter.transport.connection import OriginPool
+from videorouter.transport.connection import READ_IDLE, OriginPool
 from videorouter.transport.dialing import Resolver
 
 if TYPE_CHECKING:
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 
     from videorouter.transport.connection import Connection
 
-READ_IDLE = 15.0
 CONNECTS_AT_ONCE = 96
 
 
@@ -52,6 +51,7 @@ class LoopPool:
         # Not asyncio's own: that one holds its loop, which would then never be dropped.
         self.connects: anyio.Semaphore = anyio.Semaphore(CONNECTS_AT_ONCE, fast_acquire=True)
         self.resolver: Resolver = Resolver()
+        self._loop: weakref.ref[asyncio.AbstractEventLoop] = weakref.ref(asyncio.get_running_loop())
         self._origins: dict[object, OriginPool] = {}
         self._sweeping = False
         self._sweeper: weakref.ref[asyncio.TimerHandle] | None = None
@@ -60,7 +60,7 @@ class LoopPool:
         """The connections to one origin."""
         origin = self._origins.get(key)
         if origin is None:
-            origin = self._origins[key] = OriginPool()
+            origin = self._origins[key] = OriginPool(self._loop)
         if not self._sweeping:
             self._sweeping = True
             self._sweep_later(asyncio.get_running_loop())
@@ -94,24 +94,42 @@ class LoopPool:
             yield from origin.busy
 
     def close(self) -> None:
-        """Abort what runs and close what is idle; in the pool's own loop."""
-        for connection in list(self.connections()):
-            connection.fail(WireFailure.CLOSED)
+        """Abort what runs and close what is idle, in the pool's own loop."""
+        _abort(list(self.connections()), self._loop())
         self._origins.clear()
         handle = self._sweeper() if self._sweeper is not None else None
         if handle is not None:
             handle.cancel()
         self._sweeping = False
 
-    def close_descriptors(self) -> None:
-        """Close the descriptors and nothing else: the loop is gone, or belongs to another process."""
+    def leave_to_parent(self) -> None:
+        """In a forked child: close its copies of the descriptors, and say nothing on the wire or to epoll."""
+        for origin in self._origins.values():
+            origin.loop = _no_loop
         for connection in list(self.connections()):
             connection.close_descriptor()
         self._origins.clear()
 
     def __del__(self) -> None:
-        """The loop is gone: nothing listens any more, only the sockets are left to close."""
-        self.close_descriptors()
+        """The client was forgotten, or its loop is gone."""
+        connections = list(self.connections())
+        if connections:
+            _abort(connections, self._loop(), soon=True)
+
+
+def _no_loop() -> None:
+    """In place of a reference to a loop that is not of this process."""
+
+
+def _abort(connections: list[Connection], loop: asyncio.AbstractEventLoop | None, *, soon: bool = False) -> None:
+    """Abort connections in their loop; ``soon``, since the collector runs in the middle of anything, the loop too."""
+    if loop is not None and loop.is_running() and (soon or loop is not running_loop()):
+        # Refused by a loop that was closed meanwhile.
+        with contextlib.suppress(RuntimeError):
+            loop.call_soon_threadsafe(_abort, connections, loop)
+            return
+    for connection in connections:
+        connection.fail(WireFailure.CLOSED)
 
 
 def _sweep(reference: weakref.ref[LoopPool]) -> None:
@@ -133,19 +151,12 @@ class Pools(PerLoop[LoopPool]):
         return sum(1 for _, pool in self.pairs() for _ in pool.connections())
 
     def _forget_parent(self) -> None:
-        """In a forked child: close its copies of the descriptors, and say nothing on the wire or to epoll."""
         for _, pool in self.pairs():
-            pool.close_descriptors()
+            pool.leave_to_parent()
         self.clear()
 
     def close(self) -> None:
-        """Close every pool, each in its own loop."""
+        """Close every pool."""
         self.closed = True
-        here = asyncio._get_running_loop()  # noqa: SLF001 - documented for event loops, and gives None outside one
-        for loop, pool in self.pairs():
-            if loop is here:
-                pool.close()
-            elif loop.is_running():
-                loop.call_soon_threadsafe(pool.close)
-            else:
-                pool.close_descriptors()
+        for _, pool in self.pairs():
+            pool.close()
