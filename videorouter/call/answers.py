@@ -117,12 +117,7 @@ _BROKEN = (msgspec.MsgspecError, ValueError, RecursionError)
 
 
 def decode_json(body: bytes) -> object:
-    """Any JSON document, in bounded memory.
-
-    Raises:
-        ValueError: It is no JSON, or it has so many parts that they would fill the memory.
-        RecursionError: It is nested too deeply.
-    """
+    """Any JSON document, in bounded memory: one with so many parts that they would fill it raises ``ValueError``."""
     if is_swollen(body):
         msg = "more parts than any answer has"
         raise ValueError(msg)
@@ -137,12 +132,7 @@ def is_swollen(body: bytes) -> bool:
 def encode_request(fields: Mapping[str, Any], extra: Mapping[str, Any] | None = None) -> bytes:
     """One JSON body, frozen: every attempt sends these very bytes.
 
-    Args:
-        fields: Field names and values; ``None`` is left out, everything else passes untouched.
-        extra: The caller's free body, which wins over ``fields`` and keeps its ``None`` as null.
-
-    Raises:
-        InvalidRequestError: A value has no JSON form.
+    Fields that are ``None`` are left out; ``extra`` is the user's own, wins over them and keeps its ``None`` as null.
     """
     body = dict(fields)
     for name, value in fields.items():
@@ -186,15 +176,7 @@ def read_post(
     request_id: str | None = None,
     idempotency_key: str | None = None,
 ) -> Answer:
-    """What the answer to a generation or an edit means, by the ordered rules above.
-
-    Args:
-        status: The HTTP status.
-        body: The whole body.
-        model: That was asked for.
-        request_id: The gateway's id of the request, from its header.
-        idempotency_key: That was sent.
-    """
+    """What the answer to a generation or an edit means, by the ordered rules above."""
     named = request_id[:200] if request_id is not None else None
     if 200 <= status < 300 and not is_swollen(body):
         try:
@@ -282,7 +264,7 @@ def _read_task(place: dict[str, Any], root: dict[str, Any], body: bytes, model: 
 def read_task(
     status: int, body: bytes, *, task_id: str, model: str | None = None
 ) -> TaskStatus | ErrorAnswer | Unusable:
-    """What a look at a task means. ``completed`` without any usable URL is :class:`Unusable`, not an endless poll."""
+    """What a poll of a task means. ``completed`` without any usable URL is :class:`Unusable`, not an endless poll."""
     try:
         root: object = decode_json(body)
     except _BROKEN as error:

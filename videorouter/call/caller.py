@@ -209,15 +209,7 @@ def read_json(response: Response) -> Response | ErrorAnswer | Unusable:
 
 
 class Caller:
-    """One client's way to the wire.
-
-    Args:
-        settings: The client's, or a view's.
-        shared: What its views share.
-        on_event: The user's hook for events.
-        on_in_doubt: The user's hook for requests in doubt.
-        limit: A view's own limit of jobs at once; default: the client's.
-    """
+    """How one client, or a view of it, sends: its settings, its hooks, its limit of jobs at once."""
 
     def __init__(
         self,
@@ -239,14 +231,9 @@ class Caller:
         self.origins = tuple(origin_of(base) for base in self.bases)
 
     async def send(self, call: Call[Answer], failed: FailedAttempt | None = None) -> Answer:
-        """Send a call as often as the law allows, until it is answered.
+        """Send a call until it is answered, or raise where the law gives up; a slot of it is held on return.
 
-        Args:
-            call: The call; one that holds a slot holds it when this returns.
-            failed: What an attempt came to before, as its owner has found out: a file's body that was cut.
-
-        Raises:
-            VideoRouterError: The law gives up; see the error tree.
+        ``failed`` is an attempt of which the call itself found out how it ended: a file's body that was cut.
         """
         try:
             while True:
@@ -306,11 +293,7 @@ class Caller:
         deadline: float,
         parse: Callable[[Response], Answer | ErrorAnswer | Unusable | None],
     ) -> Answer:
-        """Read one JSON document of the gateway, as ``parse`` understands it.
-
-        Raises:
-            VideoRouterError: No usable answer came before the deadline.
-        """
+        """Read one JSON document of the gateway, as ``parse`` understands it."""
         return await self.send(
             FreeCall(
                 caller=self,
@@ -324,11 +307,7 @@ class Caller:
         )
 
     async def upload(self, url: str, body: bytes, *, content_type: str, model: str, deadline: float) -> Response:
-        """Send an input's bytes by a POST that follows the same law as a paid one.
-
-        Raises:
-            VideoRouterError: See the error tree; ``OutcomeUnknownError`` when whether the file arrived is unknown.
-        """
+        """Send an input's bytes by a POST that follows the same law as a paid one."""
 
         def parse(response: Response) -> Response | ErrorAnswer:
             answer = read_post(response.status, response.body, model=model)
@@ -349,15 +328,7 @@ class Caller:
         )
 
     def open_slot(self, model: str, *, sends: bool = True) -> Slot:
-        """A slot of the client's limit and of the model's, not yet taken.
-
-        Args:
-            model: Which model is asked.
-            sends: ``False`` for a job that was submitted before and is only looked at.
-
-        Raises:
-            ClientClosedError: The client is closed or draining.
-        """
+        """A slot of the client's limit and of the model's, not yet taken; ``sends=False`` for a job that only polls."""
         shared = self.shared
         if shared.closed or shared.draining:
             shared.check_taking()

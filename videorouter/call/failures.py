@@ -210,15 +210,7 @@ def _speaks_of_key(answer: ErrorAnswer) -> bool:
 def build_error(
     ending: Raise, failed: FailedAttempt, settings: ClientSettings, *, kind: RequestKind, model: str | None = None
 ) -> VideoRouterError:
-    """The error that ends a call, with everything that its last attempt left behind.
-
-    Args:
-        ending: What the law says is to be raised.
-        failed: The attempt.
-        settings: For what the key is and how it was sent.
-        kind: What kind of request it was.
-        model: That was asked for.
-    """
+    """The error that ends a call, as the law has it, with everything that its last attempt left behind."""
     attempt = failed.attempt
     error = failed.error
     said = settings.redact(error.message).rstrip(".") if error is not None else ""

@@ -38,7 +38,7 @@ BUDGET = 500
 TRANSIENT_COST = 14
 THROTTLED_COST = 5
 KEPT_FOR_PROBES = 100
-"""Tokens that only probes may take: one request at a time that finds out whether a lane still refuses."""
+"""Tokens that only probes may take: one request at a time that finds out whether a model is still refused."""
 NEW_TASK = 60.0
 """Seconds after acceptance during which a 404 may only mean that the task is not visible yet."""
 
@@ -103,7 +103,7 @@ class Retry(enum.Enum):
     STOP = "stop"
     RETRY = "again, at most max_retries times"
     RETRY_ONCE = "again, once"
-    WAIT = "again with its lane, until the deadline"
+    WAIT = "again at the pace of its model, until the deadline"
     RESUME = "go on, and what failed before is forgotten"
     POLL = "again at the pace of polls, until the deadline"
     POLL_NEW = "again at the pace of polls, while the task is new"
@@ -138,7 +138,7 @@ _FIRST: _Cell = (_STOP, Raise.FIRST)
 _WAIT: _Cell = (Retry.WAIT, Raise.STATUS)
 _STATUS: _Cell = (_STOP, Raise.STATUS)
 _SERVER: _Cell = (_RETRY, Raise.STATUS)
-_ODD: _Cell = (Retry.RETRY_ONCE, Raise.UNEXPECTED)
+_ONCE: _Cell = (Retry.RETRY_ONCE, Raise.UNEXPECTED)
 _ASK: _Cell = (_POLL, Raise.TIMEOUT)
 _NEW: _Cell = (Retry.POLL_NEW, Raise.TASK)
 _EMPTY: _Cell = (Retry.POLL_ONCE, Raise.TASK)
@@ -167,13 +167,13 @@ TABLE: dict[Outcome, tuple[_Cell, _Cell, _Cell, _Cell, _Cell, _Cell, _Cell]] = {
     Outcome.REJECTED:           (_STATUS,   _STATUS,    _STATUS,   _STATUS,   _ASK,      _STATUS,   _FILE),
     Outcome.REDIRECT:           (_DOUBT,    _DOUBT,     _DOUBT,    _STATUS,   _ASK,      _STATUS,   _FILE),
     Outcome.REDIRECT_REPEATING: (_STATUS,   _STATUS,    _STATUS,   _STATUS,   _ASK,      _STATUS,   _FILE),
-    Outcome.ERROR_IN_200:       (_DOUBT,    _DOUBT,     _DOUBT,    _ODD,      _ASK,      _ASK,      _FETCH),
+    Outcome.ERROR_IN_200:       (_DOUBT,    _DOUBT,     _DOUBT,    _ONCE,      _ASK,      _ASK,      _FETCH),
     Outcome.OTHER_STATUS:       (_DOUBT,    _DOUBT,     _DOUBT,    _STATUS,   _ASK,      _STATUS,   _FILE),
-    Outcome.CUT:                (_DOUBT,    _REPLAY,    _DOUBT,    _ODD,      _ASK,      _ASK,      _FETCH),
-    Outcome.UNUSABLE:           (_DOUBT,    _DOUBT,     _DOUBT,    _ODD,      _ASK,      _ASK,      _FETCH),
-    Outcome.EMPTY_TASK:         (_DOUBT,    _DOUBT,     _DOUBT,    _ODD,      _EMPTY,    _ASK,      _FETCH),
-    Outcome.PENDING:            (_DOUBT,    _DOUBT,     _DOUBT,    _ODD,      _ASK,      _ASK,      _FETCH),
-    Outcome.PARTIAL:            (_DOUBT,    _DOUBT,     _DOUBT,    _ODD,      _ASK,      _ASK,      _RESUME),
+    Outcome.CUT:                (_DOUBT,    _REPLAY,    _DOUBT,    _ONCE,      _ASK,      _ASK,      _FETCH),
+    Outcome.UNUSABLE:           (_DOUBT,    _DOUBT,     _DOUBT,    _ONCE,      _ASK,      _ASK,      _FETCH),
+    Outcome.EMPTY_TASK:         (_DOUBT,    _DOUBT,     _DOUBT,    _ONCE,      _EMPTY,    _ASK,      _FETCH),
+    Outcome.PENDING:            (_DOUBT,    _DOUBT,     _DOUBT,    _ONCE,      _ASK,      _ASK,      _FETCH),
+    Outcome.PARTIAL:            (_DOUBT,    _DOUBT,     _DOUBT,    _ONCE,      _ASK,      _ASK,      _RESUME),
 }  # fmt: skip
 
 UNDECIDED = frozenset(
@@ -299,7 +299,7 @@ class RetryBudget:
         return True
 
     def drain(self, cost: int) -> None:
-        """Take ``cost`` tokens, or what is left of them: a probe of a lane that refuses."""
+        """Take ``cost`` tokens, or what is left of them: a probe while a model is refused."""
         self.tokens = max(0, self.tokens - cost)
 
     def charge(self, decision: RetryAfter) -> bool:
@@ -317,13 +317,7 @@ class RetryBudget:
 
 
 def find_outcome(status: int, *, retry_after: float | None, refused: frozenset[int] = frozenset()) -> Outcome:
-    """The outcome of an answer that is no success, by its status.
-
-    Args:
-        status: The HTTP status, or the error's own code under HTTP 200.
-        retry_after: The answer's ``Retry-After`` in seconds, when it has a readable one.
-        refused: Statuses that the caller has declared to be refusals.
-    """
+    """The outcome of an answer that is no success, by its status; ``refused`` are those that the user declares to be."""
     if status in _REFUSALS or status in refused or (status == 503 and retry_after is not None):
         return Outcome.REFUSED
     if status in _REJECTIONS:
@@ -353,18 +347,10 @@ def decide(
     retry_after: float | None = None,
     hosts: int = 1,
 ) -> Decision:
-    """What follows from an attempt.
+    """What follows from an attempt that ``history`` does not hold yet.
 
-    Args:
-        outcome: What happened.
-        kind: What kind of request it was.
-        history: What went before, this attempt not yet noted.
-        now: Any monotonic clock.
-        deadline: On that clock.
-        dice: A number from 0 to 1.
-        max_retries: Of the call; 0 turns every retry off, but for polls.
-        retry_after: Seconds that the gateway asked for.
-        hosts: How many hosts the caller has for it.
+    ``now`` and ``deadline`` are of any one monotonic clock, ``dice`` is a number from 0 to 1. ``max_retries=0`` turns off
+    every retry but polls. ``hosts`` is how many may be tried.
     """
     retry, ending = TABLE[outcome][kind]
     if retry in _POLLS:
@@ -417,14 +403,7 @@ def _decide_poll(
 
 
 def find_pause(retry: int, back_off: BackOff, dice: float, retry_after: float | None = None) -> float:
-    """Seconds before a retry: never less than the gateway asked for, and never the same for all.
-
-    Args:
-        retry: Which retry it is, from 1.
-        back_off: How pauses grow.
-        dice: A number from 0 to 1.
-        retry_after: Seconds that the gateway asked for.
-    """
+    """Seconds before a retry, which counts from 1: never less than what was asked for, and never the same for all."""
     if retry_after is not None:
         return retry_after + dice * max(0.5, 0.2 * retry_after)
     longest = min(back_off.cap, back_off.first * back_off.growth ** min(retry - 1, 40))
@@ -444,11 +423,8 @@ _MONTHS = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct",
 def read_retry_after(headers: Iterable[tuple[bytes, bytes]], *, wall: float) -> float | None:
     """The seconds that an answer asks to wait; ``None`` when it does not say so in a form that makes sense.
 
-    Digits, with or without a fraction, or an HTTP date measured against the answer's own ``Date``. It never raises.
-
-    Args:
-        headers: The answer's fields, names in lower case.
-        wall: Unix time in seconds, for an answer without a usable ``Date``.
+    Digits, with or without a fraction, or an HTTP date measured against the answer's own ``Date``, else against ``wall``,
+    the Unix time in seconds. It never raises.
     """
     asked: set[bytes] = set()
     date: bytes | None = None

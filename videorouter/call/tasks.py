@@ -84,18 +84,10 @@ async def run_job(
 ) -> VideoResult | Task:
     """Submit and, in task mode, poll to the end, within the submission's one deadline. One slot from start to end.
 
-    Args:
-        caller: The client's way to the wire.
-        submission: What to send.
-        intent: Awaited when the job has its slot, before the first byte of the first attempt. What it raises ends the
-            job with nothing sent.
-        accepted: Awaited with the accepted task before the first poll; also when the call has been cancelled and the
-            gateway's answer came all the same.
-        patient: Whether the deadline starts when the job has its slot, as in a batch, and not before its queue.
-        wait: ``False`` to submit only. On a gateway that holds the request, the task comes back finished, without id.
-
-    Raises:
-        VideoRouterError: See the error tree.
+    ``intent`` is awaited when the job has its slot, before the first byte; what it raises ends the job with nothing sent.
+    ``accepted`` is awaited with the task before the first poll, and also when the call was cancelled and the answer came
+    all the same. With ``patient`` the deadline starts when the job has its slot, as in a batch, and not before its queue.
+    ``wait=False`` submits only: on a gateway that holds the request, the task comes back finished, without an id.
     """
     shared = caller.shared
     slot = caller.open_slot(submission.model)
@@ -247,13 +239,7 @@ async def resume_job(caller: Caller, task: Task, *, timeout: float) -> VideoResu
 
 
 async def wait_for_task(caller: Caller, task: Task, *, deadline: float) -> VideoResult:
-    """Poll until the task's end or a ``time.monotonic()`` deadline.
-
-    Raises:
-        TaskFailedError: The gateway says that it failed.
-        TaskPollError: It cannot be polled; it stays accepted.
-        TaskTimeoutError: It is still running.
-    """
+    """Poll until the task's end or a ``time.monotonic()`` deadline."""
     caller.check_open()
     running = caller.shared.running
     mark = object()
@@ -327,7 +313,7 @@ class Poll(FreeCall[TaskStatus], kw_only=True, eq=False):
         """Poll once, when the schedule lets us; once more at the deadline."""
         if not await self.schedule.wait_for_look(max(self.deadline, time.monotonic()) + _LAST_POLL):
             await self.rest(self.deadline - time.monotonic())
-            raise _describe_timeout(self.task, self._describe_trouble())
+            raise _describe_timeout(self.task, self._describe_last_failure())
         try:
             return await super().send_once()
         except ConfigurationError as error:  # no key can be had: a paid task is not given up for that
@@ -360,7 +346,7 @@ class Poll(FreeCall[TaskStatus], kw_only=True, eq=False):
         """Wait, or until the machine was woken from a suspension."""
         await self.schedule.rest(seconds)
 
-    def _describe_trouble(self) -> VideoRouterError | None:
+    def _describe_last_failure(self) -> VideoRouterError | None:
         """Why the last poll failed."""
         failed = self.failed
         if failed is None or failed.outcome is Outcome.PENDING:
@@ -371,12 +357,12 @@ class Poll(FreeCall[TaskStatus], kw_only=True, eq=False):
 
     def build_error(self, failed: FailedAttempt) -> VideoRouterError:
         """What is raised when a poll was the last: the task stays accepted."""
-        trouble = self._describe_trouble()
+        failure = self._describe_last_failure()
         if failed.outcome is Outcome.CLOSED:
             return _describe_closing(self.task)
-        if trouble is None or TABLE[failed.outcome][self.kind][1] is Raise.TIMEOUT:
-            return _describe_timeout(self.task, trouble)
-        return _describe_stop(self.task, trouble)
+        if failure is None or TABLE[failed.outcome][self.kind][1] is Raise.TIMEOUT:
+            return _describe_timeout(self.task, failure)
+        return _describe_stop(self.task, failure)
 
     async def finish(self, error: BaseException) -> BaseException:
         """A client that is closed leaves the task to whoever waits for it next."""
@@ -386,7 +372,7 @@ class Poll(FreeCall[TaskStatus], kw_only=True, eq=False):
         """Tell the event hook what a poll has brought."""
         if not self.history.attempts:
             return
-        trouble = self._describe_trouble()
+        failure = self._describe_last_failure()
         await self.caller.emit(
             TaskPolled(
                 call_id=self.task.idempotency_key or self.task.id or "",
@@ -395,7 +381,7 @@ class Poll(FreeCall[TaskStatus], kw_only=True, eq=False):
                 polls=self.history.attempts,
                 elapsed=time.monotonic() - self.history.began,
                 next_in=decision.after,
-                error=type(trouble).__name__ if trouble is not None else None,
+                error=type(failure).__name__ if failure is not None else None,
             )
         )
 
@@ -409,26 +395,26 @@ def _describe_closing(task: Task) -> TaskPollError:
     return TaskPollError(msg, task_id=task.id, model=task.model)
 
 
-def _describe_timeout(task: Task, trouble: VideoRouterError | None) -> TaskTimeoutError:
-    why = f" The last look failed: {trouble.message}" if trouble is not None else ""
+def _describe_timeout(task: Task, failure: VideoRouterError | None) -> TaskTimeoutError:
+    why = f" The last look failed: {failure.message}" if failure is not None else ""
     msg = (
         f"Task {task.id} was still running when the deadline passed. It is paid and goes on: {_collect(task)}. "
         f"Nothing is paid twice.{why}"
     )
     error = TaskTimeoutError(msg, task_id=task.id, model=task.model)
     error.add(idempotency_key=task.idempotency_key, request_id=task.request_id)
-    error.__cause__ = trouble
+    error.__cause__ = failure
     return error
 
 
-def _describe_stop(task: Task, trouble: VideoRouterError) -> TaskPollError:
-    msg = f"Task {task.id} cannot be looked at: {trouble.message} The job stays accepted: {_collect(task)}."
+def _describe_stop(task: Task, failure: VideoRouterError) -> TaskPollError:
+    msg = f"Task {task.id} cannot be looked at: {failure.message} The job stays accepted: {_collect(task)}."
     error = TaskPollError(msg, task_id=task.id, model=task.model)
     error.add(
-        **{name: value for name, value in trouble.facts.items() if name not in {"in_doubt", "attempts"}},
+        **{name: value for name, value in failure.facts.items() if name not in {"in_doubt", "attempts"}},
         idempotency_key=task.idempotency_key,
     )
-    error.__cause__ = trouble
+    error.__cause__ = failure
     return error
 
 
