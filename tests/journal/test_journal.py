@@ -34,7 +34,7 @@ async def test_an_item_walks_from_intent_to_done_and_each_step_is_on_disk_when_i
     assert read(path, "SELECT state, reserved, sends FROM items") == [("sending", 0.4, 1)]
     await journal.record_task("a", "t-1", "https://x/t-1", "r-1")
     assert read(path, "SELECT state, task_id, request_id FROM items") == [("accepted", "t-1", "r-1")]
-    await journal.record_ending(Ending(id="a", state="done", cost=0.3, result=b'{"videos":[{"url":"https://x/v"}]}'))
+    await journal.record_ending(Ending(id="a", state="done", cost=0.3, result='{"videos":[{"url":"https://x/v"}]}'))
     assert read(path, "SELECT state, reserved, cost, unknown FROM items") == [("done", 0.0, 0.3, 0.0)]
     assert read(path, "SELECT prompt, url FROM overview") == [("An otter", "https://x/v")]
     await journal.aclose()
@@ -137,7 +137,7 @@ async def walk(journal: Journal) -> None:
     await journal.identify("d" * 32, "a")
     await journal.record_intent(intent("a"))
     await journal.record_task("a", "t-1")
-    await journal.record_ending(Ending(id="a", state="done", result=b"{}"))
+    await journal.record_ending(Ending(id="a", state="done", result="{}"))
 
 
 @pytest.mark.parametrize("step", STEPS)
@@ -178,7 +178,7 @@ async def main():
     print("intended", flush=True)
     await journal.record_task("a", "t-1")
     print("accepted", flush=True)
-    await journal.record_ending(Ending(id="a", state="done", result=b"{}"))
+    await journal.record_ending(Ending(id="a", state="done", result="{}"))
     print("done", flush=True)
 asyncio.run(main())
 """
@@ -253,7 +253,7 @@ async def test_two_items_never_share_a_file_name(tmp_path):
 async def test_inline_videos_are_kept_with_their_result(tmp_path):
     journal = await Journal.open(tmp_path / "run.db")
     await journal.record_intent(intent("a"))
-    await journal.record_ending(Ending(id="a", state="done", result=b"{}", inline=((0, "video/mp4", b"bytes"),)))
+    await journal.record_ending(Ending(id="a", state="done", result="{}", inline=((0, "video/mp4", b"bytes"),)))
     assert await journal.find_inline("a") == {0: b"bytes"}
     await journal.aclose()
 
@@ -279,7 +279,7 @@ async def test_what_was_paid_for_is_never_sent_again_whoever_asks(tmp_path, stat
 async def test_a_change_that_is_refused_fails_alone_and_writes_nothing(tmp_path):
     journal = await Journal.open(tmp_path / "run.db")
     await journal.record_intent(intent("a"))
-    await journal.record_ending(Ending(id="a", state="done", cost=0.3, result=b"{}"))
+    await journal.record_ending(Ending(id="a", state="done", cost=0.3, result="{}"))
     outcomes = await asyncio.gather(
         journal.record_ending(Ending(id="a", state="failed", unknown=0.4)),
         journal.record_task("a", "t-1"),
@@ -299,7 +299,7 @@ async def test_an_ending_that_is_written_twice_counts_its_money_once(tmp_path):
     await journal.record_intent(intent("a", reserved=0.4))
     await journal.record_intent(intent("b", 1, reserved=0.4))
     for _ in range(2):
-        await journal.record_ending(Ending(id="a", state="done", cost=0.3, result=b"{}"))
+        await journal.record_ending(Ending(id="a", state="done", cost=0.3, result="{}"))
         await journal.record_ending(Ending(id="b", state="in_doubt", unknown=0.4))
     totals = await journal.totals()
     assert (totals.reserved, totals.cost, totals.unknown) == (0.0, 0.3, 0.4)
@@ -309,7 +309,7 @@ async def test_an_ending_that_is_written_twice_counts_its_money_once(tmp_path):
 async def test_each_change_of_a_state_that_the_table_forbids_raises_in_every_test(tmp_path, forbidden_changes):
     journal = await Journal.open(tmp_path / "run.db")
     await journal.record_intent(intent("a"))
-    await journal.record_ending(Ending(id="a", state="done", result=b"{}"))
+    await journal.record_ending(Ending(id="a", state="done", result="{}"))
     birth = "INSERT INTO items (id, position, state, digest, verb) VALUES ('b', 1, 'failed', '', '')"
     for statement in ("UPDATE items SET state = 'sending'", birth):
         with pytest.raises(JournalError, match="the table of states forbids this change"):

@@ -33,7 +33,7 @@ async def test_what_is_written_in_groups_is_what_is_written_one_by_one(tmp_path)
         if way == "alone":
             for intent in intents:
                 await journal.record_intent(intent)
-                await journal.record_ending(Ending(id=intent.id, state="done", cost=0.3, result=b"{}", request_id="r"))
+                await journal.record_ending(Ending(id=intent.id, state="done", cost=0.3, result="{}", request_id="r"))
         else:
             plain = [msgspec.structs.astuple(one) for one in intents]
             unnamed = [("" if row[0] != "given" else "given", *row[1:]) for row in plain]

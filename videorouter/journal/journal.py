@@ -7,6 +7,7 @@ does not have is refused and writes nothing. This file decides nothing else abou
 from __future__ import annotations
 
 import os
+import re
 import sqlite3
 import time
 from pathlib import Path
@@ -25,9 +26,71 @@ T = TypeVar("T")
 Settlement: TypeAlias = Literal["not_bought", "send_again", "bought"]
 """What somebody has found out, or decided, about an item that may have been billed."""
 
+
+class Identity(msgspec.Struct, frozen=True, kw_only=True):
+    """Who an entry of the input is: its id, how often this run has met it, and its row, if it has one."""
+
+    id: str
+    times: int = 1
+    row: ItemRow | None = None
+
+
+class Intent(msgspec.Struct, frozen=True, kw_only=True):
+    """A request that is about to be sent. ``reserved`` is in US dollars."""
+
+    id: str
+    position: int
+    digest: str
+    verb: str
+    model: str
+    request: str
+    idempotency_key: str
+    reserved: float = 0.0
+    parent: str | None = None
+
+
+class Ending(msgspec.Struct, frozen=True, kw_only=True):
+    """How a sending ended, or for now: what changes in its row.
+
+    ``reserved`` is what stays held, ``cost`` and ``unknown`` are what is added, all in US dollars. ``idempotency_key`` and
+    ``sent`` are given where they shall be those of an earlier sending again.
+    """
+
+    id: str
+    state: ItemState
+    reserved: float = 0.0
+    cost: float | None = None
+    unknown: float = 0.0
+    result: str | None = None
+    failure: str | None = None
+    task_id: str | None = None
+    request_id: str | None = None
+    idempotency_key: str | None = None
+    sent: float | None = None
+    inline: tuple[tuple[int, str | None, bytes], ...] = ()
+
+
+class Totals(msgspec.Struct, frozen=True, kw_only=True):
+    """What all runs of a journal hold, know and do not know to have spent, in US dollars."""
+
+    reserved: float = 0.0
+    cost: float = 0.0
+    unknown: float = 0.0
+    items: int = 0
+
+
+class SavedFile(msgspec.Struct, frozen=True, kw_only=True):
+    """A file that was saved whole."""
+
+    path: Path
+    size: int
+    sha256: str | None = None
+
+
 COLUMNS = ItemRow.__struct_fields__
 _SELECT = f"SELECT {', '.join(COLUMNS)} FROM items"  # noqa: S608  names of our own columns
-_COUNT = "INSERT INTO met VALUES (?, 1) ON CONFLICT (key) DO UPDATE SET times = times + 1 RETURNING times"
+_FIRST = "INSERT OR IGNORE INTO met VALUES (?, 1)"
+_AGAIN = "UPDATE met SET times = times + 1 WHERE key = ? RETURNING times"
 
 
 def _guard(event: Event, after: ItemState) -> str:
@@ -35,7 +98,14 @@ def _guard(event: Event, after: ItemState) -> str:
     return f"state IN ({', '.join(repr(state) for state in list_sources(event, after))})"
 
 
-UPSERT_INTENT = """
+def _number(statement: str, struct: type[msgspec.Struct]) -> str:
+    """The statement with its parameters numbered by the fields of a struct, ``now`` after them: names bind more slowly."""
+    names = [*(field for field in struct.__struct_fields__ if field != "inline"), "now"]
+    return re.sub(r":(\w+)", lambda name: f"?{names.index(name[1]) + 1}", statement)
+
+
+UPSERT_INTENT = _number(
+    """
 INSERT INTO items (id, position, state, digest, verb, model, request, idempotency_key, reserved, sends, parent,
                    created, sent)
 VALUES (:id, :position, 'sending', :digest, :verb, :model, :request, :idempotency_key, :reserved, 1, :parent,
@@ -44,21 +114,26 @@ ON CONFLICT (id) DO UPDATE SET
   state = 'sending', digest = excluded.digest, request = excluded.request, model = excluded.model,
   idempotency_key = excluded.idempotency_key, reserved = excluded.reserved, sends = sends + 1, sent = excluded.sent,
   task_id = NULL, poll_url = NULL, request_id = NULL, result = NULL, failure = NULL, accepted = NULL, finished = NULL
-"""
+""",
+    Intent,
+)
 _INTENT = f"{UPSERT_INTENT} WHERE {_guard('intent', 'sending')}"
 UPDATE_TASK = """
 UPDATE items SET state = 'accepted', task_id = :task_id, poll_url = :poll_url, request_id = :request_id,
   accepted = :now WHERE id = :id
 """
 _TASK = f"{UPDATE_TASK} AND {_guard('task', 'accepted')}"
-UPDATE_ENDING = """
+UPDATE_ENDING = _number(
+    """
 UPDATE items SET state = :state, reserved = :reserved,
   cost = CASE WHEN :cost IS NULL THEN cost ELSE coalesce(cost, 0) + :cost END, unknown = max(0, unknown + :unknown),
   result = coalesce(:result, result), failure = :failure, task_id = coalesce(:task_id, task_id),
   request_id = coalesce(:request_id, request_id),
   idempotency_key = CASE WHEN :sent IS NULL THEN idempotency_key ELSE :idempotency_key END, sent = coalesce(:sent, sent),
   finished = :now WHERE id = :id
-"""
+""",
+    Ending,
+)
 _ENDINGS = {
     state: f"{UPDATE_ENDING} AND {_guard('ending', state)}" for state in STATES if list_sources("ending", state)
 }
@@ -97,66 +172,6 @@ UPDATE items SET state = 'done', cost = coalesce(cost, 0) + coalesce(:cost, unkn
 _LOST_NOTE = '{"type":"TaskFailedError","message":"Settled by hand: it was billed, its video is lost.","code":"%s"}'
 
 
-class Identity(msgspec.Struct, frozen=True, kw_only=True):
-    """Who an entry of the input is: its id, how often this run has met it, and its row, if it has one."""
-
-    id: str
-    times: int = 1
-    row: ItemRow | None = None
-
-
-class Intent(msgspec.Struct, frozen=True, kw_only=True):
-    """A request that is about to be sent. ``reserved`` is in US dollars."""
-
-    id: str
-    position: int
-    digest: str
-    verb: str
-    model: str
-    request: str
-    idempotency_key: str
-    reserved: float = 0.0
-    parent: str | None = None
-
-
-class Ending(msgspec.Struct, frozen=True, kw_only=True):
-    """How a sending ended, or for now: what changes in its row.
-
-    ``reserved`` is what stays held, ``cost`` and ``unknown`` are what is added, all in US dollars. ``idempotency_key`` and
-    ``sent`` are given where they shall be those of an earlier sending again.
-    """
-
-    id: str
-    state: ItemState
-    reserved: float = 0.0
-    cost: float | None = None
-    unknown: float = 0.0
-    result: bytes | None = None
-    failure: bytes | None = None
-    task_id: str | None = None
-    request_id: str | None = None
-    idempotency_key: str | None = None
-    sent: float | None = None
-    inline: tuple[tuple[int, str | None, bytes], ...] = ()
-
-
-class Totals(msgspec.Struct, frozen=True, kw_only=True):
-    """What all runs of a journal hold, know and do not know to have spent, in US dollars."""
-
-    reserved: float = 0.0
-    cost: float = 0.0
-    unknown: float = 0.0
-    items: int = 0
-
-
-class SavedFile(msgspec.Struct, frozen=True, kw_only=True):
-    """A file that was saved whole."""
-
-    path: Path
-    size: int
-    sha256: str | None = None
-
-
 class Journal:
     """A journal, open for writing. Make it with ``open``; every verb may be awaited from one loop by many at once.
 
@@ -193,7 +208,9 @@ class Journal:
 
         def work(database: sqlite3.Connection) -> Identity:
             key = f"d{digest}" if given is None else f"i{given}"
-            times: int = database.execute(_COUNT, (key,)).fetchone()[0]
+            times = 1
+            if not database.execute(_FIRST, (key,)).rowcount:
+                times = database.execute(_AGAIN, (key,)).fetchone()[0]
             if given is None:
                 item = name_item(digest, times if again else 1)
                 return Identity(id=item, times=times, row=find_item(database, item))
@@ -232,13 +249,13 @@ class Journal:
         now = time.time()
         await self.writer.do("ending", lambda database: self._write_ending(database, ending, now))
 
-    async def record_refusal(self, item: str, position: int, verb: str, failure: bytes) -> bool:
+    async def record_refusal(self, item: str, position: int, verb: str, failure: str) -> bool:
         """Commit that an entry cannot be used, so that nothing was ever sent for it.
 
         Returns:
             Whether an entry at another place has that id: then nothing was written.
         """
-        values = {"id": item, "position": position, "verb": verb, "failure": _text(failure), "now": time.time()}
+        values = {"id": item, "position": position, "verb": verb, "failure": failure, "now": time.time()}
 
         def work(database: sqlite3.Connection) -> bool:
             written = database.execute(INSERT_REFUSED, values).rowcount
@@ -372,15 +389,11 @@ class Journal:
         raise sqlite3.IntegrityError(f"no free file name for {path.name}")
 
     def _write_intent(self, database: sqlite3.Connection, intent: Intent, now: float) -> None:
-        values = msgspec.structs.asdict(intent)
-        values["now"] = now
-        if not database.execute(_INTENT, values).rowcount:
+        if not database.execute(_INTENT, (*msgspec.structs.astuple(intent), now)).rowcount:
             raise self._refuse_change(database, intent.id, "sending")
 
     def _write_ending(self, database: sqlite3.Connection, ending: Ending, now: float) -> None:
-        values = msgspec.structs.asdict(ending)
-        values.update(result=_text(ending.result), failure=_text(ending.failure), now=now)
-        if not database.execute(_ENDINGS[ending.state], values).rowcount:
+        if not database.execute(_ENDINGS[ending.state], (*msgspec.structs.astuple(ending)[:-1], now)).rowcount:
             row = find_item(database, ending.id)
             if row is not None and row.state == ending.state:
                 return  # written before, by a commit that was told as failed and is on the disk all the same
@@ -404,10 +417,6 @@ def find_item(database: sqlite3.Connection, item: str) -> ItemRow | None:
     """The row of an item."""
     row = database.execute(f"{_SELECT} WHERE id = ?", (item,)).fetchone()
     return None if row is None else ItemRow(**dict(zip(COLUMNS, row, strict=True)))
-
-
-def _text(data: bytes | None) -> str | None:
-    return None if data is None else data.decode("utf-8", "replace")
 
 
 def _tail(item: str) -> str:

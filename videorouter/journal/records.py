@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 _ONCE_MORE = " It was sent once more, as its caller wished, and that was refused: "
 
-encode: Callable[[object], bytes] = msgspec.json.Encoder().encode
+_encode: Callable[[object], bytes] = msgspec.json.Encoder().encode
 _read_result = msgspec.json.Decoder(VideoResult).decode
 _read_failure = msgspec.json.Decoder(Failure).decode
 _read_prompt = msgspec.json.Decoder(dict[str, Any]).decode
@@ -51,6 +51,11 @@ def to_item(row: ItemRow) -> BatchItem:
         resumed=True,
     )
     return item if failure is None else item.with_extras(error_=revive_error(failure, row))
+
+
+def encode(value: object) -> str:
+    """A result or a failure as the journal keeps it."""
+    return _encode(value).decode("utf-8", "replace")
 
 
 def read_result(text: str | None) -> VideoResult | None:

@@ -232,17 +232,17 @@ class RemoteJournal:
             ending.reserved,
             ending.cost,
             ending.unknown,
-            read_text(ending.result),
-            read_text(ending.failure),
+            ending.result,
+            ending.failure,
             ending.task_id,
             ending.request_id,
         )
         restored = None if ending.sent is None else (ending.idempotency_key, ending.sent)
         self._post(Finish(self._homes.get(ending.id, -1), row, ending.inline, restored), None)
 
-    async def record_refusal(self, item: str, position: int, verb: str, failure: bytes) -> None:
+    async def record_refusal(self, item: str, position: int, verb: str, failure: str) -> None:
         """Commit that a row could not be read."""
-        await self._say(Refuse(item, position, verb, failure))
+        await self._say(Refuse(item, position, verb, failure.encode()))
 
     def forget(self, position: int, item: str) -> None:
         """A row has come to its end in this worker."""
@@ -394,11 +394,6 @@ class RemoteJournal:
 
 
 _YES = Answer()
-
-
-def read_text(data: bytes | None) -> str | None:
-    """JSON as the journal keeps it."""
-    return None if data is None else data.decode("utf-8", "replace")
 
 
 def _name_twice(given: str | None) -> InvalidRequestError:
