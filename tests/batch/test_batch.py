@@ -132,7 +132,7 @@ async def test_leaving_the_loop_early_stops_what_runs(anyio_backend):
         left = len(await sandbox.charge_list())
         await asyncio.sleep(0.3)
         assert len(await sandbox.charge_list()) == left < 1000
-    assert not [task for task in asyncio.all_tasks() if "videorouter.flows" in repr(task) or "Batch" in repr(task)]
+    assert not [task for task in asyncio.all_tasks() if "videorouter/batch" in repr(task)]
 
 
 async def test_closing_counts_what_was_cut_off():

@@ -217,9 +217,10 @@ async def test_a_batch_closed_while_it_writes_has_written_what_it_says(
     loop = asyncio.ensure_future(anext(batch))
     await asyncio.to_thread(disk.reached.wait, 30)
     if by == "its loop":
-        for task in asyncio.all_tasks():
-            if "lane" in str(task.get_coro()):
-                task.cancel()
+        workers = [task for task in asyncio.all_tasks() if "Batch._work" in str(task.get_coro())]
+        assert workers
+        for task in workers:
+            task.cancel()
         await asyncio.sleep(0)
     closing = asyncio.ensure_future(batch.aclose())
     await asyncio.sleep(0)
