@@ -48,6 +48,8 @@ if TYPE_CHECKING:
     from videorouter.errors import VideoRouterError
     from videorouter.events import EventHook, InDoubtHook
     from videorouter.models import Download, Input
+    from videorouter.transport.httpx_sender import HttpxSender
+    from videorouter.transport.sender import SocketSender
 
 
 class AsyncVideoRouter(BatchVerbs):
@@ -85,6 +87,8 @@ class AsyncVideoRouter(BatchVerbs):
         ConfigurationError: Something cannot be used; the message says what, and how to fix it.
     """
 
+    _sender: HttpxSender | SocketSender
+
     def _start(
         self,
         api_key: object = None,
@@ -103,7 +107,7 @@ class AsyncVideoRouter(BatchVerbs):
         self._environ = read_environment(os.environ)
         self._is_view = False
         settings = resolve(self._options, self._environ)
-        sender = open_sender(
+        self._sender = sender = open_sender(
             http_client=http_client, proxy=settings.proxy, trust_env=settings.trust_env, ssl_context=ssl_context
         )
         self._catalog = Catalog()
@@ -517,6 +521,17 @@ class AsyncVideoRouter(BatchVerbs):
         """Requests of this client that may have been billed and whose answer nobody has."""
         return tuple(self._caller.shared.in_doubt)
 
+    @property
+    def http_client(self) -> httpx.AsyncClient:
+        """The ``httpx.AsyncClient`` that every request of this client and its views can go through.
+
+        It stands over this package's own transport, and what is set on it counts from then on for every request:
+        ``event_hooks``, ``auth``, ``headers``, ``params``, ``cookies`` and mounts. Its timeouts do not: ``timeout=`` of
+        each call does. Downloads take its hooks and mounts only, since a file host is nobody to tell a secret. Header
+        fields that a request needs win over yours. The client that you brought as ``http_client=`` is this one.
+        """
+        return self._sender.client
+
     def with_options(self, **overrides: Any) -> Self:
         """A view of this client with other options. It shares connections, limits of models, counters and ``in_doubt``.
 
@@ -545,6 +560,7 @@ class AsyncVideoRouter(BatchVerbs):
         view._options = {**self._options, **overrides}
         view._environ = self._environ
         view._is_view = True
+        view._sender = self._sender
         settings = resolve(view._options, view._environ)
         same_account = settings.account == self._settings.account
         view._catalog = self._catalog if same_account else Catalog()

@@ -7,6 +7,8 @@ import weakref
 from functools import partial
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
 
+import anyio
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -65,10 +67,60 @@ class PerLoop(Generic[T]):
         kept = [(reference(), value) for reference, value in self._by_loop.copy().values()]
         return [(loop, value) for loop, value in kept if loop is not None]
 
+    def tell(self, function: Callable[[T], object]) -> None:
+        """Call it with each value, in the loop that the value is for; not for a loop that does not run."""
+        here = running_loop()
+        for loop, value in self.pairs():
+            if loop is here:
+                function(value)
+            elif loop.is_running():
+                loop.call_soon_threadsafe(function, value)
+        if here is None and self._elsewhere is not None:
+            function(self._elsewhere)
+
     def clear(self) -> None:
         """Forget all values."""
         self._by_loop = {}
         self._elsewhere = None
+
+
+class Sleepers:
+    """Those who wait for some seconds in one loop: all can be woken at once."""
+
+    def __init__(self) -> None:
+        self._futures: set[asyncio.Future[None]] = set()
+        self._events: set[anyio.Event] = set()
+
+    def __bool__(self) -> bool:
+        return bool(self._futures or self._events)
+
+    async def rest(self, seconds: float) -> None:
+        """Wait, or until ``wake``."""
+        loop = running_loop()
+        if loop is None:
+            event = anyio.Event()
+            self._events.add(event)
+            try:
+                with anyio.move_on_after(max(0.0, seconds)):
+                    await event.wait()
+            finally:
+                self._events.discard(event)
+            return
+        future: asyncio.Future[None] = loop.create_future()
+        timer = loop.call_later(max(0.0, seconds), finish, future)
+        self._futures.add(future)
+        try:
+            await future
+        finally:
+            self._futures.discard(future)
+            timer.cancel()
+
+    def wake(self) -> None:
+        """Wake them all; in their own loop."""
+        for future in self._futures:
+            finish(future)
+        for event in self._events:
+            event.set()
 
 
 def _forget(owner: weakref.ref[PerLoop[Any]], number: int, _: object) -> None:

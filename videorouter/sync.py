@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator
     from contextlib import AbstractAsyncContextManager, AbstractContextManager
 
+    import httpx
+
     from videorouter.batch.batch import Batch
     from videorouter.downloads.download import Place, Source
     from videorouter.downloads.save import ManyOptions
@@ -298,6 +300,15 @@ class VideoRouter:
     def drain(self) -> DrainReport:
         """As ``AsyncVideoRouter.drain``."""
         raise NotImplementedError
+
+    @property
+    def http_client(self) -> httpx.AsyncClient:
+        """As ``AsyncVideoRouter.http_client``: set hooks, auth and headers on it, and let it send nothing yourself.
+
+        It belongs to the event loop of the client's own thread: hooks and auth flows run there, and are coroutine
+        functions as ``httpx.AsyncClient`` wants them.
+        """
+        return self._portal.client.http_client
 
     @property
     def in_doubt(self) -> tuple[InDoubt, ...]:

@@ -38,7 +38,7 @@ async def test_a_proxied_host_goes_the_stock_way_and_others_do_not(monkeypatch):
     monkeypatch.setenv("NO_PROXY", "straight.example")
     sender = open_sender()
     detour = sender._find_httpx_sender("https://gateway.example/")
-    assert isinstance(detour._client._transport, StockTransport)
+    assert isinstance(detour._find_transport(httpx.URL("https://gateway.example/")), StockTransport)
     assert sender._find_httpx_sender("https://straight.example/") is None
     assert await sender.resolve("https://gateway.example/", deadline=1e9) == ()
     await sender.aclose()

@@ -15,7 +15,6 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 from urllib.parse import quote
 
-import anyio
 import msgspec
 
 from videorouter.call.answers import MAX_ANSWER_BYTES, ErrorAnswer, Unusable, decode_json, find_error, read_post
@@ -149,7 +148,7 @@ class Call(msgspec.Struct, Generic[Answer], kw_only=True, eq=False):
 
     async def rest(self, seconds: float) -> None:
         """Wait for the next attempt."""
-        await anyio.sleep(seconds)
+        await self.caller.shared.rest(seconds)
 
     async def finish(self, error: BaseException) -> BaseException:
         """Whatever ends the call comes by here: what is raised in its place, when anything is."""

@@ -9,9 +9,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
-import anyio
-
-from videorouter.loops import finish, running_loop
+from videorouter.loops import Sleepers, running_loop
 
 if TYPE_CHECKING:
     import asyncio
@@ -34,7 +32,7 @@ class PollSchedule:
 
     def __init__(self) -> None:
         self._next = 0.0
-        self._sleepers: set[asyncio.Future[None]] = set()
+        self.sleepers: Sleepers = Sleepers()
         self._ticking = False
         self._suspension = 0.0
 
@@ -53,32 +51,26 @@ class PollSchedule:
         """Start no look for a while: the gateway has asked for it."""
         self._next = max(self._next, time.monotonic() + seconds)
 
+    def end(self) -> None:
+        """The client is closed: nobody waits any more."""
+        self._next = 0.0
+        self.sleepers.wake()
+
     async def rest(self, seconds: float) -> None:
         """Wait, or until the machine was woken from a suspension."""
         loop = running_loop()
-        if loop is None:
-            await anyio.sleep(max(0.0, seconds))
-            return
-        sleeper: asyncio.Future[None] = loop.create_future()
-        timer = loop.call_later(max(0.0, seconds), finish, sleeper)
-        self._sleepers.add(sleeper)
-        if not self._ticking:
+        if loop is not None and not self._ticking:
             self._ticking = True
             self._suspension = read_suspension()
             loop.call_later(_TICK, self._tick, loop)
-        try:
-            await sleeper
-        finally:
-            self._sleepers.discard(sleeper)
-            timer.cancel()
+        await self.sleepers.rest(seconds)
 
     def _tick(self, loop: asyncio.AbstractEventLoop) -> None:
-        if not self._sleepers:
+        if not self.sleepers:
             self._ticking = False
             return
         suspension = read_suspension()
         if suspension - self._suspension > _JUMP:
-            for sleeper in self._sleepers:
-                finish(sleeper)
+            self.sleepers.wake()
         self._suspension = suspension
         loop.call_later(_TICK, self._tick, loop)

@@ -18,7 +18,7 @@ from videorouter.call.limiter import ClientLimit, default_concurrency
 from videorouter.call.polls import PollSchedule
 from videorouter.call.retry import RetryBudget
 from videorouter.errors import ClientClosedError
-from videorouter.loops import PerLoop
+from videorouter.loops import PerLoop, Sleepers
 from videorouter.models import DrainReport, Stats
 
 if TYPE_CHECKING:
@@ -27,6 +27,11 @@ if TYPE_CHECKING:
     from videorouter.models import InDoubt
 
 _LOOK = 0.02
+
+
+def _end_all(schedules: dict[Origin, PollSchedule]) -> None:
+    for schedule in schedules.values():
+        schedule.end()
 
 
 class Shared:
@@ -44,6 +49,7 @@ class Shared:
         self.budget: RetryBudget = RetryBudget()
         self.in_doubt_log: InDoubtLog = InDoubtLog()
         self.poll_schedules: PerLoop[defaultdict[Origin, PollSchedule]] = PerLoop(lambda: defaultdict(PollSchedule))
+        self.sleepers: PerLoop[Sleepers] = PerLoop(Sleepers)
         self.running: dict[object, str | None] = {}
         self.closed: bool = False
         self.draining: bool = False
@@ -112,9 +118,15 @@ class Shared:
             in_flight=len(left_over),
         )
 
+    async def rest(self, seconds: float) -> None:
+        """Wait, or until the client is closed."""
+        await self.sleepers.find().rest(seconds)
+
     async def aclose(self) -> None:
         """Send away those who wait, abort what runs, close what is idle. Idempotent."""
         self.closed = True
+        self.sleepers.tell(Sleepers.wake)
+        self.poll_schedules.tell(_end_all)
         for limit in tuple(self.limits):
             limit.close()
         await self.sender.aclose()

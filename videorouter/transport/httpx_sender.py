@@ -46,7 +46,6 @@ Places: TypeAlias = "WeakKeyDictionary[httpx.AsyncHTTPTransport, anyio.Semaphore
 
 _IDENTITY = (b"Accept-Encoding", b"identity")
 _REST_TIMEOUT = 30.0
-_RESOLVING = (httpx.AsyncHTTPTransport, StockTransport, VideoTransport)
 
 
 def ask_identity(headers: tuple[Header, ...]) -> list[Header]:
@@ -143,6 +142,13 @@ class HttpxSender:
         self._timeouts = {"connect": connect_timeout, "read": None, "write": None, "pool": None}
         self._places: PerLoop[Places] = PerLoop(WeakKeyDictionary)
         self._abandoned: set[asyncio.Task[Response]] = set()
+        self.scopes: PerLoop[set[anyio.CancelScope]] = PerLoop(set)
+        self.closed: bool = False
+
+    @property
+    def client(self) -> httpx.AsyncClient:
+        """The client that requests go through."""
+        return self._client
 
     async def send(self, request: Request, attempt: Attempt, *, deadline: float, max_body: int) -> Response:
         """Send once and read the whole response; see ``Sender.send``.
@@ -202,11 +208,15 @@ class HttpxSender:
 
     def _find_transport(self, url: httpx.URL) -> object:
         find = getattr(self._client, "_transport_for_url", None)
-        return None if find is None else find(url)
+        transport: object = None if find is None else find(url)
+        return transport.find_stock(str(url)) or transport if isinstance(transport, VideoTransport) else transport
 
     async def _send(self, request: Request, tracer: _Tracer, *, deadline: float, max_body: int) -> Response:
         attempt = tracer.attempt
+        self._check_open(attempt)
         scope = anyio.CancelScope(deadline=anyio.current_time() + (deadline - time.monotonic()))
+        scopes = self.scopes.find()
+        scopes.add(scope)
         response: Response | None = None
         rest_ends = deadline
         try:
@@ -235,10 +245,16 @@ class HttpxSender:
             raise
         except Exception as error:
             raise self._explain(error, attempt, tracer, request.url) from error
+        finally:
+            scopes.discard(scope)
         if scope.cancelled_caught or response is None:
             failure = WireFailure.STALLED if rest_ends < deadline else WireFailure.DEADLINE
-            raise explain(failure, attempt.host)
+            raise explain(WireFailure.CLOSED if self.closed else failure, attempt.host)
         return response
+
+    def _check_open(self, attempt: Attempt) -> None:
+        if self.closed or self._client.is_closed:
+            raise explain(WireFailure.CLOSED, attempt.host)
 
     def _build(self, request: Request, tracer: _Tracer, deadline: float) -> httpx.Request:
         """The request as the client itself would build it; without cookies and parameters in a fraction of the time."""
@@ -268,8 +284,11 @@ class HttpxSender:
         """
         attempt.host = name_host(request.url)
         tracer = _Tracer(attempt)
+        self._check_open(attempt)
         built = self._build_bare(request, tracer, deadline, stall, addresses)
         scope = anyio.CancelScope(deadline=anyio.current_time() + (deadline - time.monotonic()))
+        scopes = self.scopes.find()
+        scopes.add(scope)
         httpx_response: httpx.Response | None = None
         try:
             with scope:
@@ -279,10 +298,12 @@ class HttpxSender:
             raise
         except Exception as error:
             raise self._explain(error, attempt, tracer, request.url) from error
+        finally:
+            scopes.discard(scope)
         if httpx_response is None:
-            raise explain(WireFailure.DEADLINE, attempt.host)
+            raise explain(WireFailure.CLOSED if self.closed else WireFailure.DEADLINE, attempt.host)
         response = _note_head(httpx_response, attempt)
-        return _ClientStream(httpx_response, response, attempt, deadline=deadline, stall=stall)
+        return _ClientStream(httpx_response, response, attempt, deadline=deadline, stall=stall, sender=self)
 
     def _build_bare(
         self, request: Request, tracer: _Tracer, deadline: float, stall: float, addresses: tuple[str, ...]
@@ -303,19 +324,9 @@ class HttpxSender:
 
     async def resolve(self, url: str, *, deadline: float) -> tuple[str, ...]:
         """The addresses that a stock transport would connect to; none behind a proxy, a mock or a transport of others."""
-        parsed = httpx.URL(url)
-        caught = is_mocked() or is_transport_patched()
-        if caught or type(self._find_transport(parsed)) not in _RESOLVING or self._is_proxied(parsed):
+        if is_mocked() or is_transport_patched() or not _resolves(self._find_transport(httpx.URL(url))):
             return ()
         return await resolve_name(url, deadline=deadline)
-
-    def _is_proxied(self, url: httpx.URL) -> bool:
-        transport = self._find_transport(url)
-        if isinstance(transport, StockTransport):
-            return transport.proxy is not None
-        return not isinstance(transport, VideoTransport) and (
-            type(getattr(transport, "_pool", None)).__name__ != "AsyncConnectionPool"
-        )
 
     def _explain(self, error: Exception, attempt: Attempt, tracer: _Tracer, url: str) -> WireError:
         """What a client's error means. No context manager: its frame would show the error, which may quote the key."""
@@ -331,11 +342,23 @@ class HttpxSender:
         return is_mocked() or type(self._find_transport(httpx.URL(url))) is httpx.MockTransport
 
     async def aclose(self) -> None:
-        """Do nothing: the client is not ours."""
+        """Abort what runs here. The client, and what others send through it, goes on."""
+        self.closed = True
+        self.scopes.tell(_cancel_all)
 
-    async def close_client(self) -> None:
-        """Close the client after all, for an owner that made it."""
-        await self._client.aclose()
+
+def _cancel_all(scopes: set[anyio.CancelScope]) -> None:
+    for scope in tuple(scopes):
+        scope.cancel()
+
+
+def _resolves(transport: object) -> bool:
+    """Whether a transport looks names up itself, and here: not a proxy, not one of others."""
+    if isinstance(transport, StockTransport):
+        return transport.proxy is None
+    if type(transport) is httpx.AsyncHTTPTransport:
+        return type(transport._pool).__name__ == "AsyncConnectionPool"  # noqa: SLF001 - there is no public way
+    return isinstance(transport, VideoTransport)
 
 
 def _note_head(httpx_response: httpx.Response, attempt: Attempt) -> Response:
@@ -374,10 +397,17 @@ def _find_read_body(httpx_response: httpx.Response, host: str | None) -> bytes:
 
 
 class _ClientStream:
-    """The ``ResponseStream`` over an open ``httpx.Response``."""
+    """The ``ResponseStream`` over an open ``httpx.Response``; it ends when its sender is closed."""
 
     def __init__(
-        self, httpx_response: httpx.Response, response: Response, attempt: Attempt, *, deadline: float, stall: float
+        self,
+        httpx_response: httpx.Response,
+        response: Response,
+        attempt: Attempt,
+        *,
+        deadline: float,
+        stall: float,
+        sender: HttpxSender,
     ) -> None:
         self.status = response.status
         self.headers = response.headers
@@ -385,6 +415,7 @@ class _ClientStream:
         self._attempt = attempt
         self._deadline = deadline
         self._stall = stall
+        self._sender = sender
 
     async def chunks(self) -> AsyncIterator[bytes]:
         host = self._attempt.host
@@ -393,23 +424,36 @@ class _ClientStream:
             self._attempt.phase = Phase.COMPLETE
             return
         pieces = self._response.stream.__aiter__()  # type: ignore[union-attr]  # an async client gives these
+        scopes = self._sender.scopes.find()
         while True:
             left = self._deadline - time.monotonic()
+            scope = anyio.CancelScope(deadline=anyio.current_time() + min(left, self._stall))
+            scopes.add(scope)
             try:
-                with anyio.fail_after(min(left, self._stall)):
+                if self._sender.closed:
+                    scope.cancel()
+                with scope:
                     piece = await anext(pieces)
             except StopAsyncIteration:
                 break
-            except (TimeoutError, httpx.ReadTimeout) as error:
-                over = time.monotonic() >= self._deadline
-                raise explain(WireFailure.DEADLINE if over else WireFailure.STALLED, host) from error
+            except httpx.ReadTimeout as error:
+                raise explain(self._name_end(), host) from error
             except httpx.RemoteProtocolError as error:
                 raise explain(WireFailure.BODY_CUT, host, error) from error
             except (httpx.HTTPError, httpx.StreamError) as error:
                 raise explain(name_httpx_failure(error), host, error) from error
+            finally:
+                scopes.discard(scope)
+            if scope.cancelled_caught:
+                raise explain(self._name_end(), host)
             if piece:
                 yield piece
         self._attempt.phase = Phase.COMPLETE
+
+    def _name_end(self) -> WireFailure:
+        if self._sender.closed:
+            return WireFailure.CLOSED
+        return WireFailure.DEADLINE if time.monotonic() >= self._deadline else WireFailure.STALLED
 
     async def aclose(self) -> None:
         await self._response.aclose()

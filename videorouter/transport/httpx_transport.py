@@ -1,7 +1,11 @@
-"""Our transport as httpx sees it: for a client with hooks, auth or mounts, and for anybody's ``httpx.AsyncClient``."""
+"""Our transport as httpx sees it: for a client with hooks, auth or mounts, and for anybody's ``httpx.AsyncClient``.
+
+Where our connections do not go (proxies, trio, mocks below httpx) it hands a request to httpx's own transport.
+"""
 
 from __future__ import annotations
 
+import sys
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -9,8 +13,10 @@ import httpx
 
 from videorouter.errors import Phase
 from videorouter.http import Attempt, Request, WireError, WireFailure
+from videorouter.loops import running_loop
 from videorouter.transport.exchange import Exchanger
 from videorouter.transport.httpx_stock import StockTransport, is_transport_patched
+from videorouter.transport.proxies import Route, choose_proxy
 
 if TYPE_CHECKING:
     import ssl
@@ -38,12 +44,12 @@ _ERRORS: dict[WireFailure, type[httpx.TransportError]] = {
 class VideoTransport(httpx.AsyncBaseTransport):
     """An ``httpx.AsyncBaseTransport`` for calls that are held for minutes, thousands at a time.
 
-    HTTP/1.1 only, asyncio only. Connections are kept by event loop, so that one object works in several.
+    HTTP/1.1 only. Connections are kept by event loop, so that one object works in several.
 
     Args:
         ssl_context: Decides about trust; ``None`` trusts the system's store, else certifi's.
         connect_timeout: Seconds for name, TCP and TLS together.
-        exchanger: Shares the connections of another transport; the other arguments are then its own.
+        routes: Which hosts are reached through which proxy.
     """
 
     def __init__(
@@ -51,17 +57,29 @@ class VideoTransport(httpx.AsyncBaseTransport):
         *,
         ssl_context: ssl.SSLContext | None = None,
         connect_timeout: float = 10.0,
-        exchanger: Exchanger | None = None,
+        routes: tuple[Route, ...] = (),
     ) -> None:
-        self.exchanger: Exchanger = exchanger or Exchanger(ssl_context=ssl_context, connect_timeout=connect_timeout)
-        self._stock: StockTransport | None = None
+        self.exchanger: Exchanger = Exchanger(ssl_context=ssl_context, connect_timeout=connect_timeout)
+        self._ssl_context = ssl_context
+        self._routes = routes
+        self._stocks: dict[str | None, StockTransport] = {}
+
+    def find_stock(self, url: str) -> StockTransport | None:
+        """The transport of httpx that a URL needs; ``None`` where our own connections go."""
+        proxy = choose_proxy(self._routes, url) if self._routes else None
+        # A mock below httpx's own transport means us too.
+        if proxy is None and not is_transport_patched() and _can_watch_sockets():
+            return None
+        stock = self._stocks.get(proxy)
+        if stock is None:
+            stock = self._stocks[proxy] = StockTransport(proxy=proxy, ssl_context=self._ssl_context)
+        return stock
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         """Send once; the body of the answer is read as the caller asks for it."""
-        if is_transport_patched():
-            # A mock below httpx's own transport means us too.
-            self._stock = self._stock or StockTransport()
-            return await self._stock.handle_async_request(request)
+        stock = self.find_stock(str(request.url))
+        if stock is not None:
+            return await stock.handle_async_request(request)
         extension: dict[str, Any] = request.extensions.get(EXTENSION) or {}
         timeouts: dict[str, float | None] = request.extensions.get("timeout") or {}
         attempt = extension.get("attempt") or Attempt()
@@ -97,8 +115,14 @@ class VideoTransport(httpx.AsyncBaseTransport):
     async def aclose(self) -> None:
         """Abort what runs and close what is idle."""
         self.exchanger.pools.close()
-        if self._stock is not None:
-            await self._stock.aclose()
+        for stock in self._stocks.values():
+            await stock.aclose()
+
+
+def _can_watch_sockets() -> bool:
+    """Whether an asyncio loop runs that can watch sockets: trio and the proactor of Windows cannot."""
+    loop = running_loop()
+    return loop is not None and (sys.platform != "win32" or hasattr(loop, "_selector"))
 
 
 class _Body(httpx.AsyncByteStream):

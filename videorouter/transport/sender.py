@@ -1,30 +1,28 @@
-"""Chooses who sends: the user's own client, or ``SocketSender``, which chooses the way of each request.
+"""Chooses who sends: the user's own client, or the default sender, which decides the way of each request.
 
-The short way skips httpx and goes straight to our own connections. Where an ``httpx.AsyncClient`` over them was touched
-(hooks, auth, mounts, cookies) or its methods are replaced, requests go through that client. Proxies, trio and mocks below
-httpx get httpx's own transport.
+The default sender goes straight to our own connections, or through its ``httpx.AsyncClient`` over the same connections
+where somebody has a hand in it: what is set on that client (hooks, auth, mounts, headers, cookies) and what patches
+httpx counts. Proxies, trio and mocks below httpx need that client, too.
 """
 
 from __future__ import annotations
 
 import http.cookiejar
-import sys
 from typing import TYPE_CHECKING
 
 import httpx
 
-from videorouter.loops import running_loop
 from videorouter.transport.dialing import resolve_name
-from videorouter.transport.exchange import Exchanger
 from videorouter.transport.httpx_sender import HttpxSender
-from videorouter.transport.httpx_stock import StockTransport, is_client_patched, is_transport_patched
+from videorouter.transport.httpx_stock import is_client_patched
 from videorouter.transport.httpx_transport import VideoTransport
-from videorouter.transport.proxies import Route, choose_proxy, read_routes
+from videorouter.transport.proxies import Route, read_routes
 
 if TYPE_CHECKING:
     import ssl
+    import urllib.request
 
-    from videorouter.http import Attempt, Request, Response, ResponseStream, Sender
+    from videorouter.http import Attempt, Request, Response, ResponseStream
 
 
 class SocketSender:
@@ -43,19 +41,17 @@ class SocketSender:
         connect_timeout: float = 10.0,
         routes: tuple[Route, ...] = (),
     ) -> None:
-        self._exchanger = Exchanger(ssl_context=ssl_context, connect_timeout=connect_timeout)
-        self._ssl_context = ssl_context
+        self._transport = VideoTransport(ssl_context=ssl_context, connect_timeout=connect_timeout, routes=routes)
+        self._exchanger = self._transport.exchanger
         self._connect_timeout = connect_timeout
-        self._routes = routes
         self._client: httpx.AsyncClient | None = None
         self._client_sender: HttpxSender | None = None
-        self._stock_senders: dict[str | None, HttpxSender] = {}
 
     @property
     def client(self) -> httpx.AsyncClient:
-        """The ``httpx.AsyncClient`` over our transport; what is set on it (hooks, auth, mounts) counts from then on."""
+        """The ``httpx.AsyncClient`` over our transport; what is set on it counts from then on."""
         if self._client is None:
-            self._client = _open_client(VideoTransport(exchanger=self._exchanger))
+            self._client = _open_client(self._transport)
         return self._client
 
     @property
@@ -87,53 +83,50 @@ class SocketSender:
 
     def _find_httpx_sender(self, url: str) -> HttpxSender | None:
         """The way through httpx; ``None`` when nobody has a hand in it and the short way will do."""
-        if is_client_patched() or (self._client is not None and _is_touched(self._client)):
-            if self._client_sender is None:
-                self._client_sender = HttpxSender(self.client, connect_timeout=self._connect_timeout)
-            return self._client_sender
-        proxy = choose_proxy(self._routes, url) if self._routes else None
-        if proxy is not None or is_transport_patched() or not _can_watch_sockets():
-            return self._find_stock_sender(proxy)
-        return None
-
-    def _find_stock_sender(self, proxy: str | None) -> HttpxSender:
-        sender = self._stock_senders.get(proxy)
-        if sender is None:
-            client = _open_client(StockTransport(proxy=proxy, ssl_context=self._ssl_context))
-            sender = self._stock_senders[proxy] = HttpxSender(client, connect_timeout=self._connect_timeout)
-        return sender
+        client = self._client
+        touched = client is not None and _is_touched(client, self._transport)
+        if not touched and not is_client_patched() and self._transport.find_stock(url) is None:
+            return None
+        if self._client_sender is None:
+            self._client_sender = HttpxSender(self.client, connect_timeout=self._connect_timeout)
+        return self._client_sender
 
     async def aclose(self) -> None:
         """Abort what runs and close what is idle. Idempotent."""
-        self._exchanger.pools.close()
-        for sender in self._stock_senders.values():
-            await sender.close_client()
+        if self._client_sender is not None:
+            await self._client_sender.aclose()
+        await (self._transport if self._client is None else self._client).aclose()
+
+
+class _ReadOnlyCookies(http.cookiejar.DefaultCookiePolicy):
+    """Sends the cookies that the user has set and keeps none of a server: nobody asked for them, and a jar would grow."""
+
+    def set_ok(self, cookie: http.cookiejar.Cookie, request: urllib.request.Request) -> bool:
+        del cookie, request
+        return False
 
 
 def _open_client(transport: httpx.AsyncBaseTransport) -> httpx.AsyncClient:
     client = httpx.AsyncClient(transport=transport, trust_env=False)
     client.headers.clear()
-    # A gateway's cookies are nobody's business here, and a jar would grow.
-    client.cookies.jar.set_policy(http.cookiejar.DefaultCookiePolicy(allowed_domains=()))
+    client.cookies.jar.set_policy(_ReadOnlyCookies())
     return client
 
 
-def _is_touched(client: httpx.AsyncClient) -> bool:
-    hooks = client._event_hooks  # noqa: SLF001 - the public property copies them for every look
+def _is_touched(client: httpx.AsyncClient, transport: VideoTransport) -> bool:
+    # Private names: the public ones copy what they give, or there are none.
+    hooks = client._event_hooks  # noqa: SLF001 - see above
     return bool(
         hooks["request"]
         or hooks["response"]
-        or client._auth is not None  # noqa: SLF001 - as above
-        or client._mounts  # noqa: SLF001 - there is no public way
+        or client._auth is not None  # noqa: SLF001 - see above
+        or client._mounts  # noqa: SLF001 - see above
+        or client._transport is not transport  # noqa: SLF001 - see above
         or client.headers
+        or client.params
         or len(client.cookies.jar)
+        or "send" in vars(client)
     )
-
-
-def _can_watch_sockets() -> bool:
-    """Whether an asyncio loop runs that can watch sockets: trio and the proactor of Windows cannot."""
-    loop = running_loop()
-    return loop is not None and (sys.platform != "win32" or hasattr(loop, "_selector"))
 
 
 def open_sender(
@@ -143,7 +136,7 @@ def open_sender(
     trust_env: bool = True,
     ssl_context: ssl.SSLContext | None = None,
     connect_timeout: float = 10.0,
-) -> Sender:
+) -> HttpxSender | SocketSender:
     """The sender for a client's settings; of a user's own ``http_client`` all others but the timeout are its own.
 
     Raises:
