@@ -64,7 +64,7 @@ async def test_an_answer_comes_whole_and_the_client_stays_open(serve, sender, cl
     assert (response.status, response.body, attempt.phase) == (200, ANSWER, Phase.COMPLETE)
     await sender.aclose()
     assert not client.is_closed
-    assert (await send(sender, post(server.url))).status == 200
+    assert (await send(open_sender(http_client=client), post(server.url))).status == 200
     assert server.connections == 1
 
 
