@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 EXTENSION = "videorouter"
 """The request extension by which a sender of this package hands its attempt, deadline and addresses through httpx."""
 
+_WINDOWS = sys.platform == "win32"
 _DAY = 86_400.0
 _ERRORS: dict[WireFailure, type[httpx.TransportError]] = {
     WireFailure.CONNECT_TIMEOUT: httpx.ConnectTimeout,
@@ -67,8 +68,11 @@ class VideoTransport(httpx.AsyncBaseTransport):
     def find_stock(self, url: str) -> StockTransport | None:
         """The transport of httpx that a URL needs; ``None`` where our own connections go."""
         proxy = choose_proxy(self._routes, url) if self._routes else None
+        loop = running_loop()
+        # trio and the proactor of Windows cannot watch sockets.
+        watches = loop is not None and (not _WINDOWS or hasattr(loop, "_selector"))
         # A mock below httpx's own transport means us too.
-        if proxy is None and not is_transport_patched() and _can_watch_sockets():
+        if proxy is None and watches and not is_transport_patched():
             return None
         stock = self._stocks.get(proxy)
         if stock is None:
@@ -117,12 +121,6 @@ class VideoTransport(httpx.AsyncBaseTransport):
         self.exchanger.pools.close()
         for stock in self._stocks.values():
             await stock.aclose()
-
-
-def _can_watch_sockets() -> bool:
-    """Whether an asyncio loop runs that can watch sockets: trio and the proactor of Windows cannot."""
-    loop = running_loop()
-    return loop is not None and (sys.platform != "win32" or hasattr(loop, "_selector"))
 
 
 class _Body(httpx.AsyncByteStream):
