@@ -7,20 +7,18 @@ from __future__ import annotations
 
 import asyncio
 import errno
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 from weakref import WeakValueDictionary
 
-from videorouter.call.requests import find_request, keep_request
-from videorouter.call.tasks import look_at_task
+from videorouter.downloads.download import find_fresh, is_expired
 from videorouter.downloads.file import find_free
 from videorouter.downloads.names import fill_template, number_name
 from videorouter.downloads.save import still_stands
 from videorouter.errors import DownloadError, JournalError, VideoRouterError
 from videorouter.journal.records import show_path
 from videorouter.journal.states import describe_failure
-from videorouter.models import Download, Task, Video
+from videorouter.models import Download, Video
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -30,8 +28,6 @@ if TYPE_CHECKING:
 
     Save = Callable[[Video, Path], Awaitable[Download]]
 
-LOOKING = 60.0
-"""Seconds to ask a task for its current links."""
 DISK_FAILURES = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO})
 """What a disk says that it will say to the next file as well."""
 AT_ONCE = 8
@@ -82,10 +78,10 @@ class Saver:
                 try:
                     await self._save_all(item, step, saved)
                 except DownloadError as error:
-                    fresh = await self._refresh(item, error)
+                    fresh = await find_fresh(self._run.caller, item) if is_expired(error) else None
                     if fresh is None:
                         raise
-                    item, saved = fresh, []
+                    item, saved = item.replace(result=fresh), []
                     await self._save_all(item, step, saved)
             except (VideoRouterError, OSError) as error:
                 named = error if isinstance(error, VideoRouterError) else _wrap_error(error, self._folder)
@@ -99,21 +95,6 @@ class Saver:
         videos = item.result.videos if item.result is not None else ()
         for number, video in enumerate(videos):
             saved.append(await self._save_one(item, step, number, len(videos), video))
-
-    async def _refresh(self, item: BatchItem, error: DownloadError) -> BatchItem | None:
-        """Links expire; a task gives its current ones, and nothing is paid for that."""
-        if item.task_id is None or error.status not in {401, 403, 404, 410}:
-            return None
-        task = Task(id=item.task_id, model=item.model)
-        if item.result is not None and (request := find_request(item.result.video)) is not None:
-            keep_request(task, request)
-        try:
-            status = await look_at_task(self._run.caller, task, deadline=time.monotonic() + LOOKING)
-        except VideoRouterError:
-            return None
-        if status.result is None:
-            return None
-        return item.replace(result=status.result)
 
     async def _save_one(self, item: BatchItem, step: int, number: int, count: int, video: Video) -> Download:
         path = self._folder / fill_template(

@@ -6,6 +6,7 @@ A file is whole and right under its final name, or it is not there. ``downloads.
 from __future__ import annotations
 
 import os
+import time
 from contextlib import aclosing, asynccontextmanager
 from functools import partial
 from pathlib import Path
@@ -13,6 +14,8 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import anyio
 
+from videorouter.call.requests import find_request, keep_request
+from videorouter.call.tasks import look_at_task
 from videorouter.downloads.file import is_folder
 from videorouter.downloads.names import name_video, number_name
 from videorouter.downloads.save import save_one, stream_one
@@ -30,21 +33,32 @@ if TYPE_CHECKING:
 
 Source: TypeAlias = Video | VideoResult | Task | TaskStatus | BatchItem | str
 Place: TypeAlias = "str | os.PathLike[str] | Any"
+LOOK_SECONDS = 60.0
+"""To ask a task for its current links."""
+
+_WAITING = frozenset({408, 425, 429})
 SOURCES = (Video, VideoResult, Task, TaskStatus, BatchItem, str)
 
 
 async def save(caller: Caller, source: Source, dest: Place, options: DownloadOptions) -> Download:
     """Save one video, or all videos of a result: the first file, whose ``all`` has every one.
 
-    Where one does not come whole, the others are saved all the same.
+    Where one does not come whole, the others are saved all the same. A link that has expired is asked for again.
     """
     caller.check_open()
     videos = find_videos(source)
     places, conflict = await _choose_places(videos, dest, options)
-    pairs = zip(videos, places, strict=True)
-    found = await _run(
-        [partial(save_one, caller, *pair, options, conflict=conflict) for pair in pairs], concurrency=len(videos)
-    )
+
+    async def save_some(some: Sequence[Video], numbers: Sequence[int]) -> list[Download | VideoRouterError]:
+        jobs = [partial(save_one, caller, some[n], places[n], options, conflict=conflict) for n in numbers]
+        return await _run(jobs, concurrency=len(jobs))
+
+    found = await save_some(videos, range(len(videos)))
+    refused = [number for number, one in enumerate(found) if _may_have_expired(one, places[number])]
+    fresh = await find_fresh(caller, source) if refused else None
+    if fresh is not None and len(fresh.videos) == len(videos):
+        for number, one in zip(refused, await save_some(fresh.videos, refused), strict=True):
+            found[number] = one
     saved = all_saved(found)
     return saved[0].with_extras(all_=tuple(saved)) if len(saved) > 1 else saved[0]
 
@@ -86,6 +100,36 @@ async def stream(
         raise InvalidRequestError(msg)
     async with aclosing(stream_one(caller, videos[0], options)) as chunks:
         yield chunks
+
+
+async def find_fresh(caller: Caller, source: Source) -> VideoResult | None:
+    """A result with the current links of the task that it came from, if it did; nothing is paid for that."""
+    if isinstance(source, Task):
+        task = source
+    elif isinstance(source, str | Video) or source.task_id is None:
+        return None
+    else:
+        result = source if isinstance(source, VideoResult) else source.result
+        task = Task(id=source.task_id, model=source.model if isinstance(source, BatchItem | VideoResult) else None)
+        if result is not None and (request := find_request(result.video)) is not None:
+            keep_request(task, request)
+    if not task.id:
+        return None
+    try:
+        return (await look_at_task(caller, task, deadline=time.monotonic() + LOOK_SECONDS)).result
+    except VideoRouterError:
+        return None
+
+
+def is_expired(error: VideoRouterError) -> bool:
+    """Whether a file host refuses a link as it refuses one that has expired: by any 4xx that does not ask to wait."""
+    return error.status is not None and 400 <= error.status < 500 and error.status not in _WAITING
+
+
+def _may_have_expired(found: Download | VideoRouterError, place: Place) -> bool:
+    if isinstance(found, Download) or not is_expired(found):
+        return False
+    return isinstance(place, Path) or found.attempts == 1  # a file object may have bytes of an earlier attempt
 
 
 def find_videos(source: object) -> tuple[Video, ...]:
