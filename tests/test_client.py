@@ -247,3 +247,46 @@ def test_a_client_that_is_to_be_pickled_or_copied_says_what_to_do_instead(kind, 
     client = kind("sk-test")
     with pytest.raises(TypeError, match=f"{kind.__name__} cannot be pickled.*Make a client in each process"):
         take(client)
+
+
+NEAR_MISSES = [
+    ({"timout": 3}, "timeout="),
+    ({"max_retriess": 3}, "max_retries="),
+    ({"extra_boody": {"a": 1}}, "extra_body="),
+    ({"image_url": "cat.png"}, "pathlib.Path('cat.png')"),
+    ({"image_urls": ["https://x.example/a.png", "cat.png"]}, "pathlib.Path('cat.png')"),
+    ({"image_urls": [b"\x89PNG\r\n\x1a\n", "cat.png"]}, "pathlib.Path('cat.png')"),
+]
+
+
+@pytest.mark.parametrize(("options", "words"), NEAR_MISSES)
+@pytest.mark.parametrize("verb", ["generate", "submit", "edit", "submit_edit"])
+async def test_a_near_miss_is_refused_before_anything_is_sent(router, sandbox, verb, options, words):
+    video = ("video_1",) if "edit" in verb else ()
+    with pytest.raises(InvalidRequestError) as caught:
+        await getattr(router, verb)(*video, "otter", model="veo3-fast", **options)
+    assert words in str(caught.value)
+    assert sandbox.requests == []
+    assert await sandbox.charges() == {}
+
+
+async def test_extra_body_is_the_way_past_a_near_miss(router, sandbox):
+    await router.generate("otter", model="veo3-fast", extra_body={"timout": 3, "image_url": "gs://bucket/cat.png"})
+    assert await sandbox.charges() == {"otter": 1}
+
+
+async def test_a_file_name_is_not_uploaded_as_an_address(router, sandbox):
+    with pytest.raises(InvalidRequestError, match=r"pathlib\.Path\('cat.png'\)"):
+        await router.upload("cat.png", model="veo3-fast")
+    assert sandbox.requests == []
+
+
+@pytest.mark.parametrize(
+    ("name", "near"), [("concurency", "concurrency"), ("journl", "journal"), ("timout", "timeout")]
+)
+async def test_a_near_miss_of_a_batch_is_refused_before_anything_is_sent(router, sandbox, name, near):
+    with pytest.raises(ConfigurationError, match=f"Did you mean {near}="):
+        router.generate_many(["otter"], model="veo3-fast", **{name: 1})
+    items = [item async for item in router.generate_many([{"prompt": "otter", "timout": 3}], model="veo3-fast")]
+    assert [item.state for item in items] == ["refused"]
+    assert sandbox.requests == []

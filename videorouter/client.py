@@ -223,9 +223,9 @@ class AsyncVideoRouter(BatchVerbs, DownloadVerbs):
             timeout: Seconds for the whole call; default: the client's; ``None`` means thirty days.
             max_retries: Default: the client's.
             extra_headers: Header fields of this request.
-            extra_body: Body fields of this request, which win over all others.
+            extra_body: Body fields of this request, which win over all others and are not checked.
             idempotency_key: Default: a fresh one.
-            **fields: Any further field of the gateway, passed through untouched.
+            **fields: Any further field of the gateway, untouched. One edit away from an option above, it is refused.
 
         Returns:
             The finished result.

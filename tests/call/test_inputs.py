@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, strategies as st
 
 from videorouter.call.inputs import (
+    check_addresses,
     check_input,
     choose_address,
     classify_review,
@@ -112,3 +113,28 @@ def test_references_take_the_asset_address_and_frames_the_public_one():
     assert choose_address(Asset(uri="asset://a"), "image_url") == "asset://a"
     with pytest.raises(InvalidRequestError):
         choose_address(Asset(id="1"), "image_url")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "https://x.example/a.png",
+        "HTTP://x.example/a",
+        " https://x.example/a.png\n",
+        "data:image/png;base64,AA",
+        "asset://a-1",
+    ],
+)
+def test_an_address_has_a_scheme(text):
+    check_addresses({"image_url": text, "image_urls": [text], "video_urls": (text,), "audio_urls": None})
+
+
+@pytest.mark.parametrize(
+    "text", ["cat.png", "./cat.png", "/tmp/cat.png", "C:\\cat.png", "www.x.example/cat.png", "", "//x.example/a"]
+)
+@pytest.mark.parametrize(
+    "spell", [lambda text: {"image_url": text}, lambda text: {"video_urls": ["https://x.example/a", text]}]
+)
+def test_a_name_without_a_scheme_is_no_address(text, spell):
+    with pytest.raises(InvalidRequestError, match=r"is no URL\. Nothing was sent\..*pathlib\.Path"):
+        check_addresses(spell(text))

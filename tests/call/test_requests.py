@@ -3,11 +3,14 @@
 import json
 
 import pytest
+from hypothesis import given, strategies as st
 
 from videorouter.call.requests import (
+    OPTIONS,
     build_submission,
     differ_in_family,
     find_family,
+    find_near_miss,
     find_notes,
     find_task_id,
     find_video_id,
@@ -108,6 +111,64 @@ def test_a_task_id_is_found_in_whatever_holds_one(task):
 def test_what_is_no_task_is_refused(task):
     with pytest.raises(InvalidRequestError):
         find_task_id(task)
+
+
+# Near misses
+
+
+@pytest.mark.parametrize(
+    ("name", "near"),
+    [
+        ("timout", "timeout"),
+        ("tiemout", "timeout"),
+        ("time_out", "timeout"),
+        ("Timeout", "timeout"),
+        ("max_retry", None),
+        ("max_retrie", "max_retries"),
+        ("extra_header", "extra_headers"),
+        ("extra_bodyy", "extra_body"),
+        ("idempotencykey", "idempotency_key"),
+        ("fallback_on_failures", "fallback_on_failure"),
+        ("modles", "models"),
+        ("timeout", None),
+        ("model", None),
+        ("duratoin", None),
+        ("image_ur", None),
+        ("n", None),
+        ("m", None),
+        ("", None),
+    ],
+)
+def test_a_name_that_differs_by_one_edit_from_an_option_is_a_near_miss(name, near):
+    assert find_near_miss(name) == near
+
+
+@given(st.sampled_from(OPTIONS), st.data())
+def test_each_single_edit_of_each_option_is_found(option, data):
+    place = data.draw(st.integers(0, len(option) - 1))
+    letter = data.draw(st.sampled_from("abcxyz_"))
+    edits = [option[:place] + option[place + 1 :], option[:place] + letter + option[place:]]
+    edits += [
+        option[:place] + letter + option[place + 1 :],
+        option[:place] + option[place : place + 2][::-1] + option[place + 2 :],
+    ]
+    for name in edits:
+        assert find_near_miss(name) == (None if name in {*OPTIONS, "model"} else option)
+
+
+@given(st.text("abc_", max_size=12))
+def test_no_name_is_a_near_miss_that_needs_two_edits(name):
+    assert find_near_miss(name) is None
+
+
+def test_a_field_of_the_gateway_is_never_a_near_miss():
+    assert json.loads(build(model="veo", mode="fast", duratoin="8s", n=2).body)["duratoin"] == "8s"
+
+
+def test_extra_body_is_the_way_past_a_near_miss():
+    with pytest.raises(InvalidRequestError, match=r"Did you mean timeout=\?"):
+        build(timout=3)
+    assert json.loads(build(extra_body={"timout": 3}).body)["timout"] == 3
 
 
 # What is noted before anything is paid

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import msgspec
 
-from videorouter.call.requests import Verb
+from videorouter.call.requests import OPTIONS, Verb, describe_near_miss, find_near_miss
 from videorouter.config import check_count
 from videorouter.downloads.names import DEFAULT_NAME, check_template
 from videorouter.downloads.save import still_stands
@@ -80,6 +80,10 @@ class BatchOptions(msgspec.Struct, frozen=True, kw_only=True):
     retry: frozenset[ItemState] = frozenset()
 
 
+_OPTIONS = (*OPTIONS, "concurrency", *({*BatchOptions.__struct_fields__} - {"verb", "common", "limit"}))
+"""What a batch takes that is no field of the gateway."""
+
+
 def check_options(settings: ClientSettings, verb: Verb, given: Mapping[str, Any]) -> BatchOptions:
     """Check the options of ``generate_many``; what is none of them belongs to every request.
 
@@ -100,6 +104,10 @@ def check_options(settings: ClientSettings, verb: Verb, given: Mapping[str, Any]
     wrong = _NOT_HERE & common.keys()
     if wrong:
         raise ConfigurationError(f"A batch takes no {', '.join(sorted(wrong))} for all its entries.")
+    for field in common:
+        near = find_near_miss(field, _OPTIONS)
+        if near is not None:
+            raise ConfigurationError(describe_near_miss(field, near))
     if not callable(policy) and policy not in POLICIES:
         raise ConfigurationError(
             "on_outcome_unknown must be 'report', 'resend' (you accept a second charge), 'replay' (the gateway honours "

@@ -7,12 +7,15 @@ documents none, and a file beyond them would fail after minutes of upload. This 
 from __future__ import annotations
 
 import re
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 
 from videorouter.errors import InvalidRequestError
 from videorouter.models import Asset
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 Kind = Literal["image", "video", "audio"]
 Review = Literal["pending", "active", "refused"]
@@ -30,7 +33,35 @@ REFERENCES = frozenset({"image_urls", "video_urls", "audio_urls"})
 LIMITS: dict[Kind, int] = {"image": 50 * 2**20, "video": 512 * 2**20, "audio": 100 * 2**20}
 """Bytes."""
 
+_SCHEME = re.compile(r"\s*[A-Za-z][A-Za-z0-9+.-]+:")
+"""One letter is a drive of Windows."""
 _decode = msgspec.json.Decoder().decode
+
+
+def check_addresses(fields: Mapping[str, Any]) -> None:
+    """Refuse the name of a file where an address belongs: the gateway would charge for a request without its input.
+
+    Raises:
+        InvalidRequestError: A text has no scheme such as ``https:``, ``data:`` or ``asset:``.
+    """
+    for name in FIELDS:
+        value = fields.get(name)
+        for text in value if isinstance(value, list | tuple) else (value,):
+            if isinstance(text, str):
+                check_address(text, name)
+
+
+def check_address(text: str, name: str) -> None:
+    """Refuse one text that has no scheme.
+
+    Raises:
+        InvalidRequestError: It has none.
+    """
+    if _SCHEME.match(text) is None:
+        raise InvalidRequestError(
+            f"{name}={text[:200]!r} is no URL. Nothing was sent. For a file of this machine pass "
+            f"pathlib.Path({text[:200]!r}), for an address put https:// before it; extra_body= sends it as it is."
+        )
 
 
 def recognise(head: bytes) -> str | None:

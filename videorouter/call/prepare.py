@@ -11,7 +11,7 @@ import uuid
 import warnings
 from typing import TYPE_CHECKING, Any
 
-from videorouter.call.inputs import FIELDS
+from videorouter.call.inputs import FIELDS, check_addresses
 from videorouter.call.requests import NOTED, build_submission, find_notes
 from videorouter.call.uploads import needs_upload, resolve_fields
 from videorouter.errors import FieldWarning
@@ -49,6 +49,8 @@ class RequestBuilder:
             model = options.get("model") or self._caller.settings.model
             for note in find_notes(model, options, getattr(video, "model", None)):
                 warnings.warn(note, FieldWarning, stacklevel=3)
+        if not FIELDS.keys().isdisjoint(options):
+            check_addresses(options)
         if needs_upload(options):
             check = self.build(verb, prompt, {**options, **dict.fromkeys(FIELDS)}, video=video)
             deadline = time.monotonic() + check.timeout

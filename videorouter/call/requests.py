@@ -6,6 +6,7 @@ no model id is compared with any list. This file makes no keys and reads no cloc
 
 from __future__ import annotations
 
+import functools
 import re
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -23,7 +24,12 @@ if TYPE_CHECKING:
 Verb = Literal["generate", "edit"]
 PATHS: dict[Verb, str] = {"generate": "/videos/generations", "edit": "/videos/edits"}
 _KEY = re.compile(r"[!-~]{1,255}")
-OWN_FIELDS = frozenset({"model", "prompt", "video_id", "output_format"})
+OPTIONS = (
+    *("timeout", "max_retries", "extra_headers", "extra_body", "idempotency_key"),
+    *("models", "fallback_on_failure"),
+)
+"""What a call takes that is no field of the gateway."""
+_LEAST_NAME = 3
 
 
 class Submission(msgspec.Struct, frozen=True, kw_only=True):
@@ -76,6 +82,10 @@ def build_submission(
     if "models" in fields:
         msg = "Only generate takes models=[...], to try one after the other. Pass one model=."
         raise InvalidRequestError(msg)
+    for name in fields:
+        near = find_near_miss(name)
+        if near is not None:
+            raise InvalidRequestError(describe_near_miss(name, near))
     own: dict[str, Any] = {"model": chosen}
     if verb == "edit":
         own["video_id"] = find_video_id(video)
@@ -104,6 +114,33 @@ def build_submission(
         timeout=timeout,
         max_retries=max_retries,
         headers=headers,
+    )
+
+
+@functools.lru_cache(maxsize=1024)
+def find_near_miss(name: str, options: tuple[str, ...] = OPTIONS) -> str | None:
+    """The option that a name was probably meant to be: it differs from it by one edit, and is no field of the gateway."""
+    if name == "model":
+        return None
+    return next((option for option in options if _is_one_edit(name, option)), None)
+
+
+def _is_one_edit(one: str, other: str) -> bool:
+    """Whether a letter too many, too few, wrong, or two in the wrong order make the difference."""
+    shorter = min(len(one), len(other))
+    if shorter < _LEAST_NAME or one == other or abs(len(one) - len(other)) > 1:
+        return False
+    head = next((place for place in range(shorter) if one[place] != other[place]), shorter)
+    tail = next((place for place in range(shorter - head) if one[-1 - place] != other[-1 - place]), shorter - head)
+    left, right = one[head : len(one) - tail], other[head : len(other) - tail]
+    return max(len(left), len(right)) == 1 or (len(left) == 2 and left == right[::-1])
+
+
+def describe_near_miss(name: str, near: str) -> str:
+    """What to say of a name that was probably meant to be an option."""
+    return (
+        f"There is no option {name!r}. Did you mean {near}=? Nothing was sent. A field of that name for the gateway goes "
+        "into extra_body=."
     )
 
 

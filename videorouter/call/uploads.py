@@ -23,6 +23,7 @@ from videorouter.call.failures import FailedAttempt
 from videorouter.call.inputs import (
     FIELDS,
     LIMITS,
+    check_address,
     check_input,
     choose_address,
     classify_review,
@@ -78,6 +79,7 @@ class Uploads:
             VideoRouterError: The upload failed.
         """
         if isinstance(source, str):
+            check_address(source, field or "file")
             return await self._once(caller, source, ("", source, ""), source, model=model, deadline=deadline)
         data, name = await _read(source, field)
         mime = check_input(data[:64], len(data), name=name, field=field)
