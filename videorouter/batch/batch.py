@@ -43,13 +43,6 @@ class Batch:
 
     Leaving the loop early closes it. Inside ``async with batch`` it lives until the block's end, and a loop may be left
     and entered again.
-
-    Args:
-        caller: The client's way to the wire.
-        source: Prompts, dicts, pairs; any iterable or async iterable.
-        options: Checked options.
-        builder: Makes the requests.
-        save: Saves one video.
     """
 
     def __init__(
@@ -151,13 +144,7 @@ class Batch:
                 await self.aclose()
 
     async def __anext__(self) -> BatchItem:
-        """The next item.
-
-        Raises:
-            StopAsyncIteration: There is none any more.
-            JournalError: The journal cannot be used; nothing was sent.
-            JournalMismatchError: The journal has an entry of the same id with another request.
-        """
+        """The next item; what ended the batch early is raised after the last of them."""
         if self._items.ready or await self._wait_for_item():
             return self._items.take()
         raise StopAsyncIteration

@@ -47,15 +47,7 @@ class Entry(msgspec.Struct):
 
 
 def read_entry(raw: object, verb: Verb = "generate") -> Entry:
-    """Shape one entry.
-
-    Args:
-        raw: A prompt; a mapping, dataclass or msgspec struct of fields; for edits a pair of video and prompt.
-        verb: What an entry without ``video``, ``video_id`` or ``edit_of`` asks for.
-
-    Raises:
-        InvalidRequestError: It cannot be read.
-    """
+    """Shape one entry: a prompt, a mapping, a dataclass, a struct, or for edits a pair of video and prompt."""
     if isinstance(raw, str):
         if verb == "edit":
             raise InvalidRequestError(
@@ -79,12 +71,7 @@ def read_entry(raw: object, verb: Verb = "generate") -> Entry:
 
 
 def name_refused(index: int, step: int = 0) -> str:
-    """The id of an entry that was refused and has none, or not one of its own. No caller can give it to another one.
-
-    Args:
-        index: The entry's place in the input.
-        step: Which step of its chain, from 1; 0 for the entry itself.
-    """
+    """The id of an entry that was refused and has none, or not one of its own. No caller can give it to another one."""
     return f"entry@{index}/{step}" if step else f"entry@{index}"
 
 

@@ -40,17 +40,7 @@ class _NoParentVideoError(Exception):
 
 
 class Item:
-    """One entry of a batch on its way.
-
-    Args:
-        run: What the batch shares.
-        builder: Makes the requests.
-        index: Its place in the input.
-        entry: What is asked for.
-        given: The id that it was given.
-        before: For a step of a chain, the item whose video it edits.
-        step: Which step of the chain it is, from 1.
-    """
+    """One entry of a batch on its way; ``before`` is the item whose video a step of a chain edits."""
 
     __slots__ = (
         "_before",
@@ -90,11 +80,7 @@ class Item:
         self._future: asyncio.Future[BatchItem | None] | None = None
 
     async def process(self) -> BatchItem:
-        """Bring the entry to where this run leaves it; ``error`` on the item is the exception.
-
-        Raises:
-            BatchAbortedError: The batch cannot go on.
-        """
+        """Bring the entry to where this run leaves it, ``error`` on the item included; raises when the batch cannot go on."""
         outcome = None
         if self._given is not None:
             self._future = self._run.enter(self._given)
@@ -149,12 +135,7 @@ class Item:
         return self._submission
 
     async def _complete(self) -> Submission:
-        """The request as it goes on the wire.
-
-        Raises:
-            _NoParentVideoError: The item that it builds on has no video.
-            VideoRouterError: An input cannot be used or uploaded.
-        """
+        """The request as it goes on the wire, with the video of the item that it builds on."""
         entry, parent = self._entry, self.record.parent
         video = entry.video if parent is None else await self._find_parent(parent)
         self._submission = await self._builder.prepare(entry.verb, entry.prompt, self._options, video=video)

@@ -85,11 +85,7 @@ _OPTIONS = (*OPTIONS, "concurrency", *({*BatchOptions.__struct_fields__} - {"ver
 
 
 def check_options(settings: ClientSettings, verb: Verb, given: Mapping[str, Any]) -> BatchOptions:
-    """Check the options of ``generate_many``; what is none of them belongs to every request.
-
-    Raises:
-        ConfigurationError: Something cannot be used; nothing was sent.
-    """
+    """Check the options of ``generate_many``; what is none of them belongs to every request."""
     common = dict(given)
 
     def take(name: str, default: Any = None) -> Any:
@@ -134,11 +130,7 @@ def check_options(settings: ClientSettings, verb: Verb, given: Mapping[str, Any]
 
 
 def check_replay(settings: ClientSettings) -> None:
-    """Refuse to replay on a gateway of which nobody has said that it honours keys.
-
-    Raises:
-        ConfigurationError: Nobody has.
-    """
+    """Refuse to replay on a gateway of which nobody has said that it honours keys."""
     if settings.idempotency != "honoured":
         raise ConfigurationError(
             "on_outcome_unknown='replay' sends the same key again, which is only safe where the gateway honours it: "
@@ -157,13 +149,7 @@ def _check_path(value: str | os.PathLike[str], name: str) -> Path:
 
 
 class BatchRun:
-    """What the items of one batch share.
-
-    Args:
-        caller: The client's way to the wire.
-        options: The batch's options.
-        stop: Called with the reason when dispatch must stop.
-    """
+    """What the items of one batch share."""
 
     def __init__(self, caller: Caller, options: BatchOptions, stop: Callable[[str], None]) -> None:
         self.caller = caller
@@ -237,20 +223,12 @@ class BatchRun:
         return len(self._unwritten)
 
     def check_running(self) -> None:
-        """Let nothing be sent once dispatch has stopped.
-
-        Raises:
-            ClientClosedError: It has.
-        """
+        """Let nothing be sent once dispatch has stopped."""
         if self.stopped is not None:
             raise ClientClosedError(f"The batch had stopped before this entry was sent: {self.stopped}")
 
     async def reserve(self, micros: int) -> None:
-        """Hold money for one request; waits while requests that run may give some back.
-
-        Raises:
-            BudgetExceededError: The cap does not allow it.
-        """
+        """Hold money for one request; waits while requests that run may give some back."""
         while not self.budget.reserve(micros):
             if self.in_flight == 0:
                 left = to_dollars(max(0, (self.budget.cap or 0) - self.budget.committed))
@@ -274,11 +252,7 @@ class BatchRun:
         waiting.set()
 
     async def identify(self, digest: str, given: str | None, index: int, *, twin: bool = False) -> Identity:
-        """Who an entry is, and what the journal has of it; ``twin`` says that another one of its id runs now.
-
-        Raises:
-            InvalidRequestError: This run has met the given id before.
-        """
+        """Who an entry is, and what the journal has of it; ``twin`` says that another one of its id runs now."""
         again = not self.options.deduplicate
         if given is not None:
             if twin:
@@ -397,11 +371,7 @@ class BatchRun:
         return item.replace(files=files, sha256=saved[0].sha256 if saved else item.sha256)
 
     def find_price(self, submission: Submission) -> int:
-        """What a request may cost, in millionths of a dollar.
-
-        Raises:
-            InvalidRequestError: A price is needed and there is none, or the caller's function gave no usable number.
-        """
+        """What a request may cost, in millionths of a dollar."""
         price, needed = self.options.price, self.options.max_cost is not None
         if price is None:
             return 0
@@ -409,12 +379,7 @@ class BatchRun:
         return find_price(price, fields, needed=needed)
 
     async def ask_policy(self, item: BatchItem) -> str:
-        """What the caller wants done about an item that may have been billed.
-
-        Raises:
-            ConfigurationError: The caller wants a replay, and nobody said that the gateway honours keys.
-            InvalidRequestError: The caller's function gave something else.
-        """
+        """What the caller wants done about an item that may have been billed."""
         policy = self.options.on_outcome_unknown
         if callable(policy):
             policy = policy(item)

@@ -35,14 +35,7 @@ AT_ONCE = 8
 
 
 class Saver:
-    """Saves what is done into a folder.
-
-    Args:
-        run: What the batch shares.
-        folder: Where to.
-        template: Names of files.
-        save: Saves one video.
-    """
+    """Saves what is done into a folder."""
 
     def __init__(self, run: BatchRun, folder: Path, template: str, save: Save) -> None:
         self._run = run
@@ -62,15 +55,7 @@ class Saver:
         return len(item.files) >= count and all(Path(name).is_file() for name in item.files)
 
     async def save(self, item: BatchItem, step: int) -> BatchItem:
-        """Save an item's videos.
-
-        Args:
-            item: What is done.
-            step: Its place in a chain; 0 outside one.
-
-        Returns:
-            The item with its files, or with the error that kept one of them away.
-        """
+        """Save an item's videos: the item with its files, or with the error that kept one of them away."""
         one_at_a_time = self._saving.setdefault(item.id, asyncio.Lock())
         async with one_at_a_time, self._slots:
             saved: list[Download] = []

@@ -78,16 +78,7 @@ class ItemRecord:
 
 
 class Sending:
-    """One sending of an item.
-
-    Args:
-        run: What the batch shares.
-        record: The item.
-        submission: The request.
-        reserved: What is held for it, in millionths of a dollar.
-        priced: Its price, in millionths of a dollar.
-        replayed: Whether it is sent under the key of an earlier sending, on a gateway that honours keys.
-    """
+    """One sending of an item; its money is in millionths of a dollar."""
 
     __slots__ = ("_intended", "_priced", "_record", "_replayed", "_reserved", "_run", "_submission", "_task")
 

@@ -94,12 +94,7 @@ _MATROSKA: dict[str, str] = {
 
 
 def name_sample_entry(code: bytes, entry: bytes) -> str | None:
-    """The codec of an MP4's or QuickTime's sample entry.
-
-    Args:
-        code: Its four letters.
-        entry: The whole entry: a general or encrypted one names its codec inside.
-    """
+    """The codec of an MP4's or QuickTime's sample entry; a general or encrypted one names its codec inside."""
     if code in {b"encv", b"enca"} and (found := entry.find(b"\0\0\0\x0cfrma")) >= 0:
         code = entry[found + 8 : found + 12]
     if code in {b"mp4v", b"mp4a"} and (found := entry.find(b"esds")) >= 0:
@@ -110,12 +105,7 @@ def name_sample_entry(code: bytes, entry: bytes) -> str | None:
 
 
 def name_matroska(code: str, private: bytes = b"") -> str | None:
-    """The codec of a WebM's or Matroska's track.
-
-    Args:
-        code: Its ``CodecID``.
-        private: Its ``CodecPrivate``: a track in Windows' clothes names its codec there.
-    """
+    """The codec of a WebM's or Matroska's track; Windows' ``CodecID`` has it in ``CodecPrivate``."""
     if code == "V_MS/VFW/FOURCC":
         return name_sample_entry(private[16:20], b"")
     if code.startswith("A_AAC"):

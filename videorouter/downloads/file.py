@@ -91,14 +91,7 @@ def read_media(descriptor: int, size: int, *, framed: bool = True) -> tuple[Medi
 
 
 class PartialFile:
-    """One destination while a file is on its way to it.
-
-    Args:
-        path: Where the file shall stand.
-        key: A digest of the URL: only the same URL resumes an earlier transfer.
-        hashed: Whether to compute the SHA-256 on the way.
-        conflict: What to do about an older file.
-    """
+    """One destination while a file is on its way to it. ``key`` is a digest of its URL: only the same URL resumes."""
 
     def __init__(self, path: Path, *, key: str = "", hashed: bool = False, conflict: Conflict = "replace") -> None:
         self.path: Path = path

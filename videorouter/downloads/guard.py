@@ -86,11 +86,7 @@ def build_policy(settings: ClientSettings) -> AddressPolicy:
 
 
 def check_file_url(url: object, policy: AddressPolicy) -> FileUrl:
-    """Judge a URL by what it says.
-
-    Raises:
-        DownloadError: It may not be fetched.
-    """
+    """Judge a URL by what it says."""
     if not isinstance(url, str) or not url:
         raise _refuse("there is no URL to fetch")
     shown = show_url(url)
@@ -128,9 +124,6 @@ def check_addresses(target: FileUrl, addresses: Sequence[str], policy: AddressPo
     """Judge every address that a name resolves to; one bad one spoils the name.
 
     An empty list means that something else resolves the name (a proxy, a mock): then only its words were judged.
-
-    Raises:
-        DownloadError: It may not be fetched.
     """
     kinds = {classify_address(address) for address in addresses}
     for address in addresses:
@@ -147,11 +140,7 @@ def check_addresses(target: FileUrl, addresses: Sequence[str], policy: AddressPo
 
 
 def follow_redirect(target: FileUrl, location: str | None, policy: AddressPolicy) -> FileUrl:
-    """Where a redirect leads, judged like a first URL.
-
-    Raises:
-        DownloadError: It may not be followed.
-    """
+    """Where a redirect leads, judged like a first URL."""
     if not location:
         raise _refuse("the file host redirects without saying where to", show_url(target.url))
     quoted = quote(location.strip(), safe="%/:=&?~#+!$,;'@()*[]|^{}<>\"`\\")

@@ -82,13 +82,7 @@ class MediaReader:
                 self._go_on()
 
     def finish(self, size: int, *, framed: bool = True) -> str | None:
-        """Why a file of this size is no whole video file; ``None`` when it is one.
-
-        Args:
-            size: Bytes in all.
-            framed: Whether the length was stated by whoever sent it. If not, a file that does not say where it ends may
-                be cut.
-        """
+        """Why a file of this size is no whole video file, or ``None``. Unless ``framed``, nobody stated its length."""
         if not self._head and self._held:
             self._choose(bytes(self._held))
         if size == 0:
@@ -173,12 +167,7 @@ def compare_request(request: bytes | None, media: Media | None) -> tuple[Mismatc
 
 
 def find_mismatches(asked: Mapping[str, object], media: Media) -> tuple[Mismatch, ...]:
-    """How a video differs from what its request asked for; what either does not say plainly is no mismatch.
-
-    Args:
-        asked: The request's fields, as they were given.
-        media: The facts of what came.
-    """
+    """How a video differs from what its request asked for; what either does not say plainly is no mismatch."""
     found = (
         _compare_seconds(asked.get("duration"), media),
         _compare_ratio("aspect_ratio", asked.get("aspect_ratio"), media)

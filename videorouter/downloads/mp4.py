@@ -99,12 +99,7 @@ class BoxParser:
             self.facts.read(rest[4:8], rest[16 if rest[:4] == b"\0\0\0\1" else 8 :], whole=False)
 
     def finish(self, size: int, *, framed: bool = True) -> str | None:
-        """Why a file of this size is no whole one; ``None`` when it is.
-
-        Args:
-            size: Bytes in all.
-            framed: Whether the length was stated by whoever sent it. If not, an open-ended last box proves nothing.
-        """
+        """Why a file of this size is no whole one, or ``None``. Unless ``framed``, an open-ended last box proves nothing."""
         if self.reason is not None:
             return self.reason
         if self.open_ended:

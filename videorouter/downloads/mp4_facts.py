@@ -117,13 +117,7 @@ class BoxFacts:
         self._usual = 0
 
     def read(self, kind: bytes, content: bytes, *, whole: bool = True) -> None:
-        """Look at the next top-level box of a kind that matters.
-
-        Args:
-            kind: Its four letters.
-            content: What it holds.
-            whole: Whether that is all that it holds.
-        """
+        """Look at the next top-level box of a kind that matters; ``whole``: the content is all that it holds."""
         if kind == b"ftyp":
             self._brand = self._brand or content[:4]
         elif kind == b"moov":

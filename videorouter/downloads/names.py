@@ -37,15 +37,7 @@ _PART = re.compile(r"\.[0-9a-f]{32}\.part")
 
 
 def name_video(url: str | None, fallback: str | None = None) -> str:
-    """A file name for what lies at a URL.
-
-    Args:
-        url: Its last path segment is decoded once, and what stands behind its last separator is used.
-        fallback: What to call it when the URL has no name, such as a video id.
-
-    Returns:
-        A name without separators, control characters, leading dots and device names, ending in ``.mp4``.
-    """
+    """A file name for what lies at a URL, or for ``fallback``: safe on every file system, and it ends in ``.mp4``."""
     path = ""
     if url is not None:
         try:
@@ -144,11 +136,7 @@ def clean_word(text: str, limit: int = 80) -> str:
 
 
 def check_template(template: str) -> str:
-    """A template that can name every item of a batch.
-
-    Raises:
-        ConfigurationError: It is malformed, names an unknown field, leaves the folder, or cannot tell items apart.
-    """
+    """A template that can name every item of a batch."""
     used = {name for name in _fields_of(template) if name is not None}
     unknown = used - set(FIELDS)
     if unknown:

@@ -26,13 +26,7 @@ def name_sink(value: object) -> str:
 
 
 class Sink:
-    """Blocks in, whole writes out, whichever way the object wants to be written to.
-
-    Args:
-        target: An object with ``write`` (plain: called in a thread; or a coroutine function), with ``write`` and a
-            coroutine ``drain`` (a ``StreamWriter``), or with a coroutine ``send`` (an anyio stream).
-        hashed: Whether to compute the SHA-256 on the way.
-    """
+    """Blocks in, whole writes out: by ``write`` (in a thread, or awaited), by ``write`` and ``drain``, or by ``send``."""
 
     def __init__(self, target: Any, *, hashed: bool = False) -> None:
         self.name: str = name_sink(target)
