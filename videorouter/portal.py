@@ -269,7 +269,7 @@ class _LoopThread:
     """A loop that runs in a thread of its own, in one process."""
 
     def __init__(self, closing: Work[None]) -> None:
-        self.of_parent = False
+        self.of_parent: bool = False
         """Whether this process is a fork of the one that started the thread."""
         self._closing = closing
         self._waited_for: set[BlockingCall[Any]] = set()

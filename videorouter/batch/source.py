@@ -41,8 +41,8 @@ class EntrySource:
                 "pass [prompt], or call generate()."
             )
         self.known: int | None = len(source) if isinstance(source, Sized) else None
-        self.taken = 0
-        self.at_once = False
+        self.taken: int = 0
+        self.at_once: bool = False
         self._source = source
         self._fail = fail
         self._iterator: Iterator[Any] = iter(())

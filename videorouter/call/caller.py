@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from videorouter.config import ClientSettings
     from videorouter.errors import VideoRouterError
     from videorouter.events import Event, EventHook, InDoubtHook
-    from videorouter.http import ResponseStream
+    from videorouter.http import Origin, ResponseStream
     from videorouter.models import InDoubt, Video
 
 Answer = TypeVar("Answer")
@@ -181,7 +181,7 @@ class FreeCall(Call[Answer], kw_only=True, eq=False):
         """Refuse when the client is closed, and ask for the key."""
         self.caller.check_open()
         headers = await self.caller.headers.head(self.url, deadline=self.deadline, content_type=self.content_type)
-        self.until = min(self.deadline, time.monotonic() + self.limit)
+        self.until: float = min(self.deadline, time.monotonic() + self.limit)
         method = "GET" if self.kind.read else "POST"
         return Request(method=method, url=self.url, headers=headers, body=self.body)
 
@@ -227,7 +227,7 @@ class Caller:
         self.headers: HeaderBuilder = HeaderBuilder(settings)
         self.bases: tuple[str, ...] = (settings.base_url, *settings.failover_urls)
         self.post_kind = RequestKind.HONOURED if settings.idempotency == "honoured" else RequestKind.ONCE
-        self.origins = tuple(origin_of(base) for base in self.bases)
+        self.origins: tuple[Origin, ...] = tuple(origin_of(base) for base in self.bases)
 
     async def send(self, call: Call[Answer], failed: FailedAttempt | None = None) -> Answer:
         """Send a call until it is answered, or raise where the law gives up; a slot of it is held on return.

@@ -87,7 +87,7 @@ class PaidCall(Call[VideoResult | Task], kw_only=True, eq=False):
         if time.monotonic() >= self.deadline:
             raise self._describe_lateness()
         slot.attempt = self.attempt
-        self.until = self.deadline
+        self.until: float = self.deadline
         return Request(method="POST", url=url, headers=headers, body=submission.body)
 
     async def queue(self) -> None:

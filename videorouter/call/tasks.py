@@ -325,7 +325,7 @@ class Poll(FreeCall[TaskStatus], kw_only=True, eq=False):
         request = await super().prepare()
         late = time.monotonic() - self.deadline
         if late >= 0:
-            self.until += late + (_POLL_AFTER_SLEEP if late > _OVERSLEPT else _LAST_POLL)
+            self.until: float = self.until + late + (_POLL_AFTER_SLEEP if late > _OVERSLEPT else _LAST_POLL)
         return request
 
     def read(self, response: Response) -> TaskStatus | ErrorAnswer | Unusable | None:

@@ -194,7 +194,8 @@ class Fetch(Call[tuple[ResponseStream, FullContent | PartialContent]], kw_only=T
         request = Request(method="GET", url=target.url, headers=headers)
         for number in range(max(1, len(addresses))):
             first = (self._first_address + number) % len(addresses) if addresses else 0
-            self.attempt = attempt = Attempt()
+            attempt = Attempt()
+            self.attempt: Attempt | None = attempt
             try:
                 return await self.caller.open_stream(
                     request,
