@@ -114,24 +114,32 @@ class Attempt:
     those of the sendings before it.
     """
 
-    __slots__ = ("earlier", "host", "phase", "response", "write_failed")
+    __slots__ = ("earlier", "half_written", "host", "phase", "response")
 
     def __init__(self) -> None:
         self.phase: Phase = Phase.QUEUED
         self.host: str | None = None
-        self.write_failed: bool = False
+        self.half_written: bool = False
+        """Whether a part of the request was not handed over: if it ends here, the server never has the whole."""
         self.response: Response | None = None
         """Status and headers as soon as they are in, with as much of the body as was read when it failed."""
         self.earlier: tuple[Attempt, ...] = ()
+
+    @property
+    def has_left(self) -> bool:
+        """Whether the request may have reached the server whole, by its phase alone."""
+        if self.phase in (Phase.QUEUED, Phase.CONNECTING):
+            return False
+        return not (self.phase is Phase.SENDING and self.half_written)
 
     def begin(self, phase: Phase) -> None:
         """Connect or send. After a sending this is another one, of which the facts of the one before say nothing."""
         if self.phase in _SENT:
             past = Attempt()
             past.phase, past.host = self.phase, self.host
-            past.write_failed, past.response = self.write_failed, self.response
+            past.half_written, past.response = self.half_written, self.response
             self.earlier += (past,)
-            self.write_failed = False
+            self.half_written = False
             self.response = None
         self.phase = phase
 

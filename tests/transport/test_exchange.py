@@ -227,7 +227,7 @@ async def test_a_connection_lost_after_the_request_is_in_doubt(serve, sender, ho
 
     server = await serve(script)
     error, attempt = await fail(sender, post(server.url))
-    assert (error.failure, attempt.phase, attempt.write_failed) == (WireFailure.RESET, Phase.SENT, False)
+    assert (error.failure, attempt.phase, attempt.half_written) == (WireFailure.RESET, Phase.SENT, False)
     assert f"127.0.0.1:{server.port}" in error.message
 
 
@@ -254,7 +254,7 @@ async def test_a_body_that_could_not_be_written_whole_was_not_accepted(serve, se
     server = await serve(script)
     error, attempt = await fail(sender, post(server.url, b"x" * 50_000_000))
     assert error.failure is WireFailure.WRITE_FAILED
-    assert (attempt.phase, attempt.write_failed) == (Phase.SENDING, True)
+    assert (attempt.phase, attempt.half_written) == (Phase.SENDING, True)
 
 
 async def test_an_answer_before_the_body_was_written_counts(serve, sender):

@@ -123,19 +123,12 @@ class FailedAttempt(msgspec.Struct, kw_only=True):
         return self.outcome not in _UNSENT
 
 
-def has_left(attempt: Attempt) -> bool:
-    """Whether an attempt may have reached the gateway, by its phase alone."""
-    if attempt.phase in {Phase.QUEUED, Phase.CONNECTING}:
-        return False
-    return not (attempt.phase is Phase.SENDING and attempt.write_failed)
-
-
 def classify_failure(
     error: WireError, attempt: Attempt, kind: RequestKind, settings: ClientSettings, *, wall: float
 ) -> FailedAttempt:
     """The end of an attempt that brought no whole answer; ``wall`` is the Unix time in seconds."""
     failure = error.failure
-    if not has_left(attempt):
+    if not attempt.has_left:
         if failure is WireFailure.DEADLINE:
             outcome = Outcome.EXPIRED
         elif failure is WireFailure.CLOSED:

@@ -11,7 +11,7 @@ from urllib.parse import quote
 
 from videorouter.call.answers import ErrorAnswer, Unusable, read_post
 from videorouter.call.caller import Call
-from videorouter.call.failures import FailedAttempt, build_error, classify_answer, find_doubt, has_left
+from videorouter.call.failures import FailedAttempt, build_error, classify_answer, find_doubt
 from videorouter.call.in_doubt import call_hooks_while_cancelled, describe_doubt
 from videorouter.call.retry import TABLE, UNDECIDED, Outcome, Raise, RequestKind
 from videorouter.errors import (
@@ -213,7 +213,7 @@ class PaidCall(Call[VideoResult | Task], kw_only=True, eq=False):
         submission, attempt = self.submission, self.attempt
         if attempt is not None and self.doubt is None:
             self.doubt = self._find_doubt(attempt)
-        if attempt is None or not has_left(attempt):
+        if attempt is None or not attempt.has_left:
             if self.doubt is not None:
                 await self.caller.record_in_doubt(describe_doubt(submission, _CANCELLED), error)
             return

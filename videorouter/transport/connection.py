@@ -15,6 +15,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import select
+import socket
+import struct
+import sys
 from collections import deque
 from typing import TYPE_CHECKING
 
@@ -25,7 +28,6 @@ from videorouter.transport.causes import explain
 from videorouter.transport.parser import HEAD_LIMIT, PARSE_ERRORS, ResponseParser
 
 if TYPE_CHECKING:
-    import socket
     from collections.abc import Callable
 
 POST_IDLE = 2.0
@@ -36,6 +38,8 @@ READ_SIZE = 65_536
 PIECE_SIZE = 262_144
 REST_TIMEOUT = 30.0
 """Seconds for the rest of a response once its head is in."""
+_ABORT = struct.pack("hh" if sys.platform == "win32" else "ii", 1, 0)
+"""``SO_LINGER`` for a close that resets."""
 
 
 class OriginPool:
@@ -169,10 +173,12 @@ class Connection:
         except (BlockingIOError, InterruptedError):
             sent = 0
         except OSError as error:
+            attempt.half_written = True
             self.unsent = payload
             self._fail_writing(error)
             return future
         if sent < len(data):
+            attempt.half_written = True
             self._write_later(memoryview(data)[sent:])
         else:
             attempt.phase = Phase.SENT
@@ -202,8 +208,10 @@ class Connection:
         if not self.unsent:
             self.unsent = b""
             asyncio.get_running_loop().remove_writer(self.fd)
-            if self.future is not None and self.attempt.phase is Phase.SENDING:
-                self.attempt.phase = Phase.SENT
+            if self.future is not None:
+                self.attempt.half_written = False
+                if self.attempt.phase is Phase.SENDING:
+                    self.attempt.phase = Phase.SENT
 
     def _fail_writing(self, error: OSError) -> None:
         # A server may answer, say 413, and close before it has read everything: look for that first.
@@ -327,7 +335,6 @@ class Connection:
         """Nobody waits for this exchange any more: note how far it got, and close."""
         if self.future is not None:
             attempt = self.attempt
-            attempt.write_failed = len(self.unsent) > 0
             if self.parser.status:
                 attempt.phase = Phase.ANSWERED
                 attempt.response = self.parser.build_response()
@@ -371,6 +378,9 @@ class Connection:
         if loop is not None and not loop.is_closed():
             loop.remove_reader(self.fd)
             loop.remove_writer(self.fd)
+        if self.unsent:
+            # A reset: what the kernel holds of a request that is cut off need not go out either.
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _ABORT)
         sock.close()
         self.parser.drop()
         self.origin.discard(self)

@@ -85,7 +85,7 @@ class Exchanger:
         try:
             return await future
         except asyncio.CancelledError:
-            if unsafe and connection.future is future:
+            if unsafe and connection.future is future and not connection.unsent:
                 await _catch_response(connection)
             raise
         finally:

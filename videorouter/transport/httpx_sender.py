@@ -46,6 +46,7 @@ Places: TypeAlias = "WeakKeyDictionary[httpx.AsyncHTTPTransport, anyio.Semaphore
 
 _IDENTITY = (b"Accept-Encoding", b"identity")
 _REST_TIMEOUT = 30.0
+_BODY_PIECE = 65_536
 
 
 def ask_identity(headers: tuple[Header, ...]) -> list[Header]:
@@ -56,6 +57,27 @@ def ask_identity(headers: tuple[Header, ...]) -> list[Header]:
 
 
 _parse = lru_cache(maxsize=256)(httpx.URL)
+
+
+class _RequestBody(httpx.ByteStream):
+    """A body in pieces: when its request is given up, those that are left are never sent.
+
+    In one piece it would lie in a buffer of the transport, which is still written when the request has been given up.
+    """
+
+    def __init__(self, body: bytes, attempt: Attempt) -> None:
+        super().__init__(body)
+        self._body = body
+        self._attempt = attempt
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        body = self._body
+        last = max(0, len(body) - 1) // _BODY_PIECE * _BODY_PIECE
+        for start in range(0, last, _BODY_PIECE):
+            self._attempt.half_written = True
+            yield body[start : start + _BODY_PIECE]
+        self._attempt.half_written = False
+        yield body[last:]
 
 
 class _AbandonedError(Exception):
@@ -99,8 +121,8 @@ class _Tracer:
             if attempt.phase is Phase.SENDING:
                 attempt.phase = Phase.SENT
         elif step in ("send_request_headers.failed", "send_request_body.failed"):
-            broken = layer == "http11" and type(info["exception"]).__name__ == "WriteError"
-            attempt.write_failed = broken and attempt.phase is Phase.SENDING
+            if layer == "http11" and type(info["exception"]).__name__ == "WriteError":
+                attempt.half_written = attempt.phase is Phase.SENDING
         elif step == "receive_response_headers.complete":
             answer = info["return_value"]
             # HTTP/1.1 tells version, status, reason, headers and what trails; HTTP/2 status and headers.
@@ -182,7 +204,7 @@ class HttpxSender:
             if tracer.abandoned:
                 return
             try:
-                if unsafe and tracer.attempt.phase not in (Phase.QUEUED, Phase.CONNECTING):
+                if unsafe and tracer.attempt.has_left:
                     await asyncio.wait((task,), timeout=CANCEL_GRACE)
             finally:
                 task.cancel()
@@ -222,6 +244,8 @@ class HttpxSender:
         try:
             with scope:
                 built = self._build(request, tracer, deadline)
+                if request.body is not None:
+                    built.stream = _RequestBody(request.body, attempt)
                 attempt.phase = Phase.UNKNOWN
                 try:
                     httpx_response = await self._client.send(built, stream=True, follow_redirects=False)
