@@ -36,11 +36,7 @@ _KEYS_KEPT = 15
 
 
 def refuse_pickling(client: object) -> NoReturn:
-    """Say why a client goes to no other process.
-
-    Raises:
-        TypeError: Always, as ``pickle`` and ``copy`` expect it.
-    """
+    """Say why a client goes to no other process."""
     msg = (
         f"{type(client).__name__} cannot be pickled or copied: it holds connections, a key and the limits of its own "
         "process. Make a client in each process; with_options gives one with other settings that shares them."
@@ -129,12 +125,7 @@ OPTIONS: frozenset[str] = frozenset(ClientSettings.__struct_fields__) - {"api_ke
 
 
 def resolve(options: Mapping[str, Any], environ: Mapping[str, str | Secret]) -> ClientSettings:
-    """Check the options of a client and fill the rest from the environment.
-
-    Raises:
-        ConfigurationError: Something cannot be used; the message says what, and how to fix it.
-        TypeError: There is no option of that name.
-    """
+    """Check the options of a client and fill the rest from the environment; a refusal says how to fix it."""
     unknown = sorted(options.keys() - OPTIONS)
     if unknown:
         msg = f"AsyncVideoRouter() got an unexpected keyword argument {unknown[0]!r}"
@@ -175,11 +166,7 @@ def fail(message: str) -> NoReturn:
 
 
 def check_key(value: object) -> Secret:
-    """The key as a secret, trimmed.
-
-    Raises:
-        ConfigurationError: It is empty or has characters that no header can carry. The key itself is not quoted.
-    """
+    """The key as a secret, trimmed; one that no header can carry is refused without being quoted."""
     value = seal(value)
     if not isinstance(value, Secret):
         fail("The API key must be text. Pass api_key=... or set INFRON_API_KEY.")
@@ -222,11 +209,7 @@ def _key(
 
 
 def check_url(url: object, *, name: str, allow_insecure: bool = False) -> str:
-    """A base URL without its trailing slash.
-
-    Raises:
-        ConfigurationError: It is not an https URL with a host (http is for loopback, or ``allow_insecure=True``).
-    """
+    """A base URL without its trailing slash: https, or http for loopback or where ``allow_insecure`` says so."""
     if not isinstance(url, str) or not url.strip():
         fail(f"{name} must be a URL such as {VENDOR_BASE_URL!r}, not {url!r}.")
     text = url.strip()
@@ -258,11 +241,7 @@ def is_loopback(host: str) -> bool:
 
 
 def check_timeout(value: object, *, name: str = "timeout") -> float:
-    """Seconds as a float; ``None`` means thirty days.
-
-    Raises:
-        ConfigurationError: It is not a positive, finite number.
-    """
+    """Seconds as a float; ``None`` means thirty days."""
     if value is None:
         return NO_DEADLINE
     if type(value) is float and 0.0 < value <= NO_DEADLINE:
@@ -273,22 +252,14 @@ def check_timeout(value: object, *, name: str = "timeout") -> float:
 
 
 def check_count(value: object, name: str, *, least: int) -> int:
-    """A whole number that is not below ``least``.
-
-    Raises:
-        ConfigurationError: It is not.
-    """
+    """A whole number that is not below ``least``."""
     if isinstance(value, bool) or not isinstance(value, int) or value < least:
         fail(f"{name} must be a whole number of at least {least}, not {value!r}.")
     return value
 
 
 def check_header(name: object, value: object, *, argument: str = "default_headers") -> tuple[str, str]:
-    """A header field that can go on the wire as it is.
-
-    Raises:
-        ConfigurationError: It cannot, or it is one that this client owns.
-    """
+    """A header field that can go on the wire as it is, and that is not this client's own."""
     if not isinstance(name, str) or not _HEADER_NAME.fullmatch(name):
         fail(f"{argument}: {name!r} is not a header name.")
     if not isinstance(value, str):
@@ -306,11 +277,7 @@ def check_header(name: object, value: object, *, argument: str = "default_header
 
 
 def check_headers(headers: Mapping[str, str] | None, argument: str) -> tuple[tuple[str, str], ...]:
-    """Header fields, each checked.
-
-    Raises:
-        ConfigurationError: One cannot be used.
-    """
+    """Header fields, each checked."""
     if headers is None:
         return ()
     if not hasattr(headers, "items"):

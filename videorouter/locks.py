@@ -17,15 +17,7 @@ if TYPE_CHECKING:
 
 
 class WriterLock:
-    """The right to write a journal.
-
-    Args:
-        journal: The journal's path; the lock file stands beside it with ``.lock`` added.
-
-    Raises:
-        JournalBusyError: Another process, or another batch of this one, holds it.
-        JournalError: The lock file cannot be made.
-    """
+    """The right to write a journal: its lock file stands beside it, with ``.lock`` added."""
 
     def __init__(self, journal: Path) -> None:
         self.path: Path = journal.with_name(journal.name + ".lock")

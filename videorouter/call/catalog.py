@@ -32,12 +32,7 @@ class Catalog:
         self._until = 0.0
 
     async def read(self, caller: Caller, *, category: str | None, refresh: bool) -> tuple[Model, ...]:
-        """The rows of a category, from memory while they are fresh.
-
-        Raises:
-            VideoRouterError: The gateway refused, or could not be reached.
-            UnexpectedResponseError: The answer has no list of models.
-        """
+        """The rows of a category, from memory while they are fresh."""
         if refresh or time.monotonic() >= self._until:
             settings = caller.settings
             url = f"{settings.models_base_url}/models"
@@ -52,12 +47,7 @@ class Catalog:
 
 
 async def read_account(caller: Caller) -> Balance:
-    """What is left on the account.
-
-    Raises:
-        VideoRouterError: The gateway refused, or could not be reached.
-        UnexpectedResponseError: The answer names no amount.
-    """
+    """What is left on the account."""
     settings = caller.settings
     url = f"{settings.models_base_url}/balance"
     response = await caller.get(url, deadline=time.monotonic() + settings.timeout, parse=read_json)

@@ -26,11 +26,7 @@ _JSON = (b"content-type", b"application/json")
 
 
 class HeaderBuilder:
-    """The header fields of one client's requests.
-
-    Args:
-        settings: The client's.
-    """
+    """The header fields of one client's requests."""
 
     def __init__(self, settings: ClientSettings) -> None:
         self._settings = settings
@@ -59,18 +55,7 @@ class HeaderBuilder:
         extra: tuple[tuple[str, str], ...] = (),
         idempotency_key: str | None = None,
     ) -> tuple[Header, ...]:
-        """The fields of any request.
-
-        Args:
-            url: Where it goes: the key is added for the client's own origins only.
-            deadline: ``time.monotonic()`` value at which to stop waiting for a key.
-            content_type: Of its body.
-            extra: The call's own fields, which win over the client's.
-            idempotency_key: Of a paid request.
-
-        Raises:
-            ConfigurationError: The callable that gives the key failed.
-        """
+        """The fields of any request; the key, waited for until ``deadline``, goes to the client's own origins only."""
         fields = list(_merge(self._common, extra) if extra else self._common)
         if content_type is not None:
             fields.append((b"content-type", content_type))

@@ -39,11 +39,7 @@ _decode = msgspec.json.Decoder().decode
 
 
 def check_addresses(fields: Mapping[str, Any]) -> None:
-    """Refuse the name of a file where an address belongs: the gateway would charge for a request without its input.
-
-    Raises:
-        InvalidRequestError: A text has no scheme such as ``https:``, ``data:`` or ``asset:``.
-    """
+    """Refuse the name of a file where an address belongs: the gateway would charge for a request without its input."""
     for name in FIELDS:
         value = fields.get(name)
         for text in value if isinstance(value, list | tuple) else (value,):
@@ -52,11 +48,7 @@ def check_addresses(fields: Mapping[str, Any]) -> None:
 
 
 def check_address(text: str, name: str) -> None:
-    """Refuse one text that has no scheme.
-
-    Raises:
-        InvalidRequestError: It has none.
-    """
+    """Refuse one text that has no scheme."""
     if _SCHEME.match(text) is None:
         raise InvalidRequestError(
             f"{name}={text[:200]!r} is no URL. Nothing was sent. For a file of this machine pass "
@@ -95,11 +87,7 @@ def recognise(head: bytes) -> str | None:
 
 
 def check_input(head: bytes, size: int, *, name: str, field: str | None = None) -> str:
-    """The media type of a file that can be uploaded for a field.
-
-    Raises:
-        InvalidRequestError: It is empty, too large, of no known kind, or of another kind than the field takes.
-    """
+    """The media type of a file that can be uploaded for a field; an empty, too large or unknown one is refused."""
     place = f"{field}: " if field else ""
     if size == 0:
         msg = f"{place}{name} is empty. Nothing was uploaded or paid."
@@ -170,11 +158,7 @@ def classify_review(word: str | None) -> Review:
 
 
 def choose_address(asset: Asset, field: str) -> str:
-    """What stands in a field for an asset: its ``asset://`` address for references, else its public URL.
-
-    Raises:
-        InvalidRequestError: The asset has neither.
-    """
+    """What stands in a field for an asset: its ``asset://`` address for references, else its public URL."""
     ordered = (asset.uri, asset.url) if field in REFERENCES else (asset.url, asset.uri)
     for address in ordered:
         if address:

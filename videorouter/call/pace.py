@@ -99,12 +99,7 @@ class AdaptiveRate:
             self._next_start = max(self._next_start, now - _BURST) + 1.0 / self.rate
 
     def count_success(self, now: float, used: int) -> None:
-        """A good answer, or one held for ``HELD`` seconds.
-
-        Args:
-            now: Any monotonic clock.
-            used: Jobs that run now: a limit that nobody uses does not grow.
-        """
+        """A good answer, or one held for ``HELD`` seconds. A limit that the ``used`` jobs do not fill does not grow."""
         self._successes.count(now)
         if used * 2 >= self.limit:
             self.limit = min(MOST, self.limit + (1.0 if self.learning else 1.0 / self.limit))

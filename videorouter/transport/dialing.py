@@ -78,11 +78,7 @@ class Resolver:
         self._running: dict[tuple[str, int], asyncio.Future[tuple[Address, ...]]] = {}
 
     async def resolve(self, host: str, port: int) -> tuple[Address, ...]:
-        """The addresses of a host, in the order to try them.
-
-        Raises:
-            socket.gaierror: The name does not exist, or no server answered.
-        """
+        """The addresses of a host, in the order to try them."""
         literal = parse_literal(host, port)
         if literal is not None:
             return (literal,)
@@ -112,22 +108,14 @@ class Resolver:
 
 
 def look_up(host: str, port: int) -> tuple[Address, ...]:
-    """Ask the system for a name's addresses, in the order to try them. It blocks.
-
-    Raises:
-        socket.gaierror: The name does not exist, or no server answered.
-    """
+    """Ask the system for a name's addresses, in the order to try them. It blocks."""
     found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     addresses = dict.fromkeys((int(family), address) for family, _, _, _, address in found)
     return interleave(addresses)  # type: ignore[arg-type]  # only AF_INET and AF_INET6 come back
 
 
 async def resolve_name(url: str, *, deadline: float) -> tuple[str, ...]:
-    """All addresses of the URL's host, in the order to try them: IP literals, without scope ids.
-
-    Raises:
-        WireError: The name does not exist, or the name server did not answer in time.
-    """
+    """All addresses of the URL's host, in the order to try them: IP literals, without scope ids."""
     host = name_host(url)
     check_host(host)
     addresses: tuple[Address, ...] | None = None
@@ -157,11 +145,7 @@ def interleave(addresses: Iterable[Address]) -> tuple[Address, ...]:
 
 
 async def connect(addresses: Sequence[Address]) -> socket.socket:
-    """Connect to the first address that answers.
-
-    Raises:
-        OSError: None did; the first address's error, the others in its ``__context__``.
-    """
+    """Connect to the first address that answers. If none does: the first one's error, the others in its context."""
     if len(addresses) == 1:
         return await _connect_one(addresses[0])
     return await _race(addresses)

@@ -35,12 +35,7 @@ _CORE = "httpcore._async.connection_pool"
 
 
 class StockTransport(httpx.AsyncBaseTransport):
-    """A free list of stock transports with one connection each.
-
-    Args:
-        proxy: The proxy to go through; ``None`` connects straight.
-        ssl_context: Decides about trust; ``None`` is the process's shared one.
-    """
+    """A free list of stock transports with one connection each."""
 
     def __init__(self, *, proxy: str | None = None, ssl_context: ssl.SSLContext | None = None) -> None:
         self.proxy = proxy

@@ -36,11 +36,7 @@ def find_reason() -> str | None:
 
 
 def check_host(host: str) -> None:
-    """Let a connection to a host (with or without a port) pass, unless it is the gateway's while that is blocked.
-
-    Raises:
-        WireError: It does; nothing was sent.
-    """
+    """Let a connection to a host (with or without a port) pass, unless it is the gateway's while that is blocked."""
     name = host.partition(":")[0].rstrip(".").lower()
     if name not in DOMAINS and not name.endswith(_BELOW):
         return

@@ -58,11 +58,7 @@ class ResponseParser:
         del self._llhttp
 
     def feed(self, data: bytes) -> None:
-        """Take bytes from the connection.
-
-        Raises:
-            PARSE_ERRORS: They are no HTTP, and the response is not whole. What follows a whole one is nobody's answer.
-        """
+        """Take bytes from the connection. ``PARSE_ERRORS``: no HTTP. What follows a whole response is nobody's answer."""
         self.wire_size += len(data)
         try:
             if not self.status and self.wire_size > HEAD_LIMIT:

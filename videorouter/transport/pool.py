@@ -29,11 +29,7 @@ CONNECTS_AT_ONCE = 96
 
 
 async def wait_for_place(places: anyio.Semaphore, seconds: float, host: str | None) -> None:
-    """Take one of a number of places, waiting for it at most so long; ``release`` gives it back.
-
-    Raises:
-        WireError: The deadline came first.
-    """
+    """Take one of a number of places; ``release`` gives it back. After so many seconds: ``WireError``."""
     try:
         places.acquire_nowait()
     except anyio.WouldBlock:

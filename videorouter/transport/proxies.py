@@ -20,11 +20,7 @@ class Route(NamedTuple):
 
 
 def read_routes(proxy: str | None, *, trust_env: bool) -> tuple[Route, ...]:
-    """The routes of a client, in the order to try them; a ``proxy`` counts alone, without the environment.
-
-    Raises:
-        ConfigurationError: A proxy's URL cannot be used.
-    """
+    """The routes of a client, in the order to try them; a ``proxy`` counts alone, without the environment."""
     if proxy is not None:
         return (Route("all", _check(proxy, "proxy="), ()),)
     if not trust_env:

@@ -26,13 +26,7 @@ if TYPE_CHECKING:
 
 
 class SocketSender:
-    """A ``Sender`` over connections of our own.
-
-    Args:
-        ssl_context: Decides about trust; ``None`` is the process's shared one.
-        connect_timeout: Seconds for name, TCP and TLS together.
-        routes: Which hosts are reached through which proxy.
-    """
+    """A ``Sender`` over connections of our own; ``connect_timeout`` is for name, TCP and TLS together."""
 
     def __init__(
         self,
@@ -137,11 +131,7 @@ def open_sender(
     ssl_context: ssl.SSLContext | None = None,
     connect_timeout: float = 10.0,
 ) -> HttpxSender | SocketSender:
-    """The sender for a client's settings; of a user's own ``http_client`` all others but the timeout are its own.
-
-    Raises:
-        ConfigurationError: A proxy's URL, or ``http_client``, cannot be used.
-    """
+    """The sender for a client's settings; of a user's own ``http_client`` all others but the timeout are its own."""
     if http_client is not None:
         return HttpxSender(http_client, connect_timeout=connect_timeout)
     routes = read_routes(proxy, trust_env=trust_env)

@@ -42,11 +42,7 @@ class RequestTarget:
 
 
 def find_target(url: str) -> RequestTarget:
-    """The target of a URL; the last few hundred are remembered.
-
-    Raises:
-        WireError: It is no absolute http or https URL.
-    """
+    """The target of a URL; the last few hundred are remembered."""
     target = _remembered.get(url)
     if target is None:
         target = RequestTarget(url)
@@ -61,9 +57,6 @@ class Payload:
 
     Header fields about framing and coding are its own; a ``Host`` of the caller's is kept. A ``body`` of ``None`` is sent
     without ``Content-Length``.
-
-    Raises:
-        WireError: A field would break out of its line.
     """
 
     __slots__ = ("data",)

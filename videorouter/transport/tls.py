@@ -29,15 +29,7 @@ _RECORD = 16_384
 
 
 class TlsConnection(Connection):
-    """A ``Connection`` whose bytes go through TLS.
-
-    Args:
-        sock: A connected, non-blocking socket; this connection owns it.
-        origin: Where it leads.
-        peer: The address at its other end.
-        context: Decides about trust.
-        hostname: The name that the certificate must have, and SNI.
-    """
+    """A ``Connection`` whose bytes go through TLS; ``hostname`` is what the certificate must name, and SNI."""
 
     __slots__ = ("incoming", "outgoing", "tls")
 
@@ -50,12 +42,7 @@ class TlsConnection(Connection):
         self.tls: ssl.SSLObject = context.wrap_bio(self.incoming, self.outgoing, server_hostname=hostname)
 
     async def shake_hands(self) -> None:
-        """Agree on keys and check the certificate.
-
-        Raises:
-            ssl.SSLError: The certificate is not trusted, or the other side speaks another protocol.
-            OSError: The connection broke.
-        """
+        """Agree on keys and check the certificate; ``ssl.SSLError`` when it is not trusted."""
         loop = asyncio.get_running_loop()
         finished: asyncio.Future[None] = loop.create_future()
         loop.add_reader(self.fd, self._continue_handshake, finished)
@@ -192,19 +179,11 @@ def _has_directory() -> bool:
 
 
 async def share_context() -> ssl.SSLContext:
-    """The process's context.
-
-    Raises:
-        OSError: ``SSL_CERT_FILE`` names a file that cannot be read as certificates.
-    """
+    """The process's context."""
     making = _shared.make()
     return making.result() if making.done() else await asyncio.wrap_future(making)
 
 
 def wait_for_context() -> ssl.SSLContext:
-    """The process's context, for a caller that may block: a worker thread.
-
-    Raises:
-        OSError: ``SSL_CERT_FILE`` names a file that cannot be read as certificates.
-    """
+    """The process's context, for a caller that may block: a worker thread."""
     return _shared.make().result()
