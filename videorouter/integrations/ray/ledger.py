@@ -467,9 +467,9 @@ class Ledger:
         return Answer(id=word.id, inline=dict(database.execute(query, (word.id,)).fetchall()))
 
     def _find_files(self, database: sqlite3.Connection, _: str, word: FindFiles) -> Answer:
-        query = "SELECT path, sha256 FROM files WHERE item = ? AND saved IS NOT NULL ORDER BY number"
+        query = "SELECT path, size, sha256 FROM files WHERE item = ? AND saved IS NOT NULL ORDER BY number"
         rows = database.execute(query, (word.id,)).fetchall()
-        return Answer(id=word.id, files=tuple((self._lengthen(path), digest) for path, digest in rows))
+        return Answer(id=word.id, files=tuple((self._lengthen(path), size, digest) for path, size, digest in rows))
 
     def _plan_file(self, database: sqlite3.Connection, _: str, word: PlanFile) -> Answer:
         if self._journal is None:
@@ -491,12 +491,13 @@ class Ledger:
         raise sqlite3.IntegrityError(f"no free name for {word.path}")
 
     def _record_file(self, database: sqlite3.Connection, _: str, word: RecordFile) -> Answer | None:
-        path = word.path
-        if "://" not in path and self._journal is not None:
-            path = self._journal.shorten(Path(path))
-        row = (word.size, word.sha256, time.time(), path)
-        database.execute("UPDATE files SET size = ?, sha256 = ?, saved = ? WHERE path = ?", row)
+        planned, path = self._shorten(word.planned), self._shorten(word.path or word.planned)
+        row = (path, word.size, word.sha256, time.time(), planned)
+        database.execute("UPDATE OR IGNORE files SET path = ?, size = ?, sha256 = ?, saved = ? WHERE path = ?", row)
         return None
+
+    def _shorten(self, path: str) -> str:
+        return path if "://" in path or self._journal is None else self._journal.shorten(Path(path))
 
     def _lengthen(self, path: str) -> str:
         return path if "://" in path or self._journal is None else str(self._journal.folder / path)

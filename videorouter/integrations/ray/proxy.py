@@ -39,6 +39,7 @@ from videorouter.integrations.ray.words import (
     read_reply,
 )
 from videorouter.journal.budget import to_dollars, to_micros
+from videorouter.journal.journal import SavedFile
 from videorouter.journal.states import name_item
 
 if TYPE_CHECKING:
@@ -259,16 +260,14 @@ class RemoteJournal:
         answer = await self._say(FindInline(item))
         return {} if answer is None else answer.inline
 
-    async def find_files(self, item: str) -> tuple[tuple[Path, str | None], ...]:
-        """The files of an item that were saved whole, with their digests, in order."""
-        places = await self.find_places(item)
-        # A URL stays text: as a path it would lose a slash, and all that is done with it is to show it
-        return tuple((cast("Path", place) if "://" in place else Path(place), digest) for place, digest in places)
-
-    async def find_places(self, item: str) -> tuple[tuple[str, str | None], ...]:
-        """As ``find_files``, as text: a URL is no path."""
+    async def find_files(self, item: str) -> tuple[SavedFile, ...]:
+        """The files of an item that were saved whole, in order."""
         answer = await self._say(FindFiles(item))
-        return () if answer is None else answer.files
+        # A URL stays text: as a path it would lose a slash, and all that is done with it is to show it
+        return tuple(
+            SavedFile(path=cast("Path", place) if "://" in place else Path(place), size=size, sha256=sha256)
+            for place, size, sha256 in (() if answer is None else answer.files)
+        )
 
     async def plan_file(self, item: str, number: int, path: Path) -> Path:
         """Reserve a file name for one video of an item."""
@@ -279,9 +278,9 @@ class RemoteJournal:
         answer = await self._say(PlanFile(item, number, place))
         return place if answer is None else answer.text
 
-    async def record_file(self, path: Path | str, *, size: int, sha256: str | None = None) -> None:
-        """Commit that a file stands whole under its name."""
-        await self._say(RecordFile(str(path), size, sha256))
+    async def record_file(self, planned: Path | str, path: Path | str, *, size: int, sha256: str | None = None) -> None:
+        """Commit that a file stands whole: under the name that was planned for it, or with another ending."""
+        await self._say(RecordFile(str(planned), size, sha256, str(path)))
 
     def stop(self, reason: str) -> None:
         """Let no worker send anything more."""

@@ -88,7 +88,7 @@ class StoreSaver(Saver):
                     path=place,
                 ) from error
         if self._remote is not None:
-            await self._remote.record_file(place, size=download.size, sha256=download.sha256)
+            await self._remote.record_file(place, place, size=download.size, sha256=download.sha256)
         return Download(file=place, size=download.size, sha256=download.sha256)
 
     def _put(self, file: Path, place: str) -> None:

@@ -105,11 +105,12 @@ class PlanFile(msgspec.Struct, frozen=True, array_like=True, tag="p"):
 
 
 class RecordFile(msgspec.Struct, frozen=True, array_like=True, tag="w"):
-    """A file stands whole under its name."""
+    """A file stands whole: under the name that was planned for it, or under another ``path``."""
 
-    path: str
+    planned: str
     size: int
     sha256: str | None = None
+    path: str = ""
 
 
 class Stop(msgspec.Struct, frozen=True, array_like=True, tag="x"):
@@ -147,7 +148,7 @@ class Answer(msgspec.Struct, frozen=True, array_like=True, omit_defaults=True):
         recorded: What the journal has of it.
         settled: Whether this very run has brought it to where it is, so that it is not tried again.
         text: A file's name, or a reason.
-        files: Names and digests.
+        files: Names, sizes and digests.
         inline: Videos by number.
         twice: Rows of a fresh block, counted from its first, whose ids belong to other rows.
     """
@@ -157,7 +158,7 @@ class Answer(msgspec.Struct, frozen=True, array_like=True, omit_defaults=True):
     recorded: ItemRow | None = None
     settled: bool = False
     text: str = ""
-    files: tuple[tuple[str, str | None], ...] = ()
+    files: tuple[tuple[str, int, str | None], ...] = ()
     inline: dict[int, bytes] = {}
     twice: tuple[int, ...] = ()
 
