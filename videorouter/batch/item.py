@@ -99,8 +99,8 @@ class Item:
             return await self._refuse(error)
         record.digest = digest_request(known.verb, known.body)
         try:
-            twin = self._given is not None and self._future is None
-            identity = await run.identify(record.digest, self._given, record.index, twin=twin)
+            taken = self._given is not None and self._future is None
+            identity = await run.identify(record.digest, self._given, record.index, taken=taken)
         except InvalidRequestError as error:
             return await self._refuse(error, taken=True)
         except JournalError as error:
@@ -109,7 +109,7 @@ class Item:
         record.id = identity.id
         if run.options.deduplicate and self._given is None:
             if identity.times > 1:
-                return await self._copy_twin(known)
+                return await self._copy_equal(known)
             self._future = run.enter(record.id)
         row = identity.row
         if row is None or not row.digest:
@@ -236,7 +236,9 @@ class Item:
     def _stay(self, state: ItemState, known: Submission, error: Exception) -> BatchItem:
         """Nothing of it was written down or sent: what was in doubt before is so still."""
         record = self.record
-        return record.doubt if record.doubt and not record.decided else record.show(state, known, error=error)
+        if record.doubt is not None and not record.decided:
+            return record.doubt
+        return record.show(state, known, error=error)
 
     async def _refuse(self, error: Exception, *, taken: bool = False) -> BatchItem:
         """The entry cannot be used, or its id is ``taken`` by an earlier one: nothing was sent for it."""
@@ -254,7 +256,7 @@ class Item:
         return self._end("refused", None, error)
 
     async def _change_id(self) -> None:
-        """Leave the id, where it has one, to the entry that has it too, and take one that nobody can give."""
+        """Leave the id to the entry that came first with it, and take a generated one."""
         future, self._future = self._future, None
         if future is not None:
             await self._run.hand_back(self.record.id, future)
@@ -268,12 +270,14 @@ class Item:
             await self._change_id()
             await journal.record_refusal(record.id, record.index, self._entry.verb, failure)
 
-    async def _copy_twin(self, known: Submission) -> BatchItem:
-        """The same request ran, or runs, in this batch: its outcome is this one's too, and is paid once."""
-        twin = await self._run.find(self.record.id)
-        if twin is None:
-            return self._end("not_sent", known, InvalidRequestError("Its twin in this batch was not sent."))
-        copy = twin.replace(index=self.record.index, cost=None)
+    async def _copy_equal(self, known: Submission) -> BatchItem:
+        """An equal request ran, or runs, in this batch: its outcome is this one's too, and is paid once."""
+        equal = await self._run.find(self.record.id)
+        if equal is None:
+            return self._end(
+                "not_sent", known, InvalidRequestError("The equal entry before it in this batch was not sent.")
+            )
+        copy = equal.replace(index=self.record.index, cost=None)
         self._run.count(copy)
         return copy
 

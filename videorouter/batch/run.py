@@ -130,7 +130,7 @@ def check_options(settings: ClientSettings, verb: Verb, given: Mapping[str, Any]
 
 
 def check_replay(settings: ClientSettings) -> None:
-    """Refuse to replay on a gateway of which nobody has said that it honours keys."""
+    """Refuse to replay on a gateway that is not declared to honour keys."""
     if settings.idempotency != "honoured":
         raise ConfigurationError(
             "on_outcome_unknown='replay' sends the same key again, which is only safe where the gateway honours it: "
@@ -202,7 +202,7 @@ class BatchRun:
             counts.unknown += to_micros(unknown)
 
     def note_success(self) -> None:
-        """Something was accepted: no error in a row stands before the batch."""
+        """Something was accepted: the row of equal errors is broken."""
         self._rule.note_success()
 
     def note_error(self, error: BaseException) -> None:
@@ -241,7 +241,7 @@ class BatchRun:
             self.check_running()
 
     def end_request(self) -> None:
-        """A request has ended: whoever waits for money may look again."""
+        """A request has ended: it may have given money back."""
         self.in_flight -= 1
         if self.options.max_cost is not None:
             self.wake()
@@ -251,11 +251,11 @@ class BatchRun:
         waiting, self._money_back = self._money_back, asyncio.Event()
         waiting.set()
 
-    async def identify(self, digest: str, given: str | None, index: int, *, twin: bool = False) -> Identity:
-        """Who an entry is, and what the journal has of it; ``twin`` says that another one of its id runs now."""
+    async def identify(self, digest: str, given: str | None, index: int, *, taken: bool = False) -> Identity:
+        """Who an entry is, and what the journal has of it; ``taken`` says that another one of its id runs now."""
         again = not self.options.deduplicate
         if given is not None:
-            if twin:
+            if taken:
                 raise name_duplicate(given)
             if self.journal is not None:
                 identity = await self.journal.identify(digest, given)
@@ -288,7 +288,7 @@ class BatchRun:
         return decide_resumption(row.state, self.options.retry, settled=settled)
 
     async def find(self, item: str, asker: str | None = None) -> BatchItem | None:
-        """How another item of this batch stands; waits for one that runs, unless that one waits for the ``asker``."""
+        """Another item of this batch; waits for one that runs, unless that one waits for the ``asker``."""
         running = self._running.get(item)
         if running is not None:
             if asker is None:
@@ -333,7 +333,7 @@ class BatchRun:
                 self._finished.popitem(last=False)
 
     async def hand_back(self, item: str, future: asyncio.Future[BatchItem | None]) -> None:
-        """Leave an id to the item that had it first: whoever waits for it means that one."""
+        """Leave an id to the item that had it first: those who wait for the id get that item."""
         self._running.pop(item, None)
         first: BatchItem | None = None
         try:

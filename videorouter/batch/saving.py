@@ -118,13 +118,13 @@ class Saver:
 
 
 def _wrap_error(error: OSError, folder: Path) -> DownloadError:
-    trouble = DownloadError(
-        f"A video could not be saved in {folder}: {error}. It is paid for and its URL is in the item: mend the folder and "
+    named = DownloadError(
+        f"A video could not be saved in {folder}: {error}. It is paid for and its URL is in the item: fix the folder and "
         "run the same batch again, which fetches what is missing.",
         path=str(folder),
     )
-    trouble.__cause__ = error
-    return trouble
+    named.__cause__ = error
+    return named
 
 
 def _is_disk_failure(error: VideoRouterError) -> bool:

@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 class ItemRecord:
     """What this run knows of one item.
 
-    ``doubt`` is how an earlier sending is shown of which nobody knows what became, and ``earlier`` is the row that an earlier
-    run left of it. ``spent`` and ``unknown`` are US dollars of earlier sendings: known to be spent, and spent or not.
+    ``doubt`` is the item as it was shown after an earlier sending whose outcome is unknown, and ``earlier`` its row, where an
+    earlier run left one. ``spent`` and ``unknown`` are US dollars of earlier sendings: spent, and perhaps spent.
     """
 
     __slots__ = ("digest", "doubt", "earlier", "id", "index", "parent", "prompt", "spent", "unknown")
@@ -47,7 +47,7 @@ class ItemRecord:
 
     @property
     def decided(self) -> bool:
-        """Whether somebody has said of this very item, which is in doubt, that it be sent again."""
+        """Whether the user has settled this very item, which was in doubt, with "send it again"."""
         return self.earlier is not None and self.earlier.state == "not_sent"
 
     def show(
@@ -245,7 +245,7 @@ class Sending:
     async def _keep_doubt(
         self, doubt: BatchItem, state: ItemState = "not_sent", error: Exception | None = None
     ) -> BatchItem:
-        """Sending it once more bought nothing: what nobody knows of the sending before is as it was."""
+        """Sending it once more bought nothing: the outcome of the earlier sending is as unknown as before."""
         record = self._record
         self._run.budget.release(self._reserved)
         if state == "refused" and error is not None:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar
 
 import msgspec
 
-from videorouter.journal.states import MOVES, SETTLED, STATES, Event, ItemRow, list_sources, name_item
+from videorouter.journal.states import MOVES, SETTLED, STATES, ItemRow, Move, list_sources, name_item
 from videorouter.journal.writer import INTENT, RefusedChangeError, Writer
 from videorouter.models import ItemState
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 Settlement: TypeAlias = Literal["not_bought", "send_again", "bought"]
-"""What somebody has found out, or decided, about an item that may have been billed."""
+"""What the user has found out, or decides, about an item that may have been billed."""
 
 
 class Identity(msgspec.Struct, frozen=True, kw_only=True):
@@ -93,9 +93,9 @@ _FIRST = "INSERT OR IGNORE INTO met VALUES (?, 1)"
 _AGAIN = "UPDATE met SET times = times + 1 WHERE key = ? RETURNING times"
 
 
-def _guard(event: Event, after: ItemState) -> str:
-    """The condition under which an event may take a row to a state."""
-    return f"state IN ({', '.join(repr(state) for state in list_sources(event, after))})"
+def _guard(move: Move, after: ItemState) -> str:
+    """The condition under which a move may take a row to a state."""
+    return f"state IN ({', '.join(repr(state) for state in list_sources(move, after))})"
 
 
 def _number(statement: str, struct: type[msgspec.Struct]) -> str:
@@ -147,12 +147,12 @@ _ELSEWHERE = "SELECT 1 FROM items WHERE id = :id AND position <> :position"
 _CRASHED = f"""
 UPDATE items SET state = 'in_doubt', unknown = unknown + reserved, reserved = 0,
   failure = coalesce(failure, ?) WHERE {_guard("crash", "in_doubt")}
-"""  # noqa: S608  words of our own, here and below
+"""  # noqa: S608  constants of our own, here and below
 _CRASH_NOTE = (
     '{"type":"OutcomeUnknownError","message":"The process ended after the request may have left and before its '
     'outcome was recorded: it may have been billed.","in_doubt":true}'
 )
-_BILLABLE = f"(state = 'in_doubt' OR unknown > 0) AND state IN ({', '.join(map(repr, MOVES['verdict']))})"
+_BILLABLE = f"(state = 'in_doubt' OR unknown > 0) AND state IN ({', '.join(map(repr, MOVES['settlement']))})"
 _NOT_BOUGHT = f"""
 UPDATE items SET state = CASE state WHEN 'in_doubt' THEN 'not_sent' ELSE state END, unknown = 0,
   failure = CASE state WHEN 'in_doubt' THEN NULL ELSE failure END
@@ -331,7 +331,7 @@ class Journal:
         return await self.writer.do("find", work)
 
     async def note(self, key: str, value: str) -> None:
-        """Commit a word about the batch itself, such as where its input lies."""
+        """Commit a note about the batch itself, such as the path of its input."""
         await self._execute("note", "INSERT OR REPLACE INTO meta VALUES (:key, :value)", {"key": key, "value": value})
 
     async def plan_file(self, item: str, number: int, path: Path) -> Path:

@@ -1,4 +1,4 @@
-"""Between the journal's words and the values that users hold: rows become items, results become JSON and back."""
+"""Rows of the journal as the values that users hold: rows become items, results become JSON and back."""
 
 from __future__ import annotations
 

@@ -76,7 +76,7 @@ MIGRATIONS: tuple[str, ...] = (_FIRST,)
 
 
 _SHELVED = "ro&immutable=1"
-"""A file on a medium that nobody can write needs no log, and none could be made."""
+"""A file on a read-only medium needs no log, and none could be made."""
 
 
 def create_file(path: Path) -> None:

@@ -8,11 +8,12 @@
        |  |  never sent     |  |  |  refused      |  the task failed
        |  +-----------------+  |  +---------> refused        failed
        |                       |  no answer                    ^
-       |   settled, resent     v                               |
+       |   settled             v                               |
        +------------------- in_doubt          accepted --------+
 
-What is in doubt and is sent once more, as its caller wishes, stays in doubt unless something was bought by that: neither
-a refusal nor a lost connection says what became of the sending before.
+An intent also moves what is ``refused`` or ``failed`` (by ``retry``) and what is ``in_doubt`` (by ``resend``) back to
+``sending``: only by name, and never what is ``accepted`` or ``done``. What was in doubt and is sent once more stays in
+doubt unless something was bought by that: neither a refusal nor a lost connection says what became of the sending before.
 
 A crash leaves the last state that was committed, and the commit order makes each one mean a single thing:
 
@@ -69,16 +70,16 @@ Policy = Literal["report", "resend", "replay"]
 POLICIES: tuple[Policy, ...] = get_args(Policy)
 
 SETTLED = "settled"
-"""The code of a failure that stands for somebody's word: it was billed, and its video is lost."""
+"""The code of a failure that the user has settled: it was billed, and its video is lost."""
 
 STOP_AFTER = 20
 """Identical 400, 404 or 422 answers, or failures to connect, in a row after which a batch stops."""
 
-Event = Literal["refusal", "intent", "task", "ending", "late", "crash", "verdict"]
+Move = Literal["refusal", "intent", "task", "ending", "late", "crash", "settlement"]
 """What moves an item: an entry that cannot be used, a request that is about to be sent, the id of its task, how it ended, an
-ending that a process which was taken for dead still brings, the end of a process, and what somebody says of a doubt."""
+ending that comes late from a process that was given up (Ray), the end of a process, and what the user settles."""
 
-MOVES: dict[Event, dict[ItemState, frozenset[ItemState]]] = {
+MOVES: dict[Move, dict[ItemState, frozenset[ItemState]]] = {
     "refusal": {"not_sent": frozenset({"refused"})},
     "intent": {
         "not_sent": frozenset({"sending"}),
@@ -93,7 +94,7 @@ MOVES: dict[Event, dict[ItemState, frozenset[ItemState]]] = {
     },
     "late": {"in_doubt": frozenset({"not_sent", "accepted", "done", "refused", "failed", "in_doubt"})},
     "crash": {"sending": frozenset({"in_doubt"})},
-    "verdict": {
+    "settlement": {
         "in_doubt": frozenset({"not_sent", "done", "failed"}),
         "not_sent": frozenset({"not_sent", "done"}),
         "refused": frozenset({"refused", "done"}),
@@ -101,18 +102,18 @@ MOVES: dict[Event, dict[ItemState, frozenset[ItemState]]] = {
         "done": frozenset({"done"}),
     },
 }
-"""Each change of a state that may be written: by which event, from which state, to which. Nothing else is ever written.
+"""Each change of a state that may be written: by which move, from which state, to which. Nothing else is ever written.
 An item that has no row is ``not_sent``."""
 
 
 def may_move(before: ItemState, after: ItemState) -> bool:
-    """Whether any event may take an item from one state to another."""
+    """Whether any move may take an item from one state to another."""
     return any(after in moves.get(before, ()) for moves in MOVES.values())
 
 
-def list_sources(event: Event, after: ItemState) -> tuple[ItemState, ...]:
-    """The states from which an event may take an item to a state, in the order of ``STATES``."""
-    moves = MOVES[event]
+def list_sources(move: Move, after: ItemState) -> tuple[ItemState, ...]:
+    """The states from which a move may take an item to a state, in the order of ``STATES``."""
+    moves = MOVES[move]
     return tuple(state for state in STATES if after in moves.get(state, ()))
 
 
@@ -129,7 +130,7 @@ def decide_resumption(
     Args:
         state: As the journal has it.
         retry: The final states that the caller asked to send again, by name.
-        settled: Whether somebody has said of it that it was billed and is lost: then nothing sends it again.
+        settled: Whether the user has settled that it was billed and is lost: then nothing sends it again.
 
     Returns:
         ``send`` it, ``poll`` its task, ``collect`` what is missing of its files, ask what to do about a ``doubt``,
@@ -175,8 +176,8 @@ def keep_doubt(state: ItemState, *, decided: bool) -> ItemState:
 
     Args:
         state: How the later sending ended.
-        decided: Whether somebody has said of this item that it be sent again, and not of all that are in doubt: then it
-            is to be sent still when nothing left.
+        decided: Whether the user has settled this very item with "send it again", and not all that are in doubt: then it
+            is still to be sent when nothing left.
     """
     if state == "not_sent" and decided:
         return "not_sent"
@@ -212,7 +213,7 @@ class StopRule:
         self._streak = 0
 
     def note_success(self) -> None:
-        """Something was accepted: whatever went wrong before was no wall."""
+        """Something was accepted: the row of equal errors is broken."""
         self._streak = 0
 
     def judge(self, error: BaseException) -> str | None:
@@ -275,7 +276,7 @@ def check_retry(states: Iterable[str] | bool) -> frozenset[ItemState]:
 
 
 class Counts:
-    """Counts what a batch has met, so that its summary is right at any moment."""
+    """How many items of a batch are in each state, and what they cost, at any moment."""
 
     __slots__ = ("cost", "counts", "unknown")
 

@@ -1,9 +1,9 @@
-"""The one writer of a journal: a lock, a thread that owns the database, and commits that whoever waits shares.
+"""The one writer of a journal: a lock, a thread that owns the database, and commits that all waiting work shares.
 
 The loop hands work over and awaits it; all work that waits while the disk is busy shares the next commit. Awaited work has
 been committed with ``synchronous=FULL``. When a commit fails, all work of its group fails with ``JournalError`` and none of
-it counts as happened. What was handed over cannot be taken back: whoever is cancelled meanwhile learns what became of it
-first. This file knows no table.
+it counts as happened. Work that was handed over cannot be taken back: a caller that is cancelled meanwhile first learns
+what became of it. This file knows no table.
 """
 
 from __future__ import annotations
@@ -225,7 +225,7 @@ class Writer:
 
 
 class _UncancellableFuture(asyncio.Future[Any]):
-    """What becomes of work that the writer has: nobody can cancel that, and so whoever waits is cancelled after it."""
+    """The outcome of work that the writer has: it cannot be cancelled, so a caller is cancelled after it."""
 
     def cancel(self, msg: object = None) -> bool:  # noqa: ARG002  as asyncio calls it
         """Refuse."""

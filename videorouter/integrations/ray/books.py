@@ -41,7 +41,7 @@ class WorkerBooks(BatchRun):
     async def reserve(self, micros: int) -> None:
         """Hold nothing yet: the ledger holds the money together with the intent, for the whole cluster."""
 
-    async def identify(self, digest: str, given: str | None, index: int, *, twin: bool = False) -> Identity:  # noqa: ARG002
+    async def identify(self, digest: str, given: str | None, index: int, *, taken: bool = False) -> Identity:  # noqa: ARG002
         """Who a row is, and what the ledger knows of it; a row that comes again gets the id that it had.
 
         Raises:
