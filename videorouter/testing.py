@@ -135,19 +135,19 @@ def block_gateway(reason: str = "a block_gateway() block runs. Use run_sandbox()
     Args:
         reason: Who blocks, and how to go on.
     """
-    with _blockade(reason):
+    with _live_guard(reason):
         yield
 
 
 @contextmanager
 def allow_gateway() -> Iterator[None]:
     """Permit the gateway's own hosts while the block runs: calls in it may cost money."""
-    with _blockade(None):
+    with _live_guard(None):
         yield
 
 
 @contextmanager
-def _blockade(reason: str | None) -> Iterator[None]:
+def _live_guard(reason: str | None) -> Iterator[None]:
     before = live_guard.find_reason()
     live_guard.block(reason)
     try:

@@ -1,7 +1,7 @@
 """Remembers on disk how far a transfer got, and locks its destination: the hidden file ``.otter.mp4.resume``.
 
-Every method blocks and belongs in a thread. Nothing here follows a symbolic link or writes to a second name of
-somebody's file.
+Whether a transfer goes on from there is decided in ``downloads.transfer``. Every method blocks and belongs in a thread.
+Nothing here follows a symbolic link or writes to a second name of somebody's file.
 """
 
 from __future__ import annotations
