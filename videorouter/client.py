@@ -72,7 +72,7 @@ class AsyncVideoRouter(BatchVerbs, DownloadVerbs):
         default_headers: Header fields for every request.
         proxy: A proxy's URL.
         trust_env: Whether proxy variables count.
-        ssl_context: The TLS context; default: the system's trust store.
+        ssl_context: The TLS context, which is asked to offer HTTP/1.1 only; default: the system's trust store.
         http_client: Your own ``httpx.AsyncClient``. It is never closed, and its timeouts are overridden per request.
         on_event: A plain or coroutine function that is handed every event.
         on_in_doubt: A plain or coroutine function that is handed every request whose outcome nobody knows.

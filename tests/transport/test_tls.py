@@ -3,6 +3,7 @@
 import asyncio
 import ssl
 
+import httpx
 import pytest
 import trustme
 
@@ -176,3 +177,68 @@ async def test_a_server_that_wants_a_certificate_of_ours_says_no(serve, sender, 
     server = await serve(answer_all, tls=context)
     error, _ = await fail(sender, server.url)
     assert error.failure in (WireFailure.RESET, WireFailure.TLS_CUT)
+
+
+def offer(authority, *protocols, of=ssl.SSLContext):
+    context = of(ssl.PROTOCOL_TLS_CLIENT)
+    authority.configure_trust(context)
+    context.set_alpn_protocols(list(protocols))
+    return context
+
+
+@pytest.fixture
+async def both(serve, authority):
+    """A server that would rather speak HTTP/2, and what was agreed on with each connection."""
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    authority.issue_cert("127.0.0.1").configure_cert(context)
+    context.set_alpn_protocols(["h2", "http/1.1"])
+    agreed = []
+
+    async def script(peer):
+        agreed.append(peer.writer.get_extra_info("ssl_object").selected_alpn_protocol())
+        await answer_all(peer)
+
+    return await serve(script, tls=context), agreed
+
+
+async def test_a_shared_context_that_offers_http_2_is_asked_for_http_1(authority, both):
+    server, agreed = both
+    context = offer(authority, "h2", "http/1.1")
+    sender = open_sender(trust_env=False, ssl_context=context)
+    assert (await send(sender, post(server.url))).body == ANSWER
+    context.set_alpn_protocols(["h2"])  # whoever shares it asks for its own, as httpx does before each connection
+    answers = await asyncio.gather(*(send(sender, post(server.url)) for _ in range(5)))
+    assert all(answer.body == ANSWER for answer in answers)
+    assert set(agreed) == {"http/1.1"}
+    assert len(agreed) == 5
+    await sender.aclose()
+
+
+async def test_a_context_may_be_shared_with_a_client_of_httpx(authority, both):
+    """Each asks for what it speaks, before each connection of its own."""
+    server, agreed = both
+    context = offer(authority, "h2", "http/1.1")
+    sender = open_sender(trust_env=False, ssl_context=context)
+    transport = httpx.AsyncHTTPTransport(verify=context, trust_env=False)
+    async with httpx.AsyncClient(transport=transport) as client:
+        transport._pool._ssl_context.set_alpn_protocols(["h2"])
+        assert (await client.get(server.url)).status_code == 200
+        assert (await send(sender, post(server.url))).status == 200
+    assert agreed == ["http/1.1"] * 2
+    await sender.aclose()
+
+
+class Stubborn(ssl.SSLContext):
+    """Offers HTTP/2 whatever it is asked."""
+
+    def set_alpn_protocols(self, alpn_protocols):
+        super().set_alpn_protocols(["h2"])
+
+
+async def test_where_http_2_was_agreed_on_nothing_is_sent(authority, both):
+    server, _ = both
+    sender = open_sender(trust_env=False, ssl_context=offer(authority, of=Stubborn))
+    error, attempt = await fail(sender, server.url)
+    assert (error.failure, attempt.phase) == (WireFailure.TLS_CUT, Phase.CONNECTING)
+    assert "h2 was agreed on" in error.message
+    await sender.aclose()

@@ -23,7 +23,7 @@ from videorouter.transport.dialing import connect, interleave, parse_literal
 from videorouter.transport.live_guard import check_host
 from videorouter.transport.pool import Pools, wait_for_place
 from videorouter.transport.target import Payload, find_target
-from videorouter.transport.tls import TlsConnection, share_context
+from videorouter.transport.tls import HTTP1, TlsConnection, share_context
 
 if TYPE_CHECKING:
     import socket
@@ -183,6 +183,9 @@ class Exchanger:
         if context is None:
             connection = Connection(sock, origin, peer)
         else:
+            if self._ssl_context is not None:
+                # Whoever shares it may have had it offer HTTP/2, which a connection of ours could not read.
+                self._ssl_context.set_alpn_protocols([HTTP1])
             connection = await _secure(sock, origin, peer, context, target.host)
         if self.pools.closed:
             connection.close()

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from videorouter.transport.connection import OriginPool
 
 _RECORD = 16_384
+HTTP1 = "http/1.1"
+"""The protocol that is asked for (ALPN), and the only one that is spoken."""
 
 
 class TlsConnection(Connection):
@@ -52,6 +54,10 @@ class TlsConnection(Connection):
         finally:
             if self.sock is not None:
                 loop.remove_reader(self.fd)
+        protocol = self.tls.selected_alpn_protocol()
+        if protocol not in (None, HTTP1):
+            msg = f"{protocol} was agreed on, where only {HTTP1} is spoken; something else changes this ssl_context"
+            raise ssl.SSLError(ssl.SSL_ERROR_SSL, msg)
 
     def _continue_handshake(self, finished: asyncio.Future[None]) -> None:
         if finished.done():
@@ -168,7 +174,7 @@ def make_context() -> ssl.SSLContext:
         import certifi  # noqa: PLC0415 - comes with httpx; read only where the system has no store
 
         context.load_verify_locations(certifi.where())
-    context.set_alpn_protocols(["http/1.1"])
+    context.set_alpn_protocols([HTTP1])
     return context
 
 
