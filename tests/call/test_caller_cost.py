@@ -45,7 +45,7 @@ class Count:
         self.entries: list[str] = []
         self.frames: list[str] = []
         self.tasks = 0
-        self._seen = {frame for frame, _ in traceback.walk_stack(None)}  # they run already and await the call
+        self._seen = {frame for frame, _ in traceback.walk_stack(sys._getframe(1))}  # they run already
 
     def __call__(self, frame, event, arg) -> None:
         if event == "call" and frame not in self._seen and not frame.f_code.co_filename.startswith(LOOP):
