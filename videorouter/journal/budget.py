@@ -32,11 +32,7 @@ def to_dollars(micros: int) -> float:
 
 
 class Budget:
-    """The money of one batch.
-
-    Args:
-        cap: US dollars that must never be exceeded; ``None`` for no cap.
-    """
+    """The money of one batch: dollars at its edge, millionths of a dollar inside."""
 
     __slots__ = ("cap", "confirmed", "reserved", "unknown")
 
@@ -74,16 +70,7 @@ class Budget:
         self.reserved -= micros
 
     def confirm(self, reserved: int, priced: int, cost: float | None) -> float | None:
-        """The request was accepted and finished: the gateway's cost, else the price, becomes what it cost.
-
-        Args:
-            reserved: What was held for it, in millionths of a dollar.
-            priced: Its price, in millionths of a dollar.
-            cost: US dollars as the gateway reports them.
-
-        Returns:
-            US dollars that it cost, ``None`` when neither is known.
-        """
+        """The request is finished: the gateway's cost, else the price, becomes what it cost; ``None``: neither is known."""
         self.reserved -= reserved
         if cost is not None:
             self.confirmed += to_micros(cost)
@@ -121,11 +108,7 @@ class PriceCorrection:
 
 
 def check_budget(max_cost: float | None, price: Price | None) -> None:
-    """Refuse a cap that could not be kept.
-
-    Raises:
-        ConfigurationError: The cap or the price is no usable number, or there is a cap and no price.
-    """
+    """Refuse a cap that could not be kept."""
     cap: object = max_cost
     if cap is not None and not _is_money(cap):
         raise ConfigurationError(f"max_cost must be US dollars, 0 or more, not {max_cost!r}.")
@@ -143,16 +126,7 @@ def check_budget(max_cost: float | None, price: Price | None) -> None:
 
 
 def find_price(price: Price | None, request: Mapping[str, Any], *, needed: bool) -> int:
-    """What to reserve for one request, in millionths of a dollar, rounded up.
-
-    Args:
-        price: As the caller gave it.
-        request: The request's fields, as they are sent.
-        needed: Whether there is a cap, so that an unknown price is an error.
-
-    Raises:
-        InvalidRequestError: A price is needed and there is none, or the caller's function gave no usable number.
-    """
+    """What to reserve for one request, in millionths of a dollar, rounded up; ``needed``: without a price it is refused."""
     value: object
     if isinstance(price, Mapping):
         model = str(request.get("model"))

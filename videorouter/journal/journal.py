@@ -173,12 +173,7 @@ _LOST_NOTE = '{"type":"TaskFailedError","message":"Settled by hand: it was bille
 
 
 class Journal:
-    """A journal, open for writing. Make it with ``open``; every verb may be awaited from one loop by many at once.
-
-    Args:
-        path: The database.
-        fault: As ``Writer`` takes it. For tests.
-    """
+    """A journal, open for writing. Make it with ``open``; every verb may be awaited from one loop by many at once."""
 
     def __init__(self, path: str | os.PathLike[str], *, fault: Callable[[str], None] | None = None) -> None:
         self.writer: Writer = Writer(path, fault=fault)
@@ -187,24 +182,13 @@ class Journal:
 
     @classmethod
     async def open(cls, path: str | os.PathLike[str], *, fault: Callable[[str], None] | None = None) -> Journal:
-        """Open or make a journal; what an ended process was sending is in doubt from now on.
-
-        Raises:
-            JournalBusyError: Another process, or another batch, writes it.
-            JournalError: It cannot be written, or the file is something else.
-        """
+        """Open or make a journal; what an ended process was sending is in doubt from now on."""
         journal = cls(path, fault=fault)
         await journal.writer.open(lambda database: database.execute(_CRASHED, (_CRASH_NOTE,)).close())
         return journal
 
     async def identify(self, digest: str, given: str | None, *, again: bool = True) -> Identity:
-        """Count an entry of the input, name it, and find its row.
-
-        Args:
-            digest: Of its request.
-            given: The id that the caller gave it.
-            again: Whether the same request once more is another item (four takes), and not the same one.
-        """
+        """Count an entry of the input, name it, and find its row. ``again``: the same request once more is another item."""
 
         def work(database: sqlite3.Connection) -> Identity:
             key = f"d{digest}" if given is None else f"i{given}"
@@ -223,10 +207,9 @@ class Journal:
         return await self.writer.do("find", lambda database: find_item(database, item))
 
     async def record_intent(self, intent: Intent) -> str:
-        """Commit that a request is about to be sent; gives its id, which on Ray the ledger may choose only here.
+        """Commit that a request is about to be sent: unless that is done, it must not be.
 
-        Raises:
-            JournalError: It could not be committed: the request must not be sent.
+        Gives its id, which on Ray the ledger may choose only here.
         """
         now = time.time()
         await self.writer.do(INTENT, lambda database: self._write_intent(database, intent, now))
@@ -250,11 +233,7 @@ class Journal:
         await self.writer.do("ending", lambda database: self._write_ending(database, ending, now))
 
     async def record_refusal(self, item: str, position: int, verb: str, failure: str) -> bool:
-        """Commit that an entry cannot be used, so that nothing was ever sent for it.
-
-        Returns:
-            Whether an entry at another place has that id: then nothing was written.
-        """
+        """Commit that an entry cannot be used, unless an entry at another place has that id: ``True``, and nothing is written."""
         values = {"id": item, "position": position, "verb": verb, "failure": failure, "now": time.time()}
 
         def work(database: sqlite3.Connection) -> bool:
@@ -272,18 +251,10 @@ class Journal:
         url: str | None = None,
         video_id: str | None = None,
     ) -> bool:
-        """Commit what became of an item that may have been billed.
+        """Commit what became of an item that may have been billed; ``False``: it was not in doubt and held no such money.
 
-        Args:
-            item: Its id.
-            settlement: ``not_bought``: it is sent again; ``send_again``: a second charge is accepted; ``bought``: it is
-                done where its video is named, else paid and lost.
-            cost: US dollars that it was billed with; ``None``: what may have been billed.
-            url: Of its video.
-            video_id: Of its video.
-
-        Returns:
-            Whether it was in doubt, or held such money.
+        ``not_bought``: it is sent again. ``send_again``: it is, and a second charge is accepted. ``bought``: it is done
+        where its video is named, else paid and lost; ``cost`` is then what was billed, by default what may have been.
         """
         statement = {"not_bought": _NOT_BOUGHT, "send_again": _SEND_AGAIN, "bought": _LOST}[settlement]
         values: dict[str, object] = {"id": item, "cost": cost, "failure": _LOST_NOTE % SETTLED, "now": time.time()}

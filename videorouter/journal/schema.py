@@ -89,11 +89,7 @@ def create_file(path: Path) -> None:
 
 
 def open_writable(path: Path) -> sqlite3.Connection:
-    """Open, check and migrate a journal for its one writer.
-
-    Raises:
-        JournalError: The file is no journal, is of a newer version, or cannot be written.
-    """
+    """Open, check and migrate a journal for its one writer."""
     try:
         create_file(path)
         database = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=5.0)
@@ -119,11 +115,7 @@ def open_writable(path: Path) -> sqlite3.Connection:
 
 
 def open_readable(path: Path) -> sqlite3.Connection:
-    """Open a journal to read it, also while a batch is writing.
-
-    Raises:
-        JournalError: There is none, or it is no journal.
-    """
+    """Open a journal to read it, also while a batch is writing."""
     if not path.is_file():
         raise JournalError(f"There is no journal at {path}. Check the path, or run the batch first.", path=str(path))
     try:

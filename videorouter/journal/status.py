@@ -77,11 +77,7 @@ class JournalStatus(msgspec.Struct, frozen=True, kw_only=True):
 
 @contextmanager
 def open_reader(path: Path) -> Iterator[sqlite3.Connection]:
-    """A journal, open for reading.
-
-    Raises:
-        JournalError: There is none, or it cannot be read.
-    """
+    """A journal, open for reading."""
     database = open_readable(path)
     try:
         yield database
@@ -92,11 +88,7 @@ def open_reader(path: Path) -> Iterator[sqlite3.Connection]:
 
 
 def read_status(path: Path) -> JournalStatus:
-    """Counts and money of a journal.
-
-    Raises:
-        JournalError: There is none, or it cannot be read.
-    """
+    """Counts and money of a journal."""
     running = is_locked(path)
     with open_reader(path) as database:
         rows = database.execute(_BY_STATE, (SETTLED,)).fetchall()
@@ -136,16 +128,7 @@ def read_status(path: Path) -> JournalStatus:
 def read_rows(
     path: Path, states: tuple[str, ...] = (), *, doubtful: bool = False
 ) -> Iterator[tuple[ItemRow, tuple[str, ...]]]:
-    """Rows of a journal in the order of the input, each with its saved files, absolute or as the user would open them.
-
-    Args:
-        path: The journal.
-        states: Only these; none means all.
-        doubtful: Only what may have been billed, nobody knows, in whatever state.
-
-    Raises:
-        JournalError: There is none, or it cannot be read.
-    """
+    """Rows in the order of the input, with their saved files; ``doubtful``: what may have been billed, whatever its state."""
     running = is_locked(path)
     states = ("in_doubt",) if doubtful else states
     wanted = set(states)

@@ -43,10 +43,8 @@ class RefusedChangeError(JournalError):
 class Writer:
     """The writer of one journal. ``do`` may be awaited from one loop by many at once.
 
-    Args:
-        path: The database.
-        fault: Called in the writer's thread with the name of each step before it happens (and ``committed`` after a
-            commit); what it raises fails that step. For tests.
+    For tests, ``fault`` is called in the writer's thread with the name of each step before it happens, and with
+    ``committed`` after a commit; what it raises fails that step.
     """
 
     def __init__(self, path: str | os.PathLike[str], *, fault: Callable[[str], None] | None = None) -> None:
@@ -68,12 +66,7 @@ class Writer:
         self._alone = True
 
     async def open(self, recover: Callable[[sqlite3.Connection], None]) -> None:
-        """Lock and open the file, make it where there is none, and commit what ``recover`` does.
-
-        Raises:
-            JournalBusyError: Another process, or another batch, writes it.
-            JournalError: It cannot be written, or the file is something else.
-        """
+        """Lock and open the file, make it where there is none, and commit what ``recover`` does."""
         self._loop = asyncio.get_running_loop()
         async with Owned(self._release) as owned:
             database = await owned.run(self._open, recover)
@@ -81,18 +74,7 @@ class Writer:
         self._thread.start()
 
     async def do(self, step: str, work: Callable[[sqlite3.Connection], T]) -> T:
-        """Have work done inside the next commit.
-
-        Args:
-            step: Its name.
-            work: Called with the database in the writer's thread, inside the transaction.
-
-        Returns:
-            What it gave, once that is committed.
-
-        Raises:
-            JournalError: It could not be done or committed.
-        """
+        """Have work done in the writer's thread, inside the next transaction; gives its result once that is committed."""
         if self._closed is not None or self._loop is None:
             raise JournalError(f"The journal {self.path} is closed.", path=str(self.path))
         future = _UncancellableFuture(loop=self._loop)

@@ -94,13 +94,7 @@ class OriginPool:
 
 
 class Connection:
-    """A connected TCP socket and the exchange that it carries.
-
-    Args:
-        sock: A connected, non-blocking socket; this connection owns it.
-        origin: Where it leads, and where it goes when it is idle.
-        peer: The address at its other end.
-    """
+    """A connected, non-blocking TCP socket, which it owns, and the exchange that it carries."""
 
     __slots__ = (
         "attempt",
@@ -411,11 +405,7 @@ class Connection:
             finish(self.future, response)
 
     def read_piece(self) -> bytes | None:
-        """The next piece of the body; ``b""`` after the last, ``None`` when there is nothing yet.
-
-        Raises:
-            WireError: The body ended early, or is no HTTP.
-        """
+        """The next piece of the body; ``b""`` after the last, ``None`` when there is nothing yet."""
         if self.sock is None:
             raise explain(WireFailure.CLOSED, self.attempt.host)
         parser = self.parser

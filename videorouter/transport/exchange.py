@@ -45,12 +45,7 @@ _BYTES_PER_ITERATION = 2 * 2**20
 
 
 class Exchanger:
-    """Carries requests over connections of our own.
-
-    Args:
-        ssl_context: Decides about trust; ``None`` is the process's shared one.
-        connect_timeout: Seconds for name, TCP and TLS together, counted from when the connect really starts.
-    """
+    """Carries requests over connections of our own. ``connect_timeout`` counts from when the connect really starts."""
 
     def __init__(self, *, ssl_context: ssl.SSLContext | None = None, connect_timeout: float = 10.0) -> None:
         self.pools: Pools = Pools()
@@ -235,14 +230,7 @@ _quotas: PerLoop[_ReadQuota] = PerLoop(_ReadQuota)
 
 
 class BodyStream:
-    """The ``ResponseStream`` over a connection of our own.
-
-    Args:
-        connection: Carries the body; its head is in.
-        head: Status and header fields.
-        deadline: The loop's time at which the transfer ends with ``WireFailure.DEADLINE``.
-        stall: Seconds without a byte after which it ends with ``WireFailure.STALLED``.
-    """
+    """The ``ResponseStream`` over a connection of our own, whose head is in; ``stall``: seconds without a byte."""
 
     def __init__(self, connection: Connection, head: Response, *, deadline: float, stall: float) -> None:
         self.status: int = head.status

@@ -144,16 +144,7 @@ def _check_client(client: object) -> None:
 
 
 class HttpxSender:
-    """A ``Sender`` over any ``httpx.AsyncClient``.
-
-    Args:
-        client: The client to send through. It is never closed here.
-        connect_timeout: Seconds for TCP and TLS, counted by the client's transport.
-        rest_timeout: Seconds for the rest of a response once its head is in.
-
-    Raises:
-        ConfigurationError: ``client`` is something else.
-    """
+    """A ``Sender`` over any ``httpx.AsyncClient``, which is never closed here."""
 
     def __init__(
         self, client: httpx.AsyncClient, *, connect_timeout: float = 10.0, rest_timeout: float = _REST_TIMEOUT
