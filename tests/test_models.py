@@ -72,3 +72,41 @@ def test_an_items_error_stands_beside_it():
 def test_a_saved_item_has_a_path():
     assert BatchItem(index=0, id="a", state="done", files=("clips/a.mp4",)).path.name == "a.mp4"
     assert BatchItem(index=0, id="a", state="done").path is None
+
+
+# A task is stored and waited for whole.
+
+
+@pytest.mark.parametrize(
+    "task",
+    [
+        Task(id="t-1", model="veo", poll_url="https://elsewhere.example/v1/videos/tasks/t-1", idempotency_key="k"),
+        Task(id=None, result=VideoResult(videos=(Video(url="https://cdn.example/v.mp4", video_id="v"),), cost=0.5)),
+        Task(
+            id=None, result=VideoResult(videos=(Video().with_extras(data_=b"\0film"), Video(url="https://a.example/")))
+        ),
+    ],
+    ids=["accepted", "held", "inline"],
+)
+def test_a_stored_task_comes_back_whole(task):
+    again = Task.from_dict(json.loads(json.dumps(task.to_dict())))
+    assert again == task
+    if task.result is not None:
+        assert [video.data for video in again.result.videos] == [video.data for video in task.result.videos]
+
+
+@pytest.mark.parametrize(
+    "stored",
+    [
+        {},
+        {"id": 7},
+        [],
+        None,
+        {"id": None, "result": {"videos": [{"data": "no base64!"}]}},
+        {"id": None, "result": {"videos": [7]}},
+        {"id": None, "result": 7},
+    ],
+)
+def test_what_is_no_stored_task_is_refused(stored):
+    with pytest.raises(ValueError, match="no stored task"):
+        Task.from_dict(stored)

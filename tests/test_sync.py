@@ -6,12 +6,14 @@ import asyncio
 import inspect
 import math
 import os
+import random
 import signal
 import subprocess
 import sys
 import textwrap
 import threading
-from concurrent.futures import ThreadPoolExecutor
+import time
+from concurrent.futures import Future, ThreadPoolExecutor
 
 import pytest
 import trio
@@ -192,6 +194,74 @@ def test_ctrl_c_stops_the_paid_call_and_records_the_doubt(holding):
         assert [record.idempotency_key for record in router.in_doubt] == ["mine"]
         holding.wait_until(lambda sandbox: sandbox.held == 0)
         assert router.balance().account_name == "sandbox"
+
+
+class InterruptedLate(Future):
+    """A result that Ctrl-C snatches away when it has come."""
+
+    snatched = False
+
+    def result(self, timeout=None):
+        value = super().result(timeout)
+        if not self.snatched:
+            self.snatched = True
+            raise KeyboardInterrupt
+        return value
+
+
+@pytest.mark.parametrize("verb", ["generate", "submit", "edit", "submit_edit"])
+@pytest.mark.parametrize("mode", ["held", "task"])
+def test_what_ctrl_c_snatches_away_stays_reachable(verb, mode, monkeypatch):
+    told = threading.Event()
+    with ThreadedSandbox(Sandbox(mode=mode)) as box:
+        with VideoRouter("k-1", base_url=box.base_url, model="sora-2", on_in_doubt=lambda _: told.set()) as router:
+            first = router.generate("otter")
+            args = (first,) if "edit" in verb else ()
+            monkeypatch.setattr("videorouter.portal.Future", InterruptedLate)
+            with pytest.raises(KeyboardInterrupt):
+                getattr(router, verb)(*args, "snow", idempotency_key="mine")
+            monkeypatch.undo()
+            (record,) = router.in_doubt
+            assert record.idempotency_key == "mine"
+            assert record.verb == ("edit" if "edit" in verb else "generate")
+            assert router.wait(record.task).videos
+            assert told.wait(5)
+
+
+def test_the_video_of_an_item_that_ctrl_c_snatches_away_stays_reachable(router, monkeypatch):
+    router.generate("warm")
+    items = iter(router.generate_many(["otter"]))
+    monkeypatch.setattr("videorouter.portal.Future", InterruptedLate)
+    with pytest.raises(KeyboardInterrupt):
+        next(items)
+    monkeypatch.undo()
+    assert [record.result is not None for record in router.in_doubt] == [True]
+
+
+@pytest.mark.slow
+def test_ctrl_c_at_any_moment_loses_nothing_that_was_charged():
+    dice = random.Random(11)
+    with (
+        ThreadedSandbox(Sandbox(latency=0.02)) as box,
+        VideoRouter("k-1", base_url=box.base_url, model=MODEL) as router,
+    ):
+        router.generate("warm", idempotency_key="warm")
+        got = {"warm"}
+        for number in range(60):
+            key = f"key-{number}"
+            timer = threading.Timer(
+                0.018 + dice.random() * 0.02, signal.pthread_kill, (threading.main_thread().ident, signal.SIGINT)
+            )
+            try:
+                timer.start()
+                router.generate(key, idempotency_key=key)
+                got.add(key)
+                timer.join()
+                time.sleep(0.001)  # the signal comes here
+            except KeyboardInterrupt:
+                timer.join()
+        kept = {record.idempotency_key for record in router.in_doubt}
+        assert set(box.charges()) <= got | kept
 
 
 def test_a_script_that_forgets_to_close_ends_by_itself(box):

@@ -237,8 +237,8 @@ class AsyncVideoRouter(BatchVerbs, DownloadVerbs):
             DeadlineExceededError: The deadline passed before anything was sent.
             OutcomeUnknownError: It may have been billed; it is never re-sent silently.
             TaskFailedError: The gateway says that the job failed.
-            TaskPollError: The job is accepted and cannot be looked at; collect it with ``wait(error.task_id)``.
-            TaskTimeoutError: The job is accepted and still running; collect it with ``wait(error.task_id)``.
+            TaskPollError: The job is accepted and cannot be looked at; collect it with ``wait(error.task)``.
+            TaskTimeoutError: The job is accepted and still running; collect it with ``wait(error.task)``.
         """
         raise NotImplementedError
 

@@ -32,7 +32,10 @@ This file never performs I/O and never formats a secret: callers hand it text th
 from __future__ import annotations
 
 import enum
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
+
+if TYPE_CHECKING:
+    from videorouter.models import Task
 
 
 class Phase(enum.StrEnum):
@@ -64,7 +67,8 @@ class VideoRouterError(Exception):
         param: The request field that the gateway complains of.
         request_id: The gateway's id of the request, for its support.
         cf_ray: Cloudflare's id of the request.
-        task_id: The id of an accepted task. ``router.wait(task_id)`` collects it without paying again.
+        task_id: The id of an accepted task. ``router.wait(error.task)`` collects it without paying again.
+        poll_url: Where the state of that task is read.
         model: The model that was asked for.
         retry_after: Seconds that the gateway asked to wait.
         idempotency_key: The key that was sent with every attempt.
@@ -88,6 +92,7 @@ class VideoRouterError(Exception):
         "request_id",
         "cf_ray",
         "task_id",
+        "poll_url",
         "model",
         "retry_after",
         "idempotency_key",
@@ -110,6 +115,7 @@ class VideoRouterError(Exception):
     request_id: str | None = None
     cf_ray: str | None = None
     task_id: str | None = None
+    poll_url: str | None = None
     model: str | None = None
     retry_after: float | None = None
     idempotency_key: str | None = None
@@ -138,6 +144,21 @@ class VideoRouterError(Exception):
     def facts(self) -> dict[str, Any]:
         """The facts that differ from their defaults, by name."""
         return {name: self.__dict__[name] for name in self.FACTS if name in self.__dict__}
+
+    @property
+    def task(self) -> Task | None:
+        """The accepted task that it speaks of, whole: ``router.wait(error.task)`` collects it, on the host that has it."""
+        from videorouter.models import Task  # noqa: PLC0415  an error is loaded without it
+
+        if self.task_id is None:
+            return None
+        return Task(
+            id=self.task_id,
+            model=self.model,
+            request_id=self.request_id,
+            idempotency_key=self.idempotency_key,
+            poll_url=self.poll_url,
+        )
 
     def add(self, **facts: Any) -> None:
         """Fill in facts that are known later; one that is already there stays."""

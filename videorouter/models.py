@@ -7,6 +7,7 @@ travels with pickling and copying. This file never performs I/O.
 
 from __future__ import annotations
 
+import base64
 import html
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Literal, Self
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Literal, Self
 import msgspec
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from videorouter.errors import VideoRouterError
 
@@ -190,7 +191,9 @@ class TaskStatus(Record, frozen=True, kw_only=True):
 
 
 class Task(Record, frozen=True, kw_only=True):
-    """An accepted job. ``router.wait(task)`` collects it; ``router.wait(task.id)`` does so in another process.
+    """An accepted job, whole: ``router.wait(task)`` collects it.
+
+    ``to_dict`` stores it with its result or where it runs; ``wait(Task.from_dict(stored))`` collects it in another process.
 
     Attributes:
         id: Opaque; ``None`` when the gateway held the request and the result is already here.
@@ -199,7 +202,7 @@ class Task(Record, frozen=True, kw_only=True):
         status: The gateway's own word for its state at acceptance.
         request_id: The gateway's id of the request.
         idempotency_key: The key that was sent with the request.
-        poll_url: Where the gateway says that the state can be read. Followed only to the client's own origins.
+        poll_url: Where its state is read, on the host that accepted it. Followed only to the client's own origins.
     """
 
     id: str | None
@@ -215,6 +218,39 @@ class Task(Record, frozen=True, kw_only=True):
         """Whether the result is already here."""
         return self.result is not None
 
+    def to_dict(self) -> dict[str, Any]:
+        """The fields as plain Python values, ready for any JSON encoder, with the bytes of inline videos in base64."""
+        plain = super().to_dict()
+        videos = self.result.videos if self.result is not None else ()
+        for number, video in enumerate(videos):
+            if video.data is not None:
+                plain["result"]["videos"][number]["data"] = base64.b64encode(video.data).decode()
+        return plain
+
+    @classmethod
+    def from_dict(cls, stored: Mapping[str, Any]) -> Task:
+        """The task that ``to_dict`` gave, for ``wait``.
+
+        Args:
+            stored: What ``to_dict`` returned, perhaps by way of JSON.
+
+        Returns:
+            The task, equal to the one that was stored.
+
+        Raises:
+            ValueError: It is nothing of the kind.
+        """
+        try:
+            task = msgspec.convert(stored, cls)
+            videos = (stored.get("result") or {}).get("videos", ())
+            for video, plain in zip(task.result.videos if task.result is not None else (), videos, strict=True):
+                if "data" in plain:
+                    video.with_extras(data_=base64.b64decode(plain["data"], validate=True))
+        except (msgspec.MsgspecError, ValueError, TypeError, AttributeError) as error:
+            msg = f"This is no stored task ({error}). Task.from_dict takes what task.to_dict() gave."
+            raise ValueError(msg) from error
+        return task
+
 
 class InDoubt(Record, frozen=True, kw_only=True):
     """A request that may have been accepted and billed and whose answer nobody has.
@@ -225,9 +261,10 @@ class InDoubt(Record, frozen=True, kw_only=True):
         verb: ``generate`` or ``edit``.
         phase: How far it got.
         request_id: The gateway's id, when an answer's head came in.
-        task_id: The task, when the answer was caught after all: then ``router.wait(task_id)`` collects it.
+        task_id: The task, when the answer was caught after all: then ``router.wait(record.task)`` collects it.
         at: Unix time in seconds when it was given up.
         reason: Why, as text.
+        poll_url: Where the task's state is read, when it is known.
     """
 
     idempotency_key: str
@@ -238,12 +275,27 @@ class InDoubt(Record, frozen=True, kw_only=True):
     task_id: str | None = None
     at: float | None = None
     reason: str | None = None
+    poll_url: str | None = None
 
     @property
     def result(self) -> VideoResult | None:
         """The finished result, when the answer came in after the call had been cancelled."""
         result: VideoResult | None = self.__dict__.get("result_")
         return result
+
+    @property
+    def task(self) -> Task | None:
+        """What ``router.wait`` collects, when the task or the result is known."""
+        if self.task_id is None and self.result is None:
+            return None
+        return Task(
+            id=self.task_id,
+            model=self.model,
+            result=self.result,
+            request_id=self.request_id,
+            idempotency_key=self.idempotency_key,
+            poll_url=self.poll_url,
+        )
 
 
 class Failure(Record, frozen=True, kw_only=True):

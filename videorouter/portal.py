@@ -209,8 +209,11 @@ class Portal(Generic[C]):
         """Another client, made from this one, on the same loop."""
         return Portal(lambda: change(self.client), loop=self._loop)
 
-    def call(self, work: Callable[[C], Awaitable[T]]) -> T:
+    def call(self, work: Callable[[C], Awaitable[T]], *, keep: Callable[[C, T], Work[None]] | None = None) -> T:
         """Do ``work`` with the client on the loop, and wait for its result.
+
+        ``keep`` takes a result that came and could not be handed over, since Ctrl-C was quicker: in any thread, and what
+        it gives is done on the loop.
 
         Raises:
             ClientClosedError: The portal is closed, or was closed meanwhile.
@@ -218,7 +221,13 @@ class Portal(Generic[C]):
         """
         client = self.client
         thread = self._loop.start(client.aclose)
-        return thread.wait_for(BlockingCall(lambda: work(client)), thread.spawn_call)
+        call = BlockingCall(lambda: work(client))
+        try:
+            return thread.wait_for(call, thread.spawn_call)
+        except BaseException:
+            if keep is not None:
+                call.result.add_done_callback(partial(_keep_undelivered, thread, partial(keep, client)))
+            raise
 
     def clean_up(self, work: Callable[[C], Awaitable[object]]) -> None:
         """Do the last ``work`` of something; nothing where the client is closed already.
@@ -255,6 +264,11 @@ class Portal(Generic[C]):
     def close(self) -> None:
         """Close the client, end the loop, and wait for its thread. Idempotent."""
         self._loop.close(self.client.aclose)
+
+
+def _keep_undelivered(thread: _LoopThread, keep: Callable[[T], Work[None]], result: Future[T]) -> None:
+    if not result.cancelled() and result.exception() is None:
+        thread.schedule(thread.spawn, keep(result.result()))
 
 
 def _iterate(task: PortalTask, items: AsyncIterator[T]) -> Iterator[T]:

@@ -16,7 +16,7 @@ from videorouter.portal import Portal
 from videorouter.signatures import dress
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator
+    from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Iterator
     from contextlib import AbstractAsyncContextManager, AbstractContextManager
 
     import httpx
@@ -42,6 +42,7 @@ if TYPE_CHECKING:
 
 P = ParamSpec("P")
 R = TypeVar("R")
+Bought = TypeVar("Bought", bound="VideoResult | Task")
 
 
 def _waits_for(
@@ -52,6 +53,24 @@ def _waits_for(
     def lend(stub: Callable[[VideoRouter], R]) -> Callable[Concatenate[VideoRouter, P], R]:
         def call(self: VideoRouter, /, *args: P.args, **kwargs: P.kwargs) -> R:
             return self._portal.call(lambda client: verb(client, *args, **kwargs))
+
+        return _dress(call, stub, verb)
+
+    return lend
+
+
+def _buys(
+    verb: Callable[Concatenate[AsyncVideoRouter, P], Coroutine[Any, Any, Bought]],
+) -> Callable[[Callable[[VideoRouter], Bought]], Callable[Concatenate[VideoRouter, P], Bought]]:
+    """As ``_waits_for``, for a verb that pays: what Ctrl-C keeps from its caller stands in ``in_doubt``."""
+    name = "edit" if "edit" in verb.__name__ else "generate"
+
+    def keep(client: AsyncVideoRouter, answer: Bought) -> Callable[[], Awaitable[None]]:
+        return client._caller.record_undelivered(answer, name)  # noqa: SLF001  no user calls that
+
+    def lend(stub: Callable[[VideoRouter], Bought]) -> Callable[Concatenate[VideoRouter, P], Bought]:
+        def call(self: VideoRouter, /, *args: P.args, **kwargs: P.kwargs) -> Bought:
+            return self._portal.call(lambda client: verb(client, *args, **kwargs), keep=keep)
 
         return _dress(call, stub, verb)
 
@@ -129,6 +148,17 @@ def _makes(
     return lend
 
 
+async def _do_nothing() -> None:
+    pass
+
+
+def _keep_item(client: AsyncVideoRouter, item: BatchItem) -> Callable[[], Awaitable[None]]:
+    """The video of an item that Ctrl-C keeps from the loop over a batch stays reachable."""
+    if item.result is None:
+        return _do_nothing
+    return client._caller.record_undelivered(item.result, "generate")  # noqa: SLF001  no user calls that
+
+
 class SyncBatch:
     """A batch that runs while it is iterated: ``for item in batch``.
 
@@ -166,7 +196,7 @@ class SyncBatch:
         try:
             while True:
                 try:
-                    item = self._portal.call(lambda _: self._batch.__anext__())
+                    item = self._portal.call(lambda _: self._batch.__anext__(), keep=_keep_item)
                 except StopAsyncIteration:
                     return
                 yield item
@@ -200,22 +230,22 @@ class VideoRouter:
     def __init__(self, make: Callable[[], AsyncVideoRouter]) -> None:
         self._portal = Portal(make)
 
-    @_waits_for(AsyncVideoRouter.generate)
+    @_buys(AsyncVideoRouter.generate)
     def generate(self) -> VideoResult:
         """As ``AsyncVideoRouter.generate``."""
         raise NotImplementedError
 
-    @_waits_for(AsyncVideoRouter.edit)
+    @_buys(AsyncVideoRouter.edit)
     def edit(self) -> VideoResult:
         """As ``AsyncVideoRouter.edit``."""
         raise NotImplementedError
 
-    @_waits_for(AsyncVideoRouter.submit)
+    @_buys(AsyncVideoRouter.submit)
     def submit(self) -> Task:
         """As ``AsyncVideoRouter.submit``."""
         raise NotImplementedError
 
-    @_waits_for(AsyncVideoRouter.submit_edit)
+    @_buys(AsyncVideoRouter.submit_edit)
     def submit_edit(self) -> Task:
         """As ``AsyncVideoRouter.submit_edit``."""
         raise NotImplementedError

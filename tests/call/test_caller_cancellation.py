@@ -171,3 +171,28 @@ async def test_what_a_call_has_brought_is_kept_when_it_is_cancelled_while_its_ho
         (record,) = router.in_doubt
         assert record.result.url
         assert record.phase == Phase.COMPLETE
+
+
+@pytest.mark.parametrize("moment", ["TaskAccepted", "AttemptFinished", "CallFinished"])
+@pytest.mark.parametrize("verb", ["generate", "submit", "submit_edit"])
+async def test_an_accepted_task_is_kept_wherever_its_call_is_cancelled(verb, moment):
+    told = asyncio.Event()
+
+    async def hook(event):
+        if type(event).__name__ == moment:
+            told.set()
+            await asyncio.Event().wait()
+
+    done = answer(200, {"data": {"status": "completed", "outputs": ["https://cdn.example/v.mp4"]}})
+    async with calling(task_accepted("t-9"), done, on_event=hook) as (gateway, router):
+        args = ("video_1", "snow") if "edit" in verb else ("otter",)
+        call = asyncio.create_task(getattr(router, verb)(*args, model="veo", timeout=20))
+        await told.wait()
+        call.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await call
+        (record,) = router.in_doubt
+        assert record.task_id == "t-9"
+        assert record.verb == ("edit" if "edit" in verb else "generate")
+        gateway.steps = [done]
+        assert (await router.with_options(on_event=None).wait(record.task)).url == "https://cdn.example/v.mp4"

@@ -6,17 +6,19 @@ import asyncio
 import collections
 import contextlib
 import json
+import pickle
 import random
 import time
 
 import anyio
 import pytest
-from servers import Gateway, answer, lose, raw, task_accepted, until, write_answer
+from servers import Gateway, answer, find_dead_port, lose, raw, task_accepted, until, write_answer
 
 from videorouter import (
     AsyncVideoRouter,
     ContentPolicyError,
     NotFoundError,
+    OutcomeUnknownError,
     Task,
     TaskFailedError,
     TaskPollError,
@@ -331,3 +333,77 @@ def test_a_call_runs_under_trio(tmp_path):
     assert trio.run(main).task_id == "t-1"
     thread.join(10)
     assert place["posts"] == 2
+
+
+# Another host than the first has accepted the task.
+
+
+@contextlib.asynccontextmanager
+async def failing_over(*steps, alive=False, **options):
+    """A client whose first host is dead, or knows no task, and whose second one is a scripted gateway."""
+    async with Gateway(answer(404)) as first, Gateway(*steps) as second:
+        base = first.url if alive else f"http://127.0.0.1:{find_dead_port()}/v1"
+        async with AsyncVideoRouter(KEY, base_url=base, failover_urls=[second.url], **options) as router:
+            yield router, second
+
+
+async def test_an_error_leads_to_the_host_that_has_the_task():
+    async with failing_over(task_accepted(), RUNNING) as (router, second):
+        with pytest.raises(TaskTimeoutError) as caught:
+            await router.generate("otter", model="veo", timeout=1)
+        error = caught.value
+        assert error.task.poll_url == f"{second.url}/videos/tasks/t-1"
+        assert "router.wait(error.task)" in error.message
+        assert f"--base-url {second.url}" in error.message
+        second.steps = [DONE]
+        assert (await router.wait(error.task)).url
+        assert pickle.loads(pickle.dumps(error)).task == error.task
+
+
+async def test_a_submitted_task_is_waited_for_in_another_process_by_what_it_stores():
+    async with failing_over(task_accepted(), DONE) as (router, second):
+        stored = json.dumps((await router.submit("otter", model="veo")).to_dict())
+        another = router.with_options(failover_urls=(), base_url=second.url)
+        assert (await another.wait(Task.from_dict(json.loads(stored)))).url
+        assert (await router.wait(Task.from_dict(json.loads(stored)))).url
+
+
+async def test_a_cut_answer_that_names_its_task_leads_there_too():
+    piece = b'HTTP/1.1 200 OK\r\nContent-Length: 500\r\n\r\n{"code":200,"data":{"task_id":"cgt-77","object":"vid'
+    async with failing_over(raw(piece, then="reset"), DONE) as (router, second):
+        with pytest.raises(OutcomeUnknownError) as caught:
+            await router.generate("otter", model="veo", timeout=5)
+        assert caught.value.task.poll_url == f"{second.url}/videos/tasks/cgt-77"
+        (record,) = router.in_doubt
+        assert (await router.wait(record.task)).url
+        assert (await router.wait(caught.value.task)).url
+
+
+async def test_an_address_that_cannot_be_followed_is_built_on_the_host_that_accepted():
+    accepted = task_accepted(urls={"query": "https://stranger.example/videos/tasks/t-1"})
+    async with failing_over(accepted, DONE) as (router, second):
+        assert (await router.generate("otter", model="veo", timeout=10)).url
+        assert [get.path for get in second.gets] == ["/v1/videos/tasks/t-1"]
+
+
+@pytest.mark.parametrize("alive", [True, False], ids=["that knows it not", "that is dead"])
+async def test_an_id_alone_is_looked_for_on_each_host_after_one(alive):
+    async with failing_over(DONE, alive=alive) as (router, _):
+        assert (await router.wait("t-1", timeout=20)).url
+        assert (await router.task("t-1")).done
+
+
+async def test_an_id_that_no_host_knows_is_given_up_as_ever(monkeypatch):
+    monkeypatch.setattr(retry, "NEW_TASK", 0.2)
+    async with failing_over(answer(404), alive=True) as (router, _):
+        with pytest.raises(TaskPollError) as caught:
+            await router.wait("t-1", timeout=20)
+        assert caught.value.status == 404
+
+
+async def test_a_host_that_is_down_for_a_while_keeps_its_task(monkeypatch):
+    """The other host's 404 says nothing of a task that may be on the one that cannot be asked."""
+    monkeypatch.setattr(retry, "NEW_TASK", 0.0)
+    async with failing_over(answer(404)) as (router, _):
+        with pytest.raises(TaskTimeoutError):
+            await router.wait("t-1", timeout=1)

@@ -12,6 +12,7 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 from urllib.parse import quote
 
@@ -27,7 +28,7 @@ from videorouter.call.failures import (
     keep_evidence,
 )
 from videorouter.call.headers import HeaderBuilder
-from videorouter.call.in_doubt import call_hooks, call_hooks_while_cancelled
+from videorouter.call.in_doubt import call_hooks, call_hooks_while_cancelled, describe_undelivered
 from videorouter.call.limiter import Slot
 from videorouter.call.retry import TABLE, GiveUp, History, Outcome, RequestKind, RetryAfter, decide
 from videorouter.events import OutcomeInDoubt
@@ -35,6 +36,8 @@ from videorouter.http import Attempt, Request, Response, WireError, origin_of
 from videorouter.models import Record, VideoResult
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable
+
     from videorouter.call.limiter import ClientLimit
     from videorouter.call.retry import Decision
     from videorouter.call.state import Shared
@@ -42,7 +45,7 @@ if TYPE_CHECKING:
     from videorouter.errors import VideoRouterError
     from videorouter.events import Event, EventHook, InDoubtHook
     from videorouter.http import Origin, ResponseStream
-    from videorouter.models import InDoubt, Video
+    from videorouter.models import InDoubt, Task, Video
 
 Answer = TypeVar("Answer")
 Kept = TypeVar("Kept", bound=Record)
@@ -333,15 +336,15 @@ class Caller:
             shared.check_taking()
         return Slot(self.limit.find_queue(self.origins[0], model, adaptive=self.settings.adaptive, sends=sends))
 
-    def task_url(self, task_id: str, poll_url: str | None = None) -> str:
-        """Where a task's state is read: the gateway's own address on a known origin, else the documented path."""
+    def task_url(self, task_id: str, poll_url: str | None = None, *, host: int = 0) -> str:
+        """Where a task's state is read: the gateway's own address on a known origin, else the documented path of a host."""
         if poll_url is not None and poll_url.startswith(("https://", "http://")):
             try:
                 if origin_of(poll_url) in self.settings.origins:
                     return poll_url
             except ValueError:
                 pass
-        return f"{self.settings.base_url}/videos/tasks/{quote(task_id, safe='')}"
+        return f"{self.bases[host]}/videos/tasks/{quote(task_id, safe='')}"
 
     def scrub(self, record: Kept, response: Response) -> Kept:
         """What an answer brought, without what the gateway echoed of the key."""
@@ -385,9 +388,17 @@ class Caller:
     async def record_in_doubt(self, record: InDoubt, ending: BaseException | None = None) -> None:
         """Keep a record and call the hooks; when ``ending`` cancels the call, they have a second, or are not called."""
         self.shared.in_doubt_log.add(record)
-        event = OutcomeInDoubt(call_id=record.idempotency_key, record=record)
-        hooks = (self.on_event, event), (self.on_in_doubt, record)
         if ending is None:
-            await call_hooks(hooks)
+            await call_hooks(self._find_hooks(record))
         elif not isinstance(ending, GeneratorExit | KeyboardInterrupt | SystemExit):  # nothing may be awaited any more
-            await call_hooks_while_cancelled(hooks)
+            await call_hooks_while_cancelled(self._find_hooks(record))
+
+    def record_undelivered(self, answer: VideoResult | Task, verb: str) -> Callable[[], Awaitable[None]]:
+        """Keep what came and nobody got, at once and in any thread; what this gives calls the hooks, on the loop."""
+        record = describe_undelivered(answer, verb)
+        self.shared.in_doubt_log.add(record)
+        return partial(call_hooks, self._find_hooks(record))
+
+    def _find_hooks(self, record: InDoubt) -> tuple[tuple[Callable[..., object] | None, object], ...]:
+        event = OutcomeInDoubt(call_id=record.idempotency_key, record=record)
+        return (self.on_event, event), (self.on_in_doubt, record)

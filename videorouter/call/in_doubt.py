@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING, Any
 
 import anyio
 
+from videorouter.errors import Phase
 from videorouter.models import InDoubt, Task, VideoResult
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from videorouter.call.requests import Submission
-    from videorouter.errors import Phase
 
 log: logging.Logger = logging.getLogger("videorouter")
 
@@ -55,6 +55,7 @@ def describe_doubt(
     caught: VideoResult | Task | None = None,
     request_id: str | None = None,
     task_id: str | None = None,
+    poll_url: str | None = None,
 ) -> InDoubt:
     """The record of one request.
 
@@ -65,10 +66,12 @@ def describe_doubt(
         caught: An answer that came after the call had been given up: its result or task stays reachable.
         request_id: The gateway's id, when an answer's head came in.
         task_id: The task, when it is known.
+        poll_url: Where its state is read.
     """
     if caught is not None:
         request_id = request_id or caught.request_id
         task_id = task_id or (caught.id if isinstance(caught, Task) else caught.task_id)
+        poll_url = poll_url or (caught.poll_url if isinstance(caught, Task) else None)
     record = InDoubt(
         idempotency_key=submission.idempotency_key,
         model=submission.model,
@@ -78,7 +81,28 @@ def describe_doubt(
         task_id=task_id,
         at=time.time(),
         reason=reason,
+        poll_url=poll_url,
     )
+    return _with_result(record, caught)
+
+
+def describe_undelivered(answer: VideoResult | Task, verb: str) -> InDoubt:
+    """The record of an answer that came whole and that nobody got: Ctrl-C was quicker."""
+    record = InDoubt(
+        idempotency_key=answer.idempotency_key or "",
+        model=answer.model,
+        verb=verb,
+        phase=Phase.COMPLETE,
+        request_id=answer.request_id,
+        task_id=answer.id if isinstance(answer, Task) else answer.task_id,
+        at=time.time(),
+        reason="the call was interrupted when its answer had come; it is kept here",
+        poll_url=answer.poll_url if isinstance(answer, Task) else None,
+    )
+    return _with_result(record, answer)
+
+
+def _with_result(record: InDoubt, caught: VideoResult | Task | None) -> InDoubt:
     result = caught.result if isinstance(caught, Task) else caught
     return record if result is None else record.with_extras(result_=result)
 

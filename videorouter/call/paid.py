@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import time
 from typing import TYPE_CHECKING
-from urllib.parse import quote
 
 from videorouter.call.answers import ErrorAnswer, Unusable, read_post
 from videorouter.call.caller import Call
@@ -128,11 +127,13 @@ class PaidCall(Call[VideoResult | Task], kw_only=True, eq=False):
         return self.accept_result(answer, response) if isinstance(answer, VideoResult | Task) else answer
 
     def accept_result(self, answer: VideoResult | Task, response: Response) -> VideoResult | Task:
-        """What was bought; a task of another host than the first is polled there."""
-        if self.history.failovers and isinstance(answer, Task) and answer.poll_url is None:
-            url = f"{self.caller.bases[self.history.failovers]}/videos/tasks/{quote(answer.id or '', safe='')}"
-            answer = answer.replace(poll_url=url)
+        """What was bought; a task knows the host that accepted it."""
+        if isinstance(answer, Task) and answer.id is not None:
+            answer = answer.replace(poll_url=self._find_poll_url(answer.id, answer.poll_url))
         return self.caller.scrub(answer, response)
+
+    def _find_poll_url(self, task_id: str, poll_url: str | None = None) -> str:
+        return self.caller.task_url(task_id, poll_url, host=self.history.failovers)
 
     async def judge_earlier(
         self, ended: VideoResult | Task | FailedAttempt, attempt: Attempt
@@ -153,7 +154,12 @@ class PaidCall(Call[VideoResult | Task], kw_only=True, eq=False):
 
     async def _record_doubt(self, error: VideoRouterError) -> None:
         record = describe_doubt(
-            self.submission, error.message, phase=error.phase, request_id=error.request_id, task_id=error.task_id
+            self.submission,
+            error.message,
+            phase=error.phase,
+            request_id=error.request_id,
+            task_id=error.task_id,
+            poll_url=error.poll_url,
         )
         await self.caller.record_in_doubt(record)
 
@@ -198,6 +204,8 @@ class PaidCall(Call[VideoResult | Task], kw_only=True, eq=False):
         submission = self.submission
         if self.doubt is not None and not error.in_doubt:
             error = build_error(Raise.DOUBT, self.doubt, self.caller.settings, kind=self.kind, model=submission.model)
+        if error.task_id is not None:
+            error.add(poll_url=self._find_poll_url(error.task_id))
         error.add(
             idempotency_key=submission.idempotency_key,
             model=submission.model,

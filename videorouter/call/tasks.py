@@ -7,9 +7,11 @@ that fails never fails a paid job.
 from __future__ import annotations
 
 import time
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Literal, overload
 
 import anyio
+import msgspec
 
 from videorouter.call.answers import ErrorAnswer, Unusable, read_task
 from videorouter.call.caller import FreeCall
@@ -21,9 +23,11 @@ from videorouter.call.requests import find_request, keep_request
 from videorouter.call.retry import TABLE, Outcome, Raise, RequestKind
 from videorouter.config import NO_DEADLINE
 from videorouter.errors import (
+    APIConnectionError,
     ClientClosedError,
     ConfigurationError,
     ContentPolicyError,
+    NotFoundError,
     Phase,
     TaskFailedError,
     TaskPollError,
@@ -45,6 +49,7 @@ if TYPE_CHECKING:
     Intent = Callable[[], Awaitable[None]]
     Accepted = Callable[[Task], Awaitable[None]]
 
+_ELSEWHERE = frozenset({Outcome.UNREACHED, Outcome.NAME_MISSING, Outcome.MISSING})
 _LAST_POLL = 0.4
 """Seconds after the deadline in which the last poll may begin, and that it may take."""
 _OVERSLEPT = 5.0
@@ -150,6 +155,7 @@ async def _follow(call: PaidCall, task: Task, *, wait: bool) -> VideoResult | Ta
     except VideoRouterError as error:
         error.add(
             task_id=task.id,
+            poll_url=task.poll_url,
             model=submission.model,
             request_id=task.request_id,
             idempotency_key=submission.idempotency_key,
@@ -158,7 +164,7 @@ async def _follow(call: PaidCall, task: Task, *, wait: bool) -> VideoResult | Ta
         raise
     except BaseException as error:
         if call.accepted is None and not isinstance(error, Exception):
-            reason = "the call was cancelled while its task was running; `router.wait(task_id)` collects it"
+            reason = "the call was cancelled while its task was running; `router.wait(record.task)` collects it"
             await caller.record_in_doubt(describe_doubt(submission, reason, caught=task), error)
         raise
 
@@ -232,7 +238,7 @@ async def resume_job(caller: Caller, task: Task, *, timeout: float) -> VideoResu
     try:
         if not slot.try_take() and not await slot.take(deadline):
             caller.check_open()
-            raise _describe_timeout(task, None)
+            raise _describe_timeout(caller, task, None)
         return await wait_for_task(caller, task, deadline=deadline)
     finally:
         slot.release()
@@ -260,10 +266,30 @@ async def look_at_task(caller: Caller, task: Task, *, deadline: float) -> TaskSt
         return _read_status(caller, task, response)
 
     try:
-        return await caller.get(caller.task_url(task.id or "", task.poll_url), deadline=deadline, parse=parse)
+        return await _look(caller, task, deadline=deadline, parse=parse)
     except VideoRouterError as error:
-        error.add(task_id=task.id or "", model=task.model)
+        error.add(task_id=task.id or "", poll_url=task.poll_url, model=task.model)
         raise
+
+
+async def _look(
+    caller: Caller,
+    task: Task,
+    *,
+    deadline: float,
+    parse: Callable[[Response], TaskStatus | ErrorAnswer | Unusable],
+) -> TaskStatus:
+    """Ask the host that has the task; where only the id is known, each of the caller's hosts in turn."""
+    last = _count_hosts(caller, task) - 1
+    for host in range(last):
+        with suppress(NotFoundError, APIConnectionError):
+            return await caller.get(caller.task_url(task.id or "", host=host), deadline=deadline, parse=parse)
+    url = caller.task_url(task.id or "", task.poll_url, host=last)
+    return await caller.get(url, deadline=deadline, parse=parse)
+
+
+def _count_hosts(caller: Caller, task: Task) -> int:
+    return 1 if task.poll_url is not None else len(caller.bases)
 
 
 def _read_status(caller: Caller, task: Task, response: Response) -> TaskStatus | ErrorAnswer | Unusable:
@@ -303,22 +329,39 @@ class Poll(FreeCall[TaskStatus], kw_only=True, eq=False):
         task: The task; its id is enough.
         schedule: When it may be polled.
         word: Its state, as the gateway worded it last.
+        host: Which of the caller's hosts is asked, where only the task's id is known.
+        missing: Hosts that do not know it.
     """
 
     task: Task
     schedule: PollSchedule
     word: str | None = None
+    host: int = 0
+    missing: set[int] = msgspec.field(default_factory=set)
 
     async def send_once(self) -> TaskStatus | FailedAttempt:
         """Poll once, when the schedule lets us; once more at the deadline."""
         if not await self.schedule.wait_for_look(max(self.deadline, time.monotonic()) + _LAST_POLL):
             await self.rest(self.deadline - time.monotonic())
-            raise _describe_timeout(self.task, self._describe_last_failure())
+            raise _describe_timeout(self.caller, self.task, self._describe_last_failure())
         try:
-            return await super().send_once()
+            return self._turn_elsewhere(await super().send_once())
         except ConfigurationError as error:  # no key can be had: a paid task is not given up for that
             self.history.attempts += 1
             return FailedAttempt(outcome=Outcome.UNREACHED, attempt=Attempt(), raised=error)
+
+    def _turn_elsewhere(self, ended: TaskStatus | FailedAttempt) -> TaskStatus | FailedAttempt:
+        """Go on to the next host when this one cannot be reached or does not know the id: another may have accepted it."""
+        hosts = _count_hosts(self.caller, self.task)
+        if hosts == 1 or not isinstance(ended, FailedAttempt) or ended.outcome not in _ELSEWHERE:
+            return ended
+        if ended.outcome is Outcome.MISSING:
+            self.missing.add(self.host)
+            if len(self.missing) < hosts:
+                ended.outcome = Outcome.UNREACHED
+        self.host = (self.host + 1) % hosts
+        self.url = self.caller.task_url(self.task.id or "", host=self.host)
+        return ended
 
     async def prepare(self) -> Request:
         """As any read; the last one has a moment after the deadline."""
@@ -359,14 +402,14 @@ class Poll(FreeCall[TaskStatus], kw_only=True, eq=False):
         """What is raised when a poll was the last: the task stays accepted."""
         failure = self._describe_last_failure()
         if failed.outcome is Outcome.CLOSED:
-            return _describe_closing(self.task)
+            return _describe_closing(self.caller, self.task)
         if failure is None or TABLE[failed.outcome][self.kind][1] is Raise.TIMEOUT:
-            return _describe_timeout(self.task, failure)
-        return _describe_stop(self.task, failure)
+            return _describe_timeout(self.caller, self.task, failure)
+        return _describe_stop(self.caller, self.task, failure)
 
     async def finish(self, error: BaseException) -> BaseException:
         """A client that is closed leaves the task to whoever waits for it next."""
-        return _describe_closing(self.task) if isinstance(error, ClientClosedError) else error
+        return _describe_closing(self.caller, self.task) if isinstance(error, ClientClosedError) else error
 
     async def tell_retry(self, decision: RetryAfter) -> None:
         """Tell the event hook what a poll has brought."""
@@ -386,30 +429,37 @@ class Poll(FreeCall[TaskStatus], kw_only=True, eq=False):
         )
 
 
-def _collect(task: Task) -> str:
-    return f"collect it with `await router.wait({task.id!r})`, or `videorouter wait {task.id}`"
+def _collect(caller: Caller, task: Task) -> str:
+    url = caller.task_url(task.id or "", task.poll_url)
+    if task.id is None or origin_of(url) == caller.origins[0]:
+        return f"collect it with `await router.wait({task.id!r})`, or `videorouter wait {task.id}`"
+    base = url.partition("/videos/tasks/")[0]
+    return (
+        f"collect it with `await router.wait(error.task)`, or `videorouter wait {task.id} --base-url {base}`: "
+        "another host than the first has accepted it"
+    )
 
 
-def _describe_closing(task: Task) -> TaskPollError:
-    msg = f"The client was closed while task {task.id} was running. It is paid and goes on: {_collect(task)}."
-    return TaskPollError(msg, task_id=task.id, model=task.model)
+def _describe_closing(caller: Caller, task: Task) -> TaskPollError:
+    msg = f"The client was closed while task {task.id} was running. It is paid and goes on: {_collect(caller, task)}."
+    return TaskPollError(msg, task_id=task.id, model=task.model, poll_url=task.poll_url)
 
 
-def _describe_timeout(task: Task, failure: VideoRouterError | None) -> TaskTimeoutError:
+def _describe_timeout(caller: Caller, task: Task, failure: VideoRouterError | None) -> TaskTimeoutError:
     why = f" The last look failed: {failure.message}" if failure is not None else ""
     msg = (
-        f"Task {task.id} was still running when the deadline passed. It is paid and goes on: {_collect(task)}. "
+        f"Task {task.id} was still running when the deadline passed. It is paid and goes on: {_collect(caller, task)}. "
         f"Nothing is paid twice.{why}"
     )
-    error = TaskTimeoutError(msg, task_id=task.id, model=task.model)
+    error = TaskTimeoutError(msg, task_id=task.id, model=task.model, poll_url=task.poll_url)
     error.add(idempotency_key=task.idempotency_key, request_id=task.request_id)
     error.__cause__ = failure
     return error
 
 
-def _describe_stop(task: Task, failure: VideoRouterError) -> TaskPollError:
-    msg = f"Task {task.id} cannot be looked at: {failure.message} The job stays accepted: {_collect(task)}."
-    error = TaskPollError(msg, task_id=task.id, model=task.model)
+def _describe_stop(caller: Caller, task: Task, failure: VideoRouterError) -> TaskPollError:
+    msg = f"Task {task.id} cannot be looked at: {failure.message} The job stays accepted: {_collect(caller, task)}."
+    error = TaskPollError(msg, task_id=task.id, model=task.model, poll_url=task.poll_url)
     error.add(
         **{name: value for name, value in failure.facts.items() if name not in {"in_doubt", "attempts"}},
         idempotency_key=task.idempotency_key,
