@@ -286,16 +286,9 @@ class InDoubt(Record, frozen=True, kw_only=True):
     @property
     def task(self) -> Task | None:
         """What ``router.wait`` collects, when the task or the result is known."""
-        if self.task_id is None and self.result is None:
-            return None
-        return Task(
-            id=self.task_id,
-            model=self.model,
-            result=self.result,
-            request_id=self.request_id,
-            idempotency_key=self.idempotency_key,
-            poll_url=self.poll_url,
-        )
+        facts = {name: getattr(self, name) for name in ("model", "request_id", "idempotency_key", "poll_url")}
+        known = self.task_id is not None or self.result is not None
+        return Task(id=self.task_id, result=self.result, **facts) if known else None
 
 
 class Failure(Record, frozen=True, kw_only=True):
