@@ -224,7 +224,7 @@ def test_what_ctrl_c_snatches_away_stays_reachable(verb, mode, monkeypatch):
             (record,) = router.in_doubt
             assert record.idempotency_key == "mine"
             assert record.verb == ("edit" if "edit" in verb else "generate")
-            assert router.wait(record.task).videos
+            assert router.wait(record).videos
             assert told.wait(5)
 
 

@@ -26,7 +26,7 @@ from videorouter.config import (
     resolve,
 )
 from videorouter.downloads.verbs import DownloadVerbs
-from videorouter.errors import ConfigurationError, InvalidRequestError
+from videorouter.errors import ConfigurationError, InvalidRequestError, VideoRouterError
 from videorouter.models import Asset, Balance, DrainReport, InDoubt, Model, Stats, Task, TaskStatus, Video, VideoResult
 from videorouter.secrets import seal
 from videorouter.signatures import runs, takes_what
@@ -237,8 +237,8 @@ class AsyncVideoRouter(BatchVerbs, DownloadVerbs):
             DeadlineExceededError: The deadline passed before anything was sent.
             OutcomeUnknownError: It may have been billed; it is never re-sent silently.
             TaskFailedError: The gateway says that the job failed.
-            TaskPollError: The job is accepted and cannot be looked at; collect it with ``wait(error.task)``.
-            TaskTimeoutError: The job is accepted and still running; collect it with ``wait(error.task)``.
+            TaskPollError: The job is accepted and cannot be looked at; collect it with ``wait(error)``.
+            TaskTimeoutError: The job is accepted and still running; collect it with ``wait(error)``.
         """
         raise NotImplementedError
 
@@ -311,7 +311,7 @@ class AsyncVideoRouter(BatchVerbs, DownloadVerbs):
             self._caller, await self._builder.prepare("edit", prompt, options, video=video), wait=False
         )
 
-    async def task(self, task: Task | str) -> TaskStatus:
+    async def task(self, task: Task | str | VideoRouterError | InDoubt) -> TaskStatus:
         """Look at a task once.
 
         Raises:
@@ -320,11 +320,13 @@ class AsyncVideoRouter(BatchVerbs, DownloadVerbs):
         deadline = time.monotonic() + self._settings.timeout
         return await tasks.look_at_task(self._caller, _as_task(task), deadline=deadline)
 
-    async def wait(self, task: Task | str, *, timeout: float | UnsetType | None = UNSET) -> VideoResult:
+    async def wait(
+        self, task: Task | str | VideoRouterError | InDoubt, *, timeout: float | UnsetType | None = UNSET
+    ) -> VideoResult:
         """Wait for an accepted task and collect its result. It never pays.
 
         Args:
-            task: The task, or its id, from this process or another.
+            task: The task, its id, or the error or record in doubt that names it, from this process or another.
             timeout: Seconds; default: the client's; ``None`` means thirty days.
 
         Raises:
@@ -479,5 +481,12 @@ class AsyncVideoRouter(BatchVerbs, DownloadVerbs):
         return Batch(self._caller, source, options, builder=self._builder, save=self.save)
 
 
-def _as_task(task: Task | str) -> Task:
+def _as_task(task: Task | str | VideoRouterError | InDoubt) -> Task:
+    if isinstance(task, VideoRouterError | InDoubt):
+        found = Task.of(task)
+        if found is None:
+            raise InvalidRequestError(
+                f"This {type(task).__name__} names no accepted task: there is nothing to wait for."
+            )
+        return found
     return task if isinstance(task, Task) else Task(id=find_task_id(task))

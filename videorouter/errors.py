@@ -32,10 +32,7 @@ This file never performs I/O and never formats a secret: callers hand it text th
 from __future__ import annotations
 
 import enum
-from typing import TYPE_CHECKING, Any, ClassVar
-
-if TYPE_CHECKING:
-    from videorouter.models import Task
+from typing import Any, ClassVar
 
 
 class Phase(enum.StrEnum):
@@ -67,7 +64,7 @@ class VideoRouterError(Exception):
         param: The request field that the gateway complains of.
         request_id: The gateway's id of the request, for its support.
         cf_ray: Cloudflare's id of the request.
-        task_id: The id of an accepted task. ``router.wait(error.task)`` collects it without paying again.
+        task_id: The id of an accepted task. ``router.wait(error)`` collects it without paying again.
         poll_url: Where the state of that task is read.
         model: The model that was asked for.
         retry_after: Seconds that the gateway asked to wait.
@@ -144,21 +141,6 @@ class VideoRouterError(Exception):
     def facts(self) -> dict[str, Any]:
         """The facts that differ from their defaults, by name."""
         return {name: self.__dict__[name] for name in self.FACTS if name in self.__dict__}
-
-    @property
-    def task(self) -> Task | None:
-        """The accepted task that it speaks of, whole: ``router.wait(error.task)`` collects it, on the host that has it."""
-        from videorouter.models import Task  # noqa: PLC0415  an error is loaded without it
-
-        if self.task_id is None:
-            return None
-        return Task(
-            id=self.task_id,
-            model=self.model,
-            request_id=self.request_id,
-            idempotency_key=self.idempotency_key,
-            poll_url=self.poll_url,
-        )
 
     def add(self, **facts: Any) -> None:
         """Fill in facts that are known later; one that is already there stays."""

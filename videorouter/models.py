@@ -228,6 +228,13 @@ class Task(Record, frozen=True, kw_only=True):
         return plain
 
     @classmethod
+    def of(cls, source: VideoRouterError | InDoubt) -> Task | None:
+        """The accepted task that an error or a record speaks of, on the host that has it; ``None`` when it names none."""
+        facts = {name: getattr(source, name) for name in ("model", "request_id", "idempotency_key", "poll_url")}
+        task = cls(id=source.task_id, result=getattr(source, "result", None), **facts)
+        return None if task.id is None and task.result is None else task
+
+    @classmethod
     def from_dict(cls, stored: Mapping[str, Any]) -> Task:
         """The task that ``to_dict`` gave, for ``wait``.
 
@@ -261,7 +268,7 @@ class InDoubt(Record, frozen=True, kw_only=True):
         verb: ``generate`` or ``edit``.
         phase: How far it got.
         request_id: The gateway's id, when an answer's head came in.
-        task_id: The task, when the answer was caught after all: then ``router.wait(record.task)`` collects it.
+        task_id: The task, when the answer was caught after all: then ``router.wait(record)`` collects it.
         at: Unix time in seconds when it was given up.
         reason: Why, as text.
         poll_url: Where the task's state is read, when it is known.
@@ -282,13 +289,6 @@ class InDoubt(Record, frozen=True, kw_only=True):
         """The finished result, when the answer came in after the call had been cancelled."""
         result: VideoResult | None = self.__dict__.get("result_")
         return result
-
-    @property
-    def task(self) -> Task | None:
-        """What ``router.wait`` collects, when the task or the result is known."""
-        facts = {name: getattr(self, name) for name in ("model", "request_id", "idempotency_key", "poll_url")}
-        known = self.task_id is not None or self.result is not None
-        return Task(id=self.task_id, result=self.result, **facts) if known else None
 
 
 class Failure(Record, frozen=True, kw_only=True):

@@ -195,4 +195,4 @@ async def test_an_accepted_task_is_kept_wherever_its_call_is_cancelled(verb, mom
         assert record.task_id == "t-9"
         assert record.verb == ("edit" if "edit" in verb else "generate")
         gateway.steps = [done]
-        assert (await router.with_options(on_event=None).wait(record.task)).url == "https://cdn.example/v.mp4"
+        assert (await router.with_options(on_event=None).wait(record)).url == "https://cdn.example/v.mp4"

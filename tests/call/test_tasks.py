@@ -17,6 +17,8 @@ from servers import Gateway, answer, find_dead_port, lose, raw, task_accepted, u
 from videorouter import (
     AsyncVideoRouter,
     ContentPolicyError,
+    InDoubt,
+    InvalidRequestError,
     NotFoundError,
     OutcomeUnknownError,
     Task,
@@ -352,12 +354,12 @@ async def test_an_error_leads_to_the_host_that_has_the_task():
         with pytest.raises(TaskTimeoutError) as caught:
             await router.generate("otter", model="veo", timeout=1)
         error = caught.value
-        assert error.task.poll_url == f"{second.url}/videos/tasks/t-1"
-        assert "router.wait(error.task)" in error.message
+        assert error.poll_url == f"{second.url}/videos/tasks/t-1"
+        assert "router.wait(error)" in error.message
         assert f"--base-url {second.url}" in error.message
         second.steps = [DONE]
-        assert (await router.wait(error.task)).url
-        assert pickle.loads(pickle.dumps(error)).task == error.task
+        assert (await router.wait(error)).url
+        assert Task.of(pickle.loads(pickle.dumps(error))) == Task.of(error)
 
 
 async def test_a_submitted_task_is_waited_for_in_another_process_by_what_it_stores():
@@ -373,10 +375,10 @@ async def test_a_cut_answer_that_names_its_task_leads_there_too():
     async with failing_over(raw(piece, then="reset"), DONE) as (router, second):
         with pytest.raises(OutcomeUnknownError) as caught:
             await router.generate("otter", model="veo", timeout=5)
-        assert caught.value.task.poll_url == f"{second.url}/videos/tasks/cgt-77"
+        assert caught.value.poll_url == f"{second.url}/videos/tasks/cgt-77"
         (record,) = router.in_doubt
-        assert (await router.wait(record.task)).url
-        assert (await router.wait(caught.value.task)).url
+        assert (await router.wait(record)).url
+        assert (await router.wait(caught.value)).url
 
 
 async def test_an_address_that_cannot_be_followed_is_built_on_the_host_that_accepted():
@@ -407,3 +409,10 @@ async def test_a_host_that_is_down_for_a_while_keeps_its_task(monkeypatch):
     async with failing_over(answer(404)) as (router, _):
         with pytest.raises(TaskTimeoutError):
             await router.wait("t-1", timeout=1)
+
+
+@pytest.mark.parametrize("nothing", [VideoRouterError("no task"), InDoubt(idempotency_key="k")])
+async def test_what_names_no_task_cannot_be_waited_for(nothing):
+    async with calling(DONE) as (_, router):
+        with pytest.raises(InvalidRequestError, match="names no accepted task"):
+            await router.wait(nothing)

@@ -229,7 +229,7 @@ class Sending:
             run.count(await self._keep_doubt(record.doubt), record.unknown)
             return
         if state == "accepted" and self._task is None:
-            await run.record_task(record.id, Task(id=task_id))
+            await run.record_task(record.id, Task(id=task_id, poll_url=lost.poll_url if lost is not None else None))
         reason = None
         if lost is not None and state == "in_doubt":
             reason = OutcomeUnknownError(

@@ -318,7 +318,7 @@ def _build_doubt(failed: FailedAttempt, settings: ClientSettings, said: str, fac
         happened = f"{said or 'The answer is missing'}. The request had left (phase {failed.attempt.phase})."
     collect = ""
     if facts.get("task_id"):
-        collect = f" The answer names the task {facts['task_id']!r}: `await router.wait(error.task)` may collect it."
+        collect = f" The answer names the task {facts['task_id']!r}: `await router.wait(error)` may collect it."
     facts = {name: value for name, value in facts.items() if value is not None}
     return OutcomeUnknownError(f"{happened} {_MAY_BE_BILLED}{collect}", **facts)
 

@@ -164,7 +164,7 @@ async def _follow(call: PaidCall, task: Task, *, wait: bool) -> VideoResult | Ta
         raise
     except BaseException as error:
         if call.accepted is None and not isinstance(error, Exception):
-            reason = "the call was cancelled while its task was running; `router.wait(record.task)` collects it"
+            reason = "the call was cancelled while its task was running; `router.wait(record)` collects it"
             await caller.record_in_doubt(describe_doubt(submission, reason, caught=task), error)
         raise
 
@@ -435,7 +435,7 @@ def _collect(caller: Caller, task: Task) -> str:
         return f"collect it with `await router.wait({task.id!r})`, or `videorouter wait {task.id}`"
     base = url.partition("/videos/tasks/")[0]
     return (
-        f"collect it with `await router.wait(error.task)`, or `videorouter wait {task.id} --base-url {base}`: "
+        f"collect it with `await router.wait(error)`, or `videorouter wait {task.id} --base-url {base}`: "
         "another host than the first has accepted it"
     )
 
