@@ -213,7 +213,7 @@ async def test_a_retry_after_past_the_deadline_is_raised_at_once(retry_after):
 
 async def test_a_refusal_at_the_deadline_is_raised_as_itself():
     async with calling(answer(429, None, "Retry-After: 0.2")) as (gateway, router):
-        error = await fail(router, timeout=1)
+        error = await fail(router, timeout=2)
         assert type(error) is RateLimitError
         assert not error.in_doubt
         assert error.attempts == len(gateway.posts) >= 2

@@ -121,7 +121,7 @@ async def test_random_cancellation_loses_no_slot():
         try:
             if slot.try_take() or await slot.take(later()):
                 await asyncio.sleep(0.001 * (number % 5))
-                slot.note_success()
+                slot.note_success(0.1)
         finally:
             slot.release()
 
@@ -224,7 +224,7 @@ def test_threads_with_loops_of_their_own_share_a_limit():
             with lock:
                 running -= 1
                 done += 1
-            slot.note_success()
+            slot.note_success(0.1)
             slot.release()
 
     async def main():

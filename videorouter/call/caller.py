@@ -31,6 +31,7 @@ from videorouter.call.headers import HeaderBuilder
 from videorouter.call.in_doubt import call_hooks, call_hooks_while_cancelled, describe_undelivered
 from videorouter.call.limiter import Slot
 from videorouter.call.retry import TABLE, GiveUp, History, Outcome, RequestKind, RetryAfter, decide
+from videorouter.errors import DeadlineExceededError
 from videorouter.events import OutcomeInDoubt
 from videorouter.http import Attempt, Request, Response, WireError, origin_of
 from videorouter.models import Record, VideoResult
@@ -68,6 +69,7 @@ class Call(msgspec.Struct, Generic[Answer], kw_only=True, eq=False):
         history: What it has been through.
         failed: Its last attempt, when that failed.
         attempt: The attempt that runs, or that has ended and is not judged yet.
+        began: When it was sent.
     """
 
     caller: Caller
@@ -80,6 +82,7 @@ class Call(msgspec.Struct, Generic[Answer], kw_only=True, eq=False):
     history: History = msgspec.field(default_factory=History)
     failed: FailedAttempt | None = None
     attempt: Attempt | None = None
+    began: float = 0.0
 
     def __repr__(self) -> str:
         # Prompts and headers are nothing for a traceback.
@@ -101,7 +104,7 @@ class Call(msgspec.Struct, Generic[Answer], kw_only=True, eq=False):
         caller = self.caller
         self.attempt = attempt = Attempt()
         request = await self.prepare()
-        began = time.monotonic()
+        self.began = time.monotonic()
         self.history.attempts += 1
         settings = caller.settings
         ended: Answer | FailedAttempt
@@ -123,8 +126,12 @@ class Call(msgspec.Struct, Generic[Answer], kw_only=True, eq=False):
         if attempt.earlier:
             ended = await self.judge_earlier(ended, attempt)
         if caller.on_event is not None:
-            await self.tell_attempt(ended, time.monotonic() - began)
+            await self.tell_attempt(ended, time.monotonic() - self.began)
         return ended
+
+    def find_last_start(self) -> float:
+        """When another attempt may start at the latest."""
+        return self.deadline
 
     async def judge_earlier(self, ended: Answer | FailedAttempt, attempt: Attempt) -> Answer | FailedAttempt:
         """What came of an attempt in which the user's client sent more than once."""
@@ -181,9 +188,11 @@ class FreeCall(Call[Answer], kw_only=True, eq=False):
         self.history.began = time.monotonic()
 
     async def prepare(self) -> Request:
-        """Refuse when the client is closed, and ask for the key."""
+        """Refuse when the client is closed or the deadline of an upload has passed, and ask for the key."""
         self.caller.check_open()
         headers = await self.caller.headers.head(self.url, deadline=self.deadline, content_type=self.content_type)
+        if not self.kind.read and time.monotonic() >= self.deadline:
+            raise DeadlineExceededError("The deadline passed before the file could be uploaded. Nothing was sent.")
         self.until: float = min(self.deadline, time.monotonic() + self.limit)
         method = "GET" if self.kind.read else "POST"
         return Request(method=method, url=self.url, headers=headers, body=self.body)
@@ -244,7 +253,7 @@ class Caller:
                 ended = await call.send_once()
                 if not isinstance(ended, FailedAttempt):
                     if call.slot is not None:
-                        call.slot.note_success()
+                        call.slot.note_success(time.monotonic() - call.began)
                     if call.kind is not RequestKind.FILE:  # its body is still to come
                         self.shared.budget.repay(call.history.last_cost)
                     return ended
@@ -262,7 +271,7 @@ class Caller:
             call.kind,
             call.history,
             now=time.monotonic(),
-            deadline=call.deadline,
+            deadline=call.find_last_start(),
             dice=random.random(),  # noqa: S311  jitter, no secret
             max_retries=call.max_retries,
             retry_after=failed.retry_after,

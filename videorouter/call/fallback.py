@@ -17,6 +17,7 @@ from videorouter.errors import (
     APIConnectionError,
     APIStatusError,
     AuthenticationError,
+    DeadlineExceededError,
     InsufficientCreditsError,
     InvalidRequestError,
     TaskFailedError,
@@ -73,10 +74,16 @@ async def run_with_fallback(
     for number, model in enumerate(models, 1):
         last = number == len(models)
         try:
-            submission = await prepare(model, max(0.001, deadline - time.monotonic()))
+            left = deadline - time.monotonic()
+            if left <= 0:
+                msg = (
+                    f"The deadline passed before {model} could be tried. Nothing was sent to it, so nothing was bought."
+                )
+                raise DeadlineExceededError(msg, model=model)
+            submission = await prepare(model, left)
             if number > 1:  # another request: a gateway that honours keys must not take it for the first one
                 key = f"{submission.idempotency_key[:240]}.{number}"
-                submission = msgspec.structs.replace(submission, idempotency_key=key)
+                submission = msgspec.structs.replace(submission, idempotency_key=key, waited=True)
             if not last:
                 submission = msgspec.structs.replace(submission, max_retries=0)
             result = await run_job(caller, submission)

@@ -34,6 +34,7 @@ _JOBS_ON_WINDOWS = 500
 _LONGEST_REST = 0.1
 """Seconds after which a loop looks again by itself whether its jobs may start."""
 _TRIO_LOOK = 0.02
+_UNKNOWN_TIME = 1.0
 _UNSENT = (Phase.QUEUED, Phase.CONNECTING, Phase.SENDING)
 
 
@@ -87,14 +88,17 @@ class _Process:
 class ModelLimit:
     """How many jobs of one (origin, model) run, how many may, and which queues wait for it.
 
-    ``pace`` is ``None`` for a limit that only counts (``adaptive=False``).
+    ``pace`` is ``None`` for a limit that only counts (``adaptive=False``). ``least_time`` are the seconds that a request
+    needs at the very least: what its quickest answer took.
     """
 
-    __slots__ = ("_probe_slot", "_queues", "_timers", "_unproven", "pace", "probe", "used")
+    __slots__ = ("_answered", "_probe_slot", "_queues", "_timers", "_unproven", "least_time", "pace", "probe", "used")
 
     def __init__(self, pace: AdaptiveRate | None) -> None:
         self.pace: AdaptiveRate | None = pace
         self.used: int = 0
+        self.least_time: float = _UNKNOWN_TIME
+        self._answered = False
         self.probe: RecoveryProbe = RecoveryProbe()
         self._probe_slot: Slot | None = None
         self._queues: deque[WaitQueue] = deque()
@@ -172,8 +176,11 @@ class ModelLimit:
         else:
             self._count_held(now)
 
-    def note_success(self, slot: Slot) -> None:
-        """A job's request was answered well."""
+    def note_success(self, slot: Slot, took: float) -> None:
+        """A job's request was answered well, after so many seconds."""
+        if took < self.least_time or not self._answered:
+            self._answered = True
+            self.least_time = took
         if slot.counted and not self.probe.troubled:
             return
         with PROCESS.lock:
@@ -539,9 +546,9 @@ class Slot:
             client.wake_blocked(now)
         model.leave(self, now)
 
-    def note_success(self) -> None:
-        """The gateway has answered well."""
-        self.queue.model_limit.note_success(self)
+    def note_success(self, took: float) -> None:
+        """The gateway has answered well, after so many seconds."""
+        self.queue.model_limit.note_success(self, took)
 
     def note_refusal(self, retry_after: float | None) -> None:
         """The gateway has refused for load."""

@@ -12,6 +12,7 @@ from videorouter.call.answers import ErrorAnswer, Unusable, read_post
 from videorouter.call.caller import Call
 from videorouter.call.failures import FailedAttempt, build_error, classify_answer, find_doubt
 from videorouter.call.in_doubt import call_hooks_while_cancelled, describe_doubt
+from videorouter.call.requests import FRESH
 from videorouter.call.retry import TABLE, UNDECIDED, Outcome, Raise, RequestKind
 from videorouter.errors import (
     DeadlineExceededError,
@@ -43,6 +44,7 @@ class PaidCall(Call[VideoResult | Task], kw_only=True, eq=False):
         slot: From ``Caller.open_slot``; whoever opened it releases it.
         intent: Awaited once, when the slot is held, before the first byte.
         accepted: Awaited only when the call is cancelled and its answer came all the same, with its task.
+        waited: Whether it has waited for its slot.
         first: The first attempt that failed.
         doubt: The first attempt that may have been accepted.
     """
@@ -51,6 +53,7 @@ class PaidCall(Call[VideoResult | Task], kw_only=True, eq=False):
     slot: Slot
     intent: Callable[[], Awaitable[None]] | None = None
     accepted: Callable[[Task], Awaitable[None]] | None = None
+    waited: bool = False
     first: FailedAttempt | None = None
     doubt: FailedAttempt | None = None
 
@@ -83,18 +86,20 @@ class PaidCall(Call[VideoResult | Task], kw_only=True, eq=False):
                     call_id=submission.idempotency_key, attempt=self.history.attempts + 1, host=name_host(url)
                 )
             )
-        if time.monotonic() >= self.deadline:
-            raise self._describe_lateness()
+        left = self.deadline - time.monotonic()
+        if left <= 0 or (left < slot.queue.model_limit.least_time and self._has_waited(left)):
+            raise self._describe_lateness(left)
         slot.attempt = self.attempt
         self.until: float = self.deadline
         return Request(method="POST", url=url, headers=headers, body=submission.body)
 
     async def queue(self) -> None:
         """Wait for the slot, where waiting can help."""
+        self.waited = True
         pace = self.slot.queue.model_limit.pace
-        if pace is not None and pace.paused_until >= self.deadline:
+        if pace is not None and pace.paused_until >= self.find_last_start():
             if self.failed is not None:
-                raise self._describe_lateness()
+                raise self.build_error(self.failed)
             left = pace.paused_until - time.monotonic()
             msg = (
                 f"The gateway has asked calls of this model to wait for {left:.0f} s more, past this call's deadline. "
@@ -103,16 +108,29 @@ class PaidCall(Call[VideoResult | Task], kw_only=True, eq=False):
             raise RateLimitError(msg, retry_after=left)
         if not await self.slot.take(self.deadline, first=self.failed is not None):
             self.caller.check_open()
-            raise self._describe_lateness()
+            raise self._describe_lateness(0.0)
 
-    def _describe_lateness(self) -> VideoRouterError:
+    def find_last_start(self) -> float:
+        """When the last attempt may start that could still be answered in time."""
+        return self.deadline - self.slot.queue.model_limit.least_time
+
+    def _has_waited(self, left: float) -> bool:
+        """Whether it is no fresh call: that is sent, however short its timeout."""
+        if self.failed is not None or self.waited or self.submission.waited:
+            return True
+        return self.submission.timeout - left > FRESH  # for a hook, a key or a disk
+
+    def _describe_lateness(self, left: float) -> VideoRouterError:
         if self.failed is not None:
             return self.build_error(self.failed)
-        msg = (
-            "The deadline passed while the call waited for its turn. Nothing was sent, so nothing was bought. Allow a "
-            "longer timeout, a larger max_concurrency, or fewer calls at once."
+        what = "The deadline passed while the call waited to be sent."
+        if left > 0:
+            least = self.slot.queue.model_limit.least_time
+            what = f"When the call could be sent, {left:.2g} s were left, and no answer is known to take less than {least:.2g} s."
+        return DeadlineExceededError(
+            f"{what} Nothing was sent, so nothing was bought. Allow a longer timeout, a larger max_concurrency, or fewer "
+            "calls at once."
         )
-        return DeadlineExceededError(msg)
 
     def read(self, response: Response) -> VideoResult | Task | ErrorAnswer | Unusable:
         """The result or the task, without what the gateway echoed of the key."""

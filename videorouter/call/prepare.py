@@ -11,10 +11,12 @@ import uuid
 import warnings
 from typing import TYPE_CHECKING, Any
 
+import msgspec
+
 from videorouter.call.inputs import FIELDS, check_addresses
-from videorouter.call.requests import NOTED, build_submission, find_notes
+from videorouter.call.requests import FRESH, NOTED, build_submission, find_notes
 from videorouter.call.uploads import needs_upload, resolve_fields
-from videorouter.errors import FieldWarning
+from videorouter.errors import DeadlineExceededError, FieldWarning
 from videorouter.forks import after_fork
 
 if TYPE_CHECKING:
@@ -55,7 +57,15 @@ class RequestBuilder:
             check = self.build(verb, prompt, {**options, **dict.fromkeys(FIELDS)}, video=video)
             deadline = time.monotonic() + check.timeout
             resolved = await resolve_fields(self._caller, self._uploads, options, model=check.model, deadline=deadline)
-            options = {**resolved, "timeout": max(0.001, deadline - time.monotonic())}
+            left = deadline - time.monotonic()
+            if left <= 0:
+                raise DeadlineExceededError(
+                    "The deadline passed while inputs were uploaded. No video was bought. Call again: what was uploaded is "
+                    "remembered. Or allow a longer timeout.",
+                    model=check.model,
+                )
+            submission = self.build(verb, prompt, {**resolved, "timeout": left}, video=video)
+            return msgspec.structs.replace(submission, waited=check.timeout - left > FRESH)
         return self.build(verb, prompt, options, video=video)
 
     def build(self, verb: Verb, prompt: object, options: Mapping[str, Any], *, video: object = None) -> Submission:

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
 Verb = Literal["generate", "edit"]
+FRESH = 0.1
+"""Seconds within which a call has not waited for anything."""
 PATHS: dict[Verb, str] = {"generate": "/videos/generations", "edit": "/videos/edits"}
 _KEY = re.compile(r"[!-~]{1,255}")
 OPTIONS = (
@@ -35,7 +37,8 @@ _LEAST_NAME = 3
 class Submission(msgspec.Struct, frozen=True, kw_only=True):
     """A paid request, complete: every attempt sends ``body`` as it is.
 
-    ``timeout`` is in seconds, from dispatch to the finished result.
+    ``timeout`` is in seconds, from dispatch to the finished result; ``waited`` says that some of it was spent before, by
+    an upload or on another model.
     """
 
     verb: Verb
@@ -46,6 +49,7 @@ class Submission(msgspec.Struct, frozen=True, kw_only=True):
     timeout: float
     max_retries: int
     headers: tuple[tuple[str, str], ...] = ()
+    waited: bool = False
 
     @property
     def path(self) -> str:

@@ -114,6 +114,7 @@ async def run_job(
             call.deadline = time.monotonic() + NO_DEADLINE
             await call.queue()
             call.deadline = time.monotonic() + submission.timeout
+            call.waited = False  # its time begins now
         if caller.on_event is not None:
             await caller.emit(
                 CallStarted(call_id=submission.idempotency_key, verb=submission.verb, model=submission.model)

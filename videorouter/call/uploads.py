@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import threading
+import time
 import uuid
 from collections import OrderedDict
 from functools import partial
@@ -32,6 +33,7 @@ from videorouter.call.inputs import (
 )
 from videorouter.call.retry import TABLE, Outcome, Raise, RequestKind
 from videorouter.errors import (
+    DeadlineExceededError,
     InvalidRequestError,
     OutcomeUnknownError,
     TaskPollError,
@@ -101,8 +103,13 @@ class Uploads:
         while (known := self._known.get(key)) is None:
             event = self._under_way.get(mine)
             if event is not None:
-                await event.wait()
-                continue
+                with anyio.move_on_after(deadline - time.monotonic()):
+                    await event.wait()
+                    continue
+                raise DeadlineExceededError(
+                    "The deadline passed while another call uploaded the same file. Nothing was sent. Allow a longer timeout.",
+                    model=model,
+                )
             self._under_way[mine] = anyio.Event()
             try:
                 asset = await _upload(caller, content, words, model=model, deadline=deadline)
