@@ -367,6 +367,71 @@ async def test_closing_aborts_what_runs(serve):
     assert (caught.value.failure, attempt.phase) == (WireFailure.CLOSED, Phase.SENT)
 
 
+@pytest.mark.parametrize("where", ["waiting for a place", "looking up a name", "connecting", "in the TLS handshake"])
+async def test_closing_aborts_what_has_not_been_sent(serve, full_backlog, monkeypatch, where):
+    import socket
+    import threading
+
+    release = threading.Event()
+    url = full_backlog
+    if where == "waiting for a place":
+        monkeypatch.setattr("videorouter.transport.pool.CONNECTS_AT_ONCE", 0)
+    elif where == "looking up a name":
+        monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: release.wait(30) and [])
+        url = "http://gateway.test"
+    elif where == "in the TLS handshake":
+
+        async def script(peer):
+            await peer.gone()
+
+        url = (await serve(script)).url.replace("http:", "https:")
+    sender = open_sender(trust_env=False, connect_timeout=60)
+    attempt = Attempt()
+    call = asyncio.ensure_future(send(sender, post(url), attempt=attempt, timeout=60))
+    await asyncio.sleep(0.2)
+    await sender.aclose()
+    with pytest.raises(WireError) as caught:
+        await asyncio.wait_for(call, 5)
+    release.set()
+    assert caught.value.failure is WireFailure.CLOSED
+    assert not attempt.has_left
+
+
+@pytest.mark.parametrize("idle", [True, False])
+async def test_nothing_is_sent_when_the_deadline_has_passed(serve, sender, idle):
+    seen = []
+
+    async def script(peer):
+        while request := await peer.request():
+            seen.append(request)
+            await peer.say(ok())
+
+    server = await serve(script)
+    if idle:
+        await send(sender, post(server.url))
+    error, attempt = await fail(sender, post(server.url), timeout=-0.1)
+    assert (error.failure, attempt.has_left) == (WireFailure.DEADLINE, False)
+    assert (await send(sender, post(server.url))).body == ANSWER
+    assert len(seen) == 1 + idle
+
+
+async def test_nothing_is_sent_when_the_loop_stood_still_until_the_deadline(serve, sender, monkeypatch):
+    import time
+
+    from videorouter.transport import exchange
+
+    async def connect_and_block(places):
+        sock = await connect(places)
+        time.sleep(0.3)  # noqa: ASYNC251 - the loop is meant to stand still
+        return sock
+
+    connect = exchange.connect
+    monkeypatch.setattr(exchange, "connect", connect_and_block)
+    server = await serve(answer_all)
+    error, attempt = await fail(sender, post(server.url), timeout=0.2)
+    assert (error.failure, attempt.phase) == (WireFailure.DEADLINE, Phase.CONNECTING)
+
+
 async def test_ten_thousand_header_bytes_are_fine(serve, sender):
     async def script(peer):
         await peer.request()

@@ -325,3 +325,24 @@ async def test_cancelled_at_random_points_no_slot_of_the_clients_pool_is_lost(se
         answers = await asyncio.wait_for(asyncio.gather(*(send(sender, get(server.url)) for _ in range(10))), 5)
         assert all(answer.body == ANSWER for answer in answers)
         assert not sender._abandoned
+
+
+async def test_whoever_waits_too_long_for_a_connection_of_the_clients_pool_was_not_sent(serve):
+    release = asyncio.Event()
+
+    async def script(peer):
+        while await peer.request():
+            await release.wait()
+            await peer.say(ok())
+
+    server = await serve(script)
+    async with httpx.AsyncClient(trust_env=False, limits=httpx.Limits(max_connections=1)) as client:
+        sender = open_sender(http_client=client)
+        first = asyncio.ensure_future(send(sender, post(server.url)))
+        await asyncio.sleep(0.05)
+        error, attempt = await fail(sender, post(server.url), timeout=0.1)
+        assert (error.failure, attempt.phase) == (WireFailure.DEADLINE, Phase.QUEUED)
+        assert f"127.0.0.1:{server.port}" in error.message
+        release.set()
+        assert (await first).body == ANSWER
+        assert (await send(sender, post(server.url))).body == ANSWER

@@ -27,7 +27,7 @@ def find_pool(sender):
 
 
 def list_connections(sender):
-    return [connection for connection in find_pool(sender).connections() if connection.sock is not None]
+    return [connection for origin in find_pool(sender)._origins.values() for connection in (*origin.idle, *origin.busy)]
 
 
 async def settle(condition):
@@ -152,9 +152,54 @@ async def test_connections_that_were_idle_for_too_long_are_closed(serve, sender)
     server = await serve(answer_all)
     await asyncio.gather(*(send(sender, post(server.url)) for _ in range(20)))
     pool = find_pool(sender)
-    assert len(list_connections(sender)) == server.connections
-    pool.sweep(asyncio.get_running_loop().time() + 20)
+    assert pool.count() == len(list_connections(sender)) == server.connections
+    for connection in list_connections(sender):
+        connection.idle_since -= 20
+    pool.sweep()
     assert list_connections(sender) == []
+
+
+@pytest.mark.parametrize("request_for", [get, post])
+async def test_no_connection_of_before_a_suspension_is_used(serve, sender, monkeypatch, request_for):
+    """The clock of the event loop stands still meanwhile; a server, or a NAT on the way, does not."""
+    server = await serve(answer_all)
+    await send(sender, get(server.url))
+    monkeypatch.setattr("videorouter.transport.connection.read_clock", lambda: time.monotonic() + 1e9)
+    assert (await send(sender, request_for(server.url))).body == ANSWER
+    assert server.connections == 2
+
+
+async def test_an_origin_that_is_being_connected_to_is_not_swept_away(full_backlog):
+    sender = open_sender(trust_env=False, connect_timeout=0.3)
+    call = asyncio.ensure_future(send(sender, post(full_backlog)))
+    await asyncio.sleep(0.05)
+    pool = find_pool(sender)
+    pool.sweep()
+    assert len(pool._origins) == 1
+    with pytest.raises(WireError):
+        await call
+    pool.sweep()
+    assert len(pool._origins) == 0
+    await sender.aclose()
+
+
+async def test_connections_can_be_counted_from_another_thread(serve, sender):
+    server = await serve(answer_all)
+    ended = threading.Event()
+
+    def count():
+        most = 0
+        while not ended.is_set():
+            most = max(most, sender.connections)
+        return most
+
+    counting = asyncio.ensure_future(asyncio.to_thread(count))
+    for _ in range(20):
+        await asyncio.gather(*(send(sender, post(server.url)) for _ in range(50)))
+        for connection in list_connections(sender):
+            connection.idle_since -= 2.5
+    ended.set()
+    assert 0 < await counting <= 50
 
 
 @pytest.mark.parametrize("garbage", [b"garbage", ok(b"another's answer"), b"HTTP/1.1 200"])
@@ -220,7 +265,7 @@ async def test_cancelled_at_random_points_no_place_is_lost(serve, sender):
     assert all(answer.body == ANSWER for answer in answers)
     pool = find_pool(sender)
     assert pool.connects.value == 96
-    assert all(connection.future is None and connection.timer is None for connection in pool.connections())
+    assert all(connection.future is None and connection.timer is None for connection in list_connections(sender))
     assert asyncio.all_tasks() - tasks_before - server.peers == set()
     await sender.aclose()
     await settle(lambda: not server.peers)

@@ -69,9 +69,10 @@ async def test_a_sender_that_is_collected_in_another_thread_is_closed_in_its_loo
     senders = [open_sender(trust_env=False)]
     await send(senders[0], post(server.url))
     closers = []
-    connection = next(senders[0]._exchanger.pools.find().connections())
+    (origin,) = senders[0]._exchanger.pools.find()._origins.values()
+    (connection,) = origin.idle
     connection.sock = Watched(connection.sock, closers)
-    del connection
+    del connection, origin
     await asyncio.to_thread(lambda: (senders.clear(), gc.collect()))
     await asyncio.wait_for(asyncio.gather(*server.peers), 5)
     assert closers == [threading.current_thread()]

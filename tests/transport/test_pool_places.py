@@ -1,4 +1,4 @@
-"""Places for connects and for requests: so many at once, first come first served, and none is lost."""
+"""Places for connects: so many at once, first come first served, and none is lost."""
 
 import asyncio
 import gc
@@ -7,8 +7,12 @@ import weakref
 
 import pytest
 
-from videorouter.http import WireError, WireFailure
-from videorouter.transport.pool import LoopPool, wait_for_place
+from videorouter.errors import Phase
+from videorouter.http import Attempt, WireError, WireFailure
+from videorouter.transport.pool import LoopPool
+from videorouter.transport.sender import open_sender
+
+from .conftest import ANSWER, answer_all, post, send
 
 pytestmark = pytest.mark.anyio
 
@@ -18,8 +22,8 @@ def open_places(count, monkeypatch):
     return LoopPool().connects
 
 
-async def enter(places, seconds=30.0):
-    await wait_for_place(places, seconds, "gateway.test:443")
+async def enter(places):
+    await places.acquire()
 
 
 async def test_those_who_came_first_go_first(monkeypatch):
@@ -94,17 +98,6 @@ async def test_after_thousands_of_random_cancellations_all_places_are_free(monke
     assert (places.value, places.statistics().tasks_waiting, inside) == (10, 0, 0)
 
 
-async def test_whoever_waits_too_long_was_not_sent_and_takes_no_place(monkeypatch):
-    places = open_places(1, monkeypatch)
-    await enter(places)
-    with pytest.raises(WireError) as caught:
-        await enter(places, 0.01)
-    assert caught.value.failure is WireFailure.DEADLINE
-    assert "gateway.test:443" in caught.value.message
-    places.release()
-    await enter(places, 0.01)
-
-
 def test_a_pool_that_many_waited_for_goes_with_its_loop(monkeypatch):
     """asyncio's own semaphore would hold the loop."""
     gone = weakref.WeakSet()
@@ -122,3 +115,32 @@ def test_a_pool_that_many_waited_for_goes_with_its_loop(monkeypatch):
     asyncio.run(wait())
     gc.collect()
     assert len(gone) == 0
+
+
+async def fail(sender, url, **options):
+    attempt = Attempt()
+    with pytest.raises(WireError) as caught:
+        await send(sender, post(url), attempt=attempt, **options)
+    return caught.value.failure, attempt.phase
+
+
+async def test_the_connect_timeout_starts_when_the_connect_does(full_backlog, monkeypatch):
+    monkeypatch.setattr("videorouter.transport.pool.CONNECTS_AT_ONCE", 1)
+    sender = open_sender(trust_env=False, connect_timeout=0.2)
+    began = asyncio.get_running_loop().time()
+    failures = await asyncio.gather(*(fail(sender, full_backlog) for _ in range(3)))
+    assert failures == [(WireFailure.CONNECT_TIMEOUT, Phase.CONNECTING)] * 3
+    assert asyncio.get_running_loop().time() - began >= 0.6
+    await sender.aclose()
+
+
+async def test_whoever_waits_too_long_for_a_place_was_not_sent(serve, full_backlog, monkeypatch):
+    monkeypatch.setattr("videorouter.transport.pool.CONNECTS_AT_ONCE", 1)
+    sender = open_sender(trust_env=False, connect_timeout=0.4)
+    server = await serve(answer_all)
+    first = asyncio.ensure_future(fail(sender, full_backlog))
+    await asyncio.sleep(0)
+    assert await fail(sender, server.url, timeout=0.1) == (WireFailure.DEADLINE, Phase.QUEUED)
+    assert await first == (WireFailure.CONNECT_TIMEOUT, Phase.CONNECTING)
+    assert (await send(sender, post(server.url))).body == ANSWER
+    await sender.aclose()

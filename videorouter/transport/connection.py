@@ -18,7 +18,9 @@ import select
 import socket
 import struct
 import sys
-from collections import deque
+import time
+from collections import OrderedDict
+from functools import partial
 from typing import TYPE_CHECKING
 
 from videorouter.errors import Phase
@@ -38,22 +40,26 @@ READ_SIZE = 65_536
 PIECE_SIZE = 262_144
 REST_TIMEOUT = 30.0
 """Seconds for the rest of a response once its head is in."""
+_CLOCK: int | None = getattr(time, "CLOCK_BOOTTIME", getattr(time, "CLOCK_MONOTONIC", None))
+read_clock: Callable[[], float] = time.monotonic if _CLOCK is None else partial(time.clock_gettime, _CLOCK)
+"""Seconds that go on while the machine is suspended, which no connection survives that a server or NAT then drops."""
 _ABORT = struct.pack("hh" if sys.platform == "win32" else "ii", 1, 0)
 """``SO_LINGER`` for a close that resets."""
 
 
 class OriginPool:
-    """The connections to one scheme, host and port: the idle ones, last used on top, and the busy ones."""
+    """The connections to one scheme, host and port: idle ones, last used last, busy ones, and those being made."""
 
-    __slots__ = ("__weakref__", "busy", "closes_silently", "idle", "loop")
+    __slots__ = ("__weakref__", "busy", "closes_silently", "dialing", "idle", "loop")
 
     def __init__(self, loop: Callable[[], asyncio.AbstractEventLoop | None]) -> None:
         self.loop: Callable[[], asyncio.AbstractEventLoop | None] = loop
-        self.idle: deque[Connection] = deque()
+        self.idle: OrderedDict[Connection, None] = OrderedDict()
         self.busy: set[Connection] = set()
+        self.dialing: set[asyncio.Timeout] = set()
         self.closes_silently: bool = False
 
-    def acquire(self, now: float, *, unsafe: bool) -> Connection | None:
+    def acquire(self, *, unsafe: bool) -> Connection | None:
         """The idle connection used last, if it is young enough, open and silent; it counts as busy from here on.
 
         A request that is ``unsafe`` to send twice never uses one that the origin may have closed meanwhile.
@@ -61,36 +67,55 @@ class OriginPool:
         idle = self.idle
         longest = POST_IDLE if unsafe else READ_IDLE
         while idle and not (unsafe and self.closes_silently):
-            connection = idle[-1]
-            if now - connection.idle_since > longest:
+            connection = next(reversed(idle))
+            if read_clock() - connection.idle_since > longest:
                 break
-            idle.pop()
             if connection.is_usable():
+                del idle[connection]
                 connection.reused = True
                 self.busy.add(connection)
                 return connection
-        # The new one takes the place of an idle one: there are never more than were once busy together.
-        while idle:
-            oldest = idle.popleft()
-            if oldest.sock is not None:
-                oldest.close()
-                break
+            connection.close()
+        if idle:
+            # The new one takes the place of an idle one: there are never more than were once busy together.
+            next(iter(idle)).close()
         return None
 
     def release(self, connection: Connection) -> None:
         """Keep a connection for the next request."""
         self.busy.discard(connection)
-        connection.idle_since = asyncio.get_running_loop().time()
-        self.idle.append(connection)
+        connection.idle_since = read_clock()
+        self.idle[connection] = None
 
     def discard(self, connection: Connection) -> None:
-        """Forget a connection that closed; among the idle ones ``acquire`` passes over it."""
+        """Forget a connection that closed."""
         self.busy.discard(connection)
+        self.idle.pop(connection, None)
 
     def note_silent_close(self, connection: Connection) -> None:
         """Remember that this origin closes what it said to keep, within the time in which a POST would use it."""
-        if asyncio.get_running_loop().time() - connection.idle_since <= POST_IDLE:
+        if read_clock() - connection.idle_since <= POST_IDLE:
             self.closes_silently = True
+
+    def sweep(self) -> bool:
+        """Close what was idle for too long; whether anything is left to look after."""
+        latest = read_clock() - READ_IDLE
+        while self.idle and (oldest := next(iter(self.idle))).idle_since < latest:
+            oldest.close()
+        return bool(self.idle or self.busy or self.dialing or self.closes_silently)
+
+    def count(self) -> int:
+        """Open connections; from any thread."""
+        return len(self.idle) + len(self.busy)
+
+    def abort(self) -> None:
+        """End what is here, in its own loop or while that stands still."""
+        if running_loop() is not None:
+            for limit in self.dialing:
+                if not limit.expired():
+                    limit.reschedule(0.0)
+        for connection in [*self.idle, *self.busy]:
+            connection.fail(WireFailure.CLOSED)
 
 
 class Connection:

@@ -21,7 +21,7 @@ from videorouter.transport.causes import explain, name_connect_failure
 from videorouter.transport.connection import Connection
 from videorouter.transport.dialing import connect, interleave, parse_literal
 from videorouter.transport.live_guard import check_host
-from videorouter.transport.pool import Pools, wait_for_place
+from videorouter.transport.pool import Pools
 from videorouter.transport.target import Payload, find_target
 from videorouter.transport.tls import HTTP1, TlsConnection, share_context
 
@@ -67,9 +67,11 @@ class Exchanger:
         ends = now + (deadline - time.monotonic())
         pool = self._find_pool(target)
         origin = pool.find_origin(target.key)
-        connection = origin.acquire(now, unsafe=unsafe)
+        connection = origin.acquire(unsafe=unsafe)
         if connection is None:
             connection = await self._dial(pool, origin, target, attempt, deadline=ends)
+        if time.monotonic() >= deadline:
+            raise _come_too_late(connection, target)
         future = connection.start(
             payload.data,
             attempt,
@@ -109,12 +111,14 @@ class Exchanger:
         ends = now + (deadline - time.monotonic())
         pool = self._find_pool(target)
         origin = pool.find_origin(target.key)
-        connection = origin.acquire(now, unsafe=request.method in UNSAFE_METHODS)
+        connection = origin.acquire(unsafe=request.method in UNSAFE_METHODS)
         if connection is not None and addresses and connection.peer not in addresses:
             connection.close()
             connection = None
         if connection is None:
             connection = await self._dial(pool, origin, target, attempt, deadline=ends, addresses=addresses)
+        if time.monotonic() >= deadline:
+            raise _come_too_late(connection, target)
         future = connection.start(
             payload.data,
             attempt,
@@ -147,22 +151,24 @@ class Exchanger:
     ) -> Connection:
         """Make a connection; at most a few dozen at once, since thousands would time each other out."""
         check_host(target.host)
-        loop = asyncio.get_running_loop()
-        await wait_for_place(pool.connects, deadline - loop.time(), target.label)
+        ends = deadline
         try:
-            attempt.phase = Phase.CONNECTING
-            ends = min(deadline, loop.time() + self._connect_timeout)
-            try:
-                async with asyncio.timeout_at(ends):
-                    return await self._connect(pool, origin, target, addresses)
-            except TimeoutError as error:
-                failure = WireFailure.DEADLINE if ends >= deadline else WireFailure.CONNECT_TIMEOUT
-                raise explain(failure, target.label, error) from error
-            except (OSError, UnicodeError) as error:
-                pool.resolver.forget(target.host, target.port)
-                raise explain(name_connect_failure(error), target.label, error) from error
-        finally:
-            pool.connects.release()
+            async with asyncio.timeout_at(deadline) as limit:
+                origin.dialing.add(limit)
+                try:
+                    async with pool.connects:
+                        attempt.phase = Phase.CONNECTING
+                        ends = min(deadline, asyncio.get_running_loop().time() + self._connect_timeout)
+                        limit.reschedule(ends)
+                        return await self._connect(pool, origin, target, addresses)
+                finally:
+                    origin.dialing.discard(limit)
+        except TimeoutError as error:
+            failure = WireFailure.DEADLINE if ends >= deadline else WireFailure.CONNECT_TIMEOUT
+            raise explain(WireFailure.CLOSED if self.pools.closed else failure, target.label, error) from error
+        except (OSError, UnicodeError) as error:
+            pool.resolver.forget(target.host, target.port)
+            raise explain(name_connect_failure(error), target.label, error) from error
 
     async def _connect(
         self, pool: LoopPool, origin: OriginPool, target: RequestTarget, addresses: tuple[str, ...]
@@ -200,6 +206,12 @@ async def _secure(
         connection.close()
         raise
     return connection
+
+
+def _come_too_late(connection: Connection, target: RequestTarget) -> WireError:
+    """The loop stood still until the deadline had passed: nothing is sent, and another may use the connection."""
+    connection.origin.release(connection)
+    return explain(WireFailure.DEADLINE, target.label)
 
 
 async def _catch_response(connection: Connection) -> None:

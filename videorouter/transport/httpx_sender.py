@@ -35,7 +35,6 @@ from videorouter.transport.exchange import CANCEL_GRACE, UNSAFE_METHODS
 from videorouter.transport.httpx_stock import StockTransport, is_mocked, is_transport_patched
 from videorouter.transport.httpx_transport import EXTENSION, VideoTransport
 from videorouter.transport.live_guard import check_host
-from videorouter.transport.pool import wait_for_place
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -176,7 +175,7 @@ class HttpxSender:
             return await self._send(request, tracer, deadline=deadline, max_body=max_body)
         places = self._find_places(_parse(request.url))
         if places is not None:
-            await wait_for_place(places, deadline - time.monotonic(), attempt.host)
+            await _wait_for_place(places, deadline - time.monotonic(), attempt.host)
         task = loop.create_task(self._send(request, tracer, deadline=deadline, max_body=max_body))
         if places is not None:
             task.add_done_callback(lambda _: places.release())
@@ -374,6 +373,18 @@ def _resolves(transport: object) -> bool:
     if type(transport) is httpx.AsyncHTTPTransport:
         return type(transport._pool).__name__ == "AsyncConnectionPool"  # noqa: SLF001 - there is no public way
     return isinstance(transport, VideoTransport)
+
+
+async def _wait_for_place(places: anyio.Semaphore, seconds: float, host: str | None) -> None:
+    """Take one of a number of places; ``release`` gives it back. After so many seconds: ``WireError``."""
+    try:
+        places.acquire_nowait()
+    except anyio.WouldBlock:
+        try:
+            async with asyncio.timeout(seconds):
+                await places.acquire()
+        except TimeoutError as error:
+            raise explain(WireFailure.DEADLINE, host, error) from error
 
 
 def _note_head(httpx_response: httpx.Response, attempt: Attempt) -> Response:

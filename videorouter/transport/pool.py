@@ -9,35 +9,15 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import weakref
-from typing import TYPE_CHECKING
 
 import anyio
 
 from videorouter.forks import after_fork
-from videorouter.http import WireFailure
 from videorouter.loops import PerLoop, running_loop
-from videorouter.transport.causes import explain
 from videorouter.transport.connection import READ_IDLE, OriginPool
 from videorouter.transport.dialing import Resolver
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from videorouter.transport.connection import Connection
-
 CONNECTS_AT_ONCE = 96
-
-
-async def wait_for_place(places: anyio.Semaphore, seconds: float, host: str | None) -> None:
-    """Take one of a number of places; ``release`` gives it back. After so many seconds: ``WireError``."""
-    try:
-        places.acquire_nowait()
-    except anyio.WouldBlock:
-        try:
-            async with asyncio.timeout(seconds):
-                await places.acquire()
-        except TimeoutError as error:
-            raise explain(WireFailure.DEADLINE, host, error) from error
 
 
 class LoopPool:
@@ -68,30 +48,22 @@ class LoopPool:
         with contextlib.suppress(TypeError):
             self._sweeper = weakref.ref(handle)
 
-    def sweep(self, now: float) -> bool:
-        """Close what was idle for too long; whether anything is left to look after."""
+    def sweep(self) -> None:
+        """Close what was idle for too long, and come back while anything is left."""
         for key, origin in list(self._origins.items()):
-            while origin.idle and now - origin.idle[0].idle_since > READ_IDLE:
-                origin.idle.popleft().close()
-            if not origin.idle and not origin.busy and not origin.closes_silently:
+            if not origin.sweep():
                 del self._origins[key]
         self._sweeping = bool(self._origins)
-        return self._sweeping
+        if self._sweeping:
+            self._sweep_later(asyncio.get_running_loop())
 
-    def sweep_again(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Sweep, and come back while there is something left."""
-        if self.sweep(loop.time()):
-            self._sweep_later(loop)
-
-    def connections(self) -> Iterator[Connection]:
-        """All connections, idle and busy."""
-        for origin in self._origins.values():
-            yield from origin.idle
-            yield from origin.busy
+    def count(self) -> int:
+        """Open connections; from any thread."""
+        return sum(origin.count() for origin in self._origins.copy().values())
 
     def close(self) -> None:
         """Abort what runs and close what is idle, in the pool's own loop."""
-        _abort(list(self.connections()), self._loop())
+        _abort(list(self._origins.values()), self._loop())
         self._origins.clear()
         handle = self._sweeper() if self._sweeper is not None else None
         if handle is not None:
@@ -102,36 +74,35 @@ class LoopPool:
         """In a forked child: close its copies of the descriptors, and say nothing on the wire or to epoll."""
         for origin in self._origins.values():
             origin.loop = _no_loop
-        for connection in list(self.connections()):
-            connection.close_descriptor()
+            for connection in [*origin.idle, *origin.busy]:
+                connection.close_descriptor()
         self._origins.clear()
 
     def __del__(self) -> None:
         """The client was forgotten, or its loop is gone."""
-        connections = list(self.connections())
-        if connections:
-            _abort(connections, self._loop(), soon=True)
+        if self._origins:
+            _abort(list(self._origins.values()), self._loop(), soon=True)
 
 
 def _no_loop() -> None:
     """In place of a reference to a loop that is not of this process."""
 
 
-def _abort(connections: list[Connection], loop: asyncio.AbstractEventLoop | None, *, soon: bool = False) -> None:
-    """Abort connections in their loop; ``soon``, since the collector runs in the middle of anything, the loop too."""
+def _abort(origins: list[OriginPool], loop: asyncio.AbstractEventLoop | None, *, soon: bool = False) -> None:
+    """End connections in their loop; ``soon``, since the collector runs in the middle of anything, the loop too."""
     if loop is not None and loop.is_running() and (soon or loop is not running_loop()):
         # Refused by a loop that was closed meanwhile.
         with contextlib.suppress(RuntimeError):
-            loop.call_soon_threadsafe(_abort, connections, loop)
+            loop.call_soon_threadsafe(_abort, origins, loop)
             return
-    for connection in connections:
-        connection.fail(WireFailure.CLOSED)
+    for origin in origins:
+        origin.abort()
 
 
 def _sweep(reference: weakref.ref[LoopPool]) -> None:
     pool = reference()
     if pool is not None:
-        pool.sweep_again(asyncio.get_running_loop())
+        pool.sweep()
 
 
 class Pools(PerLoop[LoopPool]):
@@ -144,7 +115,7 @@ class Pools(PerLoop[LoopPool]):
 
     def count(self) -> int:
         """Connections that are open in all loops, idle ones included."""
-        return sum(1 for _, pool in self.pairs() for _ in pool.connections())
+        return sum(pool.count() for _, pool in self.pairs())
 
     def _forget_parent(self) -> None:
         for _, pool in self.pairs():
