@@ -114,7 +114,7 @@ class Attempt:
     those of the sendings before it.
     """
 
-    __slots__ = ("earlier", "half_written", "host", "phase", "response")
+    __slots__ = ("earlier", "half_written", "host", "phase", "response", "unread")
 
     def __init__(self) -> None:
         self.phase: Phase = Phase.QUEUED
@@ -123,6 +123,8 @@ class Attempt:
         """Whether a part of the request was not handed over: if it ends here, the server never has the whole."""
         self.response: Response | None = None
         """Status and headers as soon as they are in, with as much of the body as was read when it failed."""
+        self.unread: bytes = b""
+        """What came where no head could be read."""
         self.earlier: tuple[Attempt, ...] = ()
 
     @property
@@ -137,10 +139,11 @@ class Attempt:
         if self.phase in _SENT:
             past = Attempt()
             past.phase, past.host = self.phase, self.host
-            past.half_written, past.response = self.half_written, self.response
+            past.half_written, past.response, past.unread = self.half_written, self.response, self.unread
             self.earlier += (past,)
             self.half_written = False
             self.response = None
+            self.unread = b""
         self.phase = phase
 
 

@@ -1,7 +1,9 @@
 """The same exchanges under TLS, and what is said when TLS fails."""
 
 import asyncio
+import os
 import ssl
+import time
 
 import httpx
 import pytest
@@ -242,3 +244,86 @@ async def test_where_http_2_was_agreed_on_nothing_is_sent(authority, both):
     assert (error.failure, attempt.phase) == (WireFailure.TLS_CUT, Phase.CONNECTING)
     assert "h2 was agreed on" in error.message
     await sender.aclose()
+
+
+def break_tls(peer, data=b""):
+    """Write bytes under TLS, and at once behind them a record that is none."""
+    peer.writer.write(data)
+    sock = peer.writer.get_extra_info("socket")
+    os.write(sock.fileno(), b"\x17\x03\x03\x00\x20" + b"\xff" * 32)
+
+
+async def test_an_answer_that_came_before_tls_broke_is_the_answer(serve, sender, server_tls):
+    async def script(peer):
+        while await peer.request():
+            break_tls(peer, ok())
+            await peer.gone()
+
+    server = await serve(script, tls=server_tls)
+    for _ in range(2):
+        assert (await send(sender, post(server.url))).body == ANSWER
+    assert server.connections == 2
+
+
+async def test_a_piece_that_came_before_tls_broke_is_evidence(serve, sender, server_tls):
+    async def script(peer):
+        await peer.request()
+        break_tls(peer, ok()[:-5])
+
+    server = await serve(script, tls=server_tls)
+    error, attempt = await fail(sender, server.url)
+    assert error.failure is WireFailure.BODY_CUT
+    assert attempt.response.body == ANSWER[:-5]
+
+
+async def test_a_body_without_a_length_does_not_end_where_tls_broke(serve, sender, server_tls):
+    async def script(peer):
+        await peer.request()
+        break_tls(peer, b"HTTP/1.1 200 OK\r\n\r\n" + ANSWER)
+
+    server = await serve(script, tls=server_tls)
+    error, attempt = await fail(sender, server.url)
+    assert error.failure is WireFailure.BODY_CUT
+    assert attempt.response.body == ANSWER
+
+
+async def test_a_stream_gives_what_came_before_tls_broke(serve, sender, server_tls):
+    async def script(peer):
+        await peer.request()
+        break_tls(peer, b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n")
+
+    server = await serve(script, tls=server_tls)
+    stream = await sender.stream(get(server.url), Attempt(), deadline=time.monotonic() + 5, stall=5)
+    pieces = stream.chunks()
+    assert await anext(pieces) == b"abc"
+    with pytest.raises(WireError) as caught:
+        await anext(pieces)
+    assert caught.value.failure is WireFailure.BODY_CUT
+
+
+@pytest.mark.parametrize("broken", [False, True])
+async def test_a_whole_stream_before_the_end_of_tls_is_whole_and_the_last(serve, sender, server_tls, broken):
+    async def script(peer):
+        while await peer.request():
+            if broken:
+                break_tls(peer, ok())
+            else:
+                peer.writer.write(ok())
+                peer.close()
+            await peer.gone()
+
+    server = await serve(script, tls=server_tls)
+    for _ in range(2):
+        stream = await sender.stream(get(server.url), Attempt(), deadline=time.monotonic() + 5, stall=5)
+        assert b"".join([piece async for piece in stream.chunks()]) == ANSWER
+    assert server.connections == 2
+
+
+async def test_tls_that_broke_before_an_answer_is_a_lost_one(serve, sender, server_tls):
+    async def script(peer):
+        await peer.request()
+        break_tls(peer)
+
+    server = await serve(script, tls=server_tls)
+    error, attempt = await fail(sender, server.url)
+    assert (error.failure, attempt.phase) == (WireFailure.RESET, Phase.SENT)

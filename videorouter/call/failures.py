@@ -294,11 +294,14 @@ def _build_doubt(failed: FailedAttempt, settings: ClientSettings, said: str, fac
     redact = settings.redact
     answer = failed.answer
     response = failed.response
+    unread = failed.attempt.unread
     if response is not None:
         facts.update(keep_evidence(response, redact))
-        found = _TASK_ID.search(response.body)
-        if found is not None:
-            facts["task_id"] = redact(found.group(1).decode("utf-8", "replace"))
+    elif unread:
+        facts["body"] = show_body(unread, redact)
+    found = _TASK_ID.search(response.body if response is not None else unread)
+    if found is not None:
+        facts["task_id"] = redact(found.group(1).decode("utf-8", "replace"))
     if isinstance(answer, ErrorAnswer):
         facts["code"] = show_words(answer.code, redact) if isinstance(answer.code, str) else answer.code
         facts["type"] = show_words(answer.type, redact) if answer.type else None

@@ -27,7 +27,8 @@ from videorouter.errors import Phase
 from videorouter.http import Attempt, Response, WireFailure, clip_body
 from videorouter.loops import finish, running_loop
 from videorouter.transport.causes import explain
-from videorouter.transport.parser import HEAD_LIMIT, PARSE_ERRORS, ResponseParser
+from videorouter.transport.decoding import decode_body
+from videorouter.transport.parser import HEAD_LIMIT, MOST_KEPT_OF_STREAM, PARSE_ERRORS, ResponseParser
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -123,6 +124,7 @@ class Connection:
 
     __slots__ = (
         "attempt",
+        "broken",
         "deadline",
         "eof",
         "fd",
@@ -157,7 +159,10 @@ class Connection:
         self.unsent: bytes | memoryview = b""
         self.idle_since: float = 0.0
         self.reused: bool = False
+        self.streaming: bool = False
         self.eof: bool = False
+        self.broken: OSError | None = None
+        """What ended it, when bytes had come before that and are read first."""
 
     # The request goes out.
 
@@ -178,9 +183,11 @@ class Connection:
         """
         loop = asyncio.get_running_loop()
         self.parser.head_only = head_only
+        if streaming:
+            self.parser.most_kept = MOST_KEPT_OF_STREAM
         self.attempt: Attempt = attempt
         self.max_body: int = max_body
-        self.streaming: bool = streaming
+        self.streaming = streaming
         self.deadline: float = deadline
         self.rest_timed: bool = False
         self.future = future = loop.create_future()
@@ -249,8 +256,9 @@ class Connection:
             return
         if data:
             self._feed(data)
-            if self.eof:
-                self._on_closed(None)
+            # A stream comes to its end as it is read.
+            if self.eof and not (self.streaming and self.parser.status):
+                self._on_closed(self.broken)
         elif data is not None:
             self._on_closed(None)
 
@@ -307,7 +315,13 @@ class Connection:
             self.fail(WireFailure.TOO_LARGE)
             return
         future, attempt = self.future, self.attempt
-        response = attempt.response = self.parser.build_response()
+        response = self.parser.build_response()
+        if response.body[:1] != b"{":
+            response.body = decode_body(response.body, response.headers, self.max_body)
+            if len(response.body) > self.max_body:
+                self.fail(WireFailure.TOO_LARGE)
+                return
+        attempt.response = response
         attempt.phase = Phase.COMPLETE
         self._go_idle()
         if future is not None:
@@ -356,8 +370,10 @@ class Connection:
             attempt = self.attempt
             if self.parser.status:
                 attempt.phase = Phase.ANSWERED
-                attempt.response = self.parser.build_response()
-                attempt.response.body = clip_body(attempt.response.body, self.max_body)
+                attempt.response = response = self.parser.build_response()
+                response.body = clip_body(decode_body(response.body, response.headers, self.max_body), self.max_body)
+            else:
+                attempt.unread = self.parser.find_unread()
         self.close()
 
     def listen_again(self, seconds: float) -> asyncio.Future[Response]:
@@ -492,6 +508,8 @@ class Connection:
             self.close()
             return
         self.attempt.phase = Phase.COMPLETE
+        if self.eof:
+            self.parser.closes = True
         if not self.parser.closes:
             asyncio.get_running_loop().add_reader(self.fd, self.on_readable)
         self._go_idle()

@@ -30,6 +30,7 @@ from videorouter.http import (
 )
 from videorouter.loops import PerLoop, running_loop
 from videorouter.transport.causes import explain, name_connect_failure
+from videorouter.transport.decoding import decode_body
 from videorouter.transport.dialing import resolve_name
 from videorouter.transport.exchange import CANCEL_GRACE, UNSAFE_METHODS
 from videorouter.transport.httpx_stock import StockTransport, is_mocked, is_transport_patched
@@ -409,9 +410,13 @@ async def _read_whole(httpx_response: httpx.Response, response: Response, host: 
             if len(pieces) > max_body:
                 raise explain(WireFailure.TOO_LARGE, host)
     finally:
-        response.body = clip_body(bytes(pieces), max_body)
+        response.body = decode_body(bytes(pieces), response.headers, max_body)
         pieces.clear()
         del httpx_response
+        swollen = len(response.body) > max_body
+        response.body = clip_body(response.body, max_body)
+    if swollen:
+        raise explain(WireFailure.TOO_LARGE, host)
 
 
 def _find_read_body(httpx_response: httpx.Response, host: str | None) -> bytes:

@@ -1,6 +1,7 @@
 """Puts one response together from the bytes of a connection, parsed by llhttp: is it whole, and how large may it grow?
 
-It performs no I/O and knows no clock. Bodies stay as they lie on the wire, and trailers are dropped.
+What llhttp refuses is read once more, leniently (``lenient``); for that the bytes are kept for as long as it may refuse
+them: until the head is in, and of a body in chunks up to a bound. It performs no I/O and knows no clock. Bodies stay as they lie on the wire, and trailers are dropped.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING
 import httptools
 
 from videorouter.http import Response, find_header
+from videorouter.transport.lenient import LenientReader, UnreadableError
 
 if TYPE_CHECKING:
     from videorouter.http import Header
@@ -19,7 +21,11 @@ _CHUNK_OVERHEAD = 8
 _MOST_PIECES = 256
 """Pieces that are kept as they come: a million chunks of one byte would weigh forty times as much as objects."""
 
-PARSE_ERRORS = (httptools.HttpParserError, httptools.HttpParserUpgrade)
+MOST_KEPT = 8 * 2**20
+"""Bytes of an answer that are kept for a second reading: all that an answer may have, its framing included."""
+MOST_KEPT_OF_STREAM = 2**18
+
+PARSE_ERRORS = (httptools.HttpParserError, httptools.HttpParserUpgrade, UnreadableError)
 
 
 class ResponseParser:
@@ -27,6 +33,7 @@ class ResponseParser:
 
     Attributes:
         head_only: Whether no body follows, whatever the head says (``HEAD``).
+        most_kept: Bytes that are kept for a second reading.
         status: 0 until the head is in.
         complete: Whether the response is whole.
         closes: Whether the connection can carry no further exchange.
@@ -34,7 +41,21 @@ class ResponseParser:
         wire_size: Bytes so far, head and framing included.
     """
 
-    __slots__ = ("_llhttp", "_pieces", "body_size", "closes", "complete", "head_only", "headers", "status", "wire_size")
+    __slots__ = (
+        "_again",
+        "_kept",
+        "_llhttp",
+        "_pieces",
+        "_skipped",
+        "body_size",
+        "closes",
+        "complete",
+        "head_only",
+        "headers",
+        "most_kept",
+        "status",
+        "wire_size",
+    )
 
     def __init__(self) -> None:
         self._llhttp: httptools.HttpResponseParser = httptools.HttpResponseParser(self)
@@ -43,6 +64,7 @@ class ResponseParser:
     def reset(self) -> None:
         """Begin the next response."""
         self.head_only: bool = False
+        self.most_kept: int = MOST_KEPT
         self.status: int = 0
         self.headers: list[Header] = []
         self._pieces: list[bytes | bytearray] = []
@@ -50,25 +72,73 @@ class ResponseParser:
         self.wire_size: int = 0
         self.complete: bool = False
         self.closes: bool = False
+        self._kept: bytearray | None = None
+        self._again: LenientReader | None = None
+        self._skipped: int = 0
 
     def drop(self) -> None:
         """Forget the body: an error's traceback keeps this object for as long as its owner likes."""
         self._pieces = []
+        self._kept = self._again = None
         # llhttp's wrapper holds bound methods of this object: a ring that the collector would have to find.
         del self._llhttp
 
     def feed(self, data: bytes) -> None:
         """Take bytes from the connection. ``PARSE_ERRORS``: no HTTP. What follows a whole response is nobody's answer."""
         self.wire_size += len(data)
+        if self._again is not None:
+            self._feed_again(self._again, data)
+            return
         try:
             if not self.status and self.wire_size > HEAD_LIMIT:
                 self._feed_long_head(data)
             else:
                 self._llhttp.feed_data(data)
-        except PARSE_ERRORS:
-            if not self.complete:
-                raise
+        except PARSE_ERRORS as error:
             self.closes = True
+            if not self.complete:
+                self._read_again(data, error)
+        else:
+            if not self.complete:
+                self._keep(data)
+
+    def _keep(self, data: bytes) -> None:
+        """Keep bytes that llhttp has taken and whose sequel it may refuse."""
+        if self.status and (self.wire_size > self.most_kept or not self._is_chunked()):
+            self._kept = None
+        elif self._kept is not None:
+            self._kept += data
+        elif self.wire_size == len(data):
+            self._kept = bytearray(data)
+
+    def _is_chunked(self) -> bool:
+        return any(name == b"transfer-encoding" for name, _ in self.headers)
+
+    def _read_again(self, data: bytes, error: Exception) -> None:
+        """Read a response that llhttp refuses from its first byte on; what is known of its body is passed over."""
+        kept = bytes(self._kept or b"") + data
+        self._kept = bytearray(kept[:HEAD_LIMIT])
+        if len(kept) < self.wire_size or isinstance(error, httptools.HttpParserUpgrade):
+            raise error
+        self._again = LenientReader(head_only=self.head_only, head_limit=HEAD_LIMIT)
+        self._skipped = self.body_size
+        self._feed_again(self._again, kept)
+
+    def _feed_again(self, reader: LenientReader, data: bytes) -> None:
+        body = reader.feed(data)
+        self.status, self.headers = reader.status, reader.headers
+        skipped = min(self._skipped, len(body))
+        self._skipped -= skipped
+        if len(body) > skipped:
+            self.on_body(body[skipped:])
+        self.complete = reader.complete
+
+    def find_unread(self) -> bytes:
+        """What has come where no head could be read: evidence, at most as long as a head."""
+        if self.status:
+            return b""
+        unread = self._kept if self._again is None else self._again.rest
+        return bytes(unread[:HEAD_LIMIT]) if unread is not None else b""
 
     def _feed_long_head(self, data: bytes) -> None:
         """Let llhttp see no more than the limit of a head that does not end."""

@@ -112,6 +112,8 @@ class TlsConnection(Connection):
 
     def _receive(self, size: int) -> bytes | None:
         if self.eof:
+            if self.broken is not None:
+                raise self.broken
             return b""
         if self.sock is None or not self._read_socket(size):
             return None
@@ -127,6 +129,11 @@ class TlsConnection(Connection):
         except ssl.SSLEOFError:
             # Closed without the farewell of TLS, as many servers do; lengths say whether anything is missing.
             self.eof = True
+        except ssl.SSLError as error:
+            if not pieces:
+                raise
+            # An alert, or a record that is none: what was decrypted before it may be the whole answer.
+            self.eof, self.broken = True, error
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
 
