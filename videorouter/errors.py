@@ -210,7 +210,7 @@ class AuthenticationError(APIStatusError):
 
 
 class InsufficientCreditsError(APIStatusError):
-    """402: the account has no credit left."""
+    """The account has no credit left: 402, or a 403 or a 429 that says so."""
 
 
 class PermissionDeniedError(APIStatusError):

@@ -5,12 +5,20 @@ from __future__ import annotations
 import asyncio
 import gc
 import os
+import time
 from collections.abc import Mapping
 
 import pytest
 from batching import gather, prompts
 
-from videorouter import AsyncVideoRouter, ConfigurationError, DownloadError, InvalidRequestError, OutcomeUnknownError
+from videorouter import (
+    AsyncVideoRouter,
+    ConfigurationError,
+    DownloadError,
+    InsufficientCreditsError,
+    InvalidRequestError,
+    OutcomeUnknownError,
+)
 from videorouter.events import BatchProgressed, ItemFinished
 from videorouter.sandbox import Sandbox
 
@@ -215,6 +223,23 @@ async def test_a_wall_stops_the_batch(sandbox, router):
     assert {item.state for item in items} <= {"refused", "not_sent"}
     assert "402" in batch.summary.stopped
     assert batch.summary.total == 200
+
+
+@pytest.mark.parametrize("status", [402, 403, 429])
+@pytest.mark.parametrize("held", ["journal", "memory"])
+async def test_an_account_without_credit_ends_a_batch_at_once(sandbox, router, tmp_path, status, held):
+    sandbox.faults.add(f"no_credit={status}")
+    journal = {"journal": tmp_path / "run.db"} if held == "journal" else {}
+    batch = router.generate_many(prompts(1000), concurrency=50, **journal)
+    began = time.monotonic()
+    items = [item async for item in batch]
+    assert time.monotonic() - began < 1.0
+    assert {item.state for item in items} <= {"refused", "not_sent"}
+    assert {type(item.error) for item in items if item.state == "refused"} == {InsufficientCreditsError}
+    assert len([record for record in sandbox.requests if record.method == "POST"]) <= 50
+    assert f"out of credit ({status})" in batch.summary.stopped
+    assert batch.summary.done == 0
+    assert await sandbox.charges() == {}
 
 
 async def test_identical_refusals_in_a_row_stop_the_batch(sandbox, router):

@@ -217,13 +217,61 @@ def test_a_url_that_cannot_be_taken_is_named():
 @pytest.mark.parametrize(
     ("word", "state"),
     [
-        *[(word, "pending") for word in ("created", "in_progress", "running", "queued", "Moon", None)],
-        *[(word, "completed") for word in ("completed", "SUCCEEDED", "Success")],
-        *[(word, "failed") for word in ("failed", "error", "Cancelled", "canceled", "expired")],
+        *[(word, "pending") for word in ("created", "in_progress", "running", "queued", " In Progress ", "in-queue")],
+        *[(word, "pending") for word in ("NOT_START", "SUBMITTED", "QUEUED", "IN_PROGRESS", "UNKNOWN", "processing")],
+        *[(word, "completed") for word in ("completed", "SUCCEEDED", "Success", "SUCCESS")],
+        *[(word, "completed") for word in ("succeed", "finished", "done", "complete", "ready")],
+        *[(word, "failed") for word in ("failed", "error", "Cancelled", "canceled", "expired", "FAILURE", "fail")],
+        *[
+            (word, "failed")
+            for word in ("rejected", "moderated", "timeout", "timed_out", "Timed Out", "content_filter")
+        ],
+        *[(word, "failed") for word in ("blocked", "aborted")],
+        *[(word, "unknown") for word in ("Moon", "", None)],
     ],
 )
 def test_a_state_in_any_letters_is_known_and_a_strange_one_is_pending(word, state):
     assert classify_status(word) == state
+    status = look({"data": {"status": word, "progress": "37%"}})
+    if state == "completed":
+        assert isinstance(status, Unusable)
+    else:
+        assert status.state == state.replace("unknown", "pending")
+
+
+@pytest.mark.parametrize("word", ["Moon", None, "42%"])
+def test_a_url_beside_a_word_that_nobody_knows_is_the_result(word):
+    status = look({"data": {"status": word, "outputs": [URL]}})
+    assert (status.state, status.status, status.result.url) == ("completed", word, URL)
+    task = post({"data": {"task_id": "t-1", "status": word, "urls": {"video": URL}}})
+    assert (task.status, task.result.url) == (word, URL)
+
+
+@pytest.mark.parametrize("word", ["running", "SUBMITTED", "queued"])
+def test_a_url_beside_a_pending_word_is_a_candidate(word):
+    status = look({"data": {"status": word, "outputs": [URL]}})
+    assert (status.state, status.result, status.candidate_.url) == ("pending", None, URL)
+    assert post({"data": {"task_id": "t-1", "status": word, "urls": {"video": URL}}}).result is None
+    assert look({"status": word, "data": {"video_url": URL}}).state == "pending"
+
+
+@pytest.mark.parametrize("word", ["completed", "Moon", "running"])
+def test_a_url_that_the_request_has_sent_is_no_result(word):
+    request = json.dumps({"prompt": "see https://x.example/", "video_urls": ["https://x.example/in.mp4"]}).encode()
+
+    def read(*urls):
+        body = json.dumps({"data": {"status": word, "urls": {"video": urls[0]}, "outputs": urls[1:]}}).encode()
+        return read_task(200, body, task_id="t-1", request=request)
+
+    nothing = read("https://x.example/in.mp4")
+    assert isinstance(nothing, Unusable) if word == "completed" else nothing.candidate_ is None
+    found = read("https://x.example/in.mp4", URL)
+    assert (found.result or found.candidate_).url == URL
+    body = json.dumps({"data": {"task_id": "t-1", "status": word, "video_url": "https://x.example/in.mp4"}}).encode()
+    assert read_post(200, body, request=request).result is None
+    listed = json.dumps({"data": [{"url": "https://x.example/in.mp4"}], "status": word}).encode()
+    found = read_task(200, listed, task_id="t-1", request=request)
+    assert isinstance(found, Unusable) if word == "completed" else found.result is None
 
 
 @pytest.mark.parametrize(

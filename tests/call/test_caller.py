@@ -279,6 +279,41 @@ async def test_moderation_has_one_class(status):
         assert type(await fail(router)) is ContentPolicyError
 
 
+NO_CREDIT = {
+    "403": answer(403, {"error": {"message": "Your current credits have been used up and we are unable to go on."}}),
+    "403, by code": answer(403, {"error": {"message": "no", "code": "insufficient_user_quota"}}),
+    "429": answer(429, {"error": {"message": "Free model requires Team balance greater than $4.999999.", "code": 429}}),
+    "429, by code": answer(429, {"error": {"message": "no", "code": "insufficient_quota"}}, "Retry-After: 1"),
+    "402": answer(402),
+}
+
+
+@pytest.mark.parametrize("honoured", ["unknown", "honoured"])
+@pytest.mark.parametrize("step", NO_CREDIT.values(), ids=NO_CREDIT.keys())
+async def test_an_account_without_credit_ends_the_call_at_the_first_answer(step, honoured):
+    async with calling(step, idempotency=honoured) as (gateway, router):
+        error = await fail(router)
+        assert type(error) is InsufficientCreditsError
+        assert not error.in_doubt
+        assert len(gateway.posts) == 1
+        with pytest.raises(InsufficientCreditsError):
+            await router.balance()
+        assert len(gateway.gets) == 1
+        assert router.stats().paused_until == 0
+
+
+async def test_the_wait_in_the_words_of_a_429_is_kept():
+    wait = answer(429, {"error": {"message": "Rate limit exceeded. Please try again after 0.4 seconds."}})
+    async with calling(wait, answer()) as (gateway, router):
+        began = time.monotonic()
+        assert (await router.generate("otter", model="veo", timeout=20)).video_id == "video_1"
+        assert time.monotonic() - began >= 0.4
+        gateway.steps = [answer(429, {"error": {"message": "Please try again after 6 minutes."}})]
+        error = await fail(router)
+        assert type(error) is RateLimitError
+        assert error.retry_after == 360.0
+
+
 # The caller declares that keys are honoured.
 
 AGAIN = {

@@ -47,6 +47,16 @@ async def test_what_the_next_model_would_meet_too_ends_the_list(sandbox, router,
     assert await sandbox.charges() == {}
 
 
+@pytest.mark.parametrize("status", [402, 403, 429])
+async def test_an_account_without_credit_ends_the_list_at_the_first_answer(sandbox, router, status):
+    sandbox.faults.add(f"no_credit={status}")
+    with pytest.raises(InsufficientCreditsError) as caught:
+        await router.generate("otter", models=["first", "veo3-fast"])
+    assert caught.value.status == status
+    assert len([record for record in sandbox.requests if record.method == "POST"]) == 1
+    assert await sandbox.charges() == {}
+
+
 @pytest.mark.parametrize("fault", ["status=500", "status=502", "reset; at=body", "empty", "html"])
 async def test_what_is_in_doubt_is_raised_and_never_bought_again(sandbox, router, fault):
     sandbox.faults.add(fault, model="first", charged=True)

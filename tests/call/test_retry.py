@@ -33,6 +33,7 @@ from videorouter.call.retry import (
     find_pause,
     read_date,
     read_retry_after,
+    read_wait,
 )
 
 ONCE, HONOURED, READ, FILE = RequestKind.ONCE, RequestKind.HONOURED, RequestKind.READ, RequestKind.FILE
@@ -54,6 +55,7 @@ PROMISED = {
     "CLOSED": "closed, closed, closed, closed, task, closed, closed",
     "UNSENT": "again, again, again, again, poll, poll, fetch",
     "LOST": "doubt, replay, doubt, again, poll, poll, fetch",
+    "OUT_OF_CREDIT": "status, status, status, status, poll, status, file",
     "REFUSED": "wait, wait, wait, wait, poll, poll, wait for the file",
     "SERVER_ERROR": "doubt, replay, doubt, again 5xx, poll, poll, fetch",
     "CONFLICT": "doubt, replay, doubt, status, poll, status, file",
@@ -119,7 +121,8 @@ def test_what_ends_in_doubt_is_undecided_and_nothing_else_is():
 
 
 STATUSES = {
-    **dict.fromkeys((400, 402, 405, 413, 415, 422), Outcome.REJECTED),
+    **dict.fromkeys((400, 405, 413, 415, 422), Outcome.REJECTED),
+    402: Outcome.OUT_OF_CREDIT,
     **dict.fromkeys((401, 403), Outcome.FORBIDDEN),
     404: Outcome.MISSING,
     **dict.fromkeys((425, 429), Outcome.REFUSED),
@@ -411,6 +414,34 @@ def test_two_that_differ_are_a_list():
     assert read_retry_after([(b"retry-after", b"1"), (b"retry-after", b"2")], wall=0.0) is None
     assert read_retry_after([(b"retry-after", b"2"), (b"retry-after", b"2")], wall=0.0) == 2.0
     assert read_retry_after([], wall=0.0) is None
+
+
+WAITS = {
+    "Rate limit exceeded (5 requests per minute). Please try again after 6 seconds. (request id: r)": 6.0,
+    "Please try again in 20ms.": 0.02,
+    "please TRY AGAIN IN 1m30s": 90.0,
+    "Please retry after 1 minute and 5 seconds": 65.0,
+    "Too many requests, wait for 2 hours, 3 mins": 7380.0,
+    "try again after: 1.5 s": 1.5,
+    "try again in 7m": 420.0,
+    "try again later": None,
+    "try again after 6": None,
+    "try again after 6 days": None,
+    "5 requests per minute": None,
+    "retry 3 seconds ago": 3.0,
+    "": None,
+    "try again in " + "9" * 400 + " s": None,
+}
+
+
+@pytest.mark.parametrize(("words", "seconds"), WAITS.items())
+def test_a_wait_that_stands_in_the_words_of_a_refusal(words, seconds):
+    assert read_wait(words) == (None if seconds is None else pytest.approx(seconds))
+
+
+@given(st.text())
+def test_any_words_are_read_without_trouble(words):
+    assert (read_wait(f"try again in {words}") or 0.0) >= 0.0
 
 
 MONTHS = ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"]

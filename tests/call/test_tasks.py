@@ -28,6 +28,7 @@ from videorouter import (
     VideoRouterError,
 )
 from videorouter.call import limiter, polls, retry, tasks
+from videorouter.events import TaskAccepted
 
 pytestmark = pytest.mark.anyio
 
@@ -140,6 +141,70 @@ async def test_moderation_of_a_task_is_moderation():
         with pytest.raises(ContentPolicyError) as caught:
             await router.generate("otter", model="veo", timeout=20)
         assert caught.value.task_id == "t-1"
+
+
+@pytest.mark.parametrize("word", ["SUCCESS", "succeed", "finished", "Moon"])
+async def test_a_task_in_other_words_is_collected(word):
+    done = answer(200, {"code": "success", "data": {"status": word, "outputs": ["https://cdn.example/v.mp4"]}})
+    async with calling(task_accepted(), RUNNING, done) as (gateway, router):
+        assert (await router.generate("otter", model="veo", timeout=20)).url == "https://cdn.example/v.mp4"
+        assert len(gateway.gets) == 2
+
+
+@pytest.mark.parametrize("word", ["FAILURE", "rejected", "timed_out"])
+async def test_a_task_that_failed_in_other_words_is_polled_no_more(word):
+    failed = answer(200, {"code": "success", "data": {"status": word, "fail_reason": "upstream error"}})
+    async with calling(task_accepted(), failed) as (gateway, router):
+        with pytest.raises(TaskFailedError, match="upstream error"):
+            await router.generate("otter", model="veo", timeout=20)
+        assert len(gateway.gets) == 1
+
+
+@pytest.mark.parametrize("word", ["moderated", "content_filter"])
+async def test_a_state_that_says_moderation_is_moderation(word):
+    async with calling(task_accepted(), answer(200, {"data": {"status": word}})) as (_, router):
+        with pytest.raises(ContentPolicyError) as caught:
+            await router.generate("otter", model="veo", timeout=20)
+        assert caught.value.task_id == "t-1"
+
+
+async def test_a_url_of_a_task_that_runs_is_taken_at_the_deadline_only():
+    early = answer(200, {"data": {"status": "running", "outputs": ["https://cdn.example/early.mp4"]}})
+    async with calling(task_accepted(), early, RUNNING) as (gateway, router):
+        began = time.monotonic()
+        result = await router.generate("otter", model="veo", timeout=0.5)
+        assert time.monotonic() - began > 0.4
+        assert (result.url, result.task_id) == ("https://cdn.example/early.mp4", "t-1")
+        assert len(gateway.gets) > 2
+        gateway.steps = [early, DONE]
+        assert (await router.wait("t-1", timeout=20)).url == "https://cdn.example/v.mp4"
+
+
+async def test_an_address_that_was_sent_is_no_result():
+    sent = "https://x.example/in.mp4"
+    echo = answer(200, {"data": {"status": "Moon", "video_url": sent}})
+    async with calling(task_accepted(video_url=sent), echo, DONE) as (gateway, router):
+        result = await router.generate("otter", model="veo", timeout=20, video_urls=[sent])
+        assert result.url == "https://cdn.example/v.mp4"
+        assert len(gateway.gets) == 2
+
+
+async def test_a_word_that_nobody_knows_is_named_at_the_deadline():
+    async with calling(task_accepted(), answer(200, {"data": {"status": "Moon", "key": KEY}})) as (_, router):
+        with pytest.raises(TaskTimeoutError, match="'Moon'") as caught:
+            await router.generate("otter", model="veo", timeout=0.4)
+        assert '"status": "Moon"' in caught.value.body
+        assert KEY not in caught.value.body
+    async with calling(task_accepted(), RUNNING) as (_, router):
+        with pytest.raises(TaskTimeoutError) as caught:
+            await router.generate("otter", model="veo", timeout=0.4)
+        assert caught.value.body is None
+
+
+async def test_out_of_credit_says_nothing_of_a_task_that_is_paid():
+    broke = answer(403, {"error": {"message": "no", "code": "insufficient_user_quota"}})
+    async with calling(task_accepted(), broke, answer(402), DONE) as (_, router):
+        assert (await router.generate("otter", model="veo", timeout=20)).task_id == "t-1"
 
 
 async def test_the_deadline_leaves_the_job_to_be_collected():
@@ -284,6 +349,24 @@ async def test_a_cancelled_job_still_hands_over_its_task():
         with pytest.raises(asyncio.CancelledError):
             await call
         assert handed == ["t-6"]
+
+
+async def test_a_submission_cancelled_while_its_acceptance_is_told_keeps_its_id():
+    told = asyncio.Event()
+
+    async def hear(event):
+        if isinstance(event, TaskAccepted):
+            told.set()
+            await asyncio.sleep(60)
+
+    async with calling(task_accepted("t-8"), on_event=hear) as (gateway, router):
+        call = asyncio.create_task(router.submit("otter", model="veo"))
+        await told.wait()
+        call.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await call
+        assert [record.task_id for record in router.in_doubt] == ["t-8"]
+        assert len(gateway.posts) == 1
 
 
 async def test_an_anyio_scope_cancels_as_a_task_does():

@@ -22,7 +22,7 @@ import binascii
 import math
 import re
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 
@@ -39,9 +39,24 @@ MAX_ID_CHARS = 4096
 """An id goes into addresses, messages and journals; one of a megabyte is none."""
 _MOST_DOLLARS = 1e6
 """What no video costs: a number beyond it is no price, and must not spend a batch's money."""
-PENDING = frozenset({"created", "in_progress", "running"})
-COMPLETED = frozenset({"completed", "succeeded", "success"})
-FAILED = frozenset({"failed", "error", "cancelled", "canceled", "expired"})
+PENDING = frozenset(
+    {
+        "created",
+        "accepted",
+        "submitted",
+        "scheduled",
+        "not_start",
+        "not_started",
+        "queued",
+        "in_queue",
+        "pending",
+        "waiting",
+    }
+)
+PENDING |= {"starting", "started", "running", "in_progress", "processing", "preparing", "generating", "unknown"}
+COMPLETED = frozenset({"completed", "complete", "succeeded", "succeed", "success", "finished", "done", "ready"})
+FAILED = frozenset({"failed", "failure", "fail", "error", "cancelled", "canceled", "expired", "rejected", "moderated"})
+FAILED |= {"timeout", "timed_out", "content_filter", "blocked", "aborted"}
 
 Headers = tuple[tuple[bytes, bytes], ...]
 
@@ -175,6 +190,7 @@ def read_post(
     model: str | None = None,
     request_id: str | None = None,
     idempotency_key: str | None = None,
+    request: bytes | None = None,
 ) -> Answer:
     """What the answer to a generation or an edit means, by the ordered rules above."""
     named = request_id[:200] if request_id is not None else None
@@ -199,7 +215,7 @@ def read_post(
                     request_id=named,
                     idempotency_key=idempotency_key,
                 )
-    return _name(_read_slowly(status, body, model), named, idempotency_key)
+    return _name(_read_slowly(status, body, model, request), named, idempotency_key)
 
 
 def _name(answer: Answer, request_id: str | None, idempotency_key: str | None) -> Answer:
@@ -212,7 +228,7 @@ def _name(answer: Answer, request_id: str | None, idempotency_key: str | None) -
     return named
 
 
-def _read_slowly(status: int, body: bytes, model: str | None) -> Answer:
+def _read_slowly(status: int, body: bytes, model: str | None, request: bytes | None) -> Answer:
     try:
         root: object = decode_json(body)
     except _BROKEN as error:
@@ -236,7 +252,7 @@ def _read_slowly(status: int, body: bytes, model: str | None) -> Answer:
         return _result((inline,), model, body, created=_integer(root.get("created")), cost=_cost(root.get("cost")))
     for place in (data, root):
         if isinstance(place, dict):
-            task = _read_task(place, root, body, model)
+            task = _read_task(place, root, body, model, request)
             if task is not None:
                 return task
     if data is None or data == []:
@@ -244,15 +260,17 @@ def _read_slowly(status: int, body: bytes, model: str | None) -> Answer:
     return Unusable(status=status, reason="unknown shape", body=body)
 
 
-def _read_task(place: dict[str, Any], root: dict[str, Any], body: bytes, model: str | None) -> Task | None:
+def _read_task(
+    place: dict[str, Any], root: dict[str, Any], body: bytes, model: str | None, request: bytes | None
+) -> Task | None:
     task_id = _identifier(place.get("task_id")) or _identifier(place.get("id"))
     if task_id is None:
         return None
     status = place.get("status")
     word = status if isinstance(status, str) else None
     result: VideoResult | None = None
-    if classify_status(word) == "completed":
-        videos, _ = _outputs(place, root)
+    if classify_status(word) in {"completed", "unknown"}:
+        videos, _ = _outputs(place, root, request)
         if videos:
             result = _result(videos, model, body, cost=_cost(place.get("cost", root.get("cost"))), task_id=task_id)
     urls = place.get("urls")
@@ -262,9 +280,13 @@ def _read_task(place: dict[str, Any], root: dict[str, Any], body: bytes, model: 
 
 
 def read_task(
-    status: int, body: bytes, *, task_id: str, model: str | None = None
+    status: int, body: bytes, *, task_id: str, model: str | None = None, request: bytes | None = None
 ) -> TaskStatus | ErrorAnswer | Unusable:
-    """What a poll of a task means. ``completed`` without any usable URL is :class:`Unusable`, not an endless poll."""
+    """What a poll of a task means. ``completed`` without any usable URL is :class:`Unusable`, not an endless poll.
+
+    A URL beside a word that nobody knows is the result. Beside a word that means pending it may be a placeholder: it is
+    kept as ``candidate_``. A URL that stands in the body of ``request`` is neither.
+    """
     try:
         root: object = decode_json(body)
     except _BROKEN as error:
@@ -272,8 +294,8 @@ def read_task(
             return ErrorAnswer(status=status, effective=status, body=body)
         return Unusable(status=status, reason=f"not JSON ({type(error).__name__})", body=body)
     place = _task_place(root)
-    word = place.get("status") if place else None
-    word = word if isinstance(word, str) else None
+    fields = root if isinstance(root, dict) else {}
+    word = next((text for text in ((place or {}).get("status"), fields.get("status")) if isinstance(text, str)), None)
     state = classify_status(word)
     if not (200 <= status < 300 and state == "failed"):
         error_answer = find_error(status, root, body)
@@ -282,10 +304,16 @@ def read_task(
     if not isinstance(root, dict):
         return Unusable(status=status, reason="not an object", body=body)
     data = root.get("data")
-    videos, bad_url = _videos(data) if isinstance(data, list) else _outputs(place or {}, root)
+    if isinstance(data, list):
+        videos, bad_url = _videos(data)
+        videos = _leave_out(videos, request)
+    else:
+        videos, bad_url = _outputs(place or {}, root, request)
     cost = _cost((place or {}).get("cost", root.get("cost")))
-    if videos and (state == "completed" or word is None):
+    result: VideoResult | None = None
+    if videos:
         result = _result(videos, model, body, cost=cost, task_id=task_id, created=_integer(root.get("created")))
+    if result is not None and state in {"completed", "unknown"}:
         done = TaskStatus(task_id=task_id, state="completed", status=word, result=result, cost=cost)
         return done.with_extras(raw_=body)
     if state == "completed":
@@ -298,7 +326,8 @@ def read_task(
         return failed.with_extras(raw_=body)
     if place is None and data is None and word is None:
         return Unusable(status=status, reason="empty", body=body)
-    return TaskStatus(task_id=task_id, state="pending", status=word, cost=cost).with_extras(raw_=body)
+    pending = TaskStatus(task_id=task_id, state="pending", status=word, cost=cost)
+    return pending.with_extras(raw_=body, candidate_=result)
 
 
 def _task_place(root: object) -> dict[str, Any] | None:
@@ -310,12 +339,31 @@ def _task_place(root: object) -> dict[str, Any] | None:
     return root if "status" in root or "video_url" in root else None
 
 
-def classify_status(word: str | None) -> str:
-    """``pending``, ``completed`` or ``failed``; anything unknown is pending."""
-    lowered = (word or "").strip().lower()
-    if lowered in COMPLETED:
+def classify_status(word: str | None) -> Literal["pending", "completed", "failed", "unknown"]:
+    """What a task's state means, in any case of letters; no word at all is unknown, too."""
+    known = (word or "").strip().lower().replace(" ", "_").replace("-", "_")
+    if known in COMPLETED:
         return "completed"
-    return "failed" if lowered in FAILED else "pending"
+    if known in FAILED:
+        return "failed"
+    return "pending" if known in PENDING else "unknown"
+
+
+def _leave_out(videos: tuple[Video, ...], request: bytes | None) -> tuple[Video, ...]:
+    """What a gateway has made: an address that the request itself has brought is none of it."""
+    if not videos or request is None or b"://" not in request:
+        return videos
+    sent: set[str] = set()
+    places: list[object] = [_decode_any(request)]
+    while places:
+        place = places.pop()
+        if isinstance(place, str):
+            sent.add(place)
+        elif isinstance(place, dict):
+            places.extend(place.values())
+        elif isinstance(place, list):
+            places.extend(place)
+    return tuple(video for video in videos if video.url not in sent)
 
 
 def find_error(status: int, root: object, body: bytes) -> ErrorAnswer | None:
@@ -432,7 +480,9 @@ def _base64(text: object) -> bytes | None:
         return None
 
 
-def _outputs(place: dict[str, Any], root: dict[str, Any]) -> tuple[tuple[Video, ...], str | None]:
+def _outputs(
+    place: dict[str, Any], root: dict[str, Any], request: bytes | None
+) -> tuple[tuple[Video, ...], str | None]:
     urls = place.get("urls")
     outputs = place.get("outputs")
     candidates: tuple[list[object], ...] = (
@@ -445,6 +495,7 @@ def _outputs(place: dict[str, Any], root: dict[str, Any]) -> tuple[tuple[Video, 
     bad: str | None = None
     for candidate in candidates:
         videos, wrong = _videos(candidate)
+        videos = _leave_out(videos, request)
         if videos:
             return tuple(_named(video, place) for video in videos) if len(videos) == 1 else videos, None
         bad = bad or wrong

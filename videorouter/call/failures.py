@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from videorouter.call.answers import ErrorAnswer, Unusable, decode_json, find_error
-from videorouter.call.retry import UNDECIDED, Outcome, Raise, RequestKind, find_outcome, read_retry_after
+from videorouter.call.retry import UNDECIDED, Outcome, Raise, RequestKind, find_outcome, read_retry_after, read_wait
 from videorouter.errors import (
     APIConnectionError,
     APIStatusError,
@@ -60,8 +60,27 @@ _CLASSES: dict[int, type[APIStatusError]] = {
     422: UnprocessableEntityError,
     429: RateLimitError,
 }
-_MODERATION = re.compile(
-    r"content[ _-]?polic|moderat|safety|sensitive|nsfw|prohibited|flagged|responsible[ _-]ai|\bharmful", re.IGNORECASE
+_LONGEST_SYMBOL = 100
+"""Characters of a type or a code that names something."""
+_NO_CREDIT_CODES = frozenset({"insufficient_user_quota", "insufficient_quota", "insufficient_credits"})
+_NO_CREDIT_WORDS = re.compile(
+    r"your current credits have been used up|free model requires team balance greater than|user quota is not enough",
+    re.IGNORECASE,
+)
+_POLICY_CODE = re.compile(
+    r"(?:\w+[ _.-])?(?:content[ _-]?(?:policy|filter)(?:ed)?|moderat(?:ion|ed)|nsfw|sensitive[ _-](?:content|words?|info\w*)"
+    r"|(?:prohibited|unsafe)[ _-]content|responsible[ _-]ai|(?:safety|policy)(?=[ _-]))"
+    r"(?:[ _-](?:violations?|violated|blocked|refused|rejected|flagged|detected))?|\w*SensitiveContentDetected[\w.]*",
+    re.IGNORECASE,
+)
+_POLICY_WORDS = re.compile(
+    r"\bcontent[ _-]polic(?:y|ies)|\bsafety (?:system|filters?|polic(?:y|ies)|guidelines)|\bresponsible[ _-]ai\b"
+    r"|\bviolat\w+ (?:\w+ ){0,3}(?:content|usage|use|safety|community)[ -](?:polic(?:y|ies)|guidelines|rules)"
+    r"|\b(?:blocked|refused|rejected|flagged|stopped) by (?:\w+ ){0,3}(?:moderation|content filter)"
+    r"|\bmoderation (?:has |have )?(?:blocked|refused|rejected|flagged)|\b(?:fail\w*|not pass\w*) (?:\w+ ){0,3}moderation"
+    r"|\bflagged (?:as|for) (?:\w+ ){0,3}(?:nsfw|unsafe|inappropriate|sensitive|sexual|violent|violence|harmful|hate)"
+    r"|(?<![\w-])(?:sensitive|nsfw|prohibited|harmful|inappropriate|explicit|unsafe) (?:content|words?|information|material)",
+    re.IGNORECASE,
 )
 _REQUEST_ID = re.compile(r"\(request id: ([^)\s]{1,200})\)")
 _SECRET_HEADERS = frozenset({"authorization", "proxy-authorization", "cookie", "set-cookie", "x-api-key"})
@@ -84,7 +103,7 @@ _UNSENT = frozenset(
         Outcome.UNSENT,
     }
 )
-_SAYS_NO = frozenset({Outcome.REFUSED, Outcome.FORBIDDEN, Outcome.MISSING, Outcome.REJECTED})
+_SAYS_NO = frozenset({Outcome.OUT_OF_CREDIT, Outcome.REFUSED, Outcome.FORBIDDEN, Outcome.MISSING, Outcome.REJECTED})
 _TASK_ID = re.compile(rb'"task_id"\s*:\s*"([^"\\\x00-\x1f]{1,200})"')
 _MAY_BE_BILLED = (
     "It may have been accepted and billed, so it is not sent a second time. Look for the video in the vendor's "
@@ -185,7 +204,11 @@ def classify_answer(
     if isinstance(answer, Unusable):
         outcome = Outcome.EMPTY_TASK if answer.completed else Outcome.UNUSABLE
     else:
+        if retry_after is None and answer.effective == 429:
+            retry_after = read_wait(answer.message)
         outcome = find_outcome(answer.effective, retry_after=retry_after, refused=settings.refused_statuses)
+        if is_out_of_credit(answer):
+            outcome = Outcome.OUT_OF_CREDIT
         under_200 = 200 <= answer.status < 300
         if under_200 and outcome not in _SAYS_NO and not (kind.read and answer.effective):
             outcome = Outcome.ERROR_IN_200
@@ -257,6 +280,8 @@ def _build_status(
     cls: type[APIStatusError] | None = None
     if kind.read and failed.outcome is Outcome.SERVER_ERROR:
         cls = InternalServerError
+    elif failed.outcome is Outcome.OUT_OF_CREDIT:
+        cls = InsufficientCreditsError
     elif not kind.read and failed.outcome is Outcome.REFUSED:
         cls = RateLimitError
     return build_refusal(
@@ -373,6 +398,8 @@ def build_refusal(
 def _advise(cls: type[APIStatusError], status: int, auth_scheme: str | None, model: str | None, body: str) -> str:
     if cls is ContentPolicyError:
         return "Moderation refused it: nothing was bought. Change the prompt or the input."
+    if cls is InsufficientCreditsError:
+        return "The account is out of credit: nothing was bought. Top it up on the vendor's billing page."
     if cls is RateLimitError:
         return "Nothing was bought. Wait retry_after seconds, lower max_concurrency, or allow a longer timeout."
     if status == 401:
@@ -389,7 +416,6 @@ def _advise(cls: type[APIStatusError], status: int, auth_scheme: str | None, mod
         )
     return {
         400: "Nothing was bought. Check the request's fields against the model's page.",
-        402: "The account is out of credit: nothing was bought. Top it up on the vendor's billing page.",
         403: "Nothing was bought. The account or key may not use this model; check it on the vendor's page.",
         404: f"Nothing was bought. Check the model id ({model}), the video or task id, and base_url."
         if model
@@ -401,8 +427,20 @@ def _advise(cls: type[APIStatusError], status: int, auth_scheme: str | None, mod
 
 
 def is_moderation(kind: object, code: object = None, message: str = "") -> bool:
-    """Whether a refusal or a failed task speaks of the content, by its type, its code or its words."""
-    return any(isinstance(text, str) and _MODERATION.search(text) for text in (kind, code, message))
+    """Whether a refusal or a failed task is about the content: by its type or its code, else by a whole phrase.
+
+    A bare word proves nothing: ``flagged`` may be about billing, and model names are case-sensitive.
+    """
+    symbols = [symbol.strip() for symbol in (kind, code) if isinstance(symbol, str) and len(symbol) <= _LONGEST_SYMBOL]
+    return any(map(_POLICY_CODE.fullmatch, symbols)) or bool(_POLICY_WORDS.search(message))
+
+
+def is_out_of_credit(answer: ErrorAnswer) -> bool:
+    """Whether an answer says that the account has no credit left, which no wait can help."""
+    symbols = {symbol.strip().lower() for symbol in (answer.code, answer.type) if isinstance(symbol, str)}
+    if answer.effective in {403, 429}:
+        return not symbols.isdisjoint(_NO_CREDIT_CODES) or bool(_NO_CREDIT_WORDS.search(answer.message))
+    return answer.effective == 402 or (answer.status == 200 and not symbols.isdisjoint(_NO_CREDIT_CODES))
 
 
 def keep_evidence(response: Response, redact: Callable[[str], str]) -> dict[str, Any]:

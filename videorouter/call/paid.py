@@ -141,6 +141,7 @@ class PaidCall(Call[VideoResult | Task], kw_only=True, eq=False):
             model=submission.model,
             request_id=find_header(response.headers, b"x-infron-request-id"),
             idempotency_key=submission.idempotency_key,
+            request=submission.body,
         )
         return self.accept_result(answer, response) if isinstance(answer, VideoResult | Task) else answer
 

@@ -12,11 +12,12 @@ Three answers exist, and each row of the table has exactly one of them:
 
 Once an attempt of a call may have been accepted, no later failure can undo that: the call ends as unknown.
 
-A poll never fails the task that it asks about, which is paid. The states of a task, as the gateway words them::
+A poll never fails the task that it asks about, which is paid. The states of a task, as gateways word them::
 
-    created, in_progress, running, anything unknown  -> pending: ask again
-    completed, succeeded, success                    -> completed: collect the outputs
-    failed, error, cancelled, canceled, expired      -> failed: raise, the gateway's word is final
+    created, queued, in_progress, running, ...       -> pending: ask again
+    completed, succeeded, success, finished, ...     -> completed: collect the outputs
+    failed, failure, error, cancelled, expired, ...  -> failed: raise, the gateway's word is final
+    anything unknown                                 -> completed when a result stands beside it, else pending
 
 Nothing else decides about retries. This file knows no clock and throws no dice: both are arguments.
 """
@@ -53,13 +54,14 @@ class Outcome(enum.Enum):
     CLOSED = "the client was closed before anything was sent"
     UNSENT = "the write failed before the body was complete"
     LOST = "the request left and no answer came"
+    OUT_OF_CREDIT = "the account is out of credit: 402, or a 403 or 429 that says so"
     REFUSED = "refused for load: 429, 425, 503 with Retry-After, a status declared as refused"
     SERVER_ERROR = "408, 500 and above"
     CONFLICT = "409"
     KEY_CONFLICT = "409 or 422 about the idempotency key"
     FORBIDDEN = "401 or 403"
     MISSING = "404"
-    REJECTED = "400, 402, 405, 413, 415, 422"
+    REJECTED = "400, 405, 413, 415, 422"
     REDIRECT = "a redirect that would not repeat the request"
     REDIRECT_REPEATING = "307 or 308"
     ERROR_IN_200 = "HTTP 200 with an error that names no refusal and no rejection"
@@ -158,6 +160,7 @@ TABLE: dict[Outcome, tuple[_Cell, _Cell, _Cell, _Cell, _Cell, _Cell, _Cell]] = {
     Outcome.CLOSED:             (_CLOSED,   _CLOSED,    _CLOSED,   _CLOSED,   _LEAVE,    _CLOSED,   _CLOSED),
     Outcome.UNSENT:             (_AGAIN,    _AGAIN,     _AGAIN,    _AGAIN,    _ASK,      _ASK,      _FETCH),
     Outcome.LOST:               (_DOUBT,    _REPLAY,    _DOUBT,    _AGAIN,    _ASK,      _ASK,      _FETCH),
+    Outcome.OUT_OF_CREDIT:      (_STATUS,   _STATUS,    _STATUS,   _STATUS,   _ASK,      _STATUS,   _FILE),
     Outcome.REFUSED:            (_WAIT,     _WAIT,      _WAIT,     _WAIT,     _ASK,      _ASK,      _YIELD),
     Outcome.SERVER_ERROR:       (_DOUBT,    _REPLAY,    _DOUBT,    _SERVER,   _ASK,      _ASK,      _FETCH),
     Outcome.CONFLICT:           (_DOUBT,    _REPLAY,    _DOUBT,    _STATUS,   _ASK,      _STATUS,   _FILE),
@@ -195,7 +198,7 @@ UNDECIDED = frozenset(
 
 _POLLS = frozenset({Retry.POLL, Retry.POLL_NEW, Retry.POLL_ONCE})
 _FAILS_OVER = frozenset({Outcome.UNREACHED, Outcome.NAME_MISSING})
-_REJECTIONS = frozenset({400, 402, 405, 413, 415, 422})
+_REJECTIONS = frozenset({400, 405, 413, 415, 422})
 _REFUSALS = frozenset({425, 429})
 
 
@@ -322,6 +325,8 @@ def find_outcome(status: int, *, retry_after: float | None, refused: frozenset[i
         return Outcome.REFUSED
     if status in _REJECTIONS:
         return Outcome.REJECTED
+    if status == 402:
+        return Outcome.OUT_OF_CREDIT
     if status in {401, 403}:
         return Outcome.FORBIDDEN
     if status == 404:
@@ -443,6 +448,23 @@ def read_retry_after(headers: Iterable[tuple[bytes, bytes]], *, wall: float) -> 
         return None
     since = read_date(date.decode("latin-1").strip()) if date is not None else None
     return max(0.0, until - (wall if since is None else since))
+
+
+_WAIT_IN_WORDS = re.compile(
+    r"\b(?:try again|retry|wait)(?: after| in| for)?:? ((?:\d{1,6}(?:\.\d{1,6})? ?(?:ms|milliseconds?|s|secs?|seconds?|m|mins?|minutes?|"
+    r"h|hrs?|hours?)\b,? ?(?:and )?|\d{1,6}[hms](?=\d))+)",
+    re.IGNORECASE | re.ASCII,
+)
+_AMOUNT = re.compile(r"(\d+(?:\.\d+)?) ?(ms|milli|s|m|h)", re.IGNORECASE | re.ASCII)
+_UNITS = {"ms": 0.001, "milli": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
+
+
+def read_wait(text: str) -> float | None:
+    """The seconds that a refusal asks for in its own words, as in ``Please try again after 6 seconds``."""
+    found = _WAIT_IN_WORDS.search(text[:4096])
+    if found is None:
+        return None
+    return sum(float(amount) * _UNITS[unit.lower()] for amount, unit in _AMOUNT.findall(found[1]))
 
 
 def read_date(text: str) -> float | None:

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any, Literal, overload
 import anyio
 import msgspec
 
-from videorouter.call.answers import ErrorAnswer, Unusable, read_task
+from videorouter.call.answers import ErrorAnswer, Unusable, classify_status, read_task
 from videorouter.call.caller import FreeCall
-from videorouter.call.failures import MAX_WORDS, FailedAttempt, build_error, is_moderation
+from videorouter.call.failures import MAX_WORDS, FailedAttempt, build_error, is_moderation, show_body, show_words
 from videorouter.call.in_doubt import call_hooks_while_cancelled, describe_doubt
 from videorouter.call.pace import LONGEST_HOLD
 from videorouter.call.paid import PaidCall
@@ -56,6 +56,7 @@ _OVERSLEPT = 5.0
 """Seconds past the deadline that only a suspended machine explains: then the last poll may take longer."""
 _POLL_AFTER_SLEEP = 10.0
 _POLL_LIMIT = 30.0
+_LONGEST_WORD = 100
 
 
 @overload
@@ -294,13 +295,16 @@ def _count_hosts(caller: Caller, task: Task) -> int:
 
 
 def _read_status(caller: Caller, task: Task, response: Response) -> TaskStatus | ErrorAnswer | Unusable:
-    status = read_task(response.status, response.body, task_id=task.id or "", model=task.model)
+    request = find_request(task)
+    status = read_task(response.status, response.body, task_id=task.id or "", model=task.model, request=request)
     if not isinstance(status, TaskStatus):
         return status
-    request = find_request(task)
-    if request is not None and status.result is not None:
-        keep_request(status.result, request)
-    return caller.scrub(status, response)
+    candidate: VideoResult | None = status.__dict__.pop("candidate_", None)
+    for result in (status.result, candidate):
+        if result is not None and request is not None:
+            keep_request(result, request)
+    status = caller.scrub(status, response)
+    return status if candidate is None else status.with_extras(candidate_=caller.scrub(candidate, response))
 
 
 async def _poll(caller: Caller, task: Task, *, deadline: float, accepted_now: bool = False) -> VideoResult:
@@ -317,10 +321,18 @@ async def _poll(caller: Caller, task: Task, *, deadline: float, accepted_now: bo
         limit=_POLL_LIMIT,
     )
     not_yet = FailedAttempt(outcome=Outcome.PENDING, attempt=Attempt())
-    status = await caller.send(poll, not_yet if accepted_now else None)
-    if status.result is None:
+    result: VideoResult | None
+    try:
+        status = await caller.send(poll, not_yet if accepted_now else None)
+        result = status.result
+    except TaskTimeoutError:
+        # It may be a placeholder, and it may be what was paid for: whoever fetches it finds out.
+        result = poll.candidate
+        if result is None:
+            raise
+    if result is None:
         raise _describe_failure(status, task)
-    return status.result.replace(request_id=task.request_id, idempotency_key=task.idempotency_key, model=task.model)
+    return result.replace(request_id=task.request_id, idempotency_key=task.idempotency_key, model=task.model)
 
 
 class Poll(FreeCall[TaskStatus], kw_only=True, eq=False):
@@ -329,14 +341,16 @@ class Poll(FreeCall[TaskStatus], kw_only=True, eq=False):
     Attributes:
         task: The task; its id is enough.
         schedule: When it may be polled.
-        word: Its state, as the gateway worded it last.
+        last: What the last poll that was answered has told.
+        candidate: A result that stood beside a state that means pending.
         host: Which of the caller's hosts is asked, where only the task's id is known.
         missing: Hosts that do not know it.
     """
 
     task: Task
     schedule: PollSchedule
-    word: str | None = None
+    last: TaskStatus | None = None
+    candidate: VideoResult | None = None
     host: int = 0
     missing: set[int] = msgspec.field(default_factory=set)
 
@@ -344,7 +358,7 @@ class Poll(FreeCall[TaskStatus], kw_only=True, eq=False):
         """Poll once, when the schedule lets us; once more at the deadline."""
         if not await self.schedule.wait_for_look(max(self.deadline, time.monotonic()) + _LAST_POLL):
             await self.rest(self.deadline - time.monotonic())
-            raise _describe_timeout(self.caller, self.task, self._describe_last_failure())
+            raise self._describe_timeout()
         try:
             return self._turn_elsewhere(await super().send_once())
         except ConfigurationError as error:  # no key can be had: a paid task is not given up for that
@@ -376,7 +390,8 @@ class Poll(FreeCall[TaskStatus], kw_only=True, eq=False):
         """The state of a task that has come to its end."""
         status = _read_status(self.caller, self.task, response)
         if isinstance(status, TaskStatus):
-            self.word = status.status
+            self.last = status
+            self.candidate = status.__dict__.get("candidate_") or self.candidate
             return None if status.state == "pending" else status
         return status
 
@@ -399,13 +414,22 @@ class Poll(FreeCall[TaskStatus], kw_only=True, eq=False):
             return failed.raised
         return build_error(TABLE[failed.outcome][RequestKind.READ][1], failed, self.caller.settings, kind=self.kind)
 
+    def _describe_timeout(self) -> TaskTimeoutError:
+        last, redact = self.last, self.caller.settings.redact
+        if last is None or classify_status(last.status) != "unknown":
+            return _describe_timeout(self.caller, self.task, self._describe_last_failure())
+        word = show_words(last.status or "", redact, _LONGEST_WORD)
+        error = _describe_timeout(self.caller, self.task, self._describe_last_failure(), word=word)
+        error.add(body=show_body(last.__dict__.get("raw_") or b"", redact))
+        return error
+
     def build_error(self, failed: FailedAttempt) -> VideoRouterError:
         """What is raised when a poll was the last: the task stays accepted."""
         failure = self._describe_last_failure()
         if failed.outcome is Outcome.CLOSED:
             return _describe_closing(self.caller, self.task)
         if failure is None or TABLE[failed.outcome][self.kind][1] is Raise.TIMEOUT:
-            return _describe_timeout(self.caller, self.task, failure)
+            return self._describe_timeout()
         return _describe_stop(self.caller, self.task, failure)
 
     async def finish(self, error: BaseException) -> BaseException:
@@ -421,7 +445,7 @@ class Poll(FreeCall[TaskStatus], kw_only=True, eq=False):
             TaskPolled(
                 call_id=self.task.idempotency_key or self.task.id or "",
                 task_id=self.task.id or "",
-                status=self.word,
+                status=self.last.status if self.last is not None else None,
                 polls=self.history.attempts,
                 elapsed=time.monotonic() - self.history.began,
                 next_in=decision.after,
@@ -446,8 +470,12 @@ def _describe_closing(caller: Caller, task: Task) -> TaskPollError:
     return TaskPollError(msg, task_id=task.id, model=task.model, poll_url=task.poll_url)
 
 
-def _describe_timeout(caller: Caller, task: Task, failure: VideoRouterError | None) -> TaskTimeoutError:
+def _describe_timeout(
+    caller: Caller, task: Task, failure: VideoRouterError | None, *, word: str | None = None
+) -> TaskTimeoutError:
     why = f" The last look failed: {failure.message}" if failure is not None else ""
+    if word is not None:
+        why += f" The gateway calls its state {word!r}, which nobody knows; the error's body has its last answer."
     msg = (
         f"Task {task.id} was still running when the deadline passed. It is paid and goes on: {_collect(caller, task)}. "
         f"Nothing is paid twice.{why}"
@@ -473,7 +501,7 @@ def _describe_failure(status: TaskStatus, task: Task) -> VideoRouterError:
     reason = (status.fail_reason or "no reason given")[:MAX_WORDS]
     facts = {"task_id": task.id, "model": task.model, "idempotency_key": task.idempotency_key}
     facts = {name: value for name, value in facts.items() if value is not None}
-    if is_moderation(None, None, reason):
+    if is_moderation(None, status.status, reason):
         msg = f"Moderation refused task {task.id}: {reason} Change the prompt or the input."
         return ContentPolicyError(msg, **facts)
     msg = f"Task {task.id} failed: {reason}. Whether a failed task is billed, the vendor's usage page says."

@@ -221,7 +221,7 @@ class StopRule:
         if isinstance(error, AuthenticationError):
             return f"the gateway does not accept the API key (401): {error}"
         if isinstance(error, InsufficientCreditsError):
-            return f"the account is out of credit (402): {error}"
+            return f"the account is out of credit ({error.status or 402}): {error}"
         if isinstance(error, PermissionDeniedError):
             return f"the account is not let in (403): {error}"
         if isinstance(error, BudgetExceededError | ClientClosedError | ConfigurationError | JournalError):
