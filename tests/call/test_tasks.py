@@ -435,7 +435,7 @@ async def failing_over(*steps, alive=False, **options):
 async def test_an_error_leads_to_the_host_that_has_the_task():
     async with failing_over(task_accepted(), RUNNING) as (router, second):
         with pytest.raises(TaskTimeoutError) as caught:
-            await router.generate("otter", model="veo", timeout=1)
+            await router.generate("otter", model="veo", timeout=2)
         error = caught.value
         assert error.poll_url == f"{second.url}/videos/tasks/t-1"
         assert "router.wait(error)" in error.message
