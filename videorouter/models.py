@@ -72,8 +72,8 @@ class Video(Record, frozen=True, kw_only=True):
     @property
     def data(self) -> bytes | None:
         """The bytes themselves, when the gateway sent them inline instead of a URL."""
-        data: bytes | None = self.__dict__.get("data_")
-        return data
+        data = self.__dict__.get("data_")
+        return data if data is None or isinstance(data, bytes) else bytes(data)  # of a large one, read from its file
 
     @property
     def model(self) -> str | None:
