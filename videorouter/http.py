@@ -16,7 +16,8 @@ import msgspec
 from videorouter.errors import Phase
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterable
+    from collections.abc import AsyncIterator, Callable, Iterable
+    from pathlib import Path
 
 Header: TypeAlias = tuple[bytes, bytes]
 Origin: TypeAlias = tuple[str, str, int]
@@ -107,6 +108,29 @@ def clip_body(body: bytes, most: int) -> bytes:
 _SENT = frozenset({Phase.SENDING, Phase.SENT, Phase.ANSWERED, Phase.COMPLETE})
 
 
+class BodySpool(Protocol):
+    """Takes a body that is too large for memory."""
+
+    head: bytes
+    size: int
+
+    async def write(self, piece: bytes) -> None:
+        """Take the next piece; a ``WireError`` says that it is too large here, too."""
+        ...
+
+    async def finish(self) -> bytes:
+        """What is left of it to read; a ``WireError`` says that it is still too large."""
+        ...
+
+    def attach(self, answer: object) -> None:
+        """Give what was read its large parts back."""
+        ...
+
+    def keep(self) -> Path | None:
+        """Leave the bytes to the user, in the file whose path is given."""
+        ...
+
+
 class Attempt:
     """What is known of one attempt while it runs: written by the sender, read by whoever asks what was lost.
 
@@ -114,7 +138,7 @@ class Attempt:
     those of the sendings before it.
     """
 
-    __slots__ = ("earlier", "half_written", "host", "phase", "response", "unread")
+    __slots__ = ("earlier", "half_written", "host", "make_spool", "phase", "response", "spool", "unread")
 
     def __init__(self) -> None:
         self.phase: Phase = Phase.QUEUED
@@ -126,6 +150,10 @@ class Attempt:
         self.unread: bytes = b""
         """What came where no head could be read."""
         self.earlier: tuple[Attempt, ...] = ()
+        self.make_spool: Callable[[], BodySpool] | None = None
+        """Makes what takes a successful response's body that is too large for memory."""
+        self.spool: BodySpool | None = None
+        """What took it; ``response`` then has an empty body."""
 
     @property
     def has_left(self) -> bool:
@@ -144,6 +172,7 @@ class Attempt:
             self.half_written = False
             self.response = None
             self.unread = b""
+            self.spool = None
         self.phase = phase
 
 

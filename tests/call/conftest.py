@@ -8,3 +8,11 @@ from videorouter.call import limiter
 @pytest.fixture(autouse=True)
 def fresh_lanes():
     limiter.PROCESS.model_limits.clear()
+
+
+@pytest.fixture(autouse=True)
+def spool_folder(tmp_path_factory, monkeypatch):
+    """Where answers go that are too large for memory."""
+    folder = tmp_path_factory.mktemp("spool")
+    monkeypatch.setattr("tempfile.tempdir", str(folder))
+    return folder

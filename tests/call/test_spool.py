@@ -112,9 +112,9 @@ class TestSpool:
         monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
         spool = Spool(limit=3 * 2**20, most=MOST)
         for _ in range(3):
-            await spool.write(b"x" * 2**20)
+            await spool.write(b"[" * 2**20)
         with pytest.raises(WireError) as caught:
-            await spool.write(b"x")
+            await spool.write(b"[")
         assert caught.value.failure is WireFailure.TOO_LARGE
         assert spool.keep().stat().st_size == 3 * 2**20 + 1
         del spool

@@ -31,6 +31,7 @@ from videorouter.call.headers import HeaderBuilder
 from videorouter.call.in_doubt import call_hooks, call_hooks_while_cancelled, describe_undelivered
 from videorouter.call.limiter import Slot
 from videorouter.call.retry import TABLE, GiveUp, History, Outcome, RequestKind, RetryAfter, decide
+from videorouter.call.spool import Spool
 from videorouter.errors import DeadlineExceededError
 from videorouter.events import OutcomeInDoubt
 from videorouter.http import Attempt, Request, Response, WireError, origin_of
@@ -108,10 +109,19 @@ class Call(msgspec.Struct, Generic[Answer], kw_only=True, eq=False):
         self.history.attempts += 1
         settings = caller.settings
         ended: Answer | FailedAttempt
+        kind = self.kind
+        if kind is RequestKind.ONCE or kind is RequestKind.HONOURED or kind is RequestKind.POLL:
+            attempt.make_spool = caller.make_spool  # its answer may bring a video inline
         try:
             response = await caller.shared.sender.send(request, attempt, deadline=self.until, max_body=MAX_ANSWER_BYTES)
+            if attempt.spool is not None:
+                response.body = await attempt.spool.finish()
             answer = self.read(response)
+            if attempt.spool is not None:
+                attempt.spool.attach(answer)
         except WireError as error:
+            if attempt.spool is not None and attempt.response is not None:
+                attempt.response.body = attempt.spool.head
             ended = classify_failure(error, attempt, self.kind, settings, wall=time.time())
         except Exception as error:  # noqa: BLE001  whatever a user's transport raises, it ends here
             ended = classify_surprise(error, attempt, self.kind, settings, wall=time.time())
@@ -384,6 +394,10 @@ class Caller:
     def evidence(self, response: Response) -> dict[str, object]:
         """The facts that an answer leaves on an error, without secrets."""
         return keep_evidence(response, self.settings.redact)
+
+    def make_spool(self) -> Spool:
+        """What takes an answer that is too large for memory."""
+        return Spool(limit=self.settings.max_download_bytes, most=MAX_ANSWER_BYTES)
 
     def check_open(self) -> None:
         """Raise unless the client is open."""

@@ -231,6 +231,10 @@ def build_error(
     error = failed.error
     said = settings.redact(error.message).rstrip(".") if error is not None else ""
     facts: dict[str, Any] = {"phase": attempt.phase, "host": attempt.host or (error.host if error else None)}
+    kept = attempt.spool.keep() if attempt.spool is not None else None
+    if kept is not None and attempt.spool is not None:
+        said = f"{said}; the {attempt.spool.size} bytes that came are in {kept}"
+        facts["path"] = str(kept)
     if failed.retry_after is not None:
         facts["retry_after"] = failed.retry_after
     built: VideoRouterError

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 _BLOCK_BYTES = 2**20
+_HEAD_BYTES = 2**16
 _LONG_BYTES = 2**18
 _MAX_FILES = 64
 _TOKEN_BYTES = 24
@@ -58,6 +59,14 @@ class FileBytes:
         return bytes, (bytes(self),)
 
 
+def view_inline(video: Video) -> memoryview | None:
+    """The bytes of an inline video, which need not all be in memory."""
+    data = video.__dict__.get("data_")
+    if data is None:
+        return None
+    return data.view if isinstance(data, FileBytes) else memoryview(data)
+
+
 class NotSplitError(Exception):
     """The answer is too large and holds no inline video that would explain it."""
 
@@ -69,6 +78,7 @@ class Spool:
         self.path: Path | None = None
         """The raw bytes, while their file stands."""
         self.size: int = 0
+        self.head: bytes = b""
         self._limit = limit
         self._most = most
         self._parts: list[bytes] = []
@@ -79,11 +89,16 @@ class Spool:
 
     async def write(self, piece: bytes) -> None:
         """Take the next bytes of the answer."""
+        if not self.size:
+            self.head = piece[:_HEAD_BYTES]
         self._parts.append(piece)
         self._waiting += len(piece)
         self.size += len(piece)
+        del piece  # a traceback keeps this frame
         if self.size > self._limit:
             raise WireError(WireFailure.TOO_LARGE, f"the answer has more than {self._limit} bytes")
+        if not self.head.lstrip(b"\xef\xbb\xbf \t\r\n").startswith((b"{", b"[")):
+            raise WireError(WireFailure.TOO_LARGE, f"the answer has more than {self._most} bytes and is no JSON text")
         if self._waiting >= _BLOCK_BYTES:
             async with Owned(self._close) as owned:
                 await owned.run(self._flush)
@@ -94,7 +109,8 @@ class Spool:
             async with Owned(self._close) as owned:
                 body, self._files = await owned.run(self._split)
         except NotSplitError as error:
-            raise WireError(WireFailure.TOO_LARGE, str(error)) from error
+            # Its frames hold megabytes of the answer, and an error may be kept for long.
+            raise WireError(WireFailure.TOO_LARGE, str(error)) from error.with_traceback(None)
         return body
 
     def attach(self, answer: object) -> None:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import anyio
 
 from videorouter.call.requests import find_request, keep_request
+from videorouter.call.spool import view_inline
 from videorouter.call.tasks import look_at_task
 from videorouter.downloads.file import is_folder
 from videorouter.downloads.names import name_video, number_name
@@ -152,7 +153,7 @@ def find_videos(source: object) -> tuple[Video, ...]:
         )
         raise InvalidRequestError(msg)
     for video in videos:
-        if video.url is None and video.data is None:
+        if video.url is None and view_inline(video) is None:
             msg = "This video has neither a URL nor inline bytes: nothing can be saved."
             raise InvalidRequestError(msg)
     return videos

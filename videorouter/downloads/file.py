@@ -157,7 +157,7 @@ class PartialFile:
         if self._digest is not None:
             self._digest = sha256()
 
-    def write(self, parts: Sequence[bytes]) -> None:
+    def write(self, parts: Sequence[bytes | memoryview]) -> None:
         """Append bytes."""
         if not parts:
             return
@@ -169,7 +169,7 @@ class PartialFile:
         for start in range(0, len(parts), _MAX_PARTS):
             self._write_some(self._file, parts[start : start + _MAX_PARTS])
 
-    def _write_some(self, file: int, parts: Sequence[bytes]) -> None:
+    def _write_some(self, file: int, parts: Sequence[bytes | memoryview]) -> None:
         written = os.writev(file, parts) if hasattr(os, "writev") else 0
         self.size += written
         if written == sum(map(len, parts)):

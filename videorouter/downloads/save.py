@@ -21,6 +21,7 @@ import msgspec
 
 from videorouter.call.limiter import read_file_limit
 from videorouter.call.requests import find_request
+from videorouter.call.spool import view_inline
 from videorouter.config import check_count, check_timeout
 from videorouter.downloads.fetch import Fetch, stream_once
 from videorouter.downloads.file import PartialFile, find_size, is_cut
@@ -37,7 +38,7 @@ from videorouter.models import Download
 from videorouter.threads import Owned, run_in_thread
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Awaitable, Callable
+    from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
 
     from videorouter.call.caller import Caller
     from videorouter.downloads.file import Conflict
@@ -157,11 +158,11 @@ async def save_one(
 
 async def stream_one(caller: Caller, video: Video, options: DownloadOptions) -> AsyncGenerator[bytes, None]:
     """The bytes of one video, once each, checked at the end."""
-    if video.data is not None:
-        _read_inline(video.data, check=options.check)
-        step = choose_block_size(len(video.data))
-        for start in range(0, len(video.data), step):
-            yield video.data[start : start + step]
+    data = view_inline(video)
+    if data is not None:
+        _read_inline(data, check=options.check)
+        for block in _cut(data):
+            yield bytes(block)
         return
     fetch = _open_fetch(caller, video, name_video(video.url, video.video_id), options, uuid.uuid4().hex)
     async with aclosing(stream_once(fetch, check=options.check, media=MediaReader())) as pieces:
@@ -252,9 +253,11 @@ class _FileSave:
     async def _transfer(self, owned: Owned) -> int:
         """Bring all bytes to the disk and give the file its name; says where an earlier transfer had stopped."""
         state = await owned.run(self._file.open)
-        if self._video.data is not None:
-            await owned.run(self._file.begin, TransferState(total=len(self._video.data)))
-            self._block.parts.append(self._video.data)
+        data = view_inline(self._video)
+        if data is not None:
+            await owned.run(self._file.begin, TransferState(total=len(data)))
+            for block in _cut(data):
+                await owned.run(self._file.write, [block])
         else:
             self._fetch = fetch = _open_fetch(
                 self._caller, self._video, self._file.path.name, self._options, self._call_id
@@ -310,18 +313,20 @@ class _FileSave:
 async def _save_to_sink(caller: Caller, video: Video, target: Any, options: DownloadOptions, call_id: str) -> Download:
     sink = Sink(target, hashed=options.sha256)
     transferred = 0
-    if video.data is not None:
-        media = _read_inline(video.data, check=options.check)
-        await sink.write([video.data])
+    data = view_inline(video)
+    if data is not None:
+        media = _read_inline(data, check=options.check)
+        for block in _cut(data):
+            await sink.write([block])
     else:
         fetch = _open_fetch(caller, video, sink.name, options, call_id)
-        block, reader = _Block(), MediaReader()
+        waiting, reader = _Block(), MediaReader()
         async with aclosing(stream_once(fetch, check=options.check, media=reader)) as pieces:
             async for piece in pieces:
-                if block.add(piece, fetch.state.total):
-                    await sink.write(block.parts)
-                    block.clear()
-        await sink.write(block.parts)
+                if waiting.add(piece, fetch.state.total):
+                    await sink.write(waiting.parts)
+                    waiting.clear()
+        await sink.write(waiting.parts)
         transferred, media = fetch.transferred, reader.media
     await sink.flush()
     return Download(
@@ -359,12 +364,18 @@ def _find_emit(caller: Caller, options: DownloadOptions) -> Callable[[Event], Aw
     return emit
 
 
-def _read_inline(data: bytes, *, check: bool) -> Media | None:
+def _cut(data: memoryview) -> Iterator[memoryview]:
+    """Inline bytes in blocks, of which a large video's are read from its file one by one."""
+    step = choose_block_size(len(data))
+    return (data[start : start + step] for start in range(0, len(data), step))
+
+
+def _read_inline(data: memoryview, *, check: bool) -> Media | None:
     reader = MediaReader()
     reader.feed(data)
     reason = reader.finish(len(data))
     if reason is not None and check:
-        looks = describe_content(data)
+        looks = describe_content(bytes(data[:512]))
         msg = f"The inline bytes are no whole video file: {reason} (they look like {looks}). Pass check=False to take them."
         raise DownloadError(msg)
     return reader.media

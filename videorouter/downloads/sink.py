@@ -42,7 +42,7 @@ class Sink:
         """The hex digest of what was written, when it was asked for."""
         return None if self._digest is None else self._digest.hexdigest()
 
-    async def write(self, parts: Sequence[bytes]) -> None:
+    async def write(self, parts: Sequence[bytes | memoryview]) -> None:
         """Hand over all of these bytes."""
         block = b"".join(parts)
         if not block:

@@ -294,10 +294,19 @@ class Connection:
         if self.streaming:
             self._open_stream()
         elif self.parser.exceeds(self.max_body):
-            self.fail(WireFailure.TOO_LARGE)
+            self._pass_on_body()
         elif not self.rest_timed:
             self.rest_timed = True
             self._set_timer(min(self.deadline, asyncio.get_running_loop().time() + REST_TIMEOUT))
+
+    def _pass_on_body(self) -> None:
+        """The body is too large for memory: whoever can take it all the same reads it in pieces."""
+        wanted = self.attempt.make_spool is not None and 200 <= self.parser.status < 300
+        if not wanted or self.parser.body_size <= self.max_body:
+            self.fail(WireFailure.TOO_LARGE)
+            return
+        self.streaming, self.max_body = True, sys.maxsize
+        self._open_stream()
 
     def _set_timer(self, when: float) -> None:
         if self.timer is not None:
@@ -312,7 +321,7 @@ class Connection:
             self._open_stream()
             return
         if self.parser.body_size > self.max_body:
-            self.fail(WireFailure.TOO_LARGE)
+            self._pass_on_body()
             return
         future, attempt = self.future, self.attempt
         response = self.parser.build_response()

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
+from contextlib import aclosing
 from typing import TYPE_CHECKING
 
 import anyio
@@ -18,7 +19,7 @@ from videorouter.errors import Phase
 from videorouter.http import WireError, WireFailure
 from videorouter.loops import PerLoop
 from videorouter.transport.causes import explain, name_connect_failure
-from videorouter.transport.connection import Connection
+from videorouter.transport.connection import REST_TIMEOUT, Connection
 from videorouter.transport.dialing import connect, interleave, parse_literal
 from videorouter.transport.live_guard import check_host
 from videorouter.transport.pool import Pools
@@ -28,7 +29,7 @@ from videorouter.transport.tls import HTTP1, TlsConnection, share_context
 if TYPE_CHECKING:
     import socket
     import ssl
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncGenerator
 
     from videorouter.http import Attempt, Header, Request, Response
     from videorouter.transport.connection import OriginPool
@@ -80,11 +81,16 @@ class Exchanger:
             head_only=method == "HEAD",
         )
         try:
-            return await future
+            response = await future
+            if attempt.phase is not Phase.COMPLETE:
+                await _spool_body(connection, response, ends)
         except asyncio.CancelledError:
-            if unsafe and connection.future is future and not connection.unsent:
+            listening = connection.future is future and not connection.streaming
+            if unsafe and listening and not connection.unsent:
                 await _catch_response(connection)
             raise
+        else:
+            return response
         finally:
             if connection.attempt is attempt and attempt.phase is not Phase.COMPLETE:
                 connection.abort()
@@ -241,6 +247,19 @@ class _ReadQuota:
 _quotas: PerLoop[_ReadQuota] = PerLoop(_ReadQuota)
 
 
+async def _spool_body(connection: Connection, head: Response, deadline: float) -> None:
+    """Read a body that is too large for memory into the attempt's spool."""
+    attempt = connection.attempt
+    if attempt.make_spool is None:
+        raise explain(WireFailure.TOO_LARGE, attempt.host)
+    attempt.spool = attempt.make_spool()
+    async with aclosing(BodyStream(connection, head, deadline=deadline, stall=REST_TIMEOUT).chunks()) as pieces:
+        async for piece in pieces:
+            writing = attempt.spool.write(piece)
+            del piece  # a traceback keeps this frame
+            await writing
+
+
 class BodyStream:
     """The ``ResponseStream`` over a connection of our own, whose head is in; ``stall``: seconds without a byte."""
 
@@ -252,7 +271,7 @@ class BodyStream:
         self._stall = stall
         self._over = False
 
-    async def chunks(self) -> AsyncIterator[bytes]:
+    async def chunks(self) -> AsyncGenerator[bytes, None]:
         """The pieces of the body as they arrive; see ``ResponseStream.chunks``."""
         connection = self._connection
         loop = asyncio.get_running_loop()

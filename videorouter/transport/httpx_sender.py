@@ -38,9 +38,9 @@ from videorouter.transport.httpx_transport import EXTENSION, VideoTransport
 from videorouter.transport.live_guard import check_host
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Callable
 
-    from videorouter.http import Header
+    from videorouter.http import BodySpool, Header
 
 Places: TypeAlias = "WeakKeyDictionary[httpx.AsyncHTTPTransport, anyio.Semaphore]"
 
@@ -249,8 +249,12 @@ class HttpxSender:
                 response = _note_head(httpx_response, attempt)
                 rest_ends = time.monotonic() + self._rest_timeout
                 scope.deadline = min(scope.deadline, anyio.current_time() + self._rest_timeout)
+
+                def extend() -> None:
+                    scope.deadline = anyio.current_time() + (deadline - time.monotonic())
+
                 try:
-                    await _read_whole(httpx_response, response, attempt.host, max_body)
+                    await _read_whole(httpx_response, response, attempt, max_body, extend)
                 finally:
                     await httpx_response.aclose()
                     # Its repr has the server's reason phrase, in which the key may stand.
@@ -395,20 +399,25 @@ def _note_head(httpx_response: httpx.Response, attempt: Attempt) -> Response:
     return response
 
 
-async def _read_whole(httpx_response: httpx.Response, response: Response, host: str | None, max_body: int) -> None:
+async def _read_whole(
+    httpx_response: httpx.Response, response: Response, attempt: Attempt, max_body: int, extend: Callable[[], None]
+) -> None:
     if httpx_response.is_stream_consumed:
-        body = _find_read_body(httpx_response, host)
+        body = _find_read_body(httpx_response, attempt.host)
         response.body = clip_body(body, max_body)
         if len(body) > max_body:
-            raise explain(WireFailure.TOO_LARGE, host)
+            await _open_spool(response, attempt, extend).write(body)
         return
     # One object, not a list: a million chunks of one byte would weigh far more, and a traceback keeps this frame.
     pieces = bytearray()
     try:
         async for piece in httpx_response.stream:  # type: ignore[union-attr]  # an async client gives these
             pieces += piece
-            if len(pieces) > max_body:
-                raise explain(WireFailure.TOO_LARGE, host)
+            if attempt.spool is None and len(pieces) <= max_body:
+                continue
+            spool = attempt.spool or _open_spool(response, attempt, extend)
+            await spool.write(bytes(pieces))
+            pieces.clear()
     finally:
         response.body = decode_body(bytes(pieces), response.headers, max_body)
         pieces.clear()
@@ -416,7 +425,16 @@ async def _read_whole(httpx_response: httpx.Response, response: Response, host: 
         swollen = len(response.body) > max_body
         response.body = clip_body(response.body, max_body)
     if swollen:
-        raise explain(WireFailure.TOO_LARGE, host)
+        raise explain(WireFailure.TOO_LARGE, attempt.host)
+
+
+def _open_spool(response: Response, attempt: Attempt, extend: Callable[[], None]) -> BodySpool:
+    """What takes a body that is too large for memory, which also takes longer to read."""
+    if attempt.make_spool is None or not 200 <= response.status < 300:
+        raise explain(WireFailure.TOO_LARGE, attempt.host)
+    extend()
+    attempt.spool = attempt.make_spool()
+    return attempt.spool
 
 
 def _find_read_body(httpx_response: httpx.Response, host: str | None) -> bytes:
