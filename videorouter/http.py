@@ -16,10 +16,12 @@ import msgspec
 from videorouter.errors import Phase
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Iterable
+    from collections.abc import AsyncIterator, Callable, Iterable, Iterator
     from pathlib import Path
 
 Header: TypeAlias = tuple[bytes, bytes]
+Body: TypeAlias = bytes | tuple[bytes, ...]
+"""What a request carries; a large file in blocks that nobody joins, since a copy holds up the loop and fills memory."""
 Origin: TypeAlias = tuple[str, str, int]
 """Scheme, host and port."""
 
@@ -73,13 +75,21 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     method: str
     url: str
     headers: tuple[Header, ...]
-    body: bytes | None = None
+    body: Body | None = None
 
     def __repr__(self) -> str:
         return f"<Request {self.method} {self.url}>"
 
     def __rich_repr__(self) -> list[tuple[str, Any]]:
         return [("method", self.method), ("url", self.url)]
+
+
+def cut_body(body: Body, size: int) -> Iterator[memoryview]:
+    """A body in pieces of at most so many bytes, none of them copied."""
+    for block in (body,) if isinstance(body, bytes) else body:
+        view = memoryview(block)
+        for start in range(0, len(view), size):
+            yield view[start : start + size]
 
 
 class Response(msgspec.Struct, kw_only=True):

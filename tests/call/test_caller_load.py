@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import collections
+import gc
+import sys
 import threading
 import time
 
 import pytest
+from calling import calling
 from servers import BODY, Gateway, answer, write_answer
 
 from videorouter import AsyncVideoRouter, VideoRouterError
@@ -205,3 +208,37 @@ async def test_a_loop_that_is_blocked_during_a_pause_holds_up_no_other_thread():
             unblock.set()
             await asyncio.to_thread(thread.join, 20)
         assert len(gateway.posts) == 4
+
+
+async def test_stats_can_be_read_from_another_thread_at_any_time():
+    """A health page or a collector of metrics asks while lanes, jobs and loops come and go."""
+    async with calling(answer(), adaptive=False) as (_, router):
+        failures = []
+        over = threading.Event()
+
+        def read():
+            while not over.is_set():
+                try:
+                    router.stats()
+                except Exception as error:  # noqa: BLE001  whatever it is, it is the finding
+                    failures.append(error)
+                    return
+
+        interval = sys.getswitchinterval()
+        sys.setswitchinterval(1e-6)
+        threads = [threading.Thread(target=read) for _ in range(2)]
+        for thread in threads:
+            thread.start()
+        try:
+            for number in range(40):
+                await asyncio.gather(
+                    *(router.generate("otter", model=f"m-{number}-{n}", timeout=20) for n in range(10))
+                )
+                gc.collect(0)
+        finally:
+            over.set()
+            sys.setswitchinterval(interval)
+            for thread in threads:
+                thread.join()
+        assert failures == []
+        assert router.stats().succeeded == 400

@@ -65,10 +65,12 @@ def test_an_unfit_file_is_refused_before_anything_is_uploaded(head, size, field,
 
 
 def test_the_multipart_body_reads_back_with_another_parser():
-    body, content_type = encode_upload(
-        model="m/x", filename='a"b\r\n.png', mime="image/png", data=PNG + b"\r\n--", boundary="edge"
+    blocks, content_type = encode_upload(
+        model="m/x", filename='a"b\r\n.png', mime="image/png", blocks=(PNG, b"\r\n--"), boundary="edge"
     )
-    message = BytesParser(policy=HTTP).parsebytes(b"Content-Type: " + content_type.encode() + b"\r\n\r\n" + body)
+    message = BytesParser(policy=HTTP).parsebytes(
+        b"Content-Type: " + content_type.encode() + b"\r\n\r\n" + b"".join(blocks)
+    )
     model, file = message.iter_parts()
     assert model.get_content().strip() == "m/x"
     assert file.get_payload(decode=True) == PNG + b"\r\n--"

@@ -34,7 +34,7 @@ from videorouter.call.retry import TABLE, GiveUp, History, Outcome, RequestKind,
 from videorouter.call.spool import Spool
 from videorouter.errors import DeadlineExceededError
 from videorouter.events import OutcomeInDoubt
-from videorouter.http import Attempt, Request, Response, WireError, origin_of
+from videorouter.http import Attempt, Body, Request, Response, WireError, origin_of
 from videorouter.models import Record, VideoResult
 
 if TYPE_CHECKING:
@@ -190,7 +190,7 @@ class FreeCall(Call[Answer], kw_only=True, eq=False):
     url: str
     parse: Callable[[Response], Answer | ErrorAnswer | Unusable | None] | None = None
     limit: float = float("inf")
-    body: bytes | None = None
+    body: Body | None = None
     content_type: bytes | None = None
     model: str | None = None
 
@@ -327,7 +327,7 @@ class Caller:
             )
         )
 
-    async def upload(self, url: str, body: bytes, *, content_type: str, model: str, deadline: float) -> Response:
+    async def upload(self, url: str, body: Body, *, content_type: str, model: str, deadline: float) -> Response:
         """Send an input's bytes by a POST that follows the same law as a paid one."""
 
         def parse(response: Response) -> Response | ErrorAnswer:

@@ -50,10 +50,13 @@ if TYPE_CHECKING:
 
     from videorouter.call.answers import ErrorAnswer, Unusable
     from videorouter.call.caller import Caller
+    from videorouter.http import Body
 
 REMEMBERED = 4096
 """Uploads that one client remembers; the oldest is forgotten first."""
 _MOST = max(LIMITS.values()) + 1
+_BLOCK = 2**20
+"""Bytes that are read or copied at a time: a large copy holds up every thread."""
 
 
 class Uploads:
@@ -83,15 +86,15 @@ class Uploads:
         if isinstance(source, str):
             check_address(source, field or "file")
             return await self._once(caller, source, ("", source, ""), source, model=model, deadline=deadline)
-        data, name = await _read(source, field)
-        mime = check_input(data[:64], len(data), name=name, field=field)
-        digest = await run_in_thread(partial(_digest, data))
-        return await self._once(caller, data, (mime, name, digest), digest, model=model, deadline=deadline)
+        blocks, name = await _read(source, field)
+        mime = check_input(blocks[0][:64], sum(map(len, blocks)), name=name, field=field)
+        digest = await run_in_thread(partial(_digest, blocks))
+        return await self._once(caller, blocks, (mime, name, digest), digest, model=model, deadline=deadline)
 
     async def _once(
         self,
         caller: Caller,
-        content: bytes | str,
+        content: tuple[bytes, ...] | str,
         words: tuple[str, str, str],
         digest: str,
         *,
@@ -172,10 +175,13 @@ async def _address(caller: Caller, uploads: Uploads, value: object, field: str, 
     return choose_address(asset, field)
 
 
-async def _read(source: object, field: str | None) -> tuple[bytes, str]:
+async def _read(source: object, field: str | None) -> tuple[tuple[bytes, ...], str]:
+    """An input's content, frozen, in blocks that are never joined, and its name."""
     place = f"{field}: " if field else ""
-    if isinstance(source, bytes | bytearray | memoryview):
-        return bytes(source), "file"
+    if isinstance(source, bytes):
+        return (source,), "file"
+    if isinstance(source, bytearray | memoryview):
+        return await run_in_thread(partial(_copy, source)), "file"
     if isinstance(source, Path):
         try:
             return await run_in_thread(partial(_read_path, source)), source.name
@@ -191,28 +197,42 @@ async def _read(source: object, field: str | None) -> tuple[bytes, str]:
         msg = f"{place}the file object gives {type(data).__name__}, not bytes. Open it in binary mode ('rb')."
         raise InvalidRequestError(msg)
     name = getattr(source, "name", "file")
-    return data, Path(name).name if isinstance(name, str) else "file"
+    return (data,), Path(name).name if isinstance(name, str) else "file"
 
 
-def _read_path(path: Path) -> bytes:
-    with path.open("rb") as file:
-        return file.read(_MOST)
+def _read_path(path: Path) -> tuple[bytes, ...]:
+    with path.open("rb", buffering=0) as file:
+        blocks: list[bytes] = []
+        left = _MOST
+        while left > 0 and (block := file.read(min(_BLOCK, left))):
+            blocks.append(block)
+            left -= len(block)
+        return tuple(blocks) or (b"",)
 
 
-def _digest(data: bytes) -> str:
-    return hashlib.sha256(data).hexdigest()
+def _copy(source: bytearray | memoryview) -> tuple[bytes, ...]:
+    view = memoryview(source).cast("B")
+    return tuple(bytes(view[start : start + _BLOCK]) for start in range(0, len(view), _BLOCK)) or (b"",)
+
+
+def _digest(blocks: tuple[bytes, ...]) -> str:
+    digest = hashlib.sha256()
+    for block in blocks:
+        digest.update(block)
+    return digest.hexdigest()
 
 
 async def _upload(
-    caller: Caller, content: bytes | str, words: tuple[str, str, str], *, model: str, deadline: float
+    caller: Caller, content: tuple[bytes, ...] | str, words: tuple[str, str, str], *, model: str, deadline: float
 ) -> Asset:
     mime, name, digest = words
     url = f"{caller.settings.media_base_url}/upload/resources"
+    body: Body
     if isinstance(content, str):
         body, content_type = msgspec.json.encode({"model": model, "file": content}), "application/json"
     else:
         body, content_type = encode_upload(
-            model=model, filename=name, mime=mime, data=content, boundary=f"videorouter-{uuid.uuid4().hex}"
+            model=model, filename=name, mime=mime, blocks=content, boundary=f"videorouter-{uuid.uuid4().hex}"
         )
     response = await caller.upload(url, body, content_type=content_type, model=model, deadline=deadline)
     asset = read_asset(response.body, model=model, sha256=digest or None)

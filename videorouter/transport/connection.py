@@ -24,14 +24,16 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from videorouter.errors import Phase
-from videorouter.http import Attempt, Response, WireFailure, clip_body
+from videorouter.http import Attempt, Response, WireFailure, clip_body, cut_body
 from videorouter.loops import finish, running_loop
 from videorouter.transport.causes import explain
 from videorouter.transport.decoding import decode_body
 from videorouter.transport.parser import HEAD_LIMIT, MOST_KEPT_OF_STREAM, PARSE_ERRORS, ResponseParser
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
+
+    from videorouter.transport.target import Payload
 
 POST_IDLE = 2.0
 """Seconds for which a connection may have been idle before a POST: a server's close that crosses it is in doubt."""
@@ -136,6 +138,7 @@ class Connection:
         "peer",
         "poller",
         "remaining",
+        "rest",
         "rest_timed",
         "reused",
         "sock",
@@ -157,6 +160,7 @@ class Connection:
         self.timer: asyncio.TimerHandle | None = None
         self.waiter: asyncio.Future[bool] | None = None
         self.unsent: bytes | memoryview = b""
+        self.rest: Iterator[memoryview] = iter(())
         self.idle_since: float = 0.0
         self.reused: bool = False
         self.streaming: bool = False
@@ -168,7 +172,7 @@ class Connection:
 
     def start(
         self,
-        payload: bytes,
+        payload: Payload,
         attempt: Attempt,
         *,
         deadline: float,
@@ -194,18 +198,19 @@ class Connection:
         self.timer = loop.call_at(deadline, self.fail, WireFailure.DEADLINE)
         attempt.phase = Phase.SENDING
         try:
-            data = self._encode(payload)
+            data = self._encode(payload.data)
             sent = self.sock.send(data)  # type: ignore[union-attr]  # open while an exchange runs
         except (BlockingIOError, InterruptedError):
             sent = 0
         except OSError as error:
             attempt.half_written = True
-            self.unsent = payload
+            self.unsent = payload.data
             self._fail_writing(error)
             return future
-        if sent < len(data):
+        if sent < len(data) or payload.rest:
             attempt.half_written = True
-            self._write_later(memoryview(data)[sent:])
+            self.rest = cut_body(payload.rest, PIECE_SIZE)
+            self._write_later(memoryview(data)[sent:] or self._encode_next())
         else:
             attempt.phase = Phase.SENT
         return future
@@ -215,9 +220,14 @@ class Connection:
         self.unsent = rest
         asyncio.get_running_loop().add_writer(self.fd, self.on_writable)
 
-    def _encode(self, payload: bytes) -> bytes:
+    def _encode(self, piece: bytes | memoryview) -> bytes | memoryview:
         """What goes over the socket."""
-        return payload
+        return piece
+
+    def _encode_next(self) -> memoryview:
+        """The next piece of a body that is sent piece by piece; nothing at its end."""
+        piece = next(self.rest, None)
+        return memoryview(b"" if piece is None else self._encode(piece))
 
     def on_writable(self) -> None:
         """Hand more of the request to the kernel."""
@@ -230,7 +240,7 @@ class Connection:
         except OSError as error:
             self._fail_writing(error)
             return
-        self.unsent = self.unsent[sent:]
+        self.unsent = self.unsent[sent:] or self._encode_next()
         if not self.unsent:
             self.unsent = b""
             asyncio.get_running_loop().remove_writer(self.fd)

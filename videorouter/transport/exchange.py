@@ -74,7 +74,7 @@ class Exchanger:
         if time.monotonic() >= deadline:
             raise _come_too_late(connection, target)
         future = connection.start(
-            payload.data,
+            payload,
             attempt,
             deadline=ends,
             max_body=max_body,
@@ -126,7 +126,7 @@ class Exchanger:
         if time.monotonic() >= deadline:
             raise _come_too_late(connection, target)
         future = connection.start(
-            payload.data,
+            payload,
             attempt,
             deadline=min(ends, now + head_within),
             max_body=_MOST_BYTES,

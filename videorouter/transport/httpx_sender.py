@@ -34,7 +34,7 @@ from videorouter.transport.decoding import decode_body
 from videorouter.transport.dialing import resolve_name
 from videorouter.transport.exchange import CANCEL_GRACE, UNSAFE_METHODS
 from videorouter.transport.httpx_stock import StockTransport, is_mocked, is_transport_patched
-from videorouter.transport.httpx_transport import EXTENSION, VideoTransport
+from videorouter.transport.httpx_transport import EXTENSION, RequestBody, VideoTransport
 from videorouter.transport.live_guard import check_host
 
 if TYPE_CHECKING:
@@ -46,7 +46,6 @@ Places: TypeAlias = "WeakKeyDictionary[httpx.AsyncHTTPTransport, anyio.Semaphore
 
 _IDENTITY = (b"Accept-Encoding", b"identity")
 _REST_TIMEOUT = 30.0
-_BODY_PIECE = 65_536
 
 
 def ask_identity(headers: tuple[Header, ...]) -> list[Header]:
@@ -57,27 +56,6 @@ def ask_identity(headers: tuple[Header, ...]) -> list[Header]:
 
 
 _parse = lru_cache(maxsize=256)(httpx.URL)
-
-
-class _RequestBody(httpx.ByteStream):
-    """A body in pieces: when its request is given up, those that are left are never sent.
-
-    In one piece it would lie in a buffer of the transport, which is still written when the request has been given up.
-    """
-
-    def __init__(self, body: bytes, attempt: Attempt) -> None:
-        super().__init__(body)
-        self._body = body
-        self._attempt = attempt
-
-    async def __aiter__(self) -> AsyncIterator[bytes]:
-        body = self._body
-        last = max(0, len(body) - 1) // _BODY_PIECE * _BODY_PIECE
-        for start in range(0, last, _BODY_PIECE):
-            self._attempt.half_written = True
-            yield body[start : start + _BODY_PIECE]
-        self._attempt.half_written = False
-        yield body[last:]
 
 
 class _AbandonedError(Exception):
@@ -236,7 +214,7 @@ class HttpxSender:
             with scope:
                 built = self._build(request, tracer, deadline)
                 if request.body is not None:
-                    built.stream = _RequestBody(request.body, attempt)
+                    built.stream = RequestBody(request.body, attempt)
                 attempt.phase = Phase.UNKNOWN
                 try:
                     httpx_response = await self._client.send(built, stream=True, follow_redirects=False)
@@ -279,6 +257,12 @@ class HttpxSender:
         """The request as the client itself would build it; without cookies and parameters in a fraction of the time."""
         client = self._client
         headers = ask_identity(request.headers)
+        content: bytes | RequestBody | None
+        if isinstance(request.body, tuple):
+            content = RequestBody(request.body, tracer.attempt)
+            headers.append((b"Content-Length", b"%d" % sum(map(len, request.body))))
+        else:
+            content = request.body
         extensions = {
             "timeout": self._timeouts,
             "trace": tracer,
@@ -286,12 +270,12 @@ class HttpxSender:
         }
         if client.params or len(client.cookies.jar):
             return client.build_request(
-                request.method, request.url, headers=headers, content=request.body, extensions=extensions
+                request.method, request.url, headers=headers, content=content, extensions=extensions
             )
         names = {name.lower() for name, _ in headers}
         own = [(name, value) for name, value in client.headers.raw if name.lower() not in names]
         return httpx.Request(
-            request.method, _parse(request.url), headers=own + headers, content=request.body, extensions=extensions
+            request.method, _parse(request.url), headers=own + headers, content=content, extensions=extensions
         )
 
     async def stream(
@@ -339,7 +323,7 @@ class HttpxSender:
             headers = [*headers, (b"Host", url.netloc), (b"Connection", b"close")]
             extensions["sni_hostname"] = url.host
             url = url.copy_with(host=addresses[0])
-        return httpx.Request(request.method, url, headers=headers, content=request.body, extensions=extensions)
+        return httpx.Request(request.method, url, headers=headers, extensions=extensions)
 
     async def resolve(self, url: str, *, deadline: float) -> tuple[str, ...]:
         """The addresses that a stock transport would connect to; none behind a proxy, a mock or a transport of others."""

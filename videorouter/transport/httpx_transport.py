@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import httpx
 
 from videorouter.errors import Phase
-from videorouter.http import Attempt, Request, WireError, WireFailure
+from videorouter.http import Attempt, Body, Request, WireError, WireFailure, cut_body
 from videorouter.loops import running_loop
 from videorouter.transport.exchange import Exchanger
 from videorouter.transport.httpx_stock import StockTransport, is_transport_patched
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 EXTENSION = "videorouter"
 """The request extension by which a sender of this package hands its attempt, deadline and addresses through httpx."""
 
+_BODY_PIECE = 65_536
 _WINDOWS = sys.platform == "win32"
 _DAY = 86_400.0
 _ERRORS: dict[WireFailure, type[httpx.TransportError]] = {
@@ -90,7 +91,7 @@ class VideoTransport(httpx.AsyncBaseTransport):
         attempt.begin(Phase.QUEUED)
         read = timeouts.get("read")
         deadline = extension.get("deadline") or time.monotonic() + _DAY
-        body = await request.aread()
+        body = request.stream.body if isinstance(request.stream, RequestBody) else await request.aread()
         sent = Request(
             method=request.method,
             url=str(request.url),
@@ -121,6 +122,27 @@ class VideoTransport(httpx.AsyncBaseTransport):
         self.exchanger.pools.close()
         for stock in self._stocks.values():
             await stock.aclose()
+
+
+class RequestBody(httpx.AsyncByteStream):
+    """A body in pieces: when its request is given up, those that are left are never sent.
+
+    In one piece it would lie in a buffer of the transport, which is still written when the request has been given up.
+    """
+
+    def __init__(self, body: Body, attempt: Attempt) -> None:
+        self.body = body
+        self._attempt = attempt
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        pieces = cut_body(self.body, _BODY_PIECE)
+        piece = next(pieces, b"")
+        for following in pieces:
+            self._attempt.half_written = True
+            yield bytes(piece)
+            piece = following
+        self._attempt.half_written = False
+        yield bytes(piece)
 
 
 class _Body(httpx.AsyncByteStream):

@@ -11,7 +11,7 @@ from videorouter.http import DEFAULT_PORTS, WireError, WireFailure, name_host, o
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from videorouter.http import Header
+    from videorouter.http import Body, Header
 
 _MOST_REMEMBERED = 512
 _remembered: dict[str, RequestTarget] = {}
@@ -53,15 +53,17 @@ def find_target(url: str) -> RequestTarget:
 
 
 class Payload:
-    """A request's head and body in one piece, ``data``. No traceback shows it: the key is in it.
+    """A request's head and body: ``data`` in one piece, then ``rest``, the blocks of a large body.
 
-    Header fields about framing and coding are its own; a ``Host`` of the caller's is kept. A ``body`` of ``None`` is sent
+    No traceback shows it: the key is in it. Header fields about framing and coding are its own; a ``Host`` of the caller's is kept. A ``body`` of ``None`` is sent
     without ``Content-Length``.
     """
 
-    __slots__ = ("data",)
+    __slots__ = ("data", "rest")
 
-    def __init__(self, method: str, target: RequestTarget, headers: Iterable[Header], body: bytes | None) -> None:
+    def __init__(self, method: str, target: RequestTarget, headers: Iterable[Header], body: Body | None) -> None:
+        self.rest: tuple[bytes, ...] = body if isinstance(body, tuple) else ()
+        joined = body if isinstance(body, bytes) else None
         parts = [method.encode("ascii"), target.line, target.netloc, b"\r\n"]
         lines = 2
         for name, value in headers:
@@ -72,7 +74,8 @@ class Payload:
             elif lower == b"host":
                 parts[2] = value
         if body is not None:
-            parts.append(b"Accept-Encoding: identity\r\nContent-Length: %d\r\n\r\n" % len(body))
+            size = len(joined) if joined is not None else sum(map(len, self.rest))
+            parts.append(b"Accept-Encoding: identity\r\nContent-Length: %d\r\n\r\n" % size)
             lines += 3
         else:
             parts.append(b"Accept-Encoding: identity\r\n\r\n")
@@ -80,4 +83,4 @@ class Payload:
         head = b"".join(parts)
         if head.count(b"\n") != lines or head.count(b"\r") != lines or b"\0" in head:
             raise WireError(WireFailure.PROTOCOL, "a header field or the URL has a line break in it; nothing was sent")
-        self.data: bytes = head + body if body else head
+        self.data: bytes = head + joined if joined else head

@@ -106,8 +106,8 @@ class TlsConnection(Connection):
             if sent < len(data):
                 self._write_later(memoryview(data)[sent:])
 
-    def _encode(self, payload: bytes) -> bytes:
-        self.tls.write(payload)
+    def _encode(self, piece: bytes | memoryview) -> bytes:
+        self.tls.write(piece)
         return self.outgoing.read()
 
     def _receive(self, size: int) -> bytes | None:
