@@ -243,9 +243,10 @@ class Sender(Protocol):
 
         ``attempt`` is written as the request walks its phases; ``deadline`` is a value of ``time.monotonic()``.
 
-        A cancellation propagates at once before SENDING and for reads. On a POST in SENDING or SENT it is held back
-        for at most 1 s, in case the response is on its way; when that comes whole, the attempt says COMPLETE and has
-        it in ``response``. Then ``CancelledError`` is raised all the same.
+        A cancellation propagates at once for reads, and for a POST until it is written whole: what is half written is
+        aborted, so that it never becomes whole. After that a POST holds it back for at most 1 s, in case the response
+        is on its way; when that comes whole, the attempt says COMPLETE and has it in ``response``. Then
+        ``CancelledError`` is raised all the same.
 
         Raises:
             WireError: No whole response came; the attempt says how far the request got.

@@ -1,4 +1,4 @@
-"""One request on a connection of our own, from the pool to the response: the way that ``QUEUED`` to ``COMPLETE`` names.
+"""One request on a connection of our own, through its phases from ``QUEUED`` to ``COMPLETE``.
 
 Read it from top to bottom: ``Exchanger.exchange`` takes an idle connection or dials one, writes head and body at once,
 waits for one future, and closes whatever did not end with a whole response. It never sends anything twice. A body in
