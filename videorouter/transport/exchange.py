@@ -86,7 +86,7 @@ class Exchanger:
                 await _spool_body(connection, response, ends)
         except asyncio.CancelledError:
             listening = connection.future is future and not connection.streaming
-            if unsafe and listening and not connection.unsent:
+            if unsafe and listening and not attempt.half_written:
                 await _catch_response(connection)
             raise
         else:
