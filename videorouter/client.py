@@ -76,6 +76,8 @@ class AsyncVideoRouter(BatchVerbs, DownloadVerbs):
         http_client: Your own ``httpx.AsyncClient``. It is never closed, and its timeouts are overridden per request.
         on_event: A plain or coroutine function that is handed every event.
         on_in_doubt: A plain or coroutine function that is handed every request whose outcome nobody knows.
+        hook_timeout: Seconds that a coroutine hook may take. A call waits for it, but not past its own deadline; for one
+            that is handed what was bought or is in doubt it waits in any case.
 
     Raises:
         ConfigurationError: Something cannot be used; the message says what, and how to fix it.
@@ -138,6 +140,7 @@ class AsyncVideoRouter(BatchVerbs, DownloadVerbs):
         http_client: httpx.AsyncClient | None = None,
         on_event: EventHook | None = None,
         on_in_doubt: InDoubtHook | None = None,
+        hook_timeout: float | None = 5.0,
     ) -> None:
         raise NotImplementedError
 

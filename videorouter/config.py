@@ -81,6 +81,7 @@ class ClientSettings(msgspec.Struct, frozen=True, kw_only=True):
     default_headers: tuple[tuple[str, str], ...] = ()
     proxy: str | None = None
     trust_env: bool = True
+    hook_timeout: float = 5.0
     seen_keys: list[Secret] = msgspec.field(default_factory=list)
     """Keys that a callable has given, so that what a server echoes of them can be taken out."""
 
@@ -346,5 +347,6 @@ _CHECKS: dict[str, Callable[[Any], Any]] = {
     "default_headers": lambda value: check_headers(value, "default_headers"),
     "proxy": lambda value: value,
     "trust_env": bool,
+    "hook_timeout": lambda value: check_timeout(value, name="hook_timeout"),
 }
 """How each option is checked that needs no other."""

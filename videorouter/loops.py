@@ -30,6 +30,14 @@ def finish(future: asyncio.Future[Any], result: object = None) -> None:
         future.set_result(result)
 
 
+class UncancelledFuture(asyncio.Future[None]):
+    """A future that refuses to be cancelled: asyncio cancels the task that waits for it when it is done."""
+
+    def cancel(self, msg: Any = None) -> bool:  # noqa: ARG002  as asyncio calls it
+        """Refuse."""
+        return False
+
+
 class PerLoop(Generic[T]):
     """One value for each event loop, made on first use and forgotten with its loop; one for where no loop runs.
 

@@ -7,16 +7,16 @@ seconds is left behind; what it works on stays its own, since ``Owned`` lets one
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import threading
 from functools import partial
-from typing import TYPE_CHECKING, Any, Generic, ParamSpec, Self, TypeVar
+from typing import TYPE_CHECKING, Generic, ParamSpec, Self, TypeVar
 
 import anyio
 import anyio.to_thread
 
-from videorouter.loops import finish, running_loop
+from videorouter.logs import report
+from videorouter.loops import UncancelledFuture, finish, running_loop
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -27,8 +27,6 @@ T = TypeVar("T")
 
 PATIENCE = 30.0
 """Seconds that a cancelled caller waits for its thread: a disk that takes longer does not answer at all."""
-
-log: logging.Logger = logging.getLogger("videorouter")
 
 
 async def run_in_thread(function: Callable[[], T], *, limiter: anyio.CapacityLimiter | None = None) -> T:
@@ -141,19 +139,15 @@ class _Work(Generic[T]):
             finally:
                 timer.cancel()
                 if not self._ended:
-                    log.warning("a thread is still at work %g s after its caller was cancelled", PATIENCE)
+                    report(logging.WARNING, "a thread is still at work %g s after its caller was cancelled", PATIENCE)
 
 
-class _Ending(asyncio.Future[None]):
+class _Ending(UncancelledFuture):
     """The end of a thread's work, which whoever is cancelled still waits for."""
-
-    def cancel(self, msg: Any = None) -> bool:  # noqa: ARG002  as asyncio calls it
-        """Refuse; asyncio then cancels the task when this is done."""
-        return False
 
     def finish_from_thread(self) -> None:
         """Wake whoever waits, if the loop is still there."""
         try:
             self.get_loop().call_soon_threadsafe(finish, self)
         except RuntimeError:
-            log.debug("the loop is closed, and with it whoever waited for a thread")
+            report(logging.DEBUG, "the loop is closed, and with it whoever waited for a thread")

@@ -28,7 +28,8 @@ from videorouter.call.failures import (
     keep_evidence,
 )
 from videorouter.call.headers import HeaderBuilder
-from videorouter.call.in_doubt import call_hooks, call_hooks_while_cancelled, describe_undelivered
+from videorouter.call.hooks import call_hooks
+from videorouter.call.in_doubt import describe_undelivered
 from videorouter.call.limiter import Slot
 from videorouter.call.retry import TABLE, GiveUp, History, Outcome, RequestKind, RetryAfter, decide
 from videorouter.call.spool import Spool
@@ -40,6 +41,7 @@ from videorouter.models import Record, VideoResult
 if TYPE_CHECKING:
     from collections.abc import Awaitable
 
+    from videorouter.call.hooks import Hooks
     from videorouter.call.limiter import ClientLimit
     from videorouter.call.retry import Decision
     from videorouter.call.state import Shared
@@ -403,25 +405,31 @@ class Caller:
         """Raise unless the client is open."""
         self.shared.check_open()
 
-    async def emit(self, event: Event) -> None:
-        """Hand an event to the user's hook; what the hook raises is logged and changes nothing."""
-        if self.on_event is not None:
-            await call_hooks(((self.on_event, event),))
+    async def emit(self, event: Event, *, deadline: float = float("inf"), also: EventHook | None = None) -> None:
+        """Hand an event to the user's hook, and to another one; wait for both, but not past the deadline."""
+        if self.on_event is not None or also is not None:
+            limit = self.settings.hook_timeout
+            hooks = (self.on_event, event), (also, event)
+            await call_hooks(hooks, limit=limit, wait=min(limit, deadline - time.monotonic()))
 
-    async def record_in_doubt(self, record: InDoubt, ending: BaseException | None = None) -> None:
-        """Keep a record and call the hooks; when ``ending`` cancels the call, they have a second, or are not called."""
+    async def record(self, event: Event, *, seconds: float = float("inf")) -> None:
+        """As ``emit``, for what must not be missed: the hook has its time, whatever becomes of the call."""
+        limit = self.settings.hook_timeout
+        await call_hooks(((self.on_event, event),), limit=limit, wait=min(limit, seconds), recording=True)
+
+    async def record_in_doubt(self, record: InDoubt, ending: BaseException | None = None, *, also: Hooks = ()) -> None:
+        """Keep a record and call the hooks, whatever ends the call, unless nothing may be awaited any more."""
         self.shared.in_doubt_log.add(record)
-        if ending is None:
-            await call_hooks(self._find_hooks(record))
-        elif not isinstance(ending, GeneratorExit | KeyboardInterrupt | SystemExit):  # nothing may be awaited any more
-            await call_hooks_while_cancelled(self._find_hooks(record))
+        if not isinstance(ending, GeneratorExit | KeyboardInterrupt | SystemExit):
+            hooks = (*also, *self._find_hooks(record))
+            await call_hooks(hooks, limit=self.settings.hook_timeout, recording=True)
 
     def record_undelivered(self, answer: VideoResult | Task, verb: str) -> Callable[[], Awaitable[None]]:
         """Keep what came and nobody got, at once and in any thread; what this gives calls the hooks, on the loop."""
         record = describe_undelivered(answer, verb)
         self.shared.in_doubt_log.add(record)
-        return partial(call_hooks, self._find_hooks(record))
+        return partial(call_hooks, self._find_hooks(record), limit=self.settings.hook_timeout, recording=True)
 
-    def _find_hooks(self, record: InDoubt) -> tuple[tuple[Callable[..., object] | None, object], ...]:
+    def _find_hooks(self, record: InDoubt) -> Hooks:
         event = OutcomeInDoubt(call_id=record.idempotency_key, record=record)
         return (self.on_event, event), (self.on_in_doubt, record)

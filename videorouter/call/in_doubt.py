@@ -1,32 +1,18 @@
-"""What nobody knows the outcome of: the client's record of it, and the hooks that are told.
-
-Recording never waits and never fails. Hooks may be plain or coroutine functions; what they raise is logged and changes
-nothing. Nothing here is ever sent.
-"""
+"""Requests whose outcome nobody knows: the client's records of them. Recording never waits, and never fails."""
 
 from __future__ import annotations
 
-import inspect
-import logging
 import time
 from collections import deque
-from typing import TYPE_CHECKING, Any
-
-import anyio
+from typing import TYPE_CHECKING
 
 from videorouter.errors import Phase
 from videorouter.models import InDoubt, Task, VideoResult
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
-
     from videorouter.call.requests import Submission
 
-log: logging.Logger = logging.getLogger("videorouter")
-
 MOST_KEPT = 10_000
-GRACE = 1.0
-"""Seconds for hooks of a call that is being cancelled."""
 
 
 class InDoubtLog:
@@ -105,22 +91,3 @@ def describe_undelivered(answer: VideoResult | Task, verb: str) -> InDoubt:
 def _with_result(record: InDoubt, caught: VideoResult | Task | None) -> InDoubt:
     result = caught.result if isinstance(caught, Task) else caught
     return record if result is None else record.with_extras(result_=result)
-
-
-async def call_hooks(hooks: Iterable[tuple[Callable[[Any], object] | None, object]]) -> None:
-    """Call hooks, each with its argument."""
-    for hook, argument in hooks:
-        if hook is None:
-            continue
-        try:
-            outcome = hook(argument)
-            if inspect.isawaitable(outcome):
-                await outcome
-        except Exception:
-            log.exception("a hook of the client failed")
-
-
-async def call_hooks_while_cancelled(hooks: Iterable[tuple[Callable[[Any], object] | None, object]]) -> None:
-    """Call hooks for a call that is being cancelled: they have a second, and the cancellation goes on after it."""
-    with anyio.move_on_after(GRACE, shield=True):
-        await call_hooks(hooks)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from videorouter.call.answers import ErrorAnswer, Unusable, read_post
 from videorouter.call.caller import Call
 from videorouter.call.failures import FailedAttempt, build_error, classify_answer, find_doubt
-from videorouter.call.in_doubt import call_hooks_while_cancelled, describe_doubt
+from videorouter.call.in_doubt import describe_doubt
 from videorouter.call.requests import FRESH
 from videorouter.call.retry import TABLE, UNDECIDED, Outcome, Raise, RequestKind
 from videorouter.errors import (
@@ -84,7 +84,8 @@ class PaidCall(Call[VideoResult | Task], kw_only=True, eq=False):
             await caller.emit(
                 AttemptStarted(
                     call_id=submission.idempotency_key, attempt=self.history.attempts + 1, host=name_host(url)
-                )
+                ),
+                deadline=self.deadline,
             )
         left = self.deadline - time.monotonic()
         if left <= 0 or (left < slot.queue.model_limit.least_time and self._has_waited(left)):
@@ -256,9 +257,9 @@ class PaidCall(Call[VideoResult | Task], kw_only=True, eq=False):
                 if TABLE[failed.outcome][RequestKind.ONCE][1] is Raise.STATUS:
                     return
         reason = _CANCELLED if caught is None else _CAUGHT
-        if self.accepted is not None and isinstance(caught, Task) and not isinstance(error, GeneratorExit):
-            await call_hooks_while_cancelled(((self.accepted, caught),))
-        await self.caller.record_in_doubt(describe_doubt(submission, reason, phase=attempt.phase, caught=caught), error)
+        record = describe_doubt(submission, reason, phase=attempt.phase, caught=caught)
+        also = ((self.accepted, caught),) if isinstance(caught, Task) else ()
+        await self.caller.record_in_doubt(record, error, also=also)
 
     async def tell_attempt(self, ended: VideoResult | Task | FailedAttempt, elapsed: float) -> None:
         """Tell the event hook that an attempt has ended."""
@@ -274,7 +275,8 @@ class PaidCall(Call[VideoResult | Task], kw_only=True, eq=False):
                 status=response.status if response is not None else None,
                 trouble=failed.outcome.value if failed is not None else None,
                 elapsed=elapsed,
-            )
+            ),
+            deadline=self.deadline,
         )
 
     async def tell_retry(self, decision: RetryAfter) -> None:
@@ -285,5 +287,6 @@ class PaidCall(Call[VideoResult | Task], kw_only=True, eq=False):
                 attempt=self.history.attempts + 1,
                 wait=decision.after,
                 reason=self.failed.outcome.value if self.failed is not None else "",
-            )
+            ),
+            deadline=self.deadline,
         )

@@ -16,7 +16,7 @@ import msgspec
 from videorouter.call.answers import ErrorAnswer, Unusable, classify_status, read_task
 from videorouter.call.caller import FreeCall
 from videorouter.call.failures import MAX_WORDS, FailedAttempt, build_error, is_moderation, show_body, show_words
-from videorouter.call.in_doubt import call_hooks_while_cancelled, describe_doubt
+from videorouter.call.in_doubt import describe_doubt
 from videorouter.call.pace import LONGEST_HOLD
 from videorouter.call.paid import PaidCall
 from videorouter.call.requests import find_request, keep_request
@@ -50,6 +50,8 @@ if TYPE_CHECKING:
     Accepted = Callable[[Task], Awaitable[None]]
 
 _ELSEWHERE = frozenset({Outcome.UNREACHED, Outcome.NAME_MISSING, Outcome.MISSING})
+_GRACE = 1.0
+"""Seconds that a call which is being cancelled waits for its event hook."""
 _LAST_POLL = 0.4
 """Seconds after the deadline in which the last poll may begin, and that it may take."""
 _OVERSLEPT = 5.0
@@ -118,7 +120,8 @@ async def run_job(
             call.waited = False  # its time begins now
         if caller.on_event is not None:
             await caller.emit(
-                CallStarted(call_id=submission.idempotency_key, verb=submission.verb, model=submission.model)
+                CallStarted(call_id=submission.idempotency_key, verb=submission.verb, model=submission.model),
+                deadline=call.deadline,
             )
         answer = await caller.send(call)
         keep_request(answer, submission.body)
@@ -148,7 +151,7 @@ async def _follow(call: PaidCall, task: Task, *, wait: bool) -> VideoResult | Ta
         if call.accepted is not None:
             await call.accepted(task)
         if caller.on_event is not None:
-            await caller.emit(
+            await caller.record(
                 TaskAccepted(call_id=submission.idempotency_key, task_id=task.id or "", model=submission.model)
             )
         if not wait:
@@ -196,9 +199,9 @@ async def _tell_failed(call: PaidCall, error: BaseException) -> None:
         task_id=known.task_id,
     )
     if cancelled:
-        await call_hooks_while_cancelled(((call.caller.on_event, event),))
+        await call.caller.record(event, seconds=_GRACE)
     else:
-        await call.caller.emit(event)
+        await call.caller.emit(event, deadline=call.deadline)
 
 
 async def _tell_finished(call: PaidCall, answer: VideoResult | Task) -> None:
@@ -211,7 +214,7 @@ async def _tell_finished(call: PaidCall, answer: VideoResult | Task) -> None:
         cost=result.cost if result is not None else None,
     )
     try:
-        await call.caller.emit(event)
+        await call.caller.emit(event, deadline=call.deadline)
     except BaseException as error:
         reason = "the call was cancelled when its answer had come; it is kept here"
         record = describe_doubt(call.submission, reason, phase=Phase.COMPLETE, caught=answer)
@@ -450,7 +453,8 @@ class Poll(FreeCall[TaskStatus], kw_only=True, eq=False):
                 elapsed=time.monotonic() - self.history.began,
                 next_in=decision.after,
                 error=type(failure).__name__ if failure is not None else None,
-            )
+            ),
+            deadline=self.deadline,
         )
 
 

@@ -47,7 +47,6 @@ if TYPE_CHECKING:
 
     from videorouter.downloads.guard import AddressPolicy, FileUrl
     from videorouter.downloads.media import MediaReader
-    from videorouter.events import Event
 
 STALL_SECONDS = 30.0
 """Without a byte for so long, a connection is given up."""
@@ -77,7 +76,7 @@ class Fetch(Call[tuple[ResponseStream, FullContent | PartialContent]], kw_only=T
     url: str
     call_id: str
     name: str
-    emit: Callable[[Event], Awaitable[None]] | None = None
+    emit: Callable[..., Awaitable[None]] | None = None
     state: TransferState = TransferState()
     framed: bool = True
     transferred: int = 0
@@ -302,7 +301,7 @@ class Fetch(Call[tuple[ResponseStream, FullContent | PartialContent]], kw_only=T
             rate=rate,
             time_left=left,
         )
-        await self.emit(event)
+        await self.emit(event, deadline=self.deadline)
 
 
 @contextlib.asynccontextmanager

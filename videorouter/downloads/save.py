@@ -7,7 +7,6 @@ their own and never take a generation's.
 from __future__ import annotations
 
 import hashlib
-import inspect
 import logging
 import time
 import uuid
@@ -33,6 +32,7 @@ from videorouter.downloads.sink import Sink, name_sink
 from videorouter.downloads.transfer import FullContent, TransferState, choose_block_size
 from videorouter.errors import DownloadError, VideoRouterError
 from videorouter.events import DownloadFinished
+from videorouter.logs import report
 from videorouter.loops import PerLoop
 from videorouter.models import Download
 from videorouter.threads import Owned, run_in_thread
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 
     from videorouter.call.caller import Caller
     from videorouter.downloads.file import Conflict
-    from videorouter.events import Event, EventHook
+    from videorouter.events import EventHook
     from videorouter.models import Media, Video
 
 MAX_TRANSFERS = 64
@@ -50,7 +50,6 @@ MAX_TRANSFERS = 64
 
 _DISK_THREADS = 8
 _FLUSH_SECONDS = 0.05
-log: logging.Logger = logging.getLogger("videorouter")
 
 
 class _Limits:
@@ -177,7 +176,7 @@ async def still_stands(path: Path, size: int) -> bool:
         return True
     if found is None or await run_in_thread(partial(is_cut, path, size)):
         return False
-    log.warning("%s is another file than the one that was saved there: it is left as it is", path)
+    report(logging.WARNING, "%s is another file than the one that was saved there: it is left as it is", path)
     return True
 
 
@@ -239,7 +238,7 @@ class _FileSave:
             raise _name_disk_failure(error, self._path) from error
         except ValueError as error:
             raise DownloadError(f"{self._path} is no name that a file can have: {error}") from error
-        log.debug("saved %s, %d bytes", self._file.path, self._file.size)
+        report(logging.DEBUG, "saved %s, %d bytes", self._file.path, self._file.size)
         return Download(
             file=str(self._file.path),
             size=self._file.size,
@@ -287,7 +286,7 @@ class _FileSave:
             container = "mp4" if self._media is None else self._media.container
             file.commit(container)
             if container != "mp4":
-                log.warning("the video is no MP4 file but %s: saved as %s", container, file.path)
+                report(logging.WARNING, "the video is no MP4 file but %s: saved as %s", container, file.path)
             return
         looks = describe_content(file.head())
         kept = file.reject() if file.size else None
@@ -346,22 +345,11 @@ def _open_fetch(caller: Caller, video: Video, name: str, options: DownloadOption
     )
 
 
-def _find_emit(caller: Caller, options: DownloadOptions) -> Callable[[Event], Awaitable[None]] | None:
-    """Whoever wants this call's events: the client's hook, the call's own, or nobody."""
-    hook: EventHook | None = options.on_progress
-    if hook is None:
-        return None if caller.on_event is None else caller.emit
-
-    async def emit(event: Event) -> None:
-        await caller.emit(event)
-        try:
-            outcome = hook(event)
-            if inspect.isawaitable(outcome):
-                await outcome
-        except Exception:
-            log.exception("an on_progress hook failed")
-
-    return emit
+def _find_emit(caller: Caller, options: DownloadOptions) -> Callable[..., Awaitable[None]] | None:
+    """What hands an event to the client's hook and to the call's own; ``None`` where there is neither."""
+    if caller.on_event is None and options.on_progress is None:
+        return None
+    return partial(caller.emit, also=options.on_progress)
 
 
 def _cut(data: memoryview) -> Iterator[memoryview]:
