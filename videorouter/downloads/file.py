@@ -3,7 +3,7 @@
 Every method blocks and belongs in a thread. Nothing here follows a symbolic link at a name of its own, and nothing
 touches the old file before the new one is whole. What it raises is ``OSError``, or ``Busy`` for a locked destination.
 
-Beside ``otter.mp4`` stand, while it is on its way, ``.otter.mp4.resume`` (see ``downloads.resume``) and
+Beside ``otter.mp4`` stand, while it is on its way, ``.otter.mp4.resume`` (see ``downloads.sidecar``) and
 ``.otter.mp4.<32 hex digits>.part`` (the bytes).
 """
 
@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from videorouter.downloads.media import MediaReader
 from videorouter.downloads.names import name_content, number_paths, part_name, rejected_name
-from videorouter.downloads.resume import OPEN_FLAGS, Busy, ResumeFile, boot_id
+from videorouter.downloads.sidecar import OPEN_FLAGS, Busy, ResumeFile, boot_id
 from videorouter.downloads.transfer import TransferState
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from hashlib import _Hash
     from pathlib import Path
 
-    from videorouter.downloads.resume import ResumeNote
+    from videorouter.downloads.sidecar import ResumeNote
     from videorouter.models import Media
 
 Conflict: TypeAlias = Literal["replace", "refuse", "number"]

@@ -11,7 +11,7 @@ import sys
 import pytest
 
 from videorouter.downloads.file import PartialFile
-from videorouter.downloads.resume import Busy
+from videorouter.downloads.sidecar import Busy
 from videorouter.downloads.transfer import TransferState
 
 VIDEO = b"\0\0\0\x10ftypisom\0\0\0\0" + b"\0\0\0\x0cmdatabcd"
@@ -101,7 +101,7 @@ def test_a_second_process_finds_the_destination_busy(tmp_path):
     script = (
         "import sys, pathlib\n"
         "from videorouter.downloads.file import PartialFile\n"
-        "from videorouter.downloads.resume import Busy\n"
+        "from videorouter.downloads.sidecar import Busy\n"
         "file = PartialFile(pathlib.Path(sys.argv[1]))\n"
         "try:\n    file.open()\nexcept Busy:\n    print('busy')\nelse:\n    print('open'); file.close(keep=False)\n"
     )
