@@ -37,7 +37,7 @@ SMOKE = (
     "tests/downloads/test_mp4.py",
     "tests/downloads/test_mp4_facts.py",
     "tests/downloads/test_names.py",
-    "tests/downloads/test_transfer.py",
+    "tests/downloads/test_resume.py",
     "tests/downloads/test_webm.py",
     "tests/journal",
     "tests/test_client.py",

@@ -41,7 +41,7 @@ DECIDING = {
     "videorouter.downloads.mp4",
     "videorouter.downloads.mp4_facts",
     "videorouter.downloads.names",
-    "videorouter.downloads.transfer",
+    "videorouter.downloads.resume",
     "videorouter.downloads.webm",
     "videorouter.errors",
     "videorouter.events",

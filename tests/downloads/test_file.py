@@ -7,7 +7,7 @@ import os
 import pytest
 
 from videorouter.downloads.file import PartialFile, find_free, is_folder
-from videorouter.downloads.transfer import TransferState
+from videorouter.downloads.resume import TransferState
 
 VIDEO = b"\0\0\0\x10ftypisom\0\0\0\0" + b"\0\0\0\x0cmdatabcd"
 KNOWN = TransferState(etag='"v1"', total=len(VIDEO))

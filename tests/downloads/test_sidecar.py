@@ -11,8 +11,8 @@ import sys
 import pytest
 
 from videorouter.downloads.file import PartialFile
+from videorouter.downloads.resume import TransferState
 from videorouter.downloads.sidecar import Busy
-from videorouter.downloads.transfer import TransferState
 
 VIDEO = b"\0\0\0\x10ftypisom\0\0\0\0" + b"\0\0\0\x0cmdatabcd"
 KNOWN = TransferState(etag='"v1"', total=len(VIDEO))

@@ -26,7 +26,7 @@ from videorouter.downloads.guard import (
     show_url,
 )
 from videorouter.downloads.mp4 import describe_content
-from videorouter.downloads.transfer import (
+from videorouter.downloads.resume import (
     MIN_PROGRESS,
     FailedFetch,
     FullContent,

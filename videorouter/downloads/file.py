@@ -22,8 +22,8 @@ from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from videorouter.downloads.media import MediaReader
 from videorouter.downloads.names import name_content, number_paths, part_name, rejected_name
+from videorouter.downloads.resume import TransferState
 from videorouter.downloads.sidecar import OPEN_FLAGS, Busy, ResumeFile, boot_id
-from videorouter.downloads.transfer import TransferState
 
 if TYPE_CHECKING:
     from collections.abc import Container, Iterable, Sequence

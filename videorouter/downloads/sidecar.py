@@ -1,6 +1,6 @@
 """Remembers on disk how far a transfer got, and locks its destination: the hidden file ``.otter.mp4.resume``.
 
-Whether a transfer goes on from there is decided in ``downloads.transfer``. Every method blocks and belongs in a thread.
+Whether a transfer goes on from there is decided in ``downloads.resume``. Every method blocks and belongs in a thread.
 Nothing here follows a symbolic link or writes to a second name of somebody's file.
 """
 
@@ -20,7 +20,7 @@ from videorouter.downloads.names import is_part_of, sidecar_name
 from videorouter.locks import lock_descriptor, unlock_descriptor
 
 if TYPE_CHECKING:
-    from videorouter.downloads.transfer import TransferState
+    from videorouter.downloads.resume import TransferState
 
 OPEN_FLAGS = os.O_RDWR | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0)
 _IS_SYMLINK = frozenset({errno.ELOOP, errno.EMLINK, getattr(errno, "EFTYPE", errno.ELOOP)})

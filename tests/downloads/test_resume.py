@@ -7,7 +7,7 @@ from hypothesis import given, strategies as st
 
 from videorouter import DownloadError, InternalServerError, NotFoundError, PermissionDeniedError
 from videorouter.call.retry import TABLE, Outcome, Raise, RequestKind, Retry
-from videorouter.downloads.transfer import (
+from videorouter.downloads.resume import (
     FailedFetch,
     FullContent,
     PartialContent,
