@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import subprocess
 import sys
+import threading
 
 import pytest
 
-from videorouter.errors import JournalBusyError
+from videorouter import locks
+from videorouter.errors import JournalBusyError, JournalError
 from videorouter.journal.journal import Journal
 from videorouter.locks import is_locked
 
@@ -41,6 +44,38 @@ async def test_a_second_writer_is_refused_in_this_process_and_in_another(tmp_pat
     await journal.aclose()
     assert not is_locked(path)
     await (await Journal.open(path)).aclose()
+
+
+async def test_asking_whether_a_journal_is_written_never_keeps_a_writer_from_it(tmp_path):
+    path = tmp_path / "run.db"
+    await (await Journal.open(path)).aclose()
+    ended = threading.Event()
+    asked = []
+
+    def ask() -> None:
+        while not ended.is_set():
+            asked.append(is_locked(path))
+
+    thread = threading.Thread(target=ask)
+    thread.start()
+    try:
+        for _ in range(15):
+            await (await Journal.open(path)).aclose()
+    finally:
+        ended.set()
+        thread.join()
+    assert {True, False} == set(asked)
+    assert (tmp_path / "run.db.lock").read_text().split()[0] == str(os.getpid())
+
+
+async def test_a_disk_without_locks_is_named_as_that_and_not_as_a_busy_journal(tmp_path, monkeypatch):
+    def refuse(_: int) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(locks, "lock_descriptor", refuse)
+    with pytest.raises(JournalError, match=r"knows no file locks.*local disk") as caught:
+        await Journal.open(tmp_path / "run.db")
+    assert not isinstance(caught.value, JournalBusyError)
 
 
 async def test_a_forked_child_does_not_keep_the_lock(tmp_path):

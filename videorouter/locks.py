@@ -5,8 +5,11 @@ The lock is not on the database itself: closing any descriptor of that file woul
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import os
 import sys
+import time
 from typing import TYPE_CHECKING
 
 from videorouter.errors import JournalBusyError, JournalError
@@ -16,11 +19,23 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
+_PATIENCE = 2.0
+"""Seconds to wait for readers that only ask whether somebody writes: they are done in less than a millisecond."""
+_NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP}
+"""What a file system says that knows no locks."""
+
+
 class WriterLock:
-    """The right to write a journal: its lock file stands beside it, with ``.lock`` added."""
+    """The right to write a journal: its lock file stands beside it, with ``.lock`` added.
+
+    The file also says how many commits the journal had, so that an older file in its place is not taken for it.
+    """
 
     def __init__(self, journal: Path) -> None:
         self.path: Path = journal.with_name(journal.name + ".lock")
+        self.commits: int = 0
+        """Commits that the last writer noted."""
+        self._journal = journal
         self._descriptor = -1
         try:
             descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), 0o600)
@@ -31,20 +46,51 @@ class WriterLock:
                 path=str(journal),
             ) from error
         try:
-            lock_descriptor(descriptor)
+            _lock_against_writers(descriptor)
         except OSError as error:
-            holder = _read_holder(descriptor)
+            holder, _ = _read_note(descriptor)
             os.close(descriptor)
+            if error.errno in _NO_LOCKS:
+                raise JournalError(
+                    f"The disk of {journal} knows no file locks ({error}), so that two runs could write it and pay twice. "
+                    "Nothing was sent. Put the journal on a local disk: files and videos may stay where they are.",
+                    path=str(journal),
+                ) from error
             raise JournalBusyError(
                 f"The journal {journal} is in use{holder}. Nothing was sent. Wait for that batch to end, or stop it; "
                 "one journal has one writer. `videorouter batch status` can be read meanwhile.",
                 path=str(journal),
             ) from error
         self._descriptor = descriptor
-        os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
+        _, self.commits = _read_note(descriptor)
+        self.note(self.commits)
         # A forked child must not keep the lock of a parent that has ended.
         after_fork(self, WriterLock.release)
+
+    def note(self, commits: int) -> None:
+        """Write beside the journal how many commits it has."""
+        with contextlib.suppress(OSError):  # on a full disk the journal itself says so
+            os.pwrite(self._descriptor, f"{os.getpid():<10}\n{commits:<20}\n".encode(), 0)
+
+    def check(self) -> None:
+        """Refuse to go on without the lock: it was deleted or replaced, and somebody else may have taken the new one.
+
+        Raises:
+            JournalError: It was.
+        """
+        try:
+            there = os.stat(self.path)  # noqa: PTH116  this runs before each commit
+            held = os.fstat(self._descriptor)
+            kept = (there.st_dev, there.st_ino) == (held.st_dev, held.st_ino)
+        except OSError:
+            kept = False
+        if not kept:
+            raise JournalError(
+                f"The lock file {self.path} was deleted or replaced while the batch ran, so that another run could write the "
+                "same journal. Nothing more is sent. Make sure that no other run uses it, then run the same batch again: it "
+                "resumes.",
+                path=str(self._journal),
+            )
 
     def release(self) -> None:
         """Let others write. Idempotent."""
@@ -55,24 +101,43 @@ class WriterLock:
 
 def is_locked(journal: Path) -> bool:
     """Whether someone is writing a journal right now."""
-    path = journal.with_name(journal.name + ".lock")
-    if not path.exists():
+    try:
+        descriptor = os.open(journal.with_name(journal.name + ".lock"), os.O_RDWR | getattr(os, "O_CLOEXEC", 0))
+    except OSError:
         return False
     try:
-        WriterLock(journal).release()
-    except JournalBusyError:
-        return True
-    except JournalError:
-        return False
+        share_descriptor(descriptor)
+    except OSError as error:
+        return error.errno not in _NO_LOCKS
+    finally:
+        os.close(descriptor)
     return False
 
 
-def _read_holder(descriptor: int) -> str:
+def _lock_against_writers(descriptor: int) -> None:
+    """Lock the file; waits for those who only ask whether it is locked. Raises ``OSError`` when a writer has it."""
+    until = time.monotonic() + _PATIENCE
+    while True:
+        try:
+            lock_descriptor(descriptor)
+        except OSError as error:
+            if error.errno in _NO_LOCKS or time.monotonic() >= until:
+                raise
+            share_descriptor(descriptor)  # a writer refuses this too, and that is raised
+            unlock_descriptor(descriptor)
+            time.sleep(0.005)
+        else:
+            return
+
+
+def _read_note(descriptor: int) -> tuple[str, int]:
+    """Who has the lock, in words, and how many commits were noted."""
     try:
-        text = os.pread(descriptor, 32, 0).decode("ascii", "replace").strip()
+        lines = os.pread(descriptor, 64, 0).decode("ascii", "replace").split()
     except OSError:
-        return ""
-    return f" by process {text}" if text.isdigit() else ""
+        return "", 0
+    holder = f" by process {lines[0]}" if lines and lines[0].isdigit() else ""
+    return holder, int(lines[1]) if len(lines) > 1 and lines[1].isdigit() else 0
 
 
 if sys.platform == "win32":  # pragma: no cover
@@ -87,6 +152,9 @@ if sys.platform == "win32":  # pragma: no cover
         msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
         os.lseek(descriptor, 0, os.SEEK_SET)
 
+    share_descriptor = lock_descriptor
+    """Windows shares no locks: who asks whether a file is locked locks it for a moment."""
+
     def unlock_descriptor(descriptor: int) -> None:
         """Let others lock it; closing it does that, too, unless it was inherited."""
         os.lseek(descriptor, _BYTE, os.SEEK_SET)
@@ -97,6 +165,10 @@ else:
     def lock_descriptor(descriptor: int) -> None:
         """Lock an open file against other processes; raises ``OSError`` at once when somebody else has."""
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+    def share_descriptor(descriptor: int) -> None:
+        """Lock an open file against writers alone; raises ``OSError`` at once when one has it."""
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
 
     def unlock_descriptor(descriptor: int) -> None:
         """Let others lock it; closing it does that, too, unless it was inherited."""

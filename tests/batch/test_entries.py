@@ -44,6 +44,13 @@ def test_an_edit_is_a_pair_or_a_dict():
     assert read_entry({"video_id": "v-1", "prompt": "Snow"}).verb == "edit"
 
 
+@pytest.mark.parametrize("empty", [{"video": None}, {"edit_of": None}, {"video": None, "edit_of": None, "then": None}])
+def test_what_is_null_is_as_good_as_absent(empty):
+    entry = read_entry({**empty, "video_id": "v-1", "prompt": "Snow"})
+    assert (entry.verb, entry.video, entry.parent) == ("edit", "v-1", None)
+    assert read_entry({**empty, "video_id": None, "prompt": "An otter"}).verb == "generate"
+
+
 def test_a_chain_is_edit_of_or_then():
     assert read_entry({"id": "b", "edit_of": "a", "prompt": "Snow"}).parent == "a"
     entry = read_entry({"prompt": "An otter", "then": ["Snow", {"prompt": "Rain", "model": "m"}]})

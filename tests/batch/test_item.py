@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import shutil
 import sqlite3
 from types import SimpleNamespace
@@ -249,7 +250,7 @@ async def test_an_edit_means_the_first_of_two_entries_with_one_id(sandbox, route
     assert await sandbox.charges() == {"one": 1, "Snow": 1}
 
 
-@pytest.mark.parametrize("how", ["moved", "replaced", "deleted"])
+@pytest.mark.parametrize("how", ["moved", "replaced", "deleted", "emptied", "lock deleted", "lock replaced"])
 async def test_nothing_is_bought_once_the_journal_is_not_where_it_was(sandbox, router, tmp_path, how):
     path, elsewhere = tmp_path / "run.db", tmp_path / "elsewhere"
     elsewhere.mkdir()
@@ -259,10 +260,13 @@ async def test_nothing_is_bought_once_the_journal_is_not_where_it_was(sandbox, r
         states.append(item.state)
         if len(states) == 1:
             bought = await sandbox.charges()
-            for file in tmp_path.glob("run.db*"):
-                file.rename(elsewhere / file.name) if how != "deleted" else file.unlink()
-            if how == "replaced":
-                path.touch()
+            for file in tmp_path.glob("run.db.lock" if "lock" in how else "run.db*"):
+                if how == "emptied":
+                    os.truncate(path, 0)
+                else:
+                    file.rename(elsewhere / file.name) if how != "deleted" else file.unlink()
+            if "replaced" in how:
+                (tmp_path / "run.db.lock" if "lock" in how else path).touch()
     assert "while the batch ran" in batch.summary.stopped
     assert len(await sandbox.charges()) <= len(bought) + 1  # the one that was on its way
     assert states.count("done") == len(await sandbox.charges())

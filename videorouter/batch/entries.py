@@ -105,7 +105,9 @@ def _read_mapping(raw: Mapping[Any, Any], verb: Verb) -> Entry:
     if not isinstance(then, list | tuple):
         raise InvalidRequestError(f"`then` must be a list of edits, not {type(then).__name__}.")
     parent = raw.get("edit_of")
-    video = raw.get("video", raw.get("video_id"))
+    video = raw.get("video")
+    if video is None:
+        video = raw.get("video_id")
     if parent is not None and video is not None:
         raise InvalidRequestError("An entry has either edit_of (an item of this batch) or video, not both.")
     builds_on = parent is not None or video is not None

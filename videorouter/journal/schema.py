@@ -75,6 +75,7 @@ MIGRATIONS: tuple[str, ...] = (_FIRST,)
 """Step ``n`` makes a file of version ``n`` one of version ``n + 1``. Steps are only ever added."""
 
 
+_BUSY = {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}
 _SHELVED = "ro&immutable=1"
 """A file on a read-only medium needs no log, and none could be made."""
 
@@ -97,13 +98,16 @@ def open_writable(path: Path) -> sqlite3.Connection:
         raise wrap_error("open", error, path) from error
     try:
         _check_identity(database, path)
-        database.execute("PRAGMA journal_mode = WAL")
-        database.execute("PRAGMA synchronous = FULL")
         database.execute("PRAGMA busy_timeout = 5000")
+        database.execute("PRAGMA synchronous = FULL")
+        # Before the log is switched on: a file that holds nothing is then one whose log is missing, and never a new one.
         migrate(database)
+        _switch_log_on(database)
         database.execute("BEGIN IMMEDIATE")
         database.execute("INSERT OR REPLACE INTO meta VALUES ('opened', ?)", (str(int(time.time())),))
+        database.execute("INSERT OR IGNORE INTO meta VALUES ('commits', '0')")
         database.execute("COMMIT")
+        database.execute("PRAGMA wal_checkpoint(PASSIVE)").close()
         database.execute("CREATE TEMP TABLE met (key TEXT PRIMARY KEY, times INTEGER NOT NULL) WITHOUT ROWID")
     except JournalError:
         database.close()
@@ -112,6 +116,75 @@ def open_writable(path: Path) -> sqlite3.Connection:
         database.close()
         raise wrap_error("open", error, path) from error
     return database
+
+
+def check_traces(path: Path, commits: int) -> None:
+    """Refuse to begin anew where a run has left traces: its log, or a note that it has written. Called before it is opened.
+
+    Raises:
+        JournalError: There are some.
+    """
+    there = path.exists()
+    if there and path.stat().st_size:
+        return
+    log = path.with_name(f"{path.name}-wal")
+    if log.exists() and log.stat().st_size:
+        raise JournalError(
+            f"{path} is {'empty' if there else 'missing'}, and its log {log.name} is there: a new run would pay again for what "
+            f"stands in it. Put the file back beside its log. Nothing was sent. To begin anew delete {log.name}.",
+            path=str(path),
+        )
+    if there and commits:
+        raise JournalError(
+            f"{path} was emptied: a run had written it {commits:,} times, and a new one would pay again for what stood in it. "
+            f"Put a copy back. Nothing was sent. To begin anew delete {path.name} and {path.name}.lock.",
+            path=str(path),
+        )
+
+
+def check_age(path: Path, commits: int, noted: int) -> None:
+    """Refuse a journal that has fewer commits than were noted beside it.
+
+    Raises:
+        JournalError: It is older than its last run.
+    """
+    if commits < noted:
+        raise JournalError(
+            f"{path} is older than its last run: {noted - commits:,} of {noted:,} commits are missing. Either an old copy was "
+            f"put back, or its log {path.name}-wal was left behind when it was moved. A new run would pay again for what is "
+            f"missing. Put the newest file back, with its log. Nothing was sent. To go on with this one delete {path.name}.lock.",
+            path=str(path),
+        )
+
+
+def read_commits(database: sqlite3.Connection) -> int:
+    """How many commits a journal has."""
+    row = database.execute("SELECT value FROM meta WHERE key = 'commits'").fetchone()
+    return int(row[0]) if row is not None else 0
+
+
+def count_commit(database: sqlite3.Connection, commits: int) -> None:
+    """Write down how many commits a journal has with the one that is under way."""
+    database.execute("UPDATE meta SET value = ? WHERE key = 'commits'", (str(commits),))
+
+
+def is_busy(error: BaseException) -> bool:
+    """Whether another connection holds the database."""
+    return isinstance(error, sqlite3.OperationalError) and (error.sqlite_errorcode & 0xFF) in _BUSY
+
+
+def _switch_log_on(database: sqlite3.Connection) -> None:
+    """Write ahead from now on; a reader may keep a connection from it for a moment, and SQLite does not wait for that."""
+    until = time.monotonic() + 5.0
+    while True:
+        try:
+            database.execute("PRAGMA journal_mode = WAL").close()
+        except sqlite3.OperationalError as error:
+            if not is_busy(error) or time.monotonic() >= until:
+                raise
+            time.sleep(0.02)
+        else:
+            return
 
 
 def open_readable(path: Path) -> sqlite3.Connection:
@@ -135,6 +208,12 @@ def _check_identity(database: sqlite3.Connection, path: Path, *, empty_ok: bool 
     identity = database.execute("PRAGMA application_id").fetchone()[0]
     version = database.execute("PRAGMA user_version").fetchone()[0]
     tables = database.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
+    if not tables and path.stat().st_size:
+        raise JournalError(
+            f"{path} holds nothing. If it was copied or moved after a run was killed, its log {path.name}-wal was left behind: "
+            "put it beside the file, or a new run pays again for what stands in it. Otherwise delete the file.",
+            path=str(path),
+        )
     if identity != APPLICATION_ID and (tables or not empty_ok):
         raise JournalError(f"{path} is a database, but no journal of videorouter. Pass another path.", path=str(path))
     if version > len(MIGRATIONS):

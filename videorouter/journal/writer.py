@@ -14,11 +14,20 @@ import os
 import queue
 import sqlite3
 import threading
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 from videorouter.errors import JournalError
-from videorouter.journal.schema import open_writable, wrap_error
+from videorouter.journal.schema import (
+    check_age,
+    check_traces,
+    count_commit,
+    is_busy,
+    open_writable,
+    read_commits,
+    wrap_error,
+)
 from videorouter.locks import WriterLock
 from videorouter.threads import Owned
 
@@ -31,7 +40,17 @@ _Work: TypeAlias = tuple[str, Any, asyncio.Future[Any]]
 _Outcome: TypeAlias = tuple[asyncio.Future[Any] | None, Any, Exception | None]
 
 INTENT = "intent"
-"""The step before which the file must still be where the next run looks for it."""
+"""The step before which the file must still be where the next run looks for it, and the lock still held."""
+READING = frozenset({"identify", "find"})
+"""Steps that write nothing into the file."""
+PAID = frozenset({"task", "ending"})
+"""Steps that write down what was paid for."""
+PATIENCE = 60.0
+"""Seconds to wait for another program that holds the database, before a request that is about to be sent."""
+PATIENCE_PAID = 600.0
+"""The same, before what was paid for is only handed out and not written down."""
+_IDLE = 1.0
+"""Seconds without work after which the log is folded into the file, so that the file alone is whole."""
 _GATHER = 0.001
 """Seconds in which work waits for more, so that more of it shares a commit, unless the last one was alone."""
 
@@ -63,6 +82,7 @@ class Writer:
         self._thread: threading.Thread | None = None
         self._closed: asyncio.Future[None] | None = None
         self._identity = (0, 0)
+        self._written = 0
         self._alone = True
 
     async def open(self, recover: Callable[[sqlite3.Connection], None]) -> None:
@@ -106,11 +126,17 @@ class Writer:
 
     def _open(self, recover: Callable[[sqlite3.Connection], None]) -> sqlite3.Connection:
         self._fault("open")
-        self._lock = WriterLock(self.path)
+        self._lock = lock = WriterLock(self.path)
         try:
+            check_traces(self.path, lock.commits)
+            fresh = not self.path.exists()
             self._database = database = open_writable(self.path)
             there = self.path.stat()
             self._identity = (there.st_dev, there.st_ino)
+            self._written = read_commits(database)
+            if not fresh:
+                check_age(self.path, self._written, lock.commits)
+            lock.note(self._written)
             database.execute("BEGIN IMMEDIATE")
             recover(database)
             database.execute("COMMIT")
@@ -122,17 +148,19 @@ class Writer:
         return database
 
     def _check_place(self) -> None:
-        """Refuse to promise anything in a file that the next run will not find."""
+        """Refuse to promise anything in a file that the next run will not find, or that others may write."""
         try:
             there = os.stat(self.path)  # noqa: PTH116  this runs before each commit
         except OSError:
             there = None
-        if there is None or (there.st_dev, there.st_ino) != self._identity:
+        if there is None or (there.st_dev, there.st_ino) != self._identity or not there.st_size:
             raise JournalError(
-                f"The journal {self.path} was moved, replaced or deleted while the batch ran, so that the next run would "
+                f"The journal {self.path} was moved, replaced, emptied or deleted while the batch ran, so that the next run would "
                 "pay again for what stands in it. Put it back and run the same batch again: it resumes.",
                 path=str(self.path),
             )
+        if self._lock is not None:
+            self._lock.check()
 
     def _release(self) -> None:
         if self._database is not None:
@@ -151,7 +179,7 @@ class Writer:
     def _run(self, database: sqlite3.Connection) -> None:
         ended = False
         while not ended:
-            group = self._inbox.get()
+            group = self._wait_for_work(database)
             if group is None:
                 break
             while not self._inbox.empty():
@@ -168,13 +196,38 @@ class Writer:
         self._release()
         self._tell([(self._closed, None, None)])
 
+    def _wait_for_work(self, database: sqlite3.Connection) -> list[_Work] | None:
+        """The next group; where none comes soon, what was written is folded into the file first."""
+        try:
+            return self._inbox.get(timeout=_IDLE)
+        except queue.Empty:
+            with contextlib.suppress(sqlite3.Error):
+                database.execute("PRAGMA wal_checkpoint(PASSIVE)").close()
+            return self._inbox.get()
+
+    def _begin(self, database: sqlite3.Connection, steps: set[str]) -> None:
+        """Begin a commit; waits for another program that holds the database, the longer the more depends on it."""
+        if steps <= READING:
+            database.execute("BEGIN")
+            return
+        until = time.monotonic() + (PATIENCE_PAID if steps & PAID else PATIENCE)
+        while True:
+            try:
+                database.execute("BEGIN IMMEDIATE")
+            except sqlite3.OperationalError as error:
+                if not is_busy(error) or time.monotonic() >= until:
+                    raise
+            else:
+                return
+
     def _commit(self, database: sqlite3.Connection, group: list[_Work]) -> list[_Outcome]:
         fault = self._fault
         outcomes: list[_Outcome] = []
         doing = "write"
+        steps = {step for step, _, _ in group}
         try:
-            database.execute("BEGIN")
-            if any(step == INTENT for step, _, _ in group):
+            self._begin(database, steps)
+            if INTENT in steps:
                 self._check_place()
             for step, work, future in group:
                 fault(step)
@@ -183,8 +236,14 @@ class Writer:
                 except RefusedChangeError as refused:
                     outcomes.append((future, None, refused))
             fault("commit")
+            if not steps <= READING:
+                count_commit(database, self._written + 1)
             database.execute("COMMIT")
             self.commits += 1
+            if not steps <= READING:
+                self._written += 1
+                if self._lock is not None:
+                    self._lock.note(self._written)
             fault("committed")
         except Exception as error:  # noqa: BLE001  whatever went wrong, those who wait must hear it
             if database.in_transaction:
