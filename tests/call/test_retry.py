@@ -362,6 +362,25 @@ def test_the_budget_runs_dry_and_fills_again():
     assert budget.tokens == 0
 
 
+def test_a_retry_is_charged_or_not_made_and_a_refused_one_probes():
+    budget = RetryBudget()
+    budget.tokens = 2 * KEPT_FOR_PROBES
+    assert budget.charge(RetryAfter(after=1.0, cost=14))
+    assert budget.tokens == 2 * KEPT_FOR_PROBES - 14
+    budget.tokens = 13
+    assert not budget.charge(RetryAfter(after=1.0, cost=14))
+    assert budget.tokens == 13
+    assert budget.charge(RetryAfter(after=1.0))
+    assert budget.tokens == 13
+    budget.tokens = KEPT_FOR_PROBES + 5
+    assert budget.charge(RetryAfter(after=1.0, cost=5, throttled=True))
+    assert not budget.charge(RetryAfter(after=1.0, cost=5, throttled=True))
+    assert budget.tokens == KEPT_FOR_PROBES - 5
+    budget.tokens = 3
+    assert not budget.charge(RetryAfter(after=1.0, cost=5, throttled=True))
+    assert budget.tokens == 0
+
+
 DATE = b"Sun, 06 Nov 1994 08:49:37 GMT"
 ASKED = {
     b"0": 0.0,

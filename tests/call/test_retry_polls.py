@@ -102,6 +102,13 @@ def test_a_second_completed_task_without_an_address_does():
     assert judge(Outcome.EMPTY_TASK, history) == GiveUp(ending=Raise.TASK)
 
 
+def test_only_such_a_task_counts_for_that():
+    history = History(attempts=1)
+    for outcome in (Outcome.LOST, Outcome.PENDING, Outcome.UNUSABLE):
+        history.note(outcome, POLL, judge(outcome, history))
+    assert isinstance(judge(Outcome.EMPTY_TASK, history), RetryAfter)
+
+
 def test_failures_are_counted_until_a_poll_is_answered():
     history = History(attempts=1)
     for _ in range(3):
