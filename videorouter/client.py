@@ -25,7 +25,6 @@ from videorouter.config import (
     refuse_pickling,
     resolve,
 )
-from videorouter.downloads.verbs import DownloadVerbs
 from videorouter.errors import ConfigurationError, InvalidRequestError, VideoRouterError
 from videorouter.models import Asset, Balance, DrainReport, InDoubt, Model, Stats, Task, TaskStatus, Video, VideoResult
 from videorouter.secrets import seal
@@ -37,8 +36,7 @@ if TYPE_CHECKING:
 
     import httpx
 
-    from videorouter.batch.batch import Batch
-    from videorouter.call.requests import Submission, Verb
+    from videorouter.call.requests import Submission
     from videorouter.config import Idempotency
     from videorouter.events import EventHook, InDoubtHook
     from videorouter.models import Input
@@ -46,7 +44,7 @@ if TYPE_CHECKING:
     from videorouter.transport.sender import SocketSender
 
 
-class AsyncVideoRouter(BatchVerbs, DownloadVerbs):
+class AsyncVideoRouter(BatchVerbs):
     """The asyncio client of the Infron video gateway.
 
     Args:
@@ -475,13 +473,6 @@ class AsyncVideoRouter(BatchVerbs, DownloadVerbs):
 
     async def __aexit__(self, *exc: object) -> None:
         await self.aclose()
-
-    def _batch(self, verb: Verb, source: Any, given: dict[str, Any]) -> Batch:
-        from videorouter.batch.batch import Batch  # noqa: PLC0415  only a batch needs a database
-        from videorouter.batch.run import check_options  # noqa: PLC0415  as above
-
-        options = check_options(self._settings, verb, given)
-        return Batch(self._caller, source, options, builder=self._builder, save=self.save)
 
 
 def _as_task(task: Task | str | VideoRouterError | InDoubt) -> Task:

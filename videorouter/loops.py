@@ -20,6 +20,12 @@ def running_loop() -> asyncio.AbstractEventLoop | None:
     return asyncio._get_running_loop()  # noqa: SLF001  documented for event loops; raises nothing where none runs
 
 
+def count_cancellations() -> int:
+    """How often the task that runs was asked to end: a ``CancelledError`` that leaves it as it was is somebody's own."""
+    task = asyncio.current_task() if running_loop() is not None else None
+    return task.cancelling() if task is not None else 0
+
+
 @overload
 def finish(future: asyncio.Future[None]) -> None: ...
 @overload

@@ -558,7 +558,7 @@ class Stats(Record, frozen=True, kw_only=True):
     Attributes:
         in_flight: Jobs that hold a slot.
         queued: Jobs that wait for one.
-        paused_until: ``time.monotonic()`` value until which a lane waits after a refusal; 0 when none does.
+        paused_until: ``time.monotonic()`` value until which a model waits after a refusal; 0 when none does.
         limit: Jobs that may run at once now.
         calls: Logical calls begun.
         attempts: Requests put on the wire.

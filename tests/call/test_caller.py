@@ -425,6 +425,42 @@ async def test_a_key_callable_that_fails_sends_nothing_and_is_not_quoted(bad):
         assert gateway.connections == 0
 
 
+async def cancel_itself():
+    raise asyncio.CancelledError
+
+
+def cancel_plainly():
+    raise asyncio.CancelledError
+
+
+async def ask_a_cancelled_task():
+    task = asyncio.ensure_future(asyncio.sleep(60))
+    task.cancel()
+    await task
+
+
+@pytest.mark.parametrize("bad", [cancel_itself, cancel_plainly, ask_a_cancelled_task])
+async def test_a_key_callable_that_cancels_itself_does_not_cancel_the_call(bad):
+    async with Gateway(answer()) as gateway, AsyncVideoRouter(bad, base_url=gateway.url) as router:
+        error = await fail(router)
+        assert type(error) is ConfigurationError
+        assert "CancelledError" in error.message
+        assert gateway.connections == 0
+
+
+async def test_a_call_that_is_cancelled_while_it_waits_for_its_key_is_cancelled():
+    async with (
+        Gateway(answer()) as gateway,
+        AsyncVideoRouter(lambda: asyncio.sleep(60), base_url=gateway.url) as router,
+    ):
+        call = asyncio.create_task(router.generate("otter", model="veo"))
+        await asyncio.sleep(0.05)
+        call.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await call
+        assert gateway.connections == 0
+
+
 async def test_a_key_may_come_from_a_coroutine_function_each_time_anew():
     keys = iter(["sk-one-0123456789", "sk-two-0123456789"])
 

@@ -1,9 +1,10 @@
-"""The batch verbs of a client: what they take, in words. What they do stands in ``batch/batch.py``."""
+"""The verbs of a client for batches: their parameters and what they mean. What they do stands in ``batch/batch.py``."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from videorouter.downloads.verbs import DownloadVerbs
 from videorouter.signatures import runs
 
 if TYPE_CHECKING:
@@ -12,12 +13,15 @@ if TYPE_CHECKING:
 
     from videorouter.batch.batch import Batch
     from videorouter.batch.run import DoubtPolicy
+    from videorouter.call.prepare import RequestBuilder
     from videorouter.call.requests import Verb
     from videorouter.journal.budget import Price
 
 
-class BatchVerbs:
+class BatchVerbs(DownloadVerbs):
     """The verbs that take a stream of entries and give a stream of items."""
+
+    _builder: RequestBuilder
 
     def _generate_many(self, /, prompts: Iterable[Any] | AsyncIterable[Any], **options: Any) -> Batch:
         return self._batch("generate", prompts, options)
@@ -94,4 +98,8 @@ class BatchVerbs:
         return self._batch("edit", edits, {"model": model, **options})
 
     def _batch(self, verb: Verb, source: Any, given: dict[str, Any]) -> Batch:
-        raise NotImplementedError
+        from videorouter.batch.batch import Batch  # noqa: PLC0415  only a batch needs a database
+        from videorouter.batch.run import check_options  # noqa: PLC0415  as above
+
+        options = check_options(self._caller.settings, verb, given)
+        return Batch(self._caller, source, options, builder=self._builder, save=self.save)

@@ -202,7 +202,7 @@ class FreeCall(Call[Answer], kw_only=True, eq=False):
     async def prepare(self) -> Request:
         """Refuse when the client is closed or the deadline of an upload has passed, and ask for the key."""
         self.caller.check_open()
-        headers = await self.caller.headers.head(self.url, deadline=self.deadline, content_type=self.content_type)
+        headers = await self.caller.headers.build(self.url, deadline=self.deadline, content_type=self.content_type)
         if not self.kind.read and time.monotonic() >= self.deadline:
             raise DeadlineExceededError("The deadline passed before the file could be uploaded. Nothing was sent.")
         self.until: float = min(self.deadline, time.monotonic() + self.limit)

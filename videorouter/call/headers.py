@@ -6,6 +6,7 @@ The key is added for an origin of the client's own set and for no other. Its val
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 import time
 from typing import TYPE_CHECKING
@@ -15,6 +16,7 @@ import anyio
 from videorouter.config import check_key
 from videorouter.errors import ConfigurationError
 from videorouter.http import origin_of
+from videorouter.loops import count_cancellations
 from videorouter.secrets import authorize, seal
 
 if TYPE_CHECKING:
@@ -40,13 +42,13 @@ class HeaderBuilder:
         if key is not None:
             self._fixed = (*self._common, _JSON, (b"authorization", authorize(key, settings.auth_scheme)))
 
-    def head_post(self, idempotency_key: str) -> tuple[Header, ...] | None:
+    def build_post(self, idempotency_key: str) -> tuple[Header, ...] | None:
         """The fields of a paid JSON request without fields of its own; ``None`` when the key must be asked for."""
         if self._fixed is None:
             return None
         return (*self._fixed, (b"idempotency-key", idempotency_key.encode()))
 
-    async def head(
+    async def build(
         self,
         url: str,
         *,
@@ -70,11 +72,16 @@ class HeaderBuilder:
         """The key from the caller's function. What that raises may quote the key, so only its type and place are shown."""
         problem = ""
         answer: object = None
+        before = count_cancellations()
         try:
             answer = seal(self._settings.api_key_source())  # type: ignore[misc]  # one of the two is always there
             if inspect.isawaitable(answer):
                 with anyio.fail_after(max(0.0, deadline - time.monotonic())):
                     answer = seal(await answer)
+        except asyncio.CancelledError as error:
+            if count_cancellations() > before:
+                raise
+            problem = _locate(error)
         except Exception as error:  # noqa: BLE001  whatever it is, nothing was sent
             problem = _locate(error)
         if problem:
@@ -88,7 +95,7 @@ class HeaderBuilder:
         return key
 
 
-def _locate(error: Exception) -> str:
+def _locate(error: BaseException) -> str:
     trace = error.__traceback__
     while trace is not None and trace.tb_next is not None:
         trace = trace.tb_next

@@ -66,9 +66,9 @@ class PaidCall(Call[VideoResult | Task], kw_only=True, eq=False):
         if shared.closed:
             shared.check_open()
         url = caller.bases[self.history.failovers] + submission.path
-        headers = caller.headers.head_post(submission.idempotency_key) if not submission.headers else None
+        headers = caller.headers.build_post(submission.idempotency_key) if not submission.headers else None
         if headers is None:
-            headers = await caller.headers.head(
+            headers = await caller.headers.build(
                 url,
                 deadline=self.deadline,
                 content_type=b"application/json",

@@ -378,7 +378,7 @@ class Poll(FreeCall[TaskStatus], kw_only=True, eq=False):
             if len(self.missing) < hosts:
                 ended.outcome = Outcome.UNREACHED
         self.host = (self.host + 1) % hosts
-        self.url = self.caller.task_url(self.task.id or "", host=self.host)
+        self.url: str = self.caller.task_url(self.task.id or "", host=self.host)
         return ended
 
     async def prepare(self) -> Request:

@@ -1,4 +1,4 @@
-"""The verbs of a client for files: what they take, in words. What they do stands in ``downloads/download.py``."""
+"""The verbs of a client for files: their parameters and what they mean. What they do stands in ``downloads/download.py``."""
 
 from __future__ import annotations
 

@@ -133,7 +133,8 @@ class TlsConnection(Connection):
             if not pieces:
                 raise
             # An alert, or a record that is none: what was decrypted before it may be the whole answer.
-            self.eof, self.broken = True, error
+            self.eof = True
+            self.broken: OSError | None = error
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
 
