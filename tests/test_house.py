@@ -33,6 +33,7 @@ DECIDING = {
     "videorouter.call.pace",
     "videorouter.call.requests",
     "videorouter.call.retry",
+    "videorouter.call.videos",
     "videorouter.config",
     "videorouter.downloads.codecs",
     "videorouter.downloads.gif",
@@ -48,6 +49,7 @@ DECIDING = {
     "videorouter.http",
     "videorouter.journal.budget",
     "videorouter.journal.states",
+    "videorouter.lenient_json",
     "videorouter.models",
     "videorouter.secrets",
 }
@@ -63,7 +65,19 @@ COMPUTING = {
     "functools",
     "html",
 }
-COMPUTING |= {"hashlib", "inspect", "ipaddress", "itertools", "math", "msgspec", "pathlib", "re", "string", "struct"}
+COMPUTING |= {
+    "hashlib",
+    "inspect",
+    "ipaddress",
+    "itertools",
+    "json",
+    "math",
+    "msgspec",
+    "pathlib",
+    "re",
+    "string",
+    "struct",
+}
 COMPUTING |= {"typing", "unicodedata", "urllib.parse"}
 """What a file that decides may import besides others of its kind: packages that compute."""
 DOING = {"open", "print", "input", "exec", "eval", "__import__", "breakpoint"}

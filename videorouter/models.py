@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Literal, Self
 
 import msgspec
 
+from videorouter.lenient_json import decode_raw
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
@@ -115,6 +117,8 @@ class VideoResult(Record, frozen=True, kw_only=True):
         model: The model that was asked for (in a fallback: the one that made it).
         idempotency_key: The key that was sent with the request.
         skipped: Models of a fallback list that were tried before this one.
+        unusable: What the answer lists beside the videos and no client can fetch, each address cut to 200 characters;
+            empty for one without an address.
     """
 
     videos: tuple[Video, ...]
@@ -125,6 +129,7 @@ class VideoResult(Record, frozen=True, kw_only=True):
     model: str | None = None
     idempotency_key: str | None = None
     skipped: tuple[SkippedModel, ...] = ()
+    unusable: tuple[str, ...] = ()
 
     @property
     def video(self) -> Video:
@@ -144,20 +149,11 @@ class VideoResult(Record, frozen=True, kw_only=True):
     @property
     def raw(self) -> Any:
         """The gateway's whole answer, decoded, with every field that has no name here. Never encoded."""
-        return _decode(self.__dict__.get("raw_"))
+        return decode_raw(self.__dict__.get("raw_"))
 
     def _repr_html_(self) -> str:
         players = "".join(video._repr_html_() for video in self.videos)
         return f'<div style="display:flex;flex-wrap:wrap;gap:12px">{players}</div>'
-
-
-def _decode(raw: object) -> Any:
-    if not isinstance(raw, bytes):
-        return raw
-    try:
-        return msgspec.json.decode(raw)
-    except (msgspec.MsgspecError, ValueError, RecursionError):
-        return raw.decode("utf-8", "replace")
 
 
 class TaskStatus(Record, frozen=True, kw_only=True):
@@ -187,7 +183,7 @@ class TaskStatus(Record, frozen=True, kw_only=True):
     @property
     def raw(self) -> Any:
         """The gateway's whole answer, decoded. Never encoded."""
-        return _decode(self.__dict__.get("raw_"))
+        return decode_raw(self.__dict__.get("raw_"))
 
 
 class Task(Record, frozen=True, kw_only=True):
@@ -513,7 +509,7 @@ class Model(Record, frozen=True, kw_only=True):
     @property
     def raw(self) -> Any:
         """The whole row, decoded. Never encoded."""
-        return _decode(self.__dict__.get("raw_"))
+        return decode_raw(self.__dict__.get("raw_"))
 
 
 class Balance(Record, frozen=True, kw_only=True):

@@ -17,26 +17,18 @@ value, and never throws evidence away: what cannot be used comes back as :class:
 
 from __future__ import annotations
 
-import base64
-import binascii
 import math
-import re
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import msgspec
 
+from videorouter.call.videos import FoundVideos, clean_url, leave_out, read_id, read_inline, read_outputs, read_videos
 from videorouter.errors import InvalidRequestError
-from videorouter.http import split_url
+from videorouter.lenient_json import BROKEN_JSON, decode_json, is_swollen
 from videorouter.models import Task, TaskStatus, Video, VideoResult
 
-if TYPE_CHECKING:
-    from collections.abc import Iterable
-
 MAX_ANSWER_BYTES = 4 * 2**20
-MAX_URL_CHARS = 4096
-MAX_ID_CHARS = 4096
-"""An id goes into addresses, messages and journals; one of a megabyte is none."""
 _MOST_DOLLARS = 1e6
 """What no video costs: a number beyond it is no price, and must not spend a batch's money."""
 PENDING = frozenset(
@@ -60,7 +52,6 @@ FAILED |= {"timeout", "timed_out", "content_filter", "blocked", "aborted"}
 
 Headers = tuple[tuple[bytes, bytes], ...]
 
-_PLAIN_URL = re.compile(r"https?://[A-Za-z0-9](?:[A-Za-z0-9.-]*[A-Za-z0-9])?(?::[0-9]{1,4})?(?:[/?#][!-~]*)?")
 _encode = msgspec.json.Encoder().encode
 
 
@@ -87,7 +78,7 @@ class ErrorAnswer(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Unusable(msgspec.Struct, frozen=True, kw_only=True):
-    """A 2xx that brings nothing usable. ``url`` is an address in it that could not be taken.
+    """A 2xx that brings nothing usable. ``urls`` are the addresses in it that could not be taken, ``""`` for none at all.
 
     ``completed`` when it tells of a task that has come to its end all the same.
     """
@@ -95,8 +86,13 @@ class Unusable(msgspec.Struct, frozen=True, kw_only=True):
     status: int
     reason: str
     body: bytes = b""
-    url: str | None = None
+    urls: tuple[str, ...] = ()
     completed: bool = False
+
+    @property
+    def url(self) -> str | None:
+        """The first address that could not be taken."""
+        return next((url for url in self.urls if url), None)
 
     def __repr__(self) -> str:
         # A server may echo the key: what it sent shows in no traceback.
@@ -123,25 +119,7 @@ class _Finished(msgspec.Struct):
     cost: Any = None
 
 
-_BIG = 256 * 1024
-_MOST_PARTS = 100_000
-
 _decode_finished = msgspec.json.Decoder(_Finished).decode
-_decode_any = msgspec.json.Decoder().decode
-_BROKEN = (msgspec.MsgspecError, ValueError, RecursionError)
-
-
-def decode_json(body: bytes) -> object:
-    """Any JSON document, in bounded memory: one with so many parts that they would fill it raises ``ValueError``."""
-    if is_swollen(body):
-        msg = "more parts than any answer has"
-        raise ValueError(msg)
-    return _decode_any(body)
-
-
-def is_swollen(body: bytes) -> bool:
-    """Whether a document would take many times its own size when decoded: hundreds of thousands of tiny parts."""
-    return len(body) > _BIG and body.count(b",") + body.count(b"[") + body.count(b"{") > _MOST_PARTS
 
 
 def encode_request(fields: Mapping[str, Any], extra: Mapping[str, Any] | None = None) -> bytes:
@@ -197,15 +175,16 @@ def read_post(
     if 200 <= status < 300 and not is_swollen(body):
         try:
             quick = _decode_finished(body)
-        except _BROKEN:
+        except BROKEN_JSON:
             quick = None
         if quick is not None and quick.code is None and quick.error is None and quick.data:
             videos = tuple(
-                Video(url=item.url, video_id=item.video_id, revised_prompt=item.revised_prompt)
+                Video(url=url, video_id=item.video_id, revised_prompt=item.revised_prompt)
                 for item in quick.data
-                if usable_url(item.url)
+                if (url := clean_url(item.url)) is not None
             )
-            if videos:
+            echoes = request is not None and b"://" in request and leave_out(videos, request) != videos
+            if len(videos) == len(quick.data) and not echoes:
                 return _result(
                     videos,
                     model,
@@ -231,7 +210,7 @@ def _name(answer: Answer, request_id: str | None, idempotency_key: str | None) -
 def _read_slowly(status: int, body: bytes, model: str | None, request: bytes | None) -> Answer:
     try:
         root: object = decode_json(body)
-    except _BROKEN as error:
+    except BROKEN_JSON as error:
         if not 200 <= status < 300:
             return ErrorAnswer(status=status, effective=status, body=body)
         return Unusable(status=status, reason=f"not JSON ({type(error).__name__})", body=body)
@@ -241,15 +220,16 @@ def _read_slowly(status: int, body: bytes, model: str | None, request: bytes | N
     if not isinstance(root, dict):
         return Unusable(status=status, reason="not an object", body=body)
     data = root.get("data")
-    bad_url: str | None = None
+    found: FoundVideos | None = None
     if isinstance(data, list) and data:
-        videos, bad_url = _videos(data)
-        if videos:
-            return _result(videos, model, body, created=_integer(root.get("created")), cost=_cost(root.get("cost")))
-        return Unusable(status=status, reason="no usable URL", body=body, url=bad_url)
-    inline = _inline(root)
-    if inline is not None:
-        return _result((inline,), model, body, created=_integer(root.get("created")), cost=_cost(root.get("cost")))
+        found = read_videos(data, request)
+        if not found.videos:
+            return Unusable(status=status, reason="no usable URL", body=body, urls=found.unusable)
+    elif (inline := read_inline(root)) is not None:
+        found = FoundVideos((inline,))
+    if found is not None:
+        created, cost = _integer(root.get("created")), _cost(root.get("cost"))
+        return _result(found.videos, model, body, unusable=found.unusable, created=created, cost=cost)
     for place in (data, root):
         if isinstance(place, dict):
             task = _read_task(place, root, body, model, request)
@@ -263,19 +243,20 @@ def _read_slowly(status: int, body: bytes, model: str | None, request: bytes | N
 def _read_task(
     place: dict[str, Any], root: dict[str, Any], body: bytes, model: str | None, request: bytes | None
 ) -> Task | None:
-    task_id = _identifier(place.get("task_id")) or _identifier(place.get("id"))
+    task_id = read_id(place.get("task_id")) or read_id(place.get("id"))
     if task_id is None:
         return None
     status = place.get("status")
     word = status if isinstance(status, str) else None
     result: VideoResult | None = None
     if classify_status(word) in {"completed", "unknown"}:
-        videos, _ = _outputs(place, root, request)
-        if videos:
-            result = _result(videos, model, body, cost=_cost(place.get("cost", root.get("cost"))), task_id=task_id)
+        found = read_outputs(place, root, request)
+        if found.videos:
+            cost = _cost(place.get("cost", root.get("cost")))
+            result = _result(found.videos, model, body, unusable=found.unusable, cost=cost, task_id=task_id)
     urls = place.get("urls")
     query = urls.get("query") if isinstance(urls, dict) else None
-    task = Task(id=task_id, model=model, result=result, status=word, poll_url=query if isinstance(query, str) else None)
+    task = Task(id=task_id, model=model, result=result, status=word, poll_url=clean_url(query))
     return task.with_extras(raw_=body)
 
 
@@ -289,7 +270,7 @@ def read_task(
     """
     try:
         root: object = decode_json(body)
-    except _BROKEN as error:
+    except BROKEN_JSON as error:
         if not 200 <= status < 300:
             return ErrorAnswer(status=status, effective=status, body=body)
         return Unusable(status=status, reason=f"not JSON ({type(error).__name__})", body=body)
@@ -304,21 +285,20 @@ def read_task(
     if not isinstance(root, dict):
         return Unusable(status=status, reason="not an object", body=body)
     data = root.get("data")
-    if isinstance(data, list):
-        videos, bad_url = _videos(data)
-        videos = _leave_out(videos, request)
-    else:
-        videos, bad_url = _outputs(place or {}, root, request)
+    found = read_videos(data, request) if isinstance(data, list) else read_outputs(place or {}, root, request)
     cost = _cost((place or {}).get("cost", root.get("cost")))
     result: VideoResult | None = None
-    if videos:
-        result = _result(videos, model, body, cost=cost, task_id=task_id, created=_integer(root.get("created")))
+    if found.videos:
+        created = _integer(root.get("created"))
+        result = _result(
+            found.videos, model, body, unusable=found.unusable, cost=cost, task_id=task_id, created=created
+        )
     if result is not None and state in {"completed", "unknown"}:
         done = TaskStatus(task_id=task_id, state="completed", status=word, result=result, cost=cost)
         return done.with_extras(raw_=body)
     if state == "completed":
         reason = "completed without a usable URL"
-        return Unusable(status=status, reason=reason, body=body, url=bad_url, completed=True)
+        return Unusable(status=status, reason=reason, body=body, urls=found.unusable, completed=True)
     if state == "failed":
         failed = TaskStatus(
             task_id=task_id, state="failed", status=word, fail_reason=_reason(place or {}, root), cost=cost
@@ -347,23 +327,6 @@ def classify_status(word: str | None) -> Literal["pending", "completed", "failed
     if known in FAILED:
         return "failed"
     return "pending" if known in PENDING else "unknown"
-
-
-def _leave_out(videos: tuple[Video, ...], request: bytes | None) -> tuple[Video, ...]:
-    """What a gateway has made: an address that the request itself has brought is none of it."""
-    if not videos or request is None or b"://" not in request:
-        return videos
-    sent: set[str] = set()
-    places: list[object] = [_decode_any(request)]
-    while places:
-        place = places.pop()
-        if isinstance(place, str):
-            sent.add(place)
-        elif isinstance(place, dict):
-            places.extend(place.values())
-        elif isinstance(place, list):
-            places.extend(place)
-    return tuple(video for video in videos if video.url not in sent)
 
 
 def find_error(status: int, root: object, body: bytes) -> ErrorAnswer | None:
@@ -416,113 +379,12 @@ def read_code(code: object) -> int | None:
     return None
 
 
-def usable_url(url: object) -> bool:
-    """Whether an address in an answer can be taken: http(s), with a host, at most 4,096 characters."""
-    if not isinstance(url, str) or len(url) > MAX_URL_CHARS or not url.startswith(("https://", "http://")):
-        return False
-    if _PLAIN_URL.fullmatch(url):
-        return True
-    if not url.isascii() and any("\ud800" <= char <= "\udfff" for char in url):
-        return False
-    parts = split_url(url)
-    return parts is not None and bool(parts.hostname)
-
-
-def _videos(items: Iterable[object]) -> tuple[tuple[Video, ...], str | None]:
-    videos: list[Video] = []
-    bad: str | None = None
-    for item in items:
-        if isinstance(item, str):
-            found: Video | None = Video(url=item) if usable_url(item) else None
-            bad = bad if found else item[:200]
-        elif isinstance(item, dict):
-            found = _video(item)
-            if found is None and isinstance(item.get("url"), str):
-                bad = item["url"][:200]
-        else:
-            found = None
-        if found is not None:
-            videos.append(found)
-    return tuple(videos), bad
-
-
-def _video(item: dict[str, Any]) -> Video | None:
-    video_id = _identifier(item.get("video_id"))
-    revised = item.get("revised_prompt")
-    revised = revised if isinstance(revised, str) else None
-    url = item.get("url")
-    if isinstance(url, str) and usable_url(url):
-        return Video(url=url, video_id=video_id, revised_prompt=revised)
-    data = _base64(item.get("b64_json"))
-    if data is None:
-        return None
-    mime = item.get("mime_type")
-    video = Video(video_id=video_id, revised_prompt=revised, mime_type=mime if isinstance(mime, str) else "video/mp4")
-    return video.with_extras(data_=data)
-
-
-def _inline(root: dict[str, Any]) -> Video | None:
-    """A whole answer that is one base64 video: ``{"data": "<base64>", "mime_type": ...}`` or ``b64_json``."""
-    for text in (root.get("data"), root.get("b64_json")):
-        if isinstance(text, str):
-            return _video({**root, "url": None, "b64_json": text})
-    return None
-
-
-def _base64(text: object) -> bytes | None:
-    if not isinstance(text, str) or not text:
-        return None
-    if text.startswith("data:"):
-        text = text.partition(",")[2]
-    try:
-        return base64.b64decode(text, validate=True) or None
-    except (binascii.Error, ValueError):
-        return None
-
-
-def _outputs(
-    place: dict[str, Any], root: dict[str, Any], request: bytes | None
-) -> tuple[tuple[Video, ...], str | None]:
-    urls = place.get("urls")
-    outputs = place.get("outputs")
-    candidates: tuple[list[object], ...] = (
-        _listed(urls.get("video") if isinstance(urls, dict) else None),
-        _listed(place.get("video_url")),
-        _listed(root.get("video_url")),
-        _listed(outputs),
-        _listed(place.get("output")),
-    )
-    bad: str | None = None
-    for candidate in candidates:
-        videos, wrong = _videos(candidate)
-        videos = _leave_out(videos, request)
-        if videos:
-            return tuple(_named(video, place) for video in videos) if len(videos) == 1 else videos, None
-        bad = bad or wrong
-    inline = _video({**place, "url": None})
-    return ((inline,), None) if inline else ((), bad)
-
-
-def _named(video: Video, place: dict[str, Any]) -> Video:
-    video_id = _identifier(place.get("video_id"))
-    revised = place.get("revised_prompt")
-    if video.video_id is not None or (video_id is None and revised is None):
-        return video
-    revised = revised if isinstance(revised, str) else video.revised_prompt
-    return video.replace(video_id=video_id, revised_prompt=revised)
-
-
-def _listed(value: object) -> list[object]:
-    if isinstance(value, list):
-        return value
-    return [] if value is None else [value]
-
-
 def _result(
     videos: tuple[Video, ...],
     model: str | None,
     body: bytes,
     *,
+    unusable: tuple[str, ...] = (),
     created: int | None = None,
     cost: float | None = None,
     task_id: str | None = None,
@@ -534,6 +396,7 @@ def _result(
             video.__dict__["model_"] = model
     result = VideoResult(
         videos=videos,
+        unusable=unusable,
         created=created,
         request_id=request_id,
         task_id=task_id,
@@ -555,14 +418,6 @@ def _cost(value: object) -> float | None:
     except (ValueError, OverflowError):
         return None
     return cost if 0 <= cost <= _MOST_DOLLARS else None
-
-
-def _identifier(value: object) -> str | None:
-    if isinstance(value, bool):
-        return None
-    if isinstance(value, int):
-        value = str(value)
-    return value if isinstance(value, str) and value.strip() and len(value) <= MAX_ID_CHARS else None
 
 
 def _integer(value: object) -> int | None:

@@ -18,7 +18,7 @@ from urllib.parse import quote
 
 import msgspec
 
-from videorouter.call.answers import MAX_ANSWER_BYTES, ErrorAnswer, Unusable, decode_json, find_error, read_post
+from videorouter.call.answers import MAX_ANSWER_BYTES, ErrorAnswer, Unusable, find_error, read_post
 from videorouter.call.failures import (
     FailedAttempt,
     build_error,
@@ -36,6 +36,7 @@ from videorouter.call.spool import Spool
 from videorouter.errors import DeadlineExceededError
 from videorouter.events import OutcomeInDoubt
 from videorouter.http import Attempt, Body, Request, Response, WireError, origin_of
+from videorouter.lenient_json import BROKEN_JSON, decode_json
 from videorouter.models import Record, VideoResult
 
 if TYPE_CHECKING:
@@ -225,7 +226,7 @@ def read_json(response: Response) -> Response | ErrorAnswer | Unusable:
     root: object = None
     try:
         root = decode_json(response.body)
-    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
+    except BROKEN_JSON as error:
         if 200 <= response.status < 300:
             return Unusable(status=response.status, reason=f"not JSON ({type(error).__name__})", body=response.body)
     return find_error(response.status, root, response.body) or response
@@ -384,6 +385,7 @@ class Caller:
             changes["result"] = self.scrub(result, response)
         if isinstance(record, VideoResult):
             changes["videos"] = tuple(self._scrub_words(video) for video in record.videos)
+            changes["unusable"] = tuple(settings.redact(url) for url in record.unusable)
         return record.replace(**changes).with_extras(raw_=raw)
 
     def _scrub_words(self, video: Video) -> Video:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from videorouter.call.answers import ErrorAnswer, Unusable, decode_json, find_error
+from videorouter.call.answers import ErrorAnswer, Unusable, find_error
 from videorouter.call.retry import UNDECIDED, Outcome, Raise, RequestKind, find_outcome, read_retry_after, read_wait
 from videorouter.errors import (
     APIConnectionError,
@@ -35,6 +35,7 @@ from videorouter.errors import (
     VideoRouterError,
 )
 from videorouter.http import Attempt, Response, WireError, WireFailure, find_header
+from videorouter.lenient_json import BROKEN_JSON, decode_json
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -184,7 +185,7 @@ def classify_surprise(
 def _decode_error(response: Response) -> ErrorAnswer:
     try:
         root: object = decode_json(response.body)
-    except (msgspec.MsgspecError, ValueError, RecursionError):
+    except BROKEN_JSON:
         root = None
     found = find_error(response.status, root, response.body)
     return found or ErrorAnswer(status=response.status, effective=response.status, body=response.body)
@@ -312,7 +313,8 @@ def _build_unexpected(failed: FailedAttempt, settings: ClientSettings, facts: di
 def _find_reason(failed: FailedAttempt, settings: ClientSettings) -> str:
     answer = failed.answer
     if isinstance(answer, Unusable):
-        return settings.redact(answer.reason)
+        named = ", ".join(repr(url) if url else "none" for url in answer.urls) if answer.url else ""
+        return settings.redact(f"{answer.reason}: {named}" if named else answer.reason)
     if isinstance(answer, ErrorAnswer):
         words = show_words(answer.message, settings.redact, 300)
         return f"status {answer.effective or answer.status}" + (f": {words}" if words else "")

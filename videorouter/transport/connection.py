@@ -26,8 +26,8 @@ from typing import TYPE_CHECKING
 from videorouter.errors import Phase
 from videorouter.http import Attempt, Response, WireFailure, clip_body, cut_body
 from videorouter.loops import finish, running_loop
+from videorouter.transport.body import decode_body
 from videorouter.transport.causes import explain
-from videorouter.transport.decoding import decode_body
 from videorouter.transport.parser import HEAD_LIMIT, MOST_KEPT_OF_STREAM, PARSE_ERRORS, ResponseParser
 
 if TYPE_CHECKING:
@@ -335,7 +335,7 @@ class Connection:
             return
         future, attempt = self.future, self.attempt
         response = self.parser.build_response()
-        if response.body[:1] != b"{":
+        if response.body[:2] != b'{"':
             response.body = decode_body(response.body, response.headers, self.max_body)
             if len(response.body) > self.max_body:
                 self.fail(WireFailure.TOO_LARGE)

@@ -29,8 +29,8 @@ from videorouter.http import (
     name_host,
 )
 from videorouter.loops import PerLoop, running_loop
+from videorouter.transport.body import decode_body
 from videorouter.transport.causes import explain, name_connect_failure
-from videorouter.transport.decoding import decode_body
 from videorouter.transport.dialing import resolve_name
 from videorouter.transport.exchange import CANCEL_GRACE, UNSAFE_METHODS
 from videorouter.transport.httpx_stock import StockTransport, is_mocked, is_transport_patched
@@ -387,7 +387,7 @@ async def _read_whole(
     httpx_response: httpx.Response, response: Response, attempt: Attempt, max_body: int, extend: Callable[[], None]
 ) -> None:
     if httpx_response.is_stream_consumed:
-        body = _find_read_body(httpx_response, attempt.host)
+        body = decode_body(_find_read_body(httpx_response, attempt.host), (), max_body)
         response.body = clip_body(body, max_body)
         if len(body) > max_body:
             await _open_spool(response, attempt, extend).write(body)

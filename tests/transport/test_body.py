@@ -5,7 +5,7 @@ import zlib
 
 import pytest
 
-from videorouter.transport.decoding import decode_body
+from videorouter.transport.body import decode_body
 
 TEXT = b'{"data":[{"url":"https://resource.example/v.mp4"}]}'
 MOST = 4 * 2**20
@@ -63,3 +63,10 @@ def test_of_a_broken_one_the_beginning_is_read():
 def test_what_is_not_compressed_at_all_stays_as_it_is():
     assert decode_body(b"<html>", ((b"content-encoding", b"deflate"),), MOST) == b"<html>"
     assert decode_body(b"", ((b"content-encoding", b"gzip"),), MOST) == b""
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be", "utf-32", "utf-32-le"])
+def test_text_of_another_encoding_becomes_utf_8(encoding):
+    """A key that a server echoes is looked for in UTF-8."""
+    assert decode_body(TEXT.decode().encode(encoding), (), MOST) == TEXT
+    assert decode_body(TEXT.decode().encode(encoding)[:-3], (), MOST).startswith(TEXT[:40])

@@ -1,11 +1,12 @@
-"""Undoes the compression of an answer: some servers compress although ``identity`` was asked for.
+"""Undoes what a server did to an answer's body: compression, although ``identity`` was asked for, and UTF-16 or UTF-32.
 
-The bytes on the wire are bounded already; here what they become is bounded, too. Files are not decoded: their ranges
-count bytes as they lie on the wire.
+The bytes on the wire are bounded already; here what they become is bounded, too. Whoever reads the body, looks for a key
+in it or keeps it as evidence finds UTF-8. Files are not decoded: their ranges count bytes as they lie on the wire.
 """
 
 from __future__ import annotations
 
+import json
 import zlib
 from typing import TYPE_CHECKING
 
@@ -20,10 +21,12 @@ _PIECE = 16_384
 
 
 def decode_body(body: bytes, headers: tuple[Header, ...], most: int) -> bytes:
-    """The body without gzip and deflate, of which at most ``most + 1`` bytes are made.
+    """The body in UTF-8 and without gzip and deflate, of which at most ``most + 1`` bytes are made.
 
     What is not compressed, or in a way that is not known here, comes back as it is. One that was cut gives its beginning.
     """
+    if body[:2] == b'{"':
+        return body
     codings = [
         coding.strip().lower() for name, value in headers if name == b"content-encoding" for coding in value.split(b",")
     ]
@@ -32,7 +35,13 @@ def decode_body(body: bytes, headers: tuple[Header, ...], most: int) -> bytes:
     for coding in reversed(codings[:_MOST_CODINGS]):
         if coding in (b"gzip", b"x-gzip", b"deflate"):
             body = _inflate(body, most + 1)
-    return body
+    encoding = json.detect_encoding(body)
+    if encoding.startswith("utf-8"):
+        return body
+    try:
+        return body[: len(body) - len(body) % 2].decode(encoding).encode("utf-8")
+    except UnicodeError:
+        return body
 
 
 def _inflate(body: bytes, most: int) -> bytes:
