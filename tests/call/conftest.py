@@ -1,4 +1,4 @@
-"""Each test of a call starts with lanes that nothing has taught a pace."""
+"""Each test of a call starts with models of which nothing is known."""
 
 import pytest
 
@@ -6,7 +6,7 @@ from videorouter.call import limiter
 
 
 @pytest.fixture(autouse=True)
-def fresh_lanes():
+def fresh_limits():
     limiter.PROCESS.model_limits.clear()
 
 

@@ -15,18 +15,12 @@ from calling import fail
 from servers import Gateway, answer, raw, task_accepted
 
 from videorouter import AsyncVideoRouter, OutcomeUnknownError, TaskPollError, TaskTimeoutError, VideoRouterError
-from videorouter.call import limiter
 
 pytestmark = pytest.mark.anyio
 
 KEY = "sk-test-0123456789abcdef"
 OK = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n"
 BOMB = gzip.compress(b'{"data":"' + b"A" * 50_000_000 + b'"}')
-
-
-@pytest.fixture(autouse=True)
-def fresh_lanes():
-    limiter.PROCESS.model_limits.clear()
 
 
 def endless(head: bytes, piece: bytes, every: float = 0.0):

@@ -14,14 +14,8 @@ from calling import calling
 from servers import BODY, Gateway, answer, write_answer
 
 from videorouter import AsyncVideoRouter, VideoRouterError
-from videorouter.call import limiter
 
 pytestmark = pytest.mark.anyio
-
-
-@pytest.fixture(autouse=True)
-def fresh_lanes():
-    limiter.PROCESS.model_limits.clear()
 
 
 def take(rate: float, burst: float):
@@ -57,8 +51,8 @@ async def test_a_thousand_workers_find_the_pace_of_a_gateway_that_takes_thirty_a
 
 OUTAGES = {
     "429": (answer(429), {}),
-    "429, no lanes": (answer(429), {"adaptive": False}),
-    "503 with Retry-After, no lanes": (answer(503, None, "Retry-After: 1"), {"adaptive": False}),
+    "429, not adaptive": (answer(429), {"adaptive": False}),
+    "503 with Retry-After, not adaptive": (answer(503, None, "Retry-After: 1"), {"adaptive": False}),
     "500": (answer(500), {}),
     "500, keys honoured": (answer(500), {"idempotency": "honoured", "adaptive": False}),
 }
@@ -94,7 +88,7 @@ async def test_an_empty_budget_is_told_and_a_success_fills_it_again():
         assert router._caller.shared.budget.tokens == 11
 
 
-async def test_refused_calls_without_budget_wait_with_their_lane_and_are_all_done():
+async def test_refused_calls_without_budget_wait_for_their_model_and_are_all_done():
     gateway = Gateway(*[answer(429)] * 22, answer())
     async with gateway, AsyncVideoRouter("sk-0123456789", base_url=gateway.url, adaptive=False) as router:
         router._caller.shared.budget.tokens = 0
@@ -137,7 +131,7 @@ async def test_sleeping_after_a_refusal_gives_the_slot_back():
         await asyncio.wait([refused])
 
 
-async def test_requests_that_are_held_let_the_lane_grow_without_an_answer():
+async def test_requests_that_are_held_let_the_limit_grow_without_an_answer():
     release = asyncio.Event()
 
     async def step(visit):
@@ -211,7 +205,7 @@ async def test_a_loop_that_is_blocked_during_a_pause_holds_up_no_other_thread():
 
 
 async def test_stats_can_be_read_from_another_thread_at_any_time():
-    """A health page or a collector of metrics asks while lanes, jobs and loops come and go."""
+    """A health page or a collector of metrics asks while models, jobs and loops come and go."""
     async with calling(answer(), adaptive=False) as (_, router):
         failures = []
         over = threading.Event()

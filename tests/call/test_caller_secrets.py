@@ -19,7 +19,6 @@ from servers import Gateway, answer, find_dead_port, lose, raw, task_accepted, u
 
 import videorouter
 from videorouter import AsyncVideoRouter, ConfigurationError, VideoRouterError
-from videorouter.call import limiter
 from videorouter.secrets import Sealed, Secret
 
 pytestmark = pytest.mark.anyio
@@ -37,11 +36,6 @@ SPELLINGS = {
     "html": KEY.replace("/", "&#47;").replace("+", "&#x2B;").replace("=", "&#061;"),
 }
 TELLING = ("Sekret", "0123+456", "0123%2B456", "789.abcdef", "\\u0053\\u0065", "0123&#x2B;456")
-
-
-@pytest.fixture(autouse=True)
-def fresh_lanes():
-    limiter.PROCESS.model_limits.clear()
 
 
 def collect(error: BaseException) -> str:

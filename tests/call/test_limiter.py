@@ -23,11 +23,6 @@ pytestmark = pytest.mark.anyio
 ORIGIN = ("https", "gateway.example", 443)
 
 
-@pytest.fixture(autouse=True)
-def fresh_limits():
-    limiter.PROCESS.model_limits.clear()
-
-
 def later(seconds: float = 20.0) -> float:
     return time.monotonic() + seconds
 

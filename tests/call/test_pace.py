@@ -1,4 +1,4 @@
-"""What a success, a refusal and a Retry-After change in a lane, on a clock that the test turns."""
+"""What a success, a refusal and a Retry-After change, on a clock that the test turns."""
 
 from __future__ import annotations
 
@@ -171,7 +171,7 @@ def test_without_a_refusal_nothing_waits():
     assert pace.find_start() <= 5.0
 
 
-def test_one_retry_after_holds_the_lane_once():
+def test_one_retry_after_holds_all_once():
     pace = AdaptiveRate()
     for _ in range(16):
         pace.count_refusal(10.0, 3.0)
@@ -182,7 +182,7 @@ def test_one_retry_after_holds_the_lane_once():
     assert pace.find_start() == 14.5
 
 
-def test_a_slip_does_not_close_a_lane_for_good():
+def test_a_slip_does_not_stop_calls_for_good():
     pace = AdaptiveRate()
     pace.count_refusal(0.0, 1e12)
     assert pace.find_start() == LONGEST_HOLD
@@ -221,7 +221,7 @@ STEPS = st.lists(
 
 
 @given(STEPS)
-def test_whatever_happens_a_lane_never_closes_and_never_explodes(steps):
+def test_whatever_happens_a_pace_never_stops_and_never_explodes(steps):
     pace = AdaptiveRate()
     now = 0.0
     for what, passed, asked in steps:

@@ -381,7 +381,7 @@ async def test_an_anyio_scope_cancels_as_a_task_does():
         assert [record.task_id for record in router.in_doubt] == ["t-7"]
 
 
-async def test_a_resumed_job_holds_a_slot_of_its_lane_and_pays_nothing():
+async def test_a_resumed_job_holds_a_slot_of_its_model_and_pays_nothing():
     async with calling(RUNNING, DONE, max_concurrency=1) as (gateway, router):
         jobs = [tasks.resume_job(router._caller, Task(id=f"t-{n}", model="veo"), timeout=20) for n in range(3)]
         results = await asyncio.gather(*jobs)
