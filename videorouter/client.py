@@ -54,7 +54,7 @@ class AsyncVideoRouter(BatchVerbs):
         auth_scheme: ``None`` sends the key bare, as the vendor's quickstart shows; ``"Bearer"`` puts that before it.
         model: The model of calls that name none.
         timeout: Seconds for one whole call, from queue to finished video; ``None`` means thirty days.
-        max_retries: Retries where the retry law allows any; 0 turns all of it off.
+        max_retries: Retries where the retry table allows any; 0 turns all of it off.
         max_concurrency: Jobs at once; ``None`` means what the file-descriptor limit allows, at most 1,000.
         adaptive: Whether concurrency and rate follow the gateway's refusals.
         idempotency: ``"honoured"`` declares that the gateway replays a repeated ``Idempotency-Key``.
@@ -238,7 +238,7 @@ class AsyncVideoRouter(BatchVerbs):
             DeadlineExceededError: The deadline passed before anything was sent.
             OutcomeUnknownError: It may have been billed; it is never re-sent silently.
             TaskFailedError: The gateway says that the job failed.
-            TaskPollError: The job is accepted and cannot be looked at; collect it with ``wait(error)``.
+            TaskPollError: The job is accepted, but its state cannot be read; collect it with ``wait(error)``.
             TaskTimeoutError: The job is accepted and still running; collect it with ``wait(error)``.
         """
         raise NotImplementedError
@@ -316,7 +316,7 @@ class AsyncVideoRouter(BatchVerbs):
         """Look at a task once.
 
         Raises:
-            VideoRouterError: It could not be looked at.
+            VideoRouterError: The state cannot be read.
         """
         deadline = time.monotonic() + self._settings.timeout
         return await tasks.look_at_task(self._caller, _as_task(task), deadline=deadline)
@@ -332,7 +332,7 @@ class AsyncVideoRouter(BatchVerbs):
 
         Raises:
             TaskFailedError: The gateway says that it failed.
-            TaskPollError: It cannot be looked at.
+            TaskPollError: Its state cannot be read.
             TaskTimeoutError: It is still running.
         """
         known = _as_task(task)
@@ -397,15 +397,16 @@ class AsyncVideoRouter(BatchVerbs):
 
         It stands over this package's own transport, and what is set on it counts from then on for every request:
         ``event_hooks``, ``auth``, ``headers``, ``params``, ``cookies`` and mounts. Its timeouts do not: ``timeout=`` of
-        each call does. Downloads take its hooks and mounts only, since a file host is nobody to tell a secret. Header
-        fields that a request needs win over yours. The client that you brought as ``http_client=`` is this one.
+        each call does. Downloads use its hooks and mounts only: auth, headers and cookies are never sent to file hosts.
+        Header fields that a request needs win over yours. The client that you brought as ``http_client=`` is this one.
         """
         return self._sender.client
 
     def with_options(self, **overrides: Any) -> Self:
         """A view of this client with other options. It shares connections, limits of models, counters and ``in_doubt``.
 
-        Uploads and the catalogue are shared as long as gateway and key are the same. Making a view costs next to nothing. Closing a view closes nothing; the client that it was made from does.
+        Uploads and the catalogue are shared as long as gateway and key are the same. Making a view costs next to nothing.
+        Closing a view closes nothing; the client that it was made from does.
 
         Args:
             **overrides: Any option of the constructor but ``proxy``, ``trust_env``, ``ssl_context`` and

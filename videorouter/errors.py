@@ -6,7 +6,7 @@
       ConfigurationError (ValueError)      a bad key, base URL or option; nothing was sent
       InvalidRequestError (ValueError)     a bad argument of a call; nothing was sent
       ClientClosedError                    the client was closed before the call was sent
-      APIConnectionError                   no connection could be made; nothing was sent
+      APIConnectionError                   no connection, or a read that was cut off; nothing was bought
       DeadlineExceededError (TimeoutError) the deadline passed before anything was sent
       OutcomeUnknownError                  the request left, its answer is missing: it may have been billed
       APIStatusError                       the gateway refused: nothing was bought
@@ -15,7 +15,7 @@
         ContentPolicyError                 RateLimitError 429            InternalServerError (reads only)
       UnexpectedResponseError              the answer to a read makes no sense
       TaskFailedError                      the gateway says that the task failed
-      TaskPollError                        a task could not be looked at any more; it stays accepted
+      TaskPollError                        a task's state cannot be read any more; it stays accepted
       TaskTimeoutError (TimeoutError)      the deadline passed while an accepted task was still running
       DownloadError                        a file could not be fetched whole
       BudgetExceededError                  the money cap of a batch would be exceeded
@@ -180,7 +180,7 @@ class ClientClosedError(VideoRouterError):
 
 
 class APIConnectionError(VideoRouterError):
-    """No connection could be made; nothing was sent, so nothing was bought."""
+    """No connection could be made, or a read was cut off; nothing was bought. Of a paid request nothing was sent."""
 
 
 class DeadlineExceededError(VideoRouterError, TimeoutError):
@@ -246,7 +246,7 @@ class TaskFailedError(VideoRouterError):
 
 
 class TaskPollError(VideoRouterError):
-    """A task could not be looked at any more. The job stays accepted: wait for it again by its id."""
+    """A task's state cannot be read any more. The job stays accepted: wait for it again by its id."""
 
 
 class TaskTimeoutError(VideoRouterError, TimeoutError):

@@ -49,7 +49,7 @@ class AttemptFinished(Event, frozen=True, kw_only=True):
 
 
 class RetryScheduled(Event, frozen=True, kw_only=True):
-    """The request will be sent again, because the law allows it."""
+    """The request will be sent again, as the retry table allows."""
 
     attempt: int
     wait: float
@@ -64,7 +64,7 @@ class TaskAccepted(Event, frozen=True, kw_only=True):
 
 
 class TaskPolled(Event, frozen=True, kw_only=True):
-    """A task was looked at."""
+    """A task was polled."""
 
     task_id: str
     status: str | None = None

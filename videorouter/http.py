@@ -1,7 +1,7 @@
 """The seam between a call and the wire: the values that cross it, what a sender must do, and what a URL is made of.
 
-Nothing here knows httpx. ``call.caller`` and ``downloads.download`` speak these types; every sender (our own transport, a
-user's ``httpx.AsyncClient``, a mock, a proxy) answers in them.
+Nothing here knows httpx. ``call.caller`` and ``downloads.fetch`` use these types; every sender (our own transport, a user's
+``httpx.AsyncClient``, a mock, a proxy) returns them.
 """
 
 from __future__ import annotations

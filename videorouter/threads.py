@@ -1,8 +1,8 @@
-"""Blocking work in threads: nobody goes on beside a thread that still works on a descriptor, a file or a lock.
+"""Blocking work in threads: a cancelled caller waits until its thread has let go of the descriptor, file or lock.
 
-Whoever is cancelled waits until the thread is done. anyio's shield alone does not do that: asyncio's own cancellation
-passes through it, so the wait is for a future that refuses to be cancelled. A thread that hangs for ``PATIENCE``
-seconds is left behind; what it works on stays its own, since ``Owned`` lets one thread in at a time and closes last.
+anyio's shield alone does not do that: asyncio's own cancellation passes through it, so the wait is for a future that
+refuses to be cancelled. A thread that hangs for ``PATIENCE`` seconds is left behind and keeps its resource: ``Owned``
+lets one thread in at a time and closes last.
 """
 
 from __future__ import annotations

@@ -33,8 +33,8 @@ if TYPE_CHECKING:
     from videorouter.models import BatchItem, BatchSummary
 
 _CANCELLED = (
-    "The batch ended early: its input, or a function that it was given, let a CancelledError out, such as that of a task "
-    "that it waits for. Nothing more was sent. Fix it and run the same batch with its journal again."
+    "The batch ended early: its input, or a function that it was given, raised CancelledError, for example from a cancelled "
+    "task that it awaited. Nothing more was sent. Fix it and run the same batch with its journal again."
 )
 
 

@@ -1,4 +1,4 @@
-"""The one driver of the retry law: a call is sent, ``call.retry`` says what its outcome means, and that is done.
+"""Sends a call until it ends: an attempt, its outcome, and what the table of ``call.retry`` decides for it.
 
 A ``Call`` is one request with what is particular to its kind: how it is prepared, how its answer is read, what is
 raised. ``Caller.send`` drives each kind alike: paid POSTs, uploads, reads, polls and files. Everything that sends goes
@@ -60,13 +60,13 @@ READ_LIMIT = 60.0
 
 
 class Call(msgspec.Struct, Generic[Answer], kw_only=True, eq=False):
-    """One request that is sent until it is answered, as often as the law allows.
+    """One request that is sent until it is answered, as often as the retry table allows.
 
     Attributes:
         caller: The client's way to the wire.
         kind: Its column in the table.
         deadline: ``time.monotonic()`` value at which it ends.
-        max_retries: Of the law.
+        max_retries: How often a transient failure is retried.
         until: When the attempt that is prepared is given up; ``prepare`` sets it.
         slot: Held while it is sent, and given back while it waits for its next attempt.
         hosts: How many hosts it may be sent to.
@@ -89,7 +89,7 @@ class Call(msgspec.Struct, Generic[Answer], kw_only=True, eq=False):
     began: float = 0.0
 
     def __repr__(self) -> str:
-        # Prompts and headers are nothing for a traceback.
+        # Prompts and headers must not appear in tracebacks.
         return f"<{type(self).__name__} {self.kind.name}>"
 
     def __rich_repr__(self) -> list[tuple[str, Any]]:
@@ -174,7 +174,7 @@ class Call(msgspec.Struct, Generic[Answer], kw_only=True, eq=False):
         await self.caller.shared.rest(seconds)
 
     async def finish(self, error: BaseException) -> BaseException:
-        """Whatever ends the call comes by here: what is raised in its place, when anything is."""
+        """Return the exception to raise for the one that ended the call."""
         return error
 
 
@@ -255,9 +255,9 @@ class Caller:
         self.origins: tuple[Origin, ...] = tuple(origin_of(base) for base in self.bases)
 
     async def send(self, call: Call[Answer], failed: FailedAttempt | None = None) -> Answer:
-        """Send a call until it is answered, or raise where the law gives up; a slot of it is held on return.
+        """Send a call until it is answered, or raise when no retry is allowed. The call still holds its slot on return.
 
-        ``failed`` is an attempt of which the call itself found out how it ended: a file's body that was cut.
+        ``failed`` is an attempt that failed after ``send`` returned, such as a truncated file body.
         """
         try:
             while True:
@@ -278,7 +278,7 @@ class Caller:
             raise raised from error
 
     async def decide_next(self, call: Call[Any], failed: FailedAttempt) -> float:
-        """Put a failed attempt before the law: the seconds until the next one, or the error that ends the call."""
+        """Apply the retry table: return the pause before the next attempt, or raise."""
         decision = decide(
             failed.outcome,
             call.kind,
@@ -331,7 +331,7 @@ class Caller:
         )
 
     async def upload(self, url: str, body: Body, *, content_type: str, model: str, deadline: float) -> Response:
-        """Send an input's bytes by a POST that follows the same law as a paid one."""
+        """Send an input's bytes by a POST under the same retry table as a paid one."""
 
         def parse(response: Response) -> Response | ErrorAnswer:
             answer = read_post(response.status, response.body, model=model)
@@ -427,7 +427,7 @@ class Caller:
             await call_hooks(hooks, limit=self.settings.hook_timeout, recording=True)
 
     def record_undelivered(self, answer: VideoResult | Task, verb: str) -> Callable[[], Awaitable[None]]:
-        """Keep what came and nobody got, at once and in any thread; what this gives calls the hooks, on the loop."""
+        """Record a result that could not be delivered. Thread-safe. Returns a function that calls the hooks on the loop."""
         record = describe_undelivered(answer, verb)
         self.shared.in_doubt_log.add(record)
         return partial(call_hooks, self._find_hooks(record), limit=self.settings.hook_timeout, recording=True)

@@ -1,4 +1,4 @@
-"""What became of one attempt that brought no success: its outcome for the retry law, and the error that a user sees.
+"""Classifies a failed attempt: its outcome for the retry table, and the error that a user sees.
 
 Statuses choose the class of a refusal; moderation is one class wherever it surfaces. Everything that may have cost money
 keeps its evidence: status, request id, header fields and the first 4 KiB of the body, without the key.
@@ -227,7 +227,7 @@ def _speaks_of_key(answer: ErrorAnswer) -> bool:
 def build_error(
     ending: Raise, failed: FailedAttempt, settings: ClientSettings, *, kind: RequestKind, model: str | None = None
 ) -> VideoRouterError:
-    """The error that ends a call, as the law has it, with everything that its last attempt left behind."""
+    """Build the error that ends a call, with the evidence of its last attempt."""
     attempt = failed.attempt
     error = failed.error
     said = settings.redact(error.message).rstrip(".") if error is not None else ""

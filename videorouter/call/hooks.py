@@ -55,7 +55,7 @@ def _call(hook: Callable[[Any], object], argument: object, limit: float) -> _Hoo
 
 
 def _name(argument: object) -> str:
-    """What a hook was handed, by its kind and id: prompts and addresses are nothing for a log."""
+    """Name a hook's argument by its kind and id: prompts and URLs must not appear in logs."""
     names = ("call_id", "idempotency_key", "id")
     found = next((value for value in (getattr(argument, name, None) for name in names) if value), "")
     return f"{type(argument).__name__} {found}".rstrip()

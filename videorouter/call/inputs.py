@@ -125,7 +125,7 @@ def encode_upload(
 
 
 def read_asset(body: bytes, *, model: str | None = None, sha256: str | None = None) -> Asset | None:
-    """The resource in an answer to an upload or a look at it; ``None`` when there is none."""
+    """Return the resource in the answer to an upload or to a poll of its review, or ``None``."""
     try:
         root: object = _decode(body)
     except (msgspec.MsgspecError, ValueError, RecursionError):

@@ -118,7 +118,7 @@ class ModelLimit:
         return not self.used and not self._queues
 
     def admits(self, slot: Slot, now: float) -> bool:
-        """Whether one more may start now, ahead of nobody who waits."""
+        """Whether one more may start now without overtaking a waiting job."""
         if self._queues or slot.out_of_budget:
             return False
         pace = self.pace

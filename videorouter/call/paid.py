@@ -127,7 +127,7 @@ class PaidCall(Call[VideoResult | Task], kw_only=True, eq=False):
         what = "The deadline passed while the call waited to be sent."
         if left > 0:
             least = self.slot.queue.model_limit.least_time
-            what = f"When the call could be sent, {left:.2g} s were left, and no answer is known to take less than {least:.2g} s."
+            what = f"{left:.2g} s were left, but even the fastest answer of this model took {least:.2g} s."
         return DeadlineExceededError(
             f"{what} Nothing was sent, so nothing was bought. Allow a longer timeout, a larger max_concurrency, or fewer "
             "calls at once."

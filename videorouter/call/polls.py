@@ -1,4 +1,4 @@
-"""When tasks are looked at: one schedule per gateway and event loop, so that thousands of tasks do not ask all at once.
+"""The poll schedule: one per gateway and event loop, so that thousands of tasks do not poll all at once.
 
 Looks start at most so many a second, whatever the number of tasks; a ``Retry-After`` holds them all. After the machine
 was suspended everybody who rests is woken, since what was waited for is probably long done.
@@ -28,7 +28,7 @@ def read_suspension() -> float:
 
 
 class PollSchedule:
-    """When the tasks of one client and one gateway may be looked at in one event loop."""
+    """When the tasks of one client and one gateway may be polled in one event loop."""
 
     def __init__(self) -> None:
         self._next = 0.0
@@ -37,7 +37,7 @@ class PollSchedule:
         self._suspension = 0.0
 
     async def wait_for_look(self, until: float) -> bool:
-        """Wait until a look may start; ``False`` at once when too many come first for it to start before ``until``."""
+        """Wait until a poll may start; ``False`` at once when too many are ahead for it to start before ``until``."""
         now = time.monotonic()
         start = max(now, self._next)
         if start > until:

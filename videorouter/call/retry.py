@@ -1,4 +1,4 @@
-"""The retry law as a table: what happened and what went before, in; again after so many seconds, or give up, out.
+"""The retry table. Input: an outcome and the call's history. Output: retry after N seconds, or give up.
 
 A paid request costs its user money, so the only question that counts is whether the gateway may have accepted it.
 Three answers exist, and each row of the table has exactly one of them:
@@ -19,7 +19,9 @@ A poll never fails the task that it asks about, which is paid. The states of a t
     failed, failure, error, cancelled, expired, ...  -> failed: raise, the gateway's word is final
     anything unknown                                 -> completed when a result stands beside it, else pending
 
-Nothing else decides about retries. This file knows no clock and throws no dice: both are arguments.
+This table decides whether the same request is sent again. Around it ``paid`` refuses to start a call that cannot end in
+time, ``tasks`` follows a poll to another host, and ``fallback`` and ``batch`` start new calls, each under this table again.
+The file is pure: time and jitter are arguments.
 """
 
 from __future__ import annotations
@@ -194,7 +196,9 @@ UNDECIDED = frozenset(
         Outcome.PARTIAL,
     }
 )
-"""Outcomes after which a paid request may have been accepted."""
+"""Outcomes after which a paid request may have been accepted.
+
+Not ``KEY_CONFLICT``: it speaks of an earlier attempt, whose own outcome is the one in doubt."""
 
 _POLLS = frozenset({Retry.POLL, Retry.POLL_NEW, Retry.POLL_ONCE})
 _FAILS_OVER = frozenset({Outcome.UNREACHED, Outcome.NAME_MISSING})

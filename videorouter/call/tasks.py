@@ -477,9 +477,9 @@ def _describe_closing(caller: Caller, task: Task) -> TaskPollError:
 def _describe_timeout(
     caller: Caller, task: Task, failure: VideoRouterError | None, *, word: str | None = None
 ) -> TaskTimeoutError:
-    why = f" The last look failed: {failure.message}" if failure is not None else ""
+    why = f" The last poll failed: {failure.message}" if failure is not None else ""
     if word is not None:
-        why += f" The gateway calls its state {word!r}, which nobody knows; the error's body has its last answer."
+        why += f" The gateway reports the unknown state {word!r}; the error's body has its last answer."
     msg = (
         f"Task {task.id} was still running when the deadline passed. It is paid and goes on: {_collect(caller, task)}. "
         f"Nothing is paid twice.{why}"
@@ -491,7 +491,7 @@ def _describe_timeout(
 
 
 def _describe_stop(caller: Caller, task: Task, failure: VideoRouterError) -> TaskPollError:
-    msg = f"Task {task.id} cannot be looked at: {failure.message} The job stays accepted: {_collect(caller, task)}."
+    msg = f"The state of task {task.id} cannot be read: {failure.message} The job stays accepted: {_collect(caller, task)}."
     error = TaskPollError(msg, task_id=task.id, model=task.model, poll_url=task.poll_url)
     error.add(
         **{name: value for name, value in failure.facts.items() if name not in {"in_doubt", "attempts"}},
@@ -508,5 +508,5 @@ def _describe_failure(status: TaskStatus, task: Task) -> VideoRouterError:
     if is_moderation(None, status.status, reason):
         msg = f"Moderation refused task {task.id}: {reason} Change the prompt or the input."
         return ContentPolicyError(msg, **facts)
-    msg = f"Task {task.id} failed: {reason}. Whether a failed task is billed, the vendor's usage page says."
+    msg = f"Task {task.id} failed: {reason}. Check the vendor's usage page to see whether it was billed."
     return TaskFailedError(msg, **facts)

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 MAX_URL_CHARS = 4096
 MAX_ID_CHARS = 4096
-"""An id goes into addresses, messages and journals; one of a megabyte is none."""
+"""Longer values are not accepted as ids, which go into URLs, messages and journals."""
 _PLAIN_URL = re.compile(r"https?://[A-Za-z0-9](?:[A-Za-z0-9.-]*[A-Za-z0-9])?(?::[0-9]{1,4})?(?:[/?#][!-~]*)?")
 _LOOSE_URL = re.compile(r"(https?)://([^/?#\s]+)((?:[/?#][^\x00-\x1f\x7f]*)?)", re.IGNORECASE)
 _MOST_NAMED = 20
@@ -158,7 +158,7 @@ def _listed(value: object) -> list[object]:
 
 
 def leave_out(videos: tuple[Video, ...], request: bytes | None) -> tuple[Video, ...]:
-    """What a gateway has made: an address that the request itself has brought is none of it."""
+    """Drop URLs that only echo the request's inputs."""
     if not videos or request is None or b"://" not in request:
         return videos
     sent: set[str] = set()

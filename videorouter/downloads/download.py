@@ -172,7 +172,7 @@ async def _choose_places(
         return [dest], conflict
     text = os.fsdecode(_as_path(dest))
     if "\0" in text:
-        raise DownloadError("The destination's path holds a NUL character; no file can have it.")
+        raise DownloadError("The destination's path contains a NUL character, which file names may not.")
     path = Path(text)
     places = [path] * len(videos)
     if text.endswith(("/", os.sep)) or await run_in_thread(partial(is_folder, path)):

@@ -340,7 +340,7 @@ async def stream_once(fetch: Fetch, *, check: bool, media: MediaReader) -> Async
                 repeated_digest.update(part)
                 repeated += len(part)
                 if repeated == given and repeated_digest.digest() != digest.digest():
-                    msg = "The file changed on its host while it was being read; what was handed out is worth nothing."
+                    msg = "The file changed on its host while it was being read. Discard the bytes received so far."
                     raise DownloadError(msg)
                 piece = piece[len(part) :]  # noqa: PLW2901  the rest of it is what is new
                 if not piece:
@@ -357,7 +357,7 @@ async def stream_once(fetch: Fetch, *, check: bool, media: MediaReader) -> Async
             repeated = given
             yield piece
     if given + len(held) != fetch.state.offset:
-        msg = "The file became shorter on its host while it was being read; what was handed out is worth nothing."
+        msg = "The file became shorter on its host while it was being read. Discard the bytes received so far."
         raise DownloadError(msg)
     media.feed(held)
     reason = media.finish(given + len(held), framed=fetch.framed)
@@ -368,5 +368,5 @@ async def stream_once(fetch: Fetch, *, check: bool, media: MediaReader) -> Async
 def _refuse_content(reason: str | None, head: bytes) -> None:
     if reason is not None:
         looks = f" It looks like {describe_content(head)}." if head else ""
-        msg = f"This is no whole video file: {reason}.{looks} Pass check=False to take any bytes."
+        msg = f"This is not a whole video file: {reason}.{looks} Pass check=False to take any bytes."
         raise DownloadError(msg)

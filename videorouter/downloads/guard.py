@@ -121,9 +121,9 @@ def check_file_url(url: object, policy: AddressPolicy) -> FileUrl:
 
 
 def check_addresses(target: FileUrl, addresses: Sequence[str], policy: AddressPolicy) -> None:
-    """Judge every address that a name resolves to; one bad one spoils the name.
+    """Check every address that a host name resolves to; one forbidden address rejects the whole name.
 
-    An empty list means that something else resolves the name (a proxy, a mock): then only its words were judged.
+    An empty list means that a proxy or a mock resolves the name: then only the URL itself was checked.
     """
     kinds = {classify_address(address) for address in addresses}
     for address in addresses:

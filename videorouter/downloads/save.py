@@ -237,7 +237,7 @@ class _FileSave:
         except OSError as error:
             raise _name_disk_failure(error, self._path) from error
         except ValueError as error:
-            raise DownloadError(f"{self._path} is no name that a file can have: {error}") from error
+            raise DownloadError(f"{self._path} is not a valid file name: {error}") from error
         report(logging.DEBUG, "saved %s, %d bytes", self._file.path, self._file.size)
         return Download(
             file=str(self._file.path),
@@ -292,7 +292,7 @@ class _FileSave:
         kept = file.reject() if file.size else None
         where = f" What came is kept as {kept}, since it was paid for." if kept else ""
         msg = (
-            f"What came is no whole video file: {reason} (it looks like {looks}).{where} Look at it, or pass check=False "
+            f"This is not a whole video file: {reason} (it looks like {looks}).{where} Look at it, or pass check=False "
             "to take any bytes."
         )
         raise DownloadError(msg, path=None if kept is None else str(kept))
@@ -364,7 +364,7 @@ def _read_inline(data: memoryview, *, check: bool) -> Media | None:
     reason = reader.finish(len(data))
     if reason is not None and check:
         looks = describe_content(bytes(data[:512]))
-        msg = f"The inline bytes are no whole video file: {reason} (they look like {looks}). Pass check=False to take them."
+        msg = f"The inline bytes are not a whole video file: {reason} (they look like {looks}). Pass check=False to take them."
         raise DownloadError(msg)
     return reader.media
 

@@ -53,7 +53,7 @@ class Ending(msgspec.Struct, frozen=True, kw_only=True):
     """How a sending ended, or for now: what changes in its row.
 
     ``reserved`` is what stays held, ``cost`` and ``unknown`` are what is added, all in US dollars. ``idempotency_key`` and
-    ``sent`` are given where they shall be those of an earlier sending again.
+    ``sent`` are set to restore the values of an earlier sending.
     """
 
     id: str
@@ -367,7 +367,7 @@ class Journal:
         if not database.execute(_ENDINGS[ending.state], (*msgspec.structs.astuple(ending)[:-1], now)).rowcount:
             row = find_item(database, ending.id)
             if row is not None and row.state == ending.state:
-                return  # written before, by a commit that was told as failed and is on the disk all the same
+                return  # an earlier commit reported failure but was stored
             raise self._refuse_change(database, ending.id, ending.state)
         for number, kind, data in ending.inline:
             database.execute("INSERT OR REPLACE INTO inline VALUES (?, ?, ?, ?)", (ending.id, number, kind, data))
@@ -375,8 +375,8 @@ class Journal:
     def _refuse_change(self, database: sqlite3.Connection, item: str, after: ItemState) -> RefusedChangeError:
         row = find_item(database, item)
         return RefusedChangeError(
-            f"The journal {self.path} has item {item!r} as {row.state if row else 'unknown'}, which never becomes {after}: "
-            "nothing was written. This is a fault of this package: please report it.",
+            f"Item {item!r} of the journal {self.path} is {row.state if row else 'unknown'!r} and cannot become {after!r}. "
+            "Nothing was written. This is a bug in videorouter: please report it.",
             path=str(self.path),
         )
 

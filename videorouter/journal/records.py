@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from videorouter.journal.states import ItemRow
 
-_ONCE_MORE = " It was sent once more, as its caller wished, and that was refused: "
+_ONCE_MORE = " It was sent again on request, and the gateway refused that: "
 
 _encode: Callable[[object], bytes] = msgspec.json.Encoder().encode
 _read_result = msgspec.json.Decoder(VideoResult).decode

@@ -215,7 +215,9 @@ def _check_identity(database: sqlite3.Connection, path: Path, *, empty_ok: bool 
             path=str(path),
         )
     if identity != APPLICATION_ID and (tables or not empty_ok):
-        raise JournalError(f"{path} is a database, but no journal of videorouter. Pass another path.", path=str(path))
+        raise JournalError(
+            f"{path} is an SQLite database but not a videorouter journal. Pass another path.", path=str(path)
+        )
     if version > len(MIGRATIONS):
         raise JournalError(
             f"The journal {path} was written by a newer videorouter (schema {version}, this one knows "

@@ -102,8 +102,10 @@ MOVES: dict[Move, dict[ItemState, frozenset[ItemState]]] = {
         "done": frozenset({"done"}),
     },
 }
-"""Each change of a state that may be written: by which move, from which state, to which. Nothing else is ever written.
-An item that has no row is ``not_sent``."""
+"""Each change of a state that may be written: by which move, from which state, to which.
+
+The journal's statements are built from it. Ray's ledger writes its own and is held to it by tests. An item without a
+row is ``not_sent``."""
 
 
 def may_move(before: ItemState, after: ItemState) -> bool:

@@ -2,8 +2,9 @@
 
 The phase comes from httpx's ``trace`` request extension, and from our own transport. Until an event of this very
 sending says otherwise it is unknown, whatever class the transport is, and unknown counts as in doubt;
-``httpx.MockTransport`` and respx are the named exceptions, whose connect errors mean what they say. It never closes the client, never follows a redirect, and never uses the client's own timeouts: their
-default of 5 s would turn each held POST into a lost answer.
+``httpx.MockTransport`` and respx are the named exceptions, whose connect errors mean what they say. It never closes the
+client, never follows a redirect, and never uses the client's own timeouts: their default of 5 s would turn each held
+POST into a lost answer.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """Puts one response together from the bytes of a connection, parsed by llhttp: is it whole, and how large may it grow?
 
 What llhttp refuses is read once more, leniently (``lenient``); for that the bytes are kept for as long as it may refuse
-them: until the head is in, and of a body in chunks up to a bound. It performs no I/O and knows no clock. Bodies stay as they lie on the wire, and trailers are dropped.
+them: until the head is in, and of a body in chunks up to a bound. It performs no I/O and knows no clock. Bodies are not
+decoded, and trailers are dropped.
 """
 
 from __future__ import annotations
@@ -84,7 +85,7 @@ class ResponseParser:
         del self._llhttp
 
     def feed(self, data: bytes) -> None:
-        """Take bytes from the connection. ``PARSE_ERRORS``: no HTTP. What follows a whole response is nobody's answer."""
+        """Parse bytes of the connection; raises one of ``PARSE_ERRORS``. Bytes after a complete response are discarded."""
         self.wire_size += len(data)
         if self._again is not None:
             self._feed_again(self._again, data)

@@ -1,8 +1,8 @@
-"""Chooses who sends: the user's own client, or the default sender, which decides the way of each request.
+"""Chooses who sends: the user's own client, or the default sender, which chooses a path for each request.
 
-The default sender goes straight to our own connections, or through its ``httpx.AsyncClient`` over the same connections
-where somebody has a hand in it: what is set on that client (hooks, auth, mounts, headers, cookies) and what patches
-httpx counts. Proxies, trio and mocks below httpx need that client, too.
+The default sender uses our own connections directly. Where the user has set something on its ``httpx.AsyncClient``
+(hooks, auth, mounts, headers, cookies) or has patched httpx, it goes through that client, over the same connections.
+Proxies, trio and mocks below httpx need that client, too.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ class SocketSender:
         return await httpx_sender.resolve(url, deadline=deadline)
 
     def _find_httpx_sender(self, url: str) -> HttpxSender | None:
-        """The way through httpx; ``None`` when nobody has a hand in it and the short way will do."""
+        """Return the path through httpx; ``None`` when neither the user nor a patch changed httpx, so the direct path can be used."""
         client = self._client
         touched = client is not None and _is_touched(client, self._transport)
         if not touched and not is_client_patched() and self._transport.find_stock(url) is None:

@@ -55,8 +55,8 @@ def find_target(url: str) -> RequestTarget:
 class Payload:
     """A request's head and body: ``data`` in one piece, then ``rest``, the blocks of a large body.
 
-    No traceback shows it: the key is in it. Header fields about framing and coding are its own; a ``Host`` of the caller's is kept. A ``body`` of ``None`` is sent
-    without ``Content-Length``.
+    No traceback shows it: the key is in it. It sets the header fields about framing and coding itself and keeps a caller's
+    ``Host``. A ``body`` of ``None`` is sent without ``Content-Length``.
     """
 
     __slots__ = ("data", "rest")
