@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import base64
 import gzip
+import json
 import zlib
 
 import httpx
 import pytest
 from calling import KEY, calling, fail
-from servers import BODY, Gateway, answer, raw, task_accepted
+from servers import BODY, Gateway, answer, raw, task_accepted, write_answer
 
 from videorouter import AsyncVideoRouter, OutcomeUnknownError
 
@@ -53,6 +55,20 @@ CODINGS = {
     "gzip in chunks": lambda body: in_chunks(gzip.compress(body), b"Content-Encoding: gzip\r\n"),
     "gzip that nobody announced": lambda body: with_length(gzip.compress(body)),
     "gzip that is none": lambda body: with_length(body, b"Content-Encoding: gzip"),
+}
+
+
+SAFE = base64.urlsafe_b64encode(bytes(range(256))).rstrip(b"=").decode()
+SPELLINGS = {
+    "a byte order mark": lambda body: b"\xef\xbb\xbf" + body,
+    "UTF-16": lambda body: body.decode().encode("utf-16"),
+    "UTF-16 without a mark": lambda body: body.decode().encode("utf-16-le"),
+    "NaN": lambda body: b'{"cost":NaN,"more":[-Infinity,1e999],' + body[1:],
+    "a lone surrogate": lambda body: b'{"message":"a\\ud800b",' + body[1:],
+    "a control character": lambda body: b'{"message":"a\nb",' + body[1:],
+    "no UTF-8": lambda body: b'{"message":"a\xffb",' + body[1:],
+    "an upper-case scheme": lambda body: body.replace(b"https", b"HTTPS"),
+    "white space around an address": lambda body: body.replace(b'"https', b'" https').replace(b'mp4"', b'mp4\\n"'),
 }
 
 
@@ -140,3 +156,82 @@ async def test_of_a_compressed_answer_that_was_cut_the_beginning_is_evidence():
     async with calling(raw(said)) as (_, router):
         error = await fail(router)
     assert error.task_id == "t-9"
+
+
+@pytest.mark.parametrize("spell", SPELLINGS.values(), ids=SPELLINGS.keys())
+async def test_json_that_httpx_reads_brings_its_video(spell):
+    async with calling(answer(200, spell(BODY))) as (_, router):
+        result = await router.generate("otter", model="veo", timeout=10)
+    assert result.url == URL
+    assert result.raw["created"] == 1
+    assert json.loads(json.dumps(result.raw)) == result.raw
+
+
+@pytest.mark.parametrize("spell", SPELLINGS.values(), ids=SPELLINGS.keys())
+async def test_json_that_httpx_reads_collects_a_task(spell):
+    async with calling(task_accepted(), answer(200, spell(DONE))) as (gateway, router):
+        result = await router.generate("otter", model="veo", timeout=10)
+    assert (result.url, result.task_id) == (URL, "t-1")
+    assert len(gateway.gets) == 1
+
+
+@pytest.mark.parametrize(
+    "spell", [spell for name, spell in SPELLINGS.items() if "address" not in name and "scheme" not in name]
+)
+async def test_a_task_is_accepted_however_that_is_spelt(spell):
+    accepted = spell(b'{"code":200,"data":{"task_id":"t-1","status":"created"}}')
+    async with calling(answer(200, accepted), answer(200, DONE)) as (gateway, router):
+        result = await router.generate("otter", model="veo", timeout=10)
+    assert (result.url, result.task_id) == (URL, "t-1")
+    assert [request.path for request in gateway.gets] == ["/v1/videos/tasks/t-1"]
+
+
+@pytest.mark.parametrize("lines", [False, True])
+async def test_base64_in_any_alphabet_and_wrapping_is_the_video(lines):
+    text = "\n".join(SAFE[start : start + 76] for start in range(0, len(SAFE), 76)) if lines else SAFE
+    async with calling(answer(200, {"data": text, "mime_type": "video/mp4"})) as (_, router):
+        assert (await router.generate("otter", model="veo", timeout=10)).video.data == bytes(range(256))
+
+
+@pytest.mark.parametrize("bad", ["ftp://x/y", "https://x y/z", "http://{host}/v1/vid\neos", "", 7])
+async def test_a_poll_address_that_cannot_be_used_gives_way_to_the_usual_path(bad):
+    async def accept(visit):
+        request = await visit.read()
+        query = bad.format(host=request.headers["host"]) if isinstance(bad, str) else bad
+        await visit.say(write_answer(200, json.dumps({"data": {"task_id": "t-1", "urls": {"query": query}}}).encode()))
+
+    async with calling(accept, answer(200, DONE)) as (gateway, router):
+        assert (await router.generate("otter", model="veo", timeout=10)).url == URL
+    assert [request.path for request in gateway.gets] == ["/v1/videos/tasks/t-1"]
+
+
+async def test_a_poll_address_is_cleaned_before_it_is_asked():
+    async def accept(visit):
+        request = await visit.read()
+        query = f" HTTP://{request.headers['host']}/v1/my tasks/t-1\n"
+        await visit.say(write_answer(200, json.dumps({"data": {"task_id": "t-1", "urls": {"query": query}}}).encode()))
+
+    async with calling(accept, answer(200, DONE)) as (gateway, router):
+        assert (await router.generate("otter", model="veo", timeout=10)).url == URL
+    assert [request.path for request in gateway.gets] == ["/v1/my%20tasks/t-1"]
+
+
+async def test_each_address_that_cannot_be_used_is_named_on_the_result_or_the_error():
+    listed = [{"url": URL}, {"url": f"ftp://x/{KEY}"}, {"url": "file:///y"}, {"video_id": "v"}]
+    async with calling(answer(200, {"data": listed}), answer(200, {"data": listed[1:]})) as (_, router):
+        result = await router.generate("otter", model="veo", timeout=10)
+        error = await fail(router)
+    assert result.unusable[1:] == ("file:///y", "")
+    assert result.unusable[0].startswith("ftp://x/")
+    assert "file:///y" in error.message
+    assert "ftp://x/" in error.message
+    assert KEY not in f"{result}{result.unusable}{result.raw}{error}{error.facts}"
+
+
+async def test_an_echoed_key_is_taken_out_whatever_the_encoding():
+    said = json.dumps({"data": [{"url": URL, "revised_prompt": f"the key is {KEY}"}]})
+    async with calling(answer(200, said.encode("utf-16")), answer(500, said.encode("utf-16-le"))) as (_, router):
+        result = await router.generate("otter", model="veo", timeout=10)
+        error = await fail(router)
+    for shown in (repr(result), str(result.raw), f"{error}{error.facts}"):
+        assert KEY not in shown.replace("\0", "")
