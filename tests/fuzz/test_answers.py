@@ -87,7 +87,7 @@ SPELLINGS = (
     lambda body: body.replace(b"\r\n", b"\n"),
     lambda body: body.decode("utf-8", "replace").encode("utf-16"),
     lambda body: body.replace(b"http", b" HTTP"),
-    lambda body: body[: len(body) // 2],
+    lambda body: body.replace(b":", b"\n:\t"),
 )
 ODDITIES = (
     b"X-A: one\r\n two\r\n", b"X \xe9[a] : b\r\n", b"nonsense\r\n", b"X-A: a\x01\x00b\rc\r\n", b"Content-Encoding: gzip\r\n",

@@ -29,6 +29,7 @@ READABLE = {
     "equal lengths in a list": with_length(b"Content-Length: %d, %d" % (N, N)),
     "a length with a sign": OK + b"Content-Length: +%d\r\n\r\n" % N + TEXT,
     "a length beside chunks": in_chunks(CHUNKED + b"Content-Length: 7\r\n"),
+    "a length of nothing beside chunks": in_chunks(CHUNKED + b"Content-Length: x\r\n"),
     "chunks beside lengths": in_chunks(
         OK + b"Content-Length: 7\r\nContent-Length: 8\r\nTransfer-Encoding: chunked\r\n"
     ),

@@ -123,7 +123,7 @@ class LenientReader:
         """The fields of the head, and how long its body is; a line that is no field is passed over."""
         headers: list[Header] = []
         codings: list[bytes] = []
-        lengths: set[int] = set()
+        lengths: set[bytes] = set()
         for line in lines:
             name, colon, value = line.partition(b":")
             name, value = name.strip().lower(), value.strip()
@@ -132,7 +132,7 @@ class LenientReader:
             if name == b"transfer-encoding":
                 codings += (coding.strip().lower() for coding in value.split(b","))
             elif name == b"content-length":
-                lengths.update(_read_length(length.strip()) for length in value.split(b","))
+                lengths.update(length.strip() for length in value.split(b","))
             else:
                 headers.append((name, value))
         self._chunked = b"chunked" in codings
@@ -140,10 +140,8 @@ class LenientReader:
             self.complete = True
         elif self._chunked:
             headers.append((b"transfer-encoding", b"chunked"))
-        elif len(lengths) > 1:
-            raise UnreadableError("lengths that differ")
         elif lengths:
-            self._body_left = lengths.pop()
+            self._body_left = _read_length(lengths)
             self.complete = not self._body_left
             headers.append((b"content-length", b"%d" % self._body_left))
         self.headers = headers
@@ -174,8 +172,9 @@ class LenientReader:
         return True
 
 
-def _read_length(text: bytes) -> int:
-    found = _LENGTH.fullmatch(text)
-    if found is None:
-        raise UnreadableError("a length that is none")
-    return int(found.group(1))
+def _read_length(texts: set[bytes]) -> int:
+    found = [_LENGTH.fullmatch(text) for text in texts]
+    lengths = {int(match.group(1)) for match in found if match is not None}
+    if None in found or len(lengths) != 1:
+        raise UnreadableError("lengths that differ, or are none")
+    return lengths.pop()
