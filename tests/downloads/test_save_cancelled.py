@@ -136,7 +136,30 @@ async def cancel_scope(save, disk, step):
     return scope.cancelled_caught
 
 
-CANCELLERS = [cancel_once, cancel_twice, time_out, fail_beside, cancel_scope]
+async def disconnect(save, disk, step):
+    """Starlette cancels what answers a visitor who has gone."""
+    responses = pytest.importorskip("starlette.responses", reason="Starlette comes with the session for web frameworks")
+    gone = asyncio.Event()
+    saved = []
+
+    async def body():
+        await save()
+        saved.append(True)
+        yield b"saved"
+
+    async def receive():
+        await gone.wait()
+        return {"type": "http.disconnect"}
+
+    async def send(_: object) -> None:
+        pass
+
+    disk.cancel_at(step, gone.set)
+    await responses.StreamingResponse(body())({"type": "http", "asgi": {"spec_version": "2.0"}}, receive, send)
+    return not saved
+
+
+CANCELLERS = [cancel_once, cancel_twice, time_out, fail_beside, cancel_scope, disconnect]
 
 
 @pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="Linux lists the open files of a process")
