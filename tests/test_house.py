@@ -38,6 +38,7 @@ DECIDING = {
     "videorouter.downloads.codecs",
     "videorouter.downloads.gif",
     "videorouter.downloads.guard",
+    "videorouter.downloads.host_errors",
     "videorouter.downloads.media",
     "videorouter.downloads.mp4",
     "videorouter.downloads.mp4_facts",

@@ -3,7 +3,7 @@
 import asyncio
 import gc
 
-from videorouter.loops import PerLoop, finish, running_loop
+from videorouter.loops import PerLoop, resolve_future, running_loop
 
 
 def test_each_loop_has_a_value_of_its_own_and_so_has_the_place_without_one():
@@ -34,12 +34,12 @@ def test_a_value_goes_with_its_loop():
 
 async def _finish_twice():
     future = asyncio.get_running_loop().create_future()
-    finish(future)
-    finish(future)
+    resolve_future(future)
+    resolve_future(future)
     assert await future is None
     future = asyncio.get_running_loop().create_future()
     future.cancel()
-    finish(future)
+    resolve_future(future)
     assert future.cancelled()
 
 

@@ -27,17 +27,17 @@ def count_cancellations() -> int:
 
 
 @overload
-def finish(future: asyncio.Future[None]) -> None: ...
+def resolve_future(future: asyncio.Future[None]) -> None: ...
 @overload
-def finish(future: asyncio.Future[T], result: T) -> None: ...
-def finish(future: asyncio.Future[Any], result: object = None) -> None:
-    """Set the result, unless somebody was quicker or has gone."""
+def resolve_future(future: asyncio.Future[T], result: T) -> None: ...
+def resolve_future(future: asyncio.Future[Any], result: object = None) -> None:
+    """Set the result of a future that is not done: it may have been cancelled, or resolved before."""
     if not future.done():
         future.set_result(result)
 
 
-class UncancelledFuture(asyncio.Future[None]):
-    """A future that refuses to be cancelled: asyncio cancels the task that waits for it when it is done."""
+class UncancellableFuture(asyncio.Future[Any]):
+    """A future that refuses to be cancelled: asyncio then cancels the waiting task once the future is done."""
 
     def cancel(self, msg: Any = None) -> bool:  # noqa: ARG002  as asyncio calls it
         """Refuse."""
@@ -121,7 +121,7 @@ class Sleepers:
                 self._events.discard(event)
             return
         future: asyncio.Future[None] = loop.create_future()
-        timer = loop.call_later(max(0.0, seconds), finish, future)
+        timer = loop.call_later(max(0.0, seconds), resolve_future, future)
         self._futures.add(future)
         try:
             await future
@@ -132,7 +132,7 @@ class Sleepers:
     def wake(self) -> None:
         """Wake them all; in their own loop."""
         for future in self._futures:
-            finish(future)
+            resolve_future(future)
         for event in self._events:
             event.set()
 

@@ -16,7 +16,7 @@ import anyio
 import anyio.to_thread
 
 from videorouter.logs import report
-from videorouter.loops import UncancelledFuture, finish, running_loop
+from videorouter.loops import UncancellableFuture, resolve_future, running_loop
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -133,7 +133,7 @@ class _Work(Generic[T]):
                 return
             if not begun:
                 _start(self.run)
-            timer = loop.call_later(PATIENCE, finish, self._waiter)
+            timer = loop.call_later(PATIENCE, resolve_future, self._waiter)
             try:
                 await self._waiter
             finally:
@@ -142,12 +142,12 @@ class _Work(Generic[T]):
                     report(logging.WARNING, "a thread is still at work %g s after its caller was cancelled", PATIENCE)
 
 
-class _Ending(UncancelledFuture):
+class _Ending(UncancellableFuture):
     """The end of a thread's work, which whoever is cancelled still waits for."""
 
     def finish_from_thread(self) -> None:
         """Wake whoever waits, if the loop is still there."""
         try:
-            self.get_loop().call_soon_threadsafe(finish, self)
+            self.get_loop().call_soon_threadsafe(resolve_future, self)
         except RuntimeError:
             report(logging.DEBUG, "the loop is closed, and with it whoever waited for a thread")

@@ -27,7 +27,7 @@ from videorouter import (
     TaskTimeoutError,
     VideoRouterError,
 )
-from videorouter.call import limiter, polls, retry, tasks
+from videorouter.call import limiter, poll_schedule, retry, tasks
 from videorouter.events import TaskAccepted
 
 pytestmark = pytest.mark.anyio
@@ -278,7 +278,7 @@ async def test_half_of_all_looks_failing_costs_nothing():
 
 
 async def test_thousands_of_tasks_are_no_herd(monkeypatch):
-    monkeypatch.setattr(polls, "LOOKS_A_SECOND", 50.0)
+    monkeypatch.setattr(poll_schedule, "POLLS_PER_SECOND", 50.0)
     async with calling(RUNNING) as (gateway, router):
         calls = [asyncio.create_task(router.wait(f"t-{n}", timeout=0.9)) for n in range(1000)]
         await asyncio.wait(calls)
@@ -288,9 +288,9 @@ async def test_thousands_of_tasks_are_no_herd(monkeypatch):
 
 async def test_who_rests_is_woken_after_a_suspension(monkeypatch):
     suspended = 0.0
-    monkeypatch.setattr(polls, "read_suspension", lambda: suspended)
-    monkeypatch.setattr(polls, "_TICK", 0.01)
-    schedule = polls.PollSchedule()
+    monkeypatch.setattr(poll_schedule, "read_suspension", lambda: suspended)
+    monkeypatch.setattr(poll_schedule, "_TICK", 0.01)
+    schedule = poll_schedule.PollSchedule()
     began = time.monotonic()
     sleeper = asyncio.create_task(schedule.rest(30))
     await asyncio.sleep(0.05)

@@ -2,7 +2,7 @@ import pytest
 
 from videorouter import errors
 from videorouter.cli.exits import MEANINGS, Exit, exit_of, gravest
-from videorouter.downloads import transfer
+from videorouter.downloads import host_errors
 
 
 @pytest.mark.parametrize(
@@ -37,7 +37,7 @@ def test_a_code_never_changes_its_meaning(error, code):
     assert exit_of(error("x")) == code
 
 
-@pytest.mark.parametrize("error", sorted(set(transfer.FILE_REFUSALS.values()), key=str))
+@pytest.mark.parametrize("error", sorted(set(host_errors.FILE_REFUSALS.values()), key=str))
 def test_a_file_that_a_host_refuses_was_paid_for(error):
     assert exit_of(error("x")) is Exit.DOWNLOAD
 

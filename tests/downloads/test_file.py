@@ -1,4 +1,4 @@
-"""A destination on a real disk: lock, temporary file, sidecar, rename."""
+"""A destination on a real disk: lock, temporary file, resume file, rename."""
 
 from __future__ import annotations
 

@@ -20,7 +20,7 @@ from videorouter.downloads.names import (
     number_paths,
     part_name,
     rejected_name,
-    sidecar_name,
+    resume_file_name,
     slugify,
 )
 from videorouter.errors import ConfigurationError
@@ -129,7 +129,7 @@ def test_numbers_stand_before_the_suffix():
 def test_hidden_names_fit_a_file_system_and_are_told_apart(name):
     token = "0123456789abcdef" * 2
     part = part_name(name, token)
-    assert all(len(text.encode()) <= 255 for text in (part, sidecar_name(name), rejected_name(name)))
+    assert all(len(text.encode()) <= 255 for text in (part, resume_file_name(name), rejected_name(name)))
     assert is_part_of(name, part)
     for forged in ("../../etc/passwd", f"{part}/x", part[:-1], f".other.{token}.part", 7, None):
         assert not is_part_of(name, forged)

@@ -43,7 +43,7 @@ async def test_a_symlink_at_the_destination_is_replaced_and_not_followed(host, r
     assert names(tmp_path) == ["otter.mp4", "precious"]
 
 
-async def test_a_forged_sidecar_leads_nowhere(host, router, tmp_path, plan):
+async def test_a_forged_resume_file_leads_nowhere(host, router, tmp_path, plan):
     host.plans = [plan(cut=20 * CUTS)]
     place = tmp_path / "otter.mp4"
     await fail(router, host.video(), place, max_retries=0)

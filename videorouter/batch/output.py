@@ -6,7 +6,7 @@ import asyncio
 from collections import deque
 from typing import TYPE_CHECKING
 
-from videorouter.loops import finish
+from videorouter.loops import resolve_future
 
 if TYPE_CHECKING:
     from videorouter.models import BatchItem
@@ -92,7 +92,7 @@ class ItemQueue:
     def wake(self) -> None:
         """Have the reader look again."""
         if self._reader is not None:
-            finish(self._reader)
+            resolve_future(self._reader)
 
     async def wait_for_room(self) -> None:
         """Until the reader has taken an item, or ``make_room`` is called."""

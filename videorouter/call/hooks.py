@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import anyio
 
 from videorouter.logs import report
-from videorouter.loops import UncancelledFuture, finish, running_loop
+from videorouter.loops import UncancellableFuture, resolve_future, running_loop
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -85,8 +85,8 @@ class _HookTask:
         loop = asyncio.get_running_loop()
         if self._future.done():
             return
-        self._ending = UncancelledFuture(loop=loop) if recording else loop.create_future()
-        timer = loop.call_later(seconds, finish, self._ending)
+        self._ending = UncancellableFuture(loop=loop) if recording else loop.create_future()
+        timer = loop.call_later(seconds, resolve_future, self._ending)
         try:
             # anyio's cancellation comes again and again: its shield keeps it off. The future keeps asyncio's own off.
             with anyio.CancelScope(shield=recording):
@@ -107,7 +107,7 @@ class _HookTask:
         if self._is_ours:
             self._future.cancel()
         if self._ending is not None:
-            finish(self._ending)
+            resolve_future(self._ending)
 
     def _note_end(self, future: asyncio.Future[object]) -> None:
         self._timer.cancel()
@@ -118,7 +118,7 @@ class _HookTask:
         elif (error := future.exception()) is not None:
             report(logging.ERROR, "a hook failed: %s", _name(self._argument), error=error)
         if self._ending is not None:
-            finish(self._ending)
+            resolve_future(self._ending)
 
 
 async def _await(outcome: Awaitable[object]) -> object:

@@ -20,7 +20,7 @@ import anyio
 from videorouter.call.pace import HELD, AdaptiveRate, RecoveryProbe
 from videorouter.errors import Phase
 from videorouter.forks import after_fork
-from videorouter.loops import finish, running_loop
+from videorouter.loops import resolve_future, running_loop
 
 if TYPE_CHECKING:
     import asyncio
@@ -426,10 +426,10 @@ class _Waiter:
         if loop is None or future is None:
             return True
         if running_loop() is loop:
-            finish(future)
+            resolve_future(future)
             return True
         try:
-            loop.call_soon_threadsafe(finish, future)
+            loop.call_soon_threadsafe(resolve_future, future)
         except RuntimeError:
             return False
         return True
@@ -437,7 +437,7 @@ class _Waiter:
     async def wait(self, until: float) -> None:
         """Until it is told, or the time is over."""
         if self.loop is not None and self.future is not None:
-            timer = self.loop.call_later(max(0.0, until - time.monotonic()), finish, self.future)
+            timer = self.loop.call_later(max(0.0, until - time.monotonic()), resolve_future, self.future)
             try:
                 await self.future
             finally:

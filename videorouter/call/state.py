@@ -15,7 +15,7 @@ import anyio
 
 from videorouter.call.in_doubt import InDoubtLog
 from videorouter.call.limiter import ClientLimit, default_concurrency
-from videorouter.call.polls import PollSchedule
+from videorouter.call.poll_schedule import PollSchedule
 from videorouter.call.retry import RetryBudget
 from videorouter.errors import ClientClosedError
 from videorouter.loops import PerLoop, Sleepers

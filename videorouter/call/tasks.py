@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from videorouter.call.caller import Caller
-    from videorouter.call.polls import PollSchedule
+    from videorouter.call.poll_schedule import PollSchedule
     from videorouter.call.requests import Submission
     from videorouter.call.retry import Decision, RetryAfter
 
@@ -359,7 +359,7 @@ class Poll(FreeCall[TaskStatus], kw_only=True, eq=False):
 
     async def send_once(self) -> TaskStatus | FailedAttempt:
         """Poll once, when the schedule lets us; once more at the deadline."""
-        if not await self.schedule.wait_for_look(max(self.deadline, time.monotonic()) + _LAST_POLL):
+        if not await self.schedule.wait_for_poll(max(self.deadline, time.monotonic()) + _LAST_POLL):
             await self.rest(self.deadline - time.monotonic())
             raise self._describe_timeout()
         try:

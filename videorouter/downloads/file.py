@@ -3,7 +3,7 @@
 Every method blocks and belongs in a thread. Nothing here follows a symbolic link at a name of its own, and nothing
 touches the old file before the new one is whole. What it raises is ``OSError``, or ``Busy`` for a locked destination.
 
-Beside ``otter.mp4`` stand, while it is on its way, ``.otter.mp4.resume`` (see ``downloads.sidecar``) and
+Beside ``otter.mp4`` stand, while it is on its way, ``.otter.mp4.resume`` (see ``downloads.resume_file``) and
 ``.otter.mp4.<32 hex digits>.part`` (the bytes).
 """
 
@@ -23,14 +23,14 @@ from typing import TYPE_CHECKING, Literal, TypeAlias
 from videorouter.downloads.media import MediaReader
 from videorouter.downloads.names import name_content, number_paths, part_name, rejected_name
 from videorouter.downloads.resume import TransferState
-from videorouter.downloads.sidecar import OPEN_FLAGS, Busy, ResumeFile, boot_id
+from videorouter.downloads.resume_file import OPEN_FLAGS, Busy, ResumeFile, boot_id
 
 if TYPE_CHECKING:
     from collections.abc import Container, Iterable, Sequence
     from hashlib import _Hash
     from pathlib import Path
 
-    from videorouter.downloads.sidecar import ResumeNote
+    from videorouter.downloads.resume_file import ResumeNote
     from videorouter.models import Media
 
 Conflict: TypeAlias = Literal["replace", "refuse", "number"]

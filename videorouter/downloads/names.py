@@ -102,7 +102,7 @@ def rejected_name(name: str) -> str:
     return f"{_short(name, 240)}.rejected"
 
 
-def sidecar_name(name: str) -> str:
+def resume_file_name(name: str) -> str:
     """The hidden file that locks a destination and remembers how far a transfer got."""
     return f".{_short(name, 200)}.resume"
 
@@ -113,7 +113,7 @@ def part_name(name: str, token: str) -> str:
 
 
 def is_part_of(name: str, part: object) -> bool:
-    """Whether a sidecar's word for the temporary file can be believed."""
+    """Whether a resume file may name this temporary file."""
     stem = f".{_short(name, 200)}"
     return isinstance(part, str) and part.startswith(stem) and bool(_PART.fullmatch(part[len(stem) :]))
 

@@ -1,4 +1,4 @@
-"""Decides how a download starts, resumes, starts over or ends, and names a file host's refusals: heads in, steps out.
+"""Decides from a response's head whether a download starts, resumes, starts over or ends.
 
 Two versions of a file are never mixed: a transfer goes on only behind a strong ``ETag`` that the answer repeats, at
 exactly the byte that was asked for, in a file of exactly the length that was known. Everything else starts over.
@@ -15,16 +15,8 @@ import msgspec
 from videorouter.call.failures import FailedAttempt
 from videorouter.call.retry import Outcome, find_outcome, read_retry_after
 from videorouter.downloads.guard import REDIRECTS, show_url
-from videorouter.errors import (
-    AuthenticationError,
-    BadRequestError,
-    DownloadError,
-    InternalServerError,
-    NotFoundError,
-    PermissionDeniedError,
-    RateLimitError,
-    VideoRouterError,
-)
+from videorouter.downloads.host_errors import build_refusal
+from videorouter.errors import DownloadError, VideoRouterError
 from videorouter.http import WireFailure, find_header
 
 if TYPE_CHECKING:
@@ -47,51 +39,6 @@ _FINAL = frozenset(
         WireFailure.TOO_LARGE,
     }
 )
-
-
-class FileBadRequestError(DownloadError, BadRequestError):
-    """400: the file host does not understand the request for a file."""
-
-
-class FileUnauthorizedError(DownloadError, AuthenticationError):
-    """401: the file host wants credentials, and gets none from here."""
-
-
-class FileForbiddenError(DownloadError, PermissionDeniedError):
-    """403: the file host lets nobody in with this link."""
-
-
-class FileMissingError(DownloadError, NotFoundError):
-    """404 or 410: the file is not there, or not there any more."""
-
-
-class FileRateLimitError(DownloadError, RateLimitError):
-    """429: the file host asks for a slower pace, and the deadline leaves no time to wait for it."""
-
-
-class FileHostError(DownloadError, InternalServerError):
-    """5xx, after all retries."""
-
-
-FILE_REFUSALS: dict[int, type[DownloadError]] = {
-    400: FileBadRequestError,
-    401: FileUnauthorizedError,
-    403: FileForbiddenError,
-    404: FileMissingError,
-    410: FileMissingError,
-    429: FileRateLimitError,
-}
-_LINK = (
-    "The link may have expired. If the job ran as a task, `await router.wait(task_id)` gives its current link; "
-    "nothing is paid for that."
-)
-_ADVICE = {
-    401: _LINK,
-    403: _LINK,
-    404: _LINK,
-    410: _LINK,
-    429: "Try again later, or allow a longer timeout.",
-}
 
 
 class TransferState(msgspec.Struct, frozen=True, kw_only=True):
@@ -160,7 +107,7 @@ def read_answer(
     if status == 416 and state.offset > 0:
         return _restart(host, shown, "has no bytes where the transfer stopped", status)
     retry_after = read_retry_after(headers, wall=wall)
-    error = _build_refusal(status, host, shown, retry_after=retry_after)
+    error = build_refusal(status, host, shown, retry_after=retry_after)
     outcome = Outcome.UNUSABLE if status < 300 else find_outcome(status, retry_after=retry_after)
     return FailedFetch(outcome=outcome, raised=error, retry_after=retry_after)
 
@@ -258,11 +205,3 @@ def _strong_etag(headers: Headers) -> str | None:
         return None
     value = found.pop()
     return value.decode("latin-1") if _STRONG.fullmatch(value) else None
-
-
-def _build_refusal(status: int, host: str, shown: str, *, retry_after: float | None = None) -> DownloadError:
-    """A refusal as a ``DownloadError`` that is also of its status's class; the file was paid for all the same."""
-    cls = FILE_REFUSALS.get(status, FileHostError if status >= 500 else DownloadError)
-    advice = _ADVICE.get(status, "Try again later: what was paid for is not lost." if status >= 500 else "")
-    msg = f"{host} answered {status} instead of the file. {advice}".rstrip()
-    return cls(msg, status=status, retry_after=retry_after, result_url=shown)

@@ -28,7 +28,7 @@ from videorouter.downloads.media import MediaReader, compare_request
 from videorouter.downloads.mp4 import describe_content
 from videorouter.downloads.names import name_video
 from videorouter.downloads.resume import FullContent, TransferState, choose_block_size
-from videorouter.downloads.sidecar import Busy
+from videorouter.downloads.resume_file import Busy
 from videorouter.downloads.sink import Sink, name_sink
 from videorouter.errors import DownloadError, VideoRouterError
 from videorouter.events import DownloadFinished

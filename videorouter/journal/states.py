@@ -75,9 +75,9 @@ SETTLED = "settled"
 STOP_AFTER = 20
 """Identical 400, 404 or 422 answers, or failures to connect, in a row after which a batch stops."""
 
-Move = Literal["refusal", "intent", "task", "ending", "late", "crash", "settlement"]
-"""What moves an item: an entry that cannot be used, a request that is about to be sent, the id of its task, how it ended, an
-ending that comes late from a process that was given up (Ray), the end of a process, and what the user settles."""
+Move = Literal["refusal", "intent", "task", "ending", "crash", "settlement"]
+"""Causes of a change: an entry that cannot be used, a request about to be sent, its task id, its end, the death of its
+process, and the user's settlement."""
 
 MOVES: dict[Move, dict[ItemState, frozenset[ItemState]]] = {
     "refusal": {"not_sent": frozenset({"refused"})},
@@ -92,7 +92,6 @@ MOVES: dict[Move, dict[ItemState, frozenset[ItemState]]] = {
         "sending": frozenset({"not_sent", "accepted", "done", "refused", "failed", "in_doubt"}),
         "accepted": frozenset({"accepted", "done", "failed"}),
     },
-    "late": {"in_doubt": frozenset({"not_sent", "accepted", "done", "refused", "failed", "in_doubt"})},
     "crash": {"sending": frozenset({"in_doubt"})},
     "settlement": {
         "in_doubt": frozenset({"not_sent", "done", "failed"}),
@@ -106,11 +105,6 @@ MOVES: dict[Move, dict[ItemState, frozenset[ItemState]]] = {
 
 The journal's statements are built from it. Ray's ledger writes its own and is held to it by tests. An item without a
 row is ``not_sent``."""
-
-
-def may_move(before: ItemState, after: ItemState) -> bool:
-    """Whether any move may take an item from one state to another."""
-    return any(after in moves.get(before, ()) for moves in MOVES.values())
 
 
 def list_sources(move: Move, after: ItemState) -> tuple[ItemState, ...]:

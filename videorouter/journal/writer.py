@@ -29,6 +29,7 @@ from videorouter.journal.schema import (
     wrap_error,
 )
 from videorouter.locks import WriterLock
+from videorouter.loops import UncancellableFuture
 from videorouter.threads import Owned
 
 if TYPE_CHECKING:
@@ -97,7 +98,7 @@ class Writer:
         """Have work done in the writer's thread, inside the next transaction; gives its result once that is committed."""
         if self._closed is not None or self._loop is None:
             raise JournalError(f"The journal {self.path} is closed.", path=str(self.path))
-        future = _UncancellableFuture(loop=self._loop)
+        future = UncancellableFuture(loop=self._loop)
         if not self._pending:
             if self._alone:
                 self._loop.call_soon(self._flush)
@@ -263,14 +264,6 @@ class Writer:
             self._loop.call_soon_threadsafe(_resolve, outcomes)
         except RuntimeError:
             return  # the loop is gone, and with it everyone who waited
-
-
-class _UncancellableFuture(asyncio.Future[Any]):
-    """The outcome of work that the writer has: it cannot be cancelled, so a caller is cancelled after it."""
-
-    def cancel(self, msg: object = None) -> bool:  # noqa: ARG002  as asyncio calls it
-        """Refuse."""
-        return False
 
 
 def _cancel_at_next_wait() -> None:

@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING
 
 from videorouter.errors import Phase
 from videorouter.http import Attempt, Response, WireFailure, clip_body, cut_body
-from videorouter.loops import finish, running_loop
+from videorouter.loops import resolve_future, running_loop
 from videorouter.transport.body import decode_body
 from videorouter.transport.causes import explain
 from videorouter.transport.parser import HEAD_LIMIT, MOST_KEPT_OF_STREAM, PARSE_ERRORS, ResponseParser
@@ -344,7 +344,7 @@ class Connection:
         attempt.phase = Phase.COMPLETE
         self._go_idle()
         if future is not None:
-            finish(future, response)
+            resolve_future(future, response)
 
     def _go_idle(self) -> None:
         """Go back to the pool, or close when this connection cannot carry another exchange."""
@@ -439,7 +439,7 @@ class Connection:
         self.parser.drop()
         self.origin.discard(self)
         if self.waiter is not None:
-            finish(self.waiter, True)
+            resolve_future(self.waiter, True)
 
     def close_descriptor(self) -> None:
         """Close the descriptor and nothing else: the loop belongs to a parent process."""
@@ -462,7 +462,7 @@ class Connection:
         response = Response(status=self.parser.status, headers=tuple(self.parser.headers))
         self.attempt.response = response
         if self.future is not None:
-            finish(self.future, response)
+            resolve_future(self.future, response)
 
     def read_piece(self) -> bytes | None:
         """The next piece of the body; ``b""`` after the last, ``None`` when there is nothing yet."""
@@ -509,8 +509,8 @@ class Connection:
         loop = asyncio.get_running_loop()
         ready: asyncio.Future[bool] = loop.create_future()
         self.waiter = ready
-        loop.add_reader(self.fd, finish, ready, True)
-        timer = loop.call_later(seconds, finish, ready, False)
+        loop.add_reader(self.fd, resolve_future, ready, True)
+        timer = loop.call_later(seconds, resolve_future, ready, False)
         try:
             return await ready
         finally:

@@ -19,7 +19,7 @@ import anyio
 import anyio.to_thread
 
 from videorouter.http import WireError, WireFailure, name_host
-from videorouter.loops import finish
+from videorouter.loops import resolve_future
 from videorouter.transport.causes import explain, name_connect_failure
 from videorouter.transport.live_guard import check_host
 from videorouter.transport.target import find_target
@@ -223,7 +223,7 @@ async def _wait_writable(sock: socket.socket) -> None:
     loop = asyncio.get_running_loop()
     ready = loop.create_future()
     number = sock.fileno()
-    loop.add_writer(number, finish, ready)
+    loop.add_writer(number, resolve_future, ready)
     try:
         await ready
     finally:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from videorouter.downloads.names import is_part_of, sidecar_name
+from videorouter.downloads.names import is_part_of, resume_file_name
 from videorouter.locks import lock_descriptor, unlock_descriptor
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ class ResumeFile:
 
     def __init__(self, destination: Path) -> None:
         self._destination = destination
-        self._path = destination.with_name(sidecar_name(destination.name))
+        self._path = destination.with_name(resume_file_name(destination.name))
         self._descriptor = -1
 
     def lock(self) -> None:

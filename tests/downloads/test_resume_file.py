@@ -12,7 +12,7 @@ import pytest
 
 from videorouter.downloads.file import PartialFile
 from videorouter.downloads.resume import TransferState
-from videorouter.downloads.sidecar import Busy
+from videorouter.downloads.resume_file import Busy
 
 VIDEO = b"\0\0\0\x10ftypisom\0\0\0\0" + b"\0\0\0\x0cmdatabcd"
 KNOWN = TransferState(etag='"v1"', total=len(VIDEO))
@@ -62,7 +62,7 @@ def test_after_the_machine_started_anew_nothing_is_believed(tmp_path, monkeypatc
 @pytest.mark.parametrize(
     "note", [b"", b"{", b"[]", b"null", b'{"part": "../x"}', b'{"part": 7}', b"[" * 15000, b"\xff\xfe"]
 )
-def test_a_broken_sidecar_means_a_fresh_start(tmp_path, note):
+def test_a_broken_resume_file_means_a_fresh_start(tmp_path, note):
     (tmp_path / ".a.mp4.resume").write_bytes(note)
     (tmp_path / "x").write_bytes(b"precious")
     file = begin(tmp_path / "a.mp4")
@@ -76,8 +76,8 @@ def test_a_part_that_is_not_ours_is_not_written_to(tmp_path, fault):
     file = begin(tmp_path / "a.mp4")
     file.write([VIDEO[:10]])
     file.close(keep=True)
-    sidecar = tmp_path / ".a.mp4.resume"
-    note = json.loads(sidecar.read_bytes())
+    resume_file = tmp_path / ".a.mp4.resume"
+    note = json.loads(resume_file.read_bytes())
     part = tmp_path / note["part"]
     if fault == "hard link":
         os.link(part, tmp_path / "other")
@@ -87,7 +87,7 @@ def test_a_part_that_is_not_ours_is_not_written_to(tmp_path, fault):
         part.unlink()
         part.mkdir()
     else:
-        sidecar.write_text(json.dumps({**note, fault: ["odd"]}))
+        resume_file.write_text(json.dumps({**note, fault: ["odd"]}))
     again = PartialFile(tmp_path / "a.mp4", key="url")
     assert again.open() == TransferState()
     again.close(keep=False)
@@ -101,7 +101,7 @@ def test_a_second_process_finds_the_destination_busy(tmp_path):
     script = (
         "import sys, pathlib\n"
         "from videorouter.downloads.file import PartialFile\n"
-        "from videorouter.downloads.sidecar import Busy\n"
+        "from videorouter.downloads.resume_file import Busy\n"
         "file = PartialFile(pathlib.Path(sys.argv[1]))\n"
         "try:\n    file.open()\nexcept Busy:\n    print('busy')\nelse:\n    print('open'); file.close(keep=False)\n"
     )
@@ -128,7 +128,7 @@ def test_one_process_cannot_open_it_twice(tmp_path):
     file.commit()
 
 
-def test_a_second_name_of_another_file_is_no_sidecar(tmp_path):
+def test_a_second_name_of_another_file_is_not_a_resume_file(tmp_path):
     other = tmp_path / "other"
     other.write_bytes(b"precious")
     os.link(other, tmp_path / ".a.mp4.resume")
