@@ -34,6 +34,12 @@ def endless(head: bytes, piece: bytes, every: float = 0.0):
     return step
 
 
+def packed(body: bytes, *codings: bytes):
+    for _ in codings:
+        body = gzip.compress(body)
+    return raw(OK + b"Content-Encoding: %b\r\nContent-Length: %d\r\n\r\n" % (b", ".join(codings), len(body)) + body)
+
+
 HOSTILE = {
     "gzip bomb": raw(OK + b"Content-Encoding: gzip\r\nContent-Length: %d\r\n\r\n" % len(BOMB) + BOMB),
     "endless chunks": endless(OK + b"Transfer-Encoding: chunked\r\n\r\n", b"10000\r\n" + b" " * 65536 + b"\r\n"),
@@ -61,6 +67,27 @@ HOSTILE = {
         b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\nConnection: upgrade\r\n\r\nhello", then="hold"
     ),
     "latin-1 header": raw(OK + b"x-infron-request-id: \xff\xfe\r\nContent-Length: 2\r\n\r\n{}"),
+    "gzip bombs in a gzip bomb": packed(BOMB * 20, b"gzip", b"gzip", b"gzip"),
+    "fifty codings": packed(b" " * 10**7, *[b"gzip"] * 50),
+    "endless padded chunks": endless(
+        OK + b"Transfer-Encoding: chunked\r\n\r\n", b"10000  \r\n" + b" " * 65536 + b"\r\n"
+    ),
+    "endless small padded chunks": endless(OK + b"Transfer-Encoding: chunked\r\n\r\n", b"1  \r\n \r\n" * 1000),
+    "chunks, padded at the end": endless(
+        OK + b"Transfer-Encoding: chunked\r\n\r\n", b"1\r\n \r\n" * 9999 + b"1 \r\n \r\n"
+    ),
+    "an endless chunk size": endless(OK + b"Transfer-Encoding: chunked\r\n\r\n1", b" " * 1000),
+    "an endless folded field": endless(b"HTTP/1.1 200 OK\r\nX: y", b"\r\n " + b"z" * 1000),
+    "an endless head of bare LF": endless(b"HTTP/1.1 200 OK\n", b"X-Y: z\n" * 100),
+    "endless empty lines": endless(b"HTTP/1.2 200 OK\r\n", b"\n "),
+    "endless odd interim answers": endless(b"", b"HTTP/1.1 103 Early Hints\r\nX Y: z\r\n\r\n" * 100),
+    "a huge length, said twice": endless(OK + b"Content-Length: 999999999999\r\n" * 2 + b"\r\n", b" " * 65536),
+    "an endless body behind an odd head": endless(OK + b"X Y: z\r\n\r\n", b" " * 65536),
+    "wide text with a mark": answer(200, b'\xef\xbb\xbf{"m":"\xf0\x9f\x98\x80' + b"a" * 4_190_000 + b'\\ud800"}'),
+    "UTF-16 of a large text": answer(200, ('{"m":"' + "a" * 2_000_000 + '"}').encode("utf-16")),
+    "NaN a hundred thousand times": answer(200, b'{"data":[' + b"NaN," * 99_000 + b"NaN]}"),
+    "deep nesting behind a mark": answer(200, b"\xef\xbb\xbf" + b"[" * 90_000),
+    "odd addresses": answer(200, {"data": [{"url": " HTTPS://" + "x " * 2_000}] * 500}),
     "a million URLs": answer(200, b'{"data":[' + b",".join([b'{"url":"x"}'] * 200_000) + b"]}"),
 }
 

@@ -235,3 +235,17 @@ async def test_an_echoed_key_is_taken_out_whatever_the_encoding():
         error = await fail(router)
     for shown in (repr(result), str(result.raw), f"{error}{error.facts}"):
         assert KEY not in shown.replace("\0", "")
+
+
+async def test_bytes_before_a_head_are_evidence_of_a_poll_too():
+    async with calling(task_accepted(), raw(b"HTTP/1.1 2000 OK\r\n\r\n" + DONE)) as (_, router):
+        error = await fail(router, timeout=1.0)
+    assert error.task_id == "t-1"
+    assert error.__cause__.body.startswith("HTTP/1.1 2000 OK")
+
+
+async def test_reads_are_as_lenient():
+    balance = b'\xef\xbb\xbf{"account_name":"otter\\ud800","credit_balance":9.99,"more":NaN}'
+    async with Gateway(answer(200, balance)) as gateway:
+        async with AsyncVideoRouter(KEY, base_url=gateway.url, models_base_url=gateway.url) as router:
+            assert (await router.balance()).credit_balance == 9.99

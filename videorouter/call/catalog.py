@@ -10,10 +10,9 @@ import math
 import time
 from typing import TYPE_CHECKING, Any
 
-import msgspec
-
 from videorouter.call.caller import read_json
 from videorouter.errors import UnexpectedResponseError
+from videorouter.lenient_json import BROKEN_JSON, decode_json
 from videorouter.models import Balance, Model
 
 if TYPE_CHECKING:
@@ -21,7 +20,6 @@ if TYPE_CHECKING:
 
 FRESH = 300.0
 """Seconds for which a catalogue counts as fresh."""
-_decode = msgspec.json.Decoder().decode
 
 
 class Catalog:
@@ -96,8 +94,8 @@ def read_balance(body: bytes) -> Balance | None:
 
 def _read(body: bytes) -> object:
     try:
-        decoded: object = _decode(body)
-    except (msgspec.MsgspecError, ValueError, RecursionError):
+        decoded: object = decode_json(body)
+    except BROKEN_JSON:
         return None
     return decoded
 

@@ -238,6 +238,8 @@ def build_error(
         facts["path"] = str(kept)
     if failed.retry_after is not None:
         facts["retry_after"] = failed.retry_after
+    if failed.response is None and attempt.unread:
+        facts["body"] = show_body(attempt.unread, settings.redact)
     built: VideoRouterError
     if ending is Raise.CLOSED:
         built = ClientClosedError(f"The client was closed while this call waited. {_NOTHING_SENT}", **facts)
@@ -325,12 +327,9 @@ def _build_doubt(failed: FailedAttempt, settings: ClientSettings, said: str, fac
     redact = settings.redact
     answer = failed.answer
     response = failed.response
-    unread = failed.attempt.unread
     if response is not None:
         facts.update(keep_evidence(response, redact))
-    elif unread:
-        facts["body"] = show_body(unread, redact)
-    found = _TASK_ID.search(response.body if response is not None else unread)
+    found = _TASK_ID.search(response.body if response is not None else failed.attempt.unread)
     if found is not None:
         facts["task_id"] = redact(found.group(1).decode("utf-8", "replace"))
     if isinstance(answer, ErrorAnswer):

@@ -9,9 +9,8 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Any, Literal
 
-import msgspec
-
 from videorouter.errors import InvalidRequestError
+from videorouter.lenient_json import BROKEN_JSON, decode_json
 from videorouter.models import Asset
 
 if TYPE_CHECKING:
@@ -35,7 +34,6 @@ LIMITS: dict[Kind, int] = {"image": 50 * 2**20, "video": 512 * 2**20, "audio": 1
 
 _SCHEME = re.compile(r"\s*[A-Za-z][A-Za-z0-9+.-]+:")
 """One letter is a drive of Windows."""
-_decode = msgspec.json.Decoder().decode
 
 
 def check_addresses(fields: Mapping[str, Any]) -> None:
@@ -127,8 +125,8 @@ def encode_upload(
 def read_asset(body: bytes, *, model: str | None = None, sha256: str | None = None) -> Asset | None:
     """Return the resource in the answer to an upload or to a poll of its review, or ``None``."""
     try:
-        root: object = _decode(body)
-    except (msgspec.MsgspecError, ValueError, RecursionError):
+        root: object = decode_json(body)
+    except BROKEN_JSON:
         return None
     if not isinstance(root, dict):
         return None
