@@ -25,6 +25,8 @@ BOUGHT = {
 }
 NOTHING_BOUGHT = {
     "connection refused for 3 s, then up": "APIConnectionError",
+    "out of credit, as 403": "InsufficientCreditsError",
+    "out of credit, as 429": "InsufficientCreditsError",
     "307 to another path": "APIStatusError",
     "reset before the server read anything": "OutcomeUnknownError",
     "idle connection closed as the call comes": "OutcomeUnknownError",
@@ -67,7 +69,7 @@ async def test_a_fault_that_passes_ends_in_one_video(charges, ours, fault):
 @pytest.mark.parametrize(("fault", "error"), sorted(NOTHING_BOUGHT.items()))
 async def test_a_fault_that_lets_nothing_through_charges_nothing(charges, ours, fault, error):
     found = await charges.meet(ours, charges.FAULTS[fault], port=find_dead_port())
-    assert found.cell == f"0, {error}"
+    assert found.cell == f"0, {error}"  # which would say it if it had been sent more than once
 
 
 @pytest.mark.parametrize("fault", sorted(MAYBE_BOUGHT))
@@ -114,6 +116,11 @@ async def test_the_ledger_counts_each_prompt_that_a_careless_client_sends(charge
 async def test_the_ledger_does_not_count_what_was_refused(charges, bystander):
     found = await charges.meet(bystander, charges.FAULTS["429 with `Retry-After: 1` once"], port=find_dead_port())
     assert (found.cell, found.posts) == ("1, result", 2)
+
+
+async def test_the_cell_of_a_refusal_says_how_often_it_was_asked_for(charges, bystander):
+    found = await charges.meet(bystander, charges.FAULTS["out of credit, as 429"], port=find_dead_port())
+    assert found.cell == "0, HTTPStatusError, sent 3 times"
 
 
 def run(script: str, *arguments: str) -> list[str]:

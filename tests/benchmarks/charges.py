@@ -2,8 +2,8 @@
 
 ``python tests/benchmarks/charges.py [--only NAME]... [--fault TEXT]...``: each client as it ships, in a process of its
 own, makes one call for each fault, against a server on loopback that keeps a ledger. A prompt counts as charged when it
-arrived whole and the server did not refuse it, by 429, 503 with ``Retry-After`` or 307. A fault stays, unless it says
-otherwise. Where it would last for minutes, the client's own timeout option is set to one second, and nothing else; a
+arrived whole and the server did not refuse it, by 403, 429, 503 with ``Retry-After`` or 307. A fault stays, unless it
+says otherwise. Where it would last for minutes, the client's own timeout option is set to one second, and nothing else; a
 call that still runs after 90 s is stopped.
 """
 
@@ -56,12 +56,12 @@ def accept(job: dict, *, then_close: float | None = None):
     return step
 
 
-def refuse(status: int, *fields: str):
+def refuse(status: int, *fields: str, body: bytes = b'{"error":{"message":"not now"}}'):
     """Answer that nothing was bought."""
 
     async def step(visit: Visit) -> None:
         (await visit.read()).refused = True
-        await visit.say(write_answer(status, b'{"error":{"message":"not now"}}', *fields, *NAMED))
+        await visit.say(write_answer(status, body, *fields, *NAMED))
 
     return step
 
@@ -115,6 +115,12 @@ class Fault:
 
 
 ERROR = json.dumps({"error": {"message": "internal error", "type": "server_error"}}).encode()
+QUOTA = {
+    "message": "You exceeded your current quota, please check your plan and billing details.",
+    "type": "insufficient_quota",
+    "code": "insufficient_quota",
+}
+NO_CREDIT = json.dumps({"error": QUOTA}).encode()
 CLOUDFLARE = b"<html><title>524: A timeout occurred</title>cloudflare</html>"
 FAULTS = {
     "connection refused for 0.2 s, then up": Fault(lambda job: [accept(job)], down=0.2),
@@ -131,6 +137,8 @@ FAULTS = {
     "200 with an empty body": Fault(lambda _: [fail(200, b"", *NAMED)]),
     "503 with `Retry-After: 1` once": Fault(lambda job: [refuse(503, "Retry-After: 1"), accept(job)]),
     "429 with `Retry-After: 1` once": Fault(lambda job: [refuse(429, "Retry-After: 1"), accept(job)]),
+    "out of credit, as 403": Fault(lambda _: [refuse(403, body=NO_CREDIT)]),
+    "out of credit, as 429": Fault(lambda _: [refuse(429, body=NO_CREDIT)]),
     "307 to another path": Fault(lambda job: [redirect(job)]),
     "idle connection closed, then a call": Fault(lambda job: [accept(job, then_close=0.3), accept(job)], idle=0.6),
     "idle connection closed as the call comes": Fault(lambda job: [accept(job), meet_on_the_way(job)], idle=0.3),
@@ -155,7 +163,8 @@ class Outcome:
     @property
     def cell(self) -> str:
         times = f"**{self.charged}**" if self.charged > 1 else str(self.charged)
-        return f"{times}, {self.error or ('result' if self.job else 'a result without an id')}"
+        words = f"{times}, {self.error or ('result' if self.job else 'a result without an id')}"
+        return words + (f", sent {self.posts} times" if self.posts > 1 and not self.charged else "")
 
 
 def is_carried(error: BaseException, text: str) -> bool:
