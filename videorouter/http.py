@@ -140,6 +140,10 @@ class BodySpool(Protocol):
         """Leave the bytes to the user, in the file whose path is given."""
         ...
 
+    def keep_cancelled(self) -> None:
+        """Leave the bytes of a call that was cancelled to the user."""
+        ...
+
 
 class Attempt:
     """What is known of one attempt while it runs: written by the sender, read by whoever asks what was lost.

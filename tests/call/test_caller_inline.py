@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
+import gzip
 import io
 import json
 import os
+import threading
 import tracemalloc
 from pathlib import Path
 
@@ -15,6 +18,7 @@ from calling import KEY, fail
 from servers import Gateway, answer, raw, write_answer
 
 from videorouter import AsyncVideoRouter, OutcomeUnknownError
+from videorouter.call.spool import split_answer
 from videorouter.journal.records import list_inline
 
 pytestmark = pytest.mark.anyio
@@ -22,6 +26,8 @@ pytestmark = pytest.mark.anyio
 HEAD = b"\0\0\0\x18ftypisom\0\0\0\0isommp42"
 CLIP = HEAD + (8 + 9 * 2**20).to_bytes(4, "big") + b"mdat" + os.urandom(9 * 2**20)
 BODY = json.dumps({"created": 1, "data": [{"b64_json": base64.b64encode(CLIP).decode(), "video_id": "v"}]}).encode()
+ZEROS = HEAD + (8 + 5 * 2**20).to_bytes(4, "big") + b"mdat" + bytes(5 * 2**20)
+BODY_OF_ZEROS = json.dumps({"data": [{"b64_json": base64.b64encode(ZEROS).decode(), "video_id": "v"}]}).encode()
 OK = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n"
 WAYS = {
     "a length": answer(200, BODY),
@@ -30,6 +36,8 @@ WAYS = {
         *(b"%x\r\n%b\r\n" % (len(part), part) for part in (BODY[:100], BODY[100:7_000_000], BODY[7_000_000:])),
         b"0\r\n\r\n",
     ),
+    "gzip": answer(200, gzip.compress(BODY, 1), "Content-Encoding: gzip"),
+    "little gzip": answer(200, gzip.compress(BODY_OF_ZEROS), "Content-Encoding: gzip"),
     "its end": raw(OK + b"\r\n", BODY),
 }
 
@@ -46,19 +54,20 @@ async def client(request):
 
 @pytest.mark.parametrize("way", WAYS)
 async def test_a_large_inline_video_is_saved_whole(client, way, tmp_path, spool_folder):
+    clip = ZEROS if way == "little gzip" else CLIP
     async with Gateway(WAYS[way]) as gateway:
         router = AsyncVideoRouter(KEY, base_url=gateway.url, http_client=client)
         result = await router.generate("otter", model="m", timeout=20)
-        assert result.video.data == CLIP
+        assert result.video.data == clip
         assert result.video.video_id == "v"
         saved = await router.save(result, tmp_path / "otter.mp4", sha256=True)
-        assert saved.path.read_bytes() == CLIP
+        assert saved.path.read_bytes() == clip
         sink = io.BytesIO()
         await router.save(result, sink)
-        assert sink.getvalue() == CLIP
+        assert sink.getvalue() == clip
         async with router.stream(result) as pieces:
-            assert b"".join([piece async for piece in pieces]) == CLIP
-        assert [data for _, _, data in list_inline(result)] == [CLIP]
+            assert b"".join([piece async for piece in pieces]) == clip
+        assert [data for _, _, data in list_inline(result)] == [clip]
         assert list(spool_folder.iterdir()) == []
         assert len(gateway.posts) == 1
 
@@ -122,3 +131,24 @@ async def test_one_that_is_cut_leaves_what_came(client):
     assert type(error) is OutcomeUnknownError
     assert BODY.startswith(read(error.path))
     assert len(gateway.posts) == 1
+
+
+async def test_of_a_call_that_is_cancelled_while_it_reads_its_answer_the_bytes_stay(client, monkeypatch, caplog):
+    begun, release = threading.Event(), threading.Event()
+
+    def split(blocks, most):
+        begun.set()
+        assert release.wait(20)
+        return split_answer(blocks, most)
+
+    monkeypatch.setattr("videorouter.call.spool.split_answer", split)
+    async with Gateway(answer(200, BODY)) as gateway:
+        router = AsyncVideoRouter(KEY, base_url=gateway.url, http_client=client)
+        call = asyncio.ensure_future(router.generate("otter", model="m", timeout=20))
+        assert await asyncio.to_thread(begun.wait, 20)
+        call.cancel()
+        asyncio.get_running_loop().call_later(0.05, release.set)
+        with pytest.raises(asyncio.CancelledError):
+            await call
+    assert read(caplog.messages[-1].rpartition(" ")[2]) == BODY
+    assert len(router.in_doubt) == 1

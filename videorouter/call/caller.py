@@ -33,7 +33,7 @@ from videorouter.call.in_doubt import describe_undelivered
 from videorouter.call.limiter import Slot
 from videorouter.call.retry import TABLE, GiveUp, History, Outcome, RequestKind, RetryAfter, decide
 from videorouter.call.spool import Spool
-from videorouter.errors import DeadlineExceededError
+from videorouter.errors import DeadlineExceededError, Phase
 from videorouter.events import OutcomeInDoubt
 from videorouter.http import Attempt, Body, Request, Response, WireError, origin_of
 from videorouter.lenient_json import BROKEN_JSON, decode_json
@@ -128,6 +128,10 @@ class Call(msgspec.Struct, Generic[Answer], kw_only=True, eq=False):
             ended = classify_failure(error, attempt, self.kind, settings, wall=time.time())
         except Exception as error:  # noqa: BLE001  whatever a user's transport raises, it ends here
             ended = classify_surprise(error, attempt, self.kind, settings, wall=time.time())
+        except BaseException:
+            if attempt.spool is not None and attempt.phase is Phase.COMPLETE:
+                attempt.spool.keep_cancelled()
+            raise
         else:
             if answer is None:
                 ended = FailedAttempt(outcome=Outcome.PENDING, attempt=attempt, response=response)

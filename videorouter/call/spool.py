@@ -10,12 +10,14 @@ from __future__ import annotations
 import base64
 import binascii
 import contextlib
+import logging
 import mmap
 import os
 import re
 import secrets
 import tempfile
 import weakref
+import zlib
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
@@ -37,7 +39,11 @@ _ESCAPES = re.compile(rb"\\(?:[nrt]|u000[aAdD9])")
 _ALPHABET = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/="
 _STANDARD = bytes.maketrans(b"-_", b"+/")
 _BASE64 = re.compile(rb"(?:data:[^,\"]{0,200},)?[A-Za-z0-9+/_=\s\\-]{4096}")
+_COMPRESSED = (b"\x1f\x8b", b"\x78\x01", b"\x78\x9c", b"\x78\xda")
 _PREFIX = re.compile(rb"data:[^,\"]{0,200},")
+
+
+log: logging.Logger = logging.getLogger("videorouter")
 
 
 class FileBytes:
@@ -97,7 +103,7 @@ class Spool:
         del piece  # a traceback keeps this frame
         if self.size > self._limit:
             raise WireError(WireFailure.TOO_LARGE, f"the answer has more than {self._limit} bytes")
-        if not self.head.lstrip(b"\xef\xbb\xbf \t\r\n").startswith((b"{", b"[")):
+        if not self.head.lstrip(b"\xef\xbb\xbf \t\r\n").startswith((b"{", b"[", *_COMPRESSED)):
             raise WireError(WireFailure.TOO_LARGE, f"the answer has more than {self._most} bytes and is no JSON text")
         if self._waiting >= _BLOCK_BYTES:
             async with Owned(self._close) as owned:
@@ -120,6 +126,8 @@ class Spool:
         if isinstance(answer, VideoResult):
             for video in answer.videos:
                 _attach(video, self._files)
+            if self._remove is not None:
+                self._remove()
 
     def keep(self) -> Path | None:
         """Leave the raw bytes on the disk for their owner: where they are, if anything was written."""
@@ -129,6 +137,12 @@ class Spool:
         if self._remove is not None:
             self._remove.detach()
         return self.path
+
+    def keep_cancelled(self) -> None:
+        """As ``keep``, for a call that was cancelled when the answer was whole: nobody else can tell where it is."""
+        log.warning(
+            "a call was cancelled after its answer of %d bytes had come: they are in %s", self.size, self.keep()
+        )
 
     def _flush(self) -> None:
         if self.path is None:
@@ -145,11 +159,11 @@ class Spool:
         if self._file is None:
             raise NotSplitError("its file was closed")
         self._file.seek(0)
-        found = split_answer(iter(partial(self._file.read, _BLOCK_BYTES), b""), self._most)
+        blocks = iter(partial(self._file.read, _BLOCK_BYTES), b"")
+        if self.head.startswith(_COMPRESSED):
+            blocks = _decompress(blocks, self._limit)
+        found = split_answer(blocks, self._most)
         self._close()
-        if self._remove is not None:
-            self._remove()
-            self.path = None
         return found
 
     def _close(self) -> None:
@@ -205,6 +219,26 @@ def split_answer(blocks: Iterator[bytes], most: int) -> tuple[bytes, dict[bytes,
     if inside or rest:
         raise NotSplitError("the answer is no JSON text: it ends inside a string")
     return bytes(left), files
+
+
+def _decompress(blocks: Iterator[bytes], limit: int) -> Iterator[bytes]:
+    """What gzip or zlib data holds, in pieces of a bounded size."""
+    decoder = zlib.decompressobj(zlib.MAX_WBITS | 32)
+    made = 0
+    for block in blocks:
+        waiting = block
+        while waiting:
+            try:
+                piece = decoder.decompress(waiting, _BLOCK_BYTES)
+            except zlib.error as error:
+                raise NotSplitError("the answer is compressed and cannot be read") from error
+            made += len(piece)
+            if made > limit:
+                raise NotSplitError(f"the answer holds more than {limit} bytes")
+            waiting = decoder.unconsumed_tail
+            yield piece
+    if not decoder.eof:
+        raise NotSplitError("the answer is compressed and was cut")
 
 
 class _Decoder:

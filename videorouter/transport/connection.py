@@ -309,10 +309,10 @@ class Connection:
             self.rest_timed = True
             self._set_timer(min(self.deadline, asyncio.get_running_loop().time() + REST_TIMEOUT))
 
-    def _pass_on_body(self) -> None:
+    def _pass_on_body(self, *, compressed: bool = False) -> None:
         """The body is too large for memory: whoever can take it all the same reads it in pieces."""
         wanted = self.attempt.make_spool is not None and 200 <= self.parser.status < 300
-        if not wanted or self.parser.body_size <= self.max_body:
+        if not wanted or (self.parser.body_size <= self.max_body and not compressed):
             self.fail(WireFailure.TOO_LARGE)
             return
         self.streaming, self.max_body = True, sys.maxsize
@@ -338,7 +338,7 @@ class Connection:
         if response.body[:2] != b'{"':
             response.body = decode_body(response.body, response.headers, self.max_body)
             if len(response.body) > self.max_body:
-                self.fail(WireFailure.TOO_LARGE)
+                self._pass_on_body(compressed=True)
                 return
         attempt.response = response
         attempt.phase = Phase.COMPLETE

@@ -404,13 +404,16 @@ async def _read_whole(
             await spool.write(bytes(pieces))
             pieces.clear()
     finally:
-        response.body = decode_body(bytes(pieces), response.headers, max_body)
+        raw = bytes(pieces)
+        response.body = decode_body(raw, response.headers, max_body)
         pieces.clear()
         del httpx_response
         swollen = len(response.body) > max_body
         response.body = clip_body(response.body, max_body)
     if swollen:
-        raise explain(WireFailure.TOO_LARGE, attempt.host)
+        writing = _open_spool(response, attempt, extend).write(raw)
+        del raw
+        await writing
 
 
 def _open_spool(response: Response, attempt: Attempt, extend: Callable[[], None]) -> BodySpool:
