@@ -39,6 +39,7 @@ _ESCAPES = re.compile(rb"\\(?:[nrt]|u000[aAdD9])")
 _ALPHABET = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/="
 _STANDARD = bytes.maketrans(b"-_", b"+/")
 _BASE64 = re.compile(rb"(?:data:[^,\"]{0,200},)?[A-Za-z0-9+/_=\s\\-]{4096}")
+_MAX_RATIO = 16
 _COMPRESSED = (b"\x1f\x8b", b"\x78\x01", b"\x78\x9c", b"\x78\xda")
 _PREFIX = re.compile(rb"data:[^,\"]{0,200},")
 
@@ -224,17 +225,18 @@ def split_answer(blocks: Iterator[bytes], most: int) -> tuple[bytes, dict[bytes,
 def _decompress(blocks: Iterator[bytes], limit: int) -> Iterator[bytes]:
     """What gzip or zlib data holds, in pieces of a bounded size."""
     decoder = zlib.decompressobj(zlib.MAX_WBITS | 32)
-    made = 0
+    made = came = 0
     for block in blocks:
         waiting = block
+        came += len(block)
         while waiting:
             try:
                 piece = decoder.decompress(waiting, _BLOCK_BYTES)
             except zlib.error as error:
                 raise NotSplitError("the answer is compressed and cannot be read") from error
             made += len(piece)
-            if made > limit:
-                raise NotSplitError(f"the answer holds more than {limit} bytes")
+            if made > min(limit, _MAX_RATIO * came):
+                raise NotSplitError(f"the answer holds more than {made} bytes, compressed as no video can be")
             waiting = decoder.unconsumed_tail
             yield piece
     if not decoder.eof:
