@@ -46,7 +46,7 @@ MAYBE_BOUGHT = {
 
 @pytest.fixture
 def charges(monkeypatch):
-    limiter.PROCESS.model_limits.clear()
+    limiter.PROCESS_LIMITS.model_limits.clear()
     monkeypatch.syspath_prepend(SCRIPTS)
     return importlib.import_module("charges")
 

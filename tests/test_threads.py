@@ -11,7 +11,7 @@ import anyio.lowlevel
 import pytest
 
 from videorouter import threads
-from videorouter.threads import Owned, run_in_thread
+from videorouter.threads import ThreadedResource, run_in_thread
 
 
 class Gate:
@@ -123,7 +123,7 @@ async def test_what_is_owned_is_closed_after_the_thread_and_before_the_caller_go
     closed = []
 
     async def work() -> None:
-        async with Owned(lambda: closed.append(gate.ended)) as owned:
+        async with ThreadedResource(lambda: closed.append(gate.ended)) as owned:
             await owned.run(gate.work)
             await anyio.sleep(20)
 
@@ -139,13 +139,13 @@ async def test_results_and_errors_come_through():
     closed = []
 
     async def work() -> None:
-        async with Owned(lambda: closed.append(1)) as owned:
+        async with ThreadedResource(lambda: closed.append(1)) as owned:
             assert await owned.run(divmod, 7, 2) == (3, 1)
             await owned.run(fail)
 
     with pytest.raises(FaultError):
         await work()
-    async with Owned(lambda: closed.append(2)):
+    async with ThreadedResource(lambda: closed.append(2)):
         pass
     assert closed == [1]
 
@@ -156,7 +156,7 @@ async def test_work_that_has_not_begun_when_it_is_cancelled_never_begins_and_a_c
     ran, closed = [], []
 
     async def wait() -> None:
-        async with Owned(lambda: closed.append(1), limiter=limiter) as owned:
+        async with ThreadedResource(lambda: closed.append(1), limiter=limiter) as owned:
             await owned.run(lambda: ran.append(1))
 
     first = asyncio.ensure_future(run_in_thread(gate.work, limiter=limiter))
@@ -182,7 +182,7 @@ async def test_a_thread_that_hangs_is_left_behind_and_closes_what_it_works_on_at
         closed.set()
 
     async def work() -> None:
-        async with Owned(close) as owned:
+        async with ThreadedResource(close) as owned:
             await owned.run(gate.work)
 
     task = asyncio.ensure_future(work())
@@ -206,7 +206,7 @@ def test_what_is_owned_is_closed_when_its_loop_was_closed_under_it(gate, at_work
         closed.set()
 
     async def work() -> None:
-        async with Owned(close) as owned:
+        async with ThreadedResource(close) as owned:
             await owned.run(gate.work)
             await asyncio.Future()
 
@@ -235,7 +235,7 @@ def test_trio_waits_for_its_threads_too(gate):
 
     async def main() -> None:
         with anyio.move_on_after(0.05) as scope:
-            async with Owned(lambda: closed.append(gate.ended)) as owned:
+            async with ThreadedResource(lambda: closed.append(gate.ended)) as owned:
                 threading.Timer(0.2, gate.release.set).start()
                 await owned.run(gate.work)
                 await anyio.sleep(20)

@@ -193,7 +193,7 @@ class Attempt:
 class WireFailure(enum.StrEnum):
     """Why an attempt brought no whole response. The phase comes from the attempt, never from this."""
 
-    REFUSED = "connection refused"
+    CONNECTION_REFUSED = "connection refused"
     UNREACHABLE = "host unreachable"
     CONNECT_TIMEOUT = "connect timeout"
     NAME_TEMPORARY = "temporary DNS failure"

@@ -1,7 +1,7 @@
 """Blocking work in threads: a cancelled caller waits until its thread has let go of the descriptor, file or lock.
 
 anyio's shield alone does not do that: asyncio's own cancellation passes through it, so the wait is for a future that
-refuses to be cancelled. A thread that hangs for ``PATIENCE`` seconds is left behind and keeps its resource: ``Owned``
+refuses to be cancelled. A thread that hangs for ``PATIENCE`` seconds is left behind and keeps its resource: ``ThreadedResource``
 lets one thread in at a time and closes last.
 """
 
@@ -39,10 +39,10 @@ async def run_in_thread(function: Callable[[], T], *, limiter: anyio.CapacityLim
         raise
 
 
-class Owned:
+class ThreadedResource:
     """Something that threads work on, one at a time; when the block fails, ``close`` runs after the last of them.
 
-    ``async with Owned(close) as owned: await owned.run(function, ...)``. ``close`` blocks and runs in a thread, however
+    ``async with ThreadedResource(close) as owned: await owned.run(function, ...)``. ``close`` blocks and runs in a thread, however
     often the caller is cancelled, and also when its loop was closed under it.
     """
 

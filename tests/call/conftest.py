@@ -7,7 +7,7 @@ from videorouter.call import limiter
 
 @pytest.fixture(autouse=True)
 def fresh_limits():
-    limiter.PROCESS.model_limits.clear()
+    limiter.PROCESS_LIMITS.model_limits.clear()
 
 
 @pytest.fixture(autouse=True)

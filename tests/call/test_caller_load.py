@@ -78,20 +78,20 @@ async def test_an_outage_over_a_thousand_calls_is_no_storm(step, options):
 async def test_an_empty_budget_is_told_and_a_success_fills_it_again():
     gateway = Gateway(answer(500))
     async with gateway, AsyncVideoRouter("sk-0123456789", base_url=gateway.url, idempotency="honoured") as router:
-        router._caller.shared.budget.tokens = 10
+        router._caller.shared.retry_budget.tokens = 10
         with pytest.raises(VideoRouterError) as caught:
             await router.generate("otter", model="veo", timeout=20)
         assert caught.value.budget_exhausted
         assert caught.value.attempts == len(gateway.posts) == 1
         gateway.steps = [answer()]
         await router.generate("otter", model="veo")
-        assert router._caller.shared.budget.tokens == 11
+        assert router._caller.shared.retry_budget.tokens == 11
 
 
 async def test_refused_calls_without_budget_wait_for_their_model_and_are_all_done():
     gateway = Gateway(*[answer(429)] * 22, answer())
     async with gateway, AsyncVideoRouter("sk-0123456789", base_url=gateway.url, adaptive=False) as router:
-        router._caller.shared.budget.tokens = 0
+        router._caller.shared.retry_budget.tokens = 0
         calls = [router.generate("otter", model="veo", timeout=60) for _ in range(20)]
         assert len(await asyncio.gather(*calls)) == 20
 

@@ -243,7 +243,7 @@ def test_what_does_not_say_so_is_not_out_of_credit(status, told):
 @pytest.mark.parametrize(("status", "effective"), [(429, 429), (200, 429)])
 def test_the_wait_of_a_429_stands_in_its_words_when_no_header_says_it(status, effective, headers, message, retry_after):
     failed, error = judge(status, headers=headers, effective=effective, message=message)
-    assert (failed.outcome, failed.retry_after) == (Outcome.REFUSED, retry_after)
+    assert (failed.outcome, failed.retry_after) == (Outcome.THROTTLED, retry_after)
     assert error.retry_after == retry_after
 
 

@@ -86,7 +86,7 @@ async def test_a_full_client_does_not_block_another_of_the_same_model():
 async def test_a_paused_model_does_not_block_another_of_the_same_client():
     limit = ClientLimit(100)
     (slot,) = fill(limit, 1)
-    slot.note_refusal(30.0)
+    slot.note_throttled(30.0)
     waiting = asyncio.create_task(open_slot(limit).take(later()))
     await asyncio.sleep(0)
     assert await asyncio.wait_for(open_slot(limit, "another").take(later()), 5)
@@ -177,7 +177,7 @@ async def test_a_request_that_is_still_connecting_does_not():
 async def test_a_pause_holds_everybody_once():
     limit = ClientLimit(100)
     for slot in fill(limit, 5):
-        slot.note_refusal(0.2)
+        slot.note_throttled(0.2)
         slot.release()
     began = time.monotonic()
     assert not open_slot(limit).try_take()
@@ -188,7 +188,7 @@ async def test_a_pause_holds_everybody_once():
 async def test_looking_at_a_task_waits_for_no_pause():
     limit = ClientLimit(100)
     (slot,) = fill(limit, 1)
-    slot.note_refusal(30.0)
+    slot.note_throttled(30.0)
     assert open_slot(limit, sends=False).try_take()
 
 
@@ -273,13 +273,13 @@ def test_trio_waits_too():
 def test_a_forked_child_starts_with_empty_limits():
     limit = ClientLimit(1)
     fill(limit, 1)
-    limiter.PROCESS.lock.acquire()
+    limiter.PROCESS_LIMITS.lock.acquire()
     try:
         child = os.fork()
         if child == 0:
             os._exit(0 if open_slot(limit).try_take() else 1)
     finally:
-        limiter.PROCESS.lock.release()
+        limiter.PROCESS_LIMITS.lock.release()
     assert os.waitpid(child, 0)[1] == 0
     assert not open_slot(limit).try_take()
 
@@ -291,7 +291,7 @@ async def test_thousands_of_models_do_not_pile_up():
         assert slot.try_take()
         slot.release()
     assert len(limit.queues) <= 1024
-    assert len(limiter.PROCESS.model_limits) <= 1024
+    assert len(limiter.PROCESS_LIMITS.model_limits) <= 1024
 
 
 # Nobody starves, and no loop holds up another
@@ -325,7 +325,7 @@ async def test_the_models_of_a_client_take_turns():
 async def test_a_client_without_budget_does_not_hold_up_another():
     poor, rich = ClientLimit(10), ClientLimit(10)
     (slot,) = fill(poor, 1)
-    slot.note_refusal(None)
+    slot.note_throttled(None)
     slot.release()
     slot.queue.model_limit.probe.next_at = later()
     starved = open_slot(poor)
@@ -340,7 +340,7 @@ async def test_a_client_without_budget_does_not_hold_up_another():
 async def test_looking_at_a_task_passes_those_who_wait_for_a_pause():
     limit = ClientLimit(10)
     (slot,) = fill(limit, 1)
-    slot.note_refusal(30.0)
+    slot.note_throttled(30.0)
     waiting = asyncio.create_task(open_slot(limit).take(later(60)))
     await asyncio.sleep(0.01)
     look = open_slot(limit, sends=False)
@@ -357,7 +357,7 @@ def run_in_thread(work) -> threading.Thread:
 def test_a_blocked_loop_that_waits_for_a_pause_holds_up_no_other():
     limit = ClientLimit(10)
     (slot,) = fill(limit, 1)
-    slot.note_refusal(0.5)
+    slot.note_throttled(0.5)
     began = time.monotonic()
     waits, unblock = threading.Event(), threading.Event()
 
@@ -425,7 +425,7 @@ def test_a_slot_that_the_garbage_collector_gives_back_under_the_lock_stops_nobod
         loop.close()
         task._log_destroy_pending = False
         del task, loop
-        with limiter.PROCESS.lock:
+        with limiter.PROCESS_LIMITS.lock:
             gc.collect()
         done.set()
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from hypothesis import given, strategies as st
 
-from videorouter.call.pace import HELD, LONGEST_HOLD, MOST, START, AdaptiveRate, Recent, RecoveryProbe
+from videorouter.call.pace import HELD_SECONDS, LONGEST_HOLD, MOST, START, AdaptiveRate, Recent, RecoveryProbe
 
 
 def succeed(pace, times, now=0.0, used=None):
@@ -16,7 +16,7 @@ def succeed(pace, times, now=0.0, used=None):
 def test_it_starts_at_16_and_doubles_per_window_until_the_first_refusal():
     pace = AdaptiveRate()
     assert pace.limit == START == 16
-    assert HELD == 0.25
+    assert HELD_SECONDS == 0.25
     succeed(pace, 16)
     assert pace.limit == 32
     succeed(pace, 32)

@@ -10,15 +10,15 @@ import pytest
 from hypothesis import given, strategies as st
 
 from videorouter.call.retry import (
-    BUDGET,
     CONNECTING,
     KEPT_FOR_PROBES,
     LEAST_SLEEP,
-    REFUSED,
+    MAY_BE_ACCEPTED,
+    RETRY_TOKENS,
     TABLE,
+    THROTTLE_BACK_OFF,
     THROTTLED_COST,
     TRANSIENT_COST,
-    UNDECIDED,
     BackOff,
     GiveUp,
     History,
@@ -56,7 +56,7 @@ PROMISED = {
     "UNSENT": "again, again, again, again, poll, poll, fetch",
     "LOST": "doubt, replay, doubt, again, poll, poll, fetch",
     "OUT_OF_CREDIT": "status, status, status, status, poll, status, file",
-    "REFUSED": "wait, wait, wait, wait, poll, poll, wait for the file",
+    "THROTTLED": "wait, wait, wait, wait, poll, poll, wait for the file",
     "SERVER_ERROR": "doubt, replay, doubt, again 5xx, poll, poll, fetch",
     "CONFLICT": "doubt, replay, doubt, status, poll, status, file",
     "KEY_CONFLICT": "doubt, first, doubt, status, poll, status, file",
@@ -112,12 +112,12 @@ def test_only_a_paid_request_buys_and_only_a_read_can_be_repeated_without_effect
 
 
 def test_nothing_that_may_have_been_accepted_is_sent_again_by_default():
-    for outcome in UNDECIDED | {Outcome.KEY_CONFLICT}:
+    for outcome in MAY_BE_ACCEPTED | {Outcome.KEY_CONFLICT}:
         assert TABLE[outcome][ONCE] == (Retry.STOP, Raise.DOUBT)
 
 
 def test_what_ends_in_doubt_is_undecided_and_nothing_else_is():
-    assert {one for one in Outcome if TABLE[one][ONCE][1] is Raise.DOUBT} - {Outcome.KEY_CONFLICT} == UNDECIDED
+    assert {one for one in Outcome if TABLE[one][ONCE][1] is Raise.DOUBT} - {Outcome.KEY_CONFLICT} == MAY_BE_ACCEPTED
 
 
 STATUSES = {
@@ -125,7 +125,7 @@ STATUSES = {
     402: Outcome.OUT_OF_CREDIT,
     **dict.fromkeys((401, 403), Outcome.FORBIDDEN),
     404: Outcome.MISSING,
-    **dict.fromkeys((425, 429), Outcome.REFUSED),
+    **dict.fromkeys((425, 429), Outcome.THROTTLED),
     **dict.fromkeys((408, 500, 501, 502, 503, 504, 507, 520, 521, 524, 526, 599, 600, 999), Outcome.SERVER_ERROR),
     **dict.fromkeys((300, 301, 302, 303, 304, 305, 399), Outcome.REDIRECT),
     **dict.fromkeys((307, 308), Outcome.REDIRECT_REPEATING),
@@ -141,45 +141,45 @@ def test_each_status_has_its_outcome(status, outcome):
 
 @pytest.mark.parametrize("status", [500, 502, 504, 409, 400])
 def test_retry_after_makes_a_refusal_of_503_only(status):
-    assert find_outcome(503, retry_after=0.0) is Outcome.REFUSED
-    assert find_outcome(status, retry_after=1.0) is not Outcome.REFUSED
+    assert find_outcome(503, retry_after=0.0) is Outcome.THROTTLED
+    assert find_outcome(status, retry_after=1.0) is not Outcome.THROTTLED
 
 
 def test_the_caller_may_declare_refusals():
-    assert find_outcome(502, retry_after=None, refused=frozenset({502})) is Outcome.REFUSED
-    assert find_outcome(400, retry_after=None, refused=frozenset({400})) is Outcome.REFUSED
+    assert find_outcome(502, retry_after=None, refused=frozenset({502})) is Outcome.THROTTLED
+    assert find_outcome(400, retry_after=None, refused=frozenset({400})) is Outcome.THROTTLED
 
 
 def settle(outcome, kind, history=None, **changes):
-    options = {"now": 0.0, "deadline": 100.0, "dice": 0.5, "max_retries": 4, **changes}
+    options = {"now": 0.0, "deadline": 100.0, "jitter": 0.5, "max_retries": 4, **changes}
     return decide(outcome, kind, history or History(), **options)
 
 
 @given(OUTCOMES, KINDS_COUNTED, DICE)
-def test_no_retries_means_none_and_the_ending_is_the_tables(outcome, kind, dice):
-    assert settle(outcome, kind, dice=dice, max_retries=0) == GiveUp(ending=TABLE[outcome][kind][1])
+def test_no_retries_means_none_and_the_ending_is_the_tables(outcome, kind, jitter):
+    assert settle(outcome, kind, jitter=jitter, max_retries=0) == GiveUp(ending=TABLE[outcome][kind][1])
 
 
 @given(st.sampled_from(CELLS), st.integers(1, 10), DICE)
-def test_a_cell_whose_retries_are_used_up_ends_as_the_table_says(cell, most, dice):
+def test_a_cell_whose_retries_are_used_up_ends_as_the_table_says(cell, most, jitter):
     outcome, kind = cell
-    assert settle(outcome, kind, History(retries=most), dice=dice, max_retries=most) == GiveUp(
+    assert settle(outcome, kind, History(retries=most), jitter=jitter, max_retries=most) == GiveUp(
         ending=TABLE[outcome][kind][1]
     )
 
 
 @given(st.sampled_from([cell for cell in CELLS if TABLE[cell[0]][cell[1]][0] is Retry.STOP]), DICE)
-def test_a_cell_that_stops_does_so_at_the_first_attempt(cell, dice):
+def test_a_cell_that_stops_does_so_at_the_first_attempt(cell, jitter):
     outcome, kind = cell
-    assert settle(outcome, kind, dice=dice) == GiveUp(ending=TABLE[outcome][kind][1])
+    assert settle(outcome, kind, jitter=jitter) == GiveUp(ending=TABLE[outcome][kind][1])
 
 
 @given(OUTCOMES, KINDS, st.integers(0, 10), st.integers(0, 10), DICE, st.none() | st.floats(0, 1e6), st.floats(0, 200))
 def test_again_is_always_before_the_deadline_and_never_too_soon(
-    outcome, kind, retries, refusals, dice, asked, deadline
+    outcome, kind, retries, refusals, jitter, asked, deadline
 ):
     decision = settle(
-        outcome, kind, History(retries=retries, refusals=refusals), dice=dice, retry_after=asked, deadline=deadline
+        outcome, kind, History(retries=retries, refusals=refusals), jitter=jitter, retry_after=asked, deadline=deadline
     )
     if isinstance(decision, RetryAfter) and kind is not RequestKind.POLL:
         assert decision.after < deadline
@@ -198,7 +198,7 @@ def test_max_retries_counts_retries_and_refusals_do_not_count(kind, most):
     assert settle(Outcome.UNREACHED, kind, history, max_retries=most) == GiveUp(
         ending=TABLE[Outcome.UNREACHED][kind][1]
     )
-    assert isinstance(settle(Outcome.REFUSED, kind, history, max_retries=most), RetryAfter)
+    assert isinstance(settle(Outcome.THROTTLED, kind, history, max_retries=most), RetryAfter)
 
 
 def test_a_senseless_read_is_repeated_once():
@@ -210,19 +210,19 @@ def test_a_senseless_read_is_repeated_once():
 
 
 def test_a_retry_after_past_the_deadline_stops_at_once():
-    assert settle(Outcome.REFUSED, ONCE, retry_after=100.0) == GiveUp(ending=Raise.STATUS, too_late=True)
-    assert settle(Outcome.REFUSED, ONCE, retry_after=100.0, dice=0.0) == GiveUp(ending=Raise.STATUS, too_late=True)
-    assert isinstance(settle(Outcome.REFUSED, ONCE, retry_after=99.0, dice=0.0), RetryAfter)
+    assert settle(Outcome.THROTTLED, ONCE, retry_after=100.0) == GiveUp(ending=Raise.STATUS, too_late=True)
+    assert settle(Outcome.THROTTLED, ONCE, retry_after=100.0, jitter=0.0) == GiveUp(ending=Raise.STATUS, too_late=True)
+    assert isinstance(settle(Outcome.THROTTLED, ONCE, retry_after=99.0, jitter=0.0), RetryAfter)
 
 
 def test_a_retry_that_would_start_at_the_deadline_is_too_late():
-    assert settle(Outcome.REFUSED, ONCE, retry_after=100.0, dice=0.0) == GiveUp(ending=Raise.STATUS, too_late=True)
+    assert settle(Outcome.THROTTLED, ONCE, retry_after=100.0, jitter=0.0) == GiveUp(ending=Raise.STATUS, too_late=True)
 
 
 def test_once_in_doubt_always_in_doubt():
     history = History()
     history.note(Outcome.LOST, HONOURED, settle(Outcome.LOST, HONOURED))
-    history.note(Outcome.REFUSED, HONOURED, settle(Outcome.REFUSED, HONOURED))
+    history.note(Outcome.THROTTLED, HONOURED, settle(Outcome.THROTTLED, HONOURED))
     assert history.doubtful
 
 
@@ -231,7 +231,7 @@ def test_a_call_is_in_doubt_when_a_paid_attempt_of_it_was_undecided_and_only_the
     history = History()
     for outcome in outcomes:
         history.note(outcome, kind, settle(outcome, kind, history))
-    assert history.doubtful == (kind.paid and not UNDECIDED.isdisjoint(outcomes))
+    assert history.doubtful == (kind.paid and not MAY_BE_ACCEPTED.isdisjoint(outcomes))
 
 
 @given(st.lists(OUTCOMES.filter(lambda one: one not in {Outcome.PENDING, Outcome.PARTIAL}), max_size=9), KINDS)
@@ -247,7 +247,7 @@ def test_every_retry_and_every_refusal_of_a_call_is_counted(outcomes, kind):
 
 def test_a_file_that_comes_in_parts_forgets_its_failures_and_pays_nothing():
     history = History(retries=4, refusals=3)
-    decision = settle(Outcome.PARTIAL, FILE, history, dice=1.0)
+    decision = settle(Outcome.PARTIAL, FILE, history, jitter=1.0)
     assert decision == RetryAfter(after=CONNECTING.first)
     history.note(Outcome.PARTIAL, FILE, decision)
     assert (history.retries, history.refusals, history.last_cost) == (0, 0, 0)
@@ -272,28 +272,28 @@ def test_no_other_host_is_tried_when_it_may_not_be(changes):
 
 
 @given(OUTCOMES.filter(lambda one: one not in {Outcome.UNREACHED, Outcome.NAME_MISSING}), KINDS, DICE)
-def test_nothing_but_a_missing_connection_goes_to_another_host(outcome, kind, dice):
-    assert settle(outcome, kind, dice=dice, hosts=2) == settle(outcome, kind, dice=dice)
+def test_nothing_but_a_missing_connection_goes_to_another_host(outcome, kind, jitter):
+    assert settle(outcome, kind, jitter=jitter, hosts=2) == settle(outcome, kind, jitter=jitter)
 
 
 @given(OUTCOMES, st.sampled_from([kind for kind in RequestKind if not kind.paid]), DICE)
-def test_only_a_paid_request_has_other_hosts(outcome, kind, dice):
-    assert settle(outcome, kind, dice=dice, hosts=2) == settle(outcome, kind, dice=dice)
+def test_only_a_paid_request_has_other_hosts(outcome, kind, jitter):
+    assert settle(outcome, kind, jitter=jitter, hosts=2) == settle(outcome, kind, jitter=jitter)
 
 
 def test_what_a_retry_costs():
     assert settle(Outcome.UNREACHED, ONCE).cost == TRANSIENT_COST == 14
-    refusal = settle(Outcome.REFUSED, ONCE)
+    refusal = settle(Outcome.THROTTLED, ONCE)
     assert (refusal.cost, refusal.throttled) == (THROTTLED_COST, True)
     assert THROTTLED_COST == 5
     history = History()
     assert history.last_cost == 1
-    history.note(Outcome.REFUSED, ONCE, refusal)
+    history.note(Outcome.THROTTLED, ONCE, refusal)
     assert (history.last_cost, history.refusals, history.retries) == (5, 1, 0)
 
 
 @pytest.mark.parametrize(
-    ("retry", "base", "cap", "dice", "pause"),
+    ("retry", "base", "cap", "jitter", "pause"),
     [
         (1, 0.1, 5.0, 1.0, 0.1),
         (2, 0.1, 5.0, 1.0, 0.2),
@@ -304,15 +304,15 @@ def test_what_a_retry_costs():
         (5, 1.0, 30.0, 0.0, 0.05),
     ],
 )
-def test_the_back_off(retry, base, cap, dice, pause):
-    assert find_pause(retry, BackOff(first=base, cap=cap), dice) == pytest.approx(pause)
+def test_the_back_off(retry, base, cap, jitter, pause):
+    assert find_pause(retry, BackOff(first=base, cap=cap), jitter) == pytest.approx(pause)
 
 
 @pytest.mark.parametrize(
-    ("asked", "dice", "pause"), [(0, 1, 0.5), (10, 0, 10), (10, 1, 12), (1, 1, 1.5), (2.5, 1, 3), (100, 0.5, 110)]
+    ("asked", "jitter", "pause"), [(0, 1, 0.5), (10, 0, 10), (10, 1, 12), (1, 1, 1.5), (2.5, 1, 3), (100, 0.5, 110)]
 )
-def test_the_pause_that_was_asked_for(asked, dice, pause):
-    assert find_pause(9, REFUSED, dice, asked) == pytest.approx(pause)
+def test_the_pause_that_was_asked_for(asked, jitter, pause):
+    assert find_pause(9, THROTTLE_BACK_OFF, jitter, asked) == pytest.approx(pause)
 
 
 @pytest.mark.parametrize(
@@ -320,45 +320,45 @@ def test_the_pause_that_was_asked_for(asked, dice, pause):
     [
         (Outcome.UNREACHED, 0.05, 0.1),
         (Outcome.LOST, 0.05, 0.1),
-        (Outcome.REFUSED, 0.05, 1.0),
+        (Outcome.THROTTLED, 0.05, 1.0),
         (Outcome.SERVER_ERROR, 0.05, 1.0),
     ],
 )
 def test_connections_are_tried_sooner_than_refusals(outcome, least, most):
-    assert settle(outcome, READ, dice=1.0).after == pytest.approx(most)
-    assert settle(outcome, READ, dice=0.0).after == pytest.approx(least)
+    assert settle(outcome, READ, jitter=1.0).after == pytest.approx(most)
+    assert settle(outcome, READ, jitter=0.0).after == pytest.approx(least)
 
 
 @pytest.mark.parametrize(
     ("history", "outcome", "after"),
     [
-        (History(refusals=3), Outcome.REFUSED, 8.0),
-        (History(retries=3), Outcome.REFUSED, 1.0),
+        (History(refusals=3), Outcome.THROTTLED, 8.0),
+        (History(retries=3), Outcome.THROTTLED, 1.0),
         (History(retries=3), Outcome.UNREACHED, 0.8),
         (History(refusals=3), Outcome.UNREACHED, 0.1),
     ],
 )
 def test_refusals_and_retries_back_off_apart(history, outcome, after):
-    assert settle(outcome, ONCE, history, dice=1.0).after == pytest.approx(after)
+    assert settle(outcome, ONCE, history, jitter=1.0).after == pytest.approx(after)
 
 
 def test_the_last_tokens_of_a_budget_can_be_spent():
     budget = RetryBudget()
-    assert budget.spend(BUDGET)
+    assert budget.spend(RETRY_TOKENS)
     assert not budget.spend(1)
 
 
 def test_the_budget_runs_dry_and_fills_again():
     budget = RetryBudget()
-    assert sum(budget.spend(TRANSIENT_COST) for _ in range(1000)) == BUDGET // TRANSIENT_COST == 35
+    assert sum(budget.spend(TRANSIENT_COST) for _ in range(1000)) == RETRY_TOKENS // TRANSIENT_COST == 35
     assert budget.tokens == 500 - 35 * 14
     budget.repay(14)
     assert budget.spend(14)
     budget.repay(10_000)
-    assert budget.tokens == BUDGET
+    assert budget.tokens == RETRY_TOKENS
     assert sum(budget.spend(THROTTLED_COST, keep=KEPT_FOR_PROBES) for _ in range(1000)) == 80
     for _ in range(20):
-        budget.drain(THROTTLED_COST)
+        budget.take_up_to(THROTTLED_COST)
     assert budget.tokens == 0
 
 

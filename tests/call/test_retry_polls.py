@@ -25,7 +25,7 @@ POLL, REVIEW = RequestKind.POLL, RequestKind.REVIEW
 
 
 def judge(outcome, history=None, kind=POLL, **changes):
-    options = {"now": 0.0, "deadline": 1e9, "dice": 0.5, "max_retries": 4, **changes}
+    options = {"now": 0.0, "deadline": 1e9, "jitter": 0.5, "max_retries": 4, **changes}
     return decide(outcome, kind, history or History(attempts=1), **options)
 
 
@@ -38,18 +38,18 @@ def test_polls_come_further_apart_up_to_a_cap():
 
 
 @given(st.integers(0, 10**9), DICE)
-def test_every_pause_is_finite_and_jittered(polls, dice):
-    assert 0.2 <= judge(Outcome.PENDING, History(attempts=polls), dice=dice).after <= 12.001
+def test_every_pause_is_finite_and_jittered(polls, jitter):
+    assert 0.2 <= judge(Outcome.PENDING, History(attempts=polls), jitter=jitter).after <= 12.001
 
 
-def test_dice_spread_the_polls():
+def test_jitter_spreads_the_polls():
     assert find_pause(21, POLLING, 0.0) == pytest.approx(8.0)
     assert find_pause(21, POLLING, 1.0) == pytest.approx(12.0)
 
 
 @given(st.integers(0, 10**6), DICE)
-def test_a_failed_poll_is_repeated_within_ten_seconds(failed, dice):
-    assert 0.25 <= judge(Outcome.LOST, History(attempts=1, retries=failed), dice=dice).after <= 10.0
+def test_a_failed_poll_is_repeated_within_ten_seconds(failed, jitter):
+    assert 0.25 <= judge(Outcome.LOST, History(attempts=1, retries=failed), jitter=jitter).after <= 10.0
 
 
 def test_failed_polls_back_off():
@@ -60,9 +60,9 @@ def test_failed_polls_back_off():
 
 
 def test_what_the_gateway_asks_for_is_kept():
-    assert judge(Outcome.REFUSED, dice=0.0, retry_after=42.0).after == 42.0
-    assert judge(Outcome.SERVER_ERROR, dice=1.0, retry_after=1.0).after == 1.5
-    assert judge(Outcome.REFUSED, dice=1.0, retry_after=10.0).after == 12.0
+    assert judge(Outcome.THROTTLED, jitter=0.0, retry_after=42.0).after == 42.0
+    assert judge(Outcome.SERVER_ERROR, jitter=1.0, retry_after=1.0).after == 1.5
+    assert judge(Outcome.THROTTLED, jitter=1.0, retry_after=10.0).after == 12.0
 
 
 @pytest.mark.parametrize("status", [401, 403])
@@ -113,14 +113,14 @@ def test_failures_are_counted_until_a_poll_is_answered():
     history = History(attempts=1)
     for _ in range(3):
         history.note(Outcome.LOST, POLL, judge(Outcome.LOST, history))
-    assert judge(Outcome.LOST, history, dice=1.0).after == pytest.approx(0.5 * 1.6**3)
+    assert judge(Outcome.LOST, history, jitter=1.0).after == pytest.approx(0.5 * 1.6**3)
     history.note(Outcome.PENDING, POLL, judge(Outcome.PENDING, history))
-    assert judge(Outcome.LOST, history, dice=1.0).after == 0.5
+    assert judge(Outcome.LOST, history, jitter=1.0).after == 0.5
 
 
 def test_a_task_is_polled_at_its_deadline_too():
     assert judge(Outcome.PENDING, deadline=0.1).after == 0.1
-    assert judge(Outcome.REFUSED, deadline=0.1, retry_after=60.0).after == 0.1
+    assert judge(Outcome.THROTTLED, deadline=0.1, retry_after=60.0).after == 0.1
     assert judge(Outcome.PENDING, deadline=0.1, now=0.1) == GiveUp(ending=Raise.TIMEOUT, too_late=True)
     assert judge(Outcome.MISSING, deadline=0.1, now=0.2) == GiveUp(ending=Raise.TASK, too_late=True)
 

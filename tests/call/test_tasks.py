@@ -39,7 +39,7 @@ DONE = answer(200, {"data": {"status": "completed", "urls": {"video": "https://c
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
-    limiter.PROCESS.model_limits.clear()
+    limiter.PROCESS_LIMITS.model_limits.clear()
     monkeypatch.setattr(retry, "POLLING", retry.BackOff(first=0.01, cap=1.0))
     monkeypatch.setattr(retry, "FAILED_POLL", retry.BackOff(first=0.01, cap=1.0))
 

@@ -171,7 +171,7 @@ def test_trouble_is_asked_again(status):
 @pytest.mark.parametrize(("status", "retry_after"), [(429, None), (429, b"7"), (425, None), (503, b"7")])
 def test_a_refusal_is_waited_for(status, retry_after):
     found = read(status, () if retry_after is None else ((b"retry-after", retry_after),))
-    assert found.outcome is Outcome.REFUSED
+    assert found.outcome is Outcome.THROTTLED
     assert found.retry_after == found.raised.retry_after == (None if retry_after is None else 7.0)
     assert found.raised.status == status
 

@@ -147,7 +147,7 @@ def check_error(error: VideoRouterError, seed: int, answer: bytes) -> None:
 
 
 async def test_whatever_a_server_says_ends_in_an_error_of_ours():
-    limiter.PROCESS.model_limits.clear()
+    limiter.PROCESS_LIMITS.model_limits.clear()
     seed, cases = SEED, CASES
     print(f"seed {seed}")  # noqa: T201  it repeats the run
     dice = random.Random(seed)
@@ -216,7 +216,7 @@ def check_poll_error(error: VideoRouterError, name: str, said: list[bytes] | Non
 
 
 async def test_whatever_a_server_says_of_a_task_it_stays_accepted():
-    limiter.PROCESS.model_limits.clear()
+    limiter.PROCESS_LIMITS.model_limits.clear()
     dice = random.Random(SEED)
     said: dict[str, list[bytes]] = {}
 

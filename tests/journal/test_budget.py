@@ -82,9 +82,9 @@ def test_a_cap_can_be_spent_to_its_last_millionth():
 def test_a_replayed_key_takes_what_it_cost_out_of_the_unknown_once_and_never_below_nothing():
     budget = Budget()
     budget.carry_over(reserved=0.0, confirmed=0.0, unknown=3.0)
-    budget.forget(1.0)
+    budget.clear_unknown(1.0)
     assert budget.unknown == 2_000_000
-    budget.forget(5.0)
+    budget.clear_unknown(5.0)
     assert budget.unknown == 0
 
 

@@ -14,11 +14,11 @@ from videorouter.journal.states import (
     decide_resumption,
     describe_failure,
     digest_request,
-    judge_error,
     keep_doubt,
     list_sources,
     name_item,
-    read_crash,
+    state_after_crash,
+    state_after_error,
 )
 from videorouter.models import BatchSummary, Failure
 
@@ -95,7 +95,7 @@ def test_retry_refuses_states_that_could_buy_twice(wrong):
     ],
 )
 def test_an_error_ends_in_the_state_that_never_pays_twice(error, sent, state):
-    assert judge_error(error, sent=sent) == state
+    assert state_after_error(error, sent=sent) == state
 
 
 @pytest.mark.parametrize(
@@ -119,11 +119,11 @@ def test_what_is_in_doubt_stays_so_unless_a_second_sending_was_accepted(ended, d
 def test_any_error_that_says_so_leaves_the_item_in_doubt():
     error = errors.APIConnectionError("x")
     error.in_doubt = True
-    assert judge_error(error, sent=True) == "in_doubt"
+    assert state_after_error(error, sent=True) == "in_doubt"
 
 
 def test_an_error_after_acceptance_leaves_the_item_accepted():
-    assert judge_error(RuntimeError("a bug"), sent=True, task_id="t-1") == "accepted"
+    assert state_after_error(RuntimeError("a bug"), sent=True, task_id="t-1") == "accepted"
 
 
 def test_a_done_item_never_moves():
@@ -142,12 +142,14 @@ def test_what_was_paid_for_is_never_sent_again_and_nothing_is_sent_unnoticed():
 
 def test_a_crash_moves_what_the_table_lets_it_move():
     for state in STATES:
-        moved = read_crash(state)
+        moved = state_after_crash(state)
         assert moved == state or state in list_sources("crash", moved)
 
 
 def test_a_crash_while_sending_is_in_doubt():
-    assert [read_crash(state) for state in STATES] == [state if state != "sending" else "in_doubt" for state in STATES]
+    assert [state_after_crash(state) for state in STATES] == [
+        state if state != "sending" else "in_doubt" for state in STATES
+    ]
 
 
 @pytest.mark.parametrize(

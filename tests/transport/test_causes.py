@@ -22,7 +22,7 @@ def wrap(error):
 
 
 CASES = [
-    (ConnectionRefusedError(errno.ECONNREFUSED, "refused"), WireFailure.REFUSED),
+    (ConnectionRefusedError(errno.ECONNREFUSED, "refused"), WireFailure.CONNECTION_REFUSED),
     (OSError(errno.ENETUNREACH, "no route"), WireFailure.UNREACHABLE),
     (OSError(errno.EHOSTUNREACH, "no route"), WireFailure.UNREACHABLE),
     (OSError(errno.EMFILE, "too many"), WireFailure.OUT_OF_FILES),
@@ -53,7 +53,9 @@ def test_a_ring_of_causes_ends():
 
 
 def test_the_sentence_names_place_cause_and_what_to_do():
-    error = explain(WireFailure.REFUSED, "gateway.example:443", ConnectionRefusedError(errno.ECONNREFUSED, "refused"))
+    error = explain(
+        WireFailure.CONNECTION_REFUSED, "gateway.example:443", ConnectionRefusedError(errno.ECONNREFUSED, "refused")
+    )
     assert error.host == "gateway.example:443"
     assert error.message.startswith("connection refused at gateway.example:443: [Errno 111] refused")
     assert "base URL" in error.message

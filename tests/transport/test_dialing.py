@@ -104,7 +104,7 @@ async def test_a_name_is_looked_up_once_for_many(monkeypatch):
     found = await asyncio.gather(*(resolver.resolve("gateway.test", 443) for _ in range(50)))
     assert set(found) == {((V4, ("192.0.2.1", 443)),)}
     assert asked == ["gateway.test"]
-    resolver.forget("gateway.test", 443)
+    resolver.invalidate("gateway.test", 443)
     await resolver.resolve("gateway.test", 443)
     assert len(asked) == 2
 

@@ -297,7 +297,7 @@ async def test_the_rest_of_an_answer_has_its_own_bound(serve, sender, monkeypatc
 
 async def test_a_refused_connection_names_host_port_and_cause(sender, free_port):
     error, attempt = await fail(sender, post(f"http://127.0.0.1:{free_port}"))
-    assert (error.failure, attempt.phase) == (WireFailure.REFUSED, Phase.CONNECTING)
+    assert (error.failure, attempt.phase) == (WireFailure.CONNECTION_REFUSED, Phase.CONNECTING)
     assert f"127.0.0.1:{free_port}" in error.message
     assert "Connection refused" in error.message
 

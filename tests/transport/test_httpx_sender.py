@@ -154,7 +154,7 @@ async def test_the_deadline_ends_a_held_request(serve, sender):
 
 async def test_a_refused_connection_was_not_sent(sender, free_port):
     error, attempt = await fail(sender, post(f"http://127.0.0.1:{free_port}"))
-    assert (error.failure, attempt.phase) == (WireFailure.REFUSED, Phase.CONNECTING)
+    assert (error.failure, attempt.phase) == (WireFailure.CONNECTION_REFUSED, Phase.CONNECTING)
     assert f"127.0.0.1:{free_port}" in error.message
 
 
@@ -203,7 +203,7 @@ async def test_a_challenged_request_may_be_sent_again(serve):
     server = await serve(script)
     async with httpx.AsyncClient(trust_env=False, auth=httpx.DigestAuth("u", "p")) as client:
         error, attempt = await fail(open_sender(http_client=client), post(server.url))
-    assert (error.failure, attempt.phase) == (WireFailure.REFUSED, Phase.CONNECTING)
+    assert (error.failure, attempt.phase) == (WireFailure.CONNECTION_REFUSED, Phase.CONNECTING)
 
 
 async def test_a_transport_that_sends_again_by_itself_leaves_the_facts_of_each_sending(serve):

@@ -152,7 +152,7 @@ async def test_a_refused_connection_is_still_told_apart_when_our_client_has_hook
     attempt = Attempt()
     with pytest.raises(WireError) as caught:
         await send(sender, post(f"http://127.0.0.1:{free_port}"), attempt=attempt)
-    assert (caught.value.failure, attempt.phase) == (WireFailure.REFUSED, Phase.CONNECTING)
+    assert (caught.value.failure, attempt.phase) == (WireFailure.CONNECTION_REFUSED, Phase.CONNECTING)
 
 
 def test_open_sender_does_nothing_yet():

@@ -188,7 +188,7 @@ async def test_a_proxy_that_is_not_there(client_tls, free_port):
     attempt = Attempt()
     with pytest.raises(WireError) as caught:
         await send(sender, post("https://gateway.invalid"), attempt=attempt)
-    assert (caught.value.failure, attempt.phase) == (WireFailure.REFUSED, Phase.CONNECTING)
+    assert (caught.value.failure, attempt.phase) == (WireFailure.CONNECTION_REFUSED, Phase.CONNECTING)
     await sender.aclose()
 
 

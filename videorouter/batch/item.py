@@ -16,7 +16,7 @@ from videorouter.batch.sending import ItemRecord, Sending
 from videorouter.call.uploads import needs_upload
 from videorouter.errors import ConfigurationError, InvalidRequestError, JournalError, VideoRouterError
 from videorouter.journal.records import digest_inputs, encode, read_failure, to_item
-from videorouter.journal.states import describe_failure, digest_request, judge_error
+from videorouter.journal.states import describe_failure, digest_request, state_after_error
 
 if TYPE_CHECKING:
     from videorouter.batch.entries import Entry
@@ -224,7 +224,7 @@ class Item:
             return self._stay("not_sent", known, InvalidRequestError(str(error)))
         except VideoRouterError as error:
             run.note_error(error)
-            return self._stay(judge_error(error, sent=False), known, error)
+            return self._stay(state_after_error(error, sent=False), known, error)
         except Exception as error:  # noqa: BLE001  a function of the caller's must not lose the other items
             named = InvalidRequestError(f"This entry could not be prepared: {type(error).__name__}: {error}")
             named.__cause__ = error
@@ -250,7 +250,7 @@ class Item:
         try:
             if taken or given is None or self._future is None or not await run.claim(given):
                 await self._change_id()
-            await self._record_refusal(error)
+            await self._record_invalid_entry(error)
         except JournalError as trouble:
             run.note_error(trouble)
         return self._end("refused", None, error)
@@ -262,13 +262,13 @@ class Item:
             await self._run.hand_back(self.record.id, future)
         self.record.id = name_refused(self.record.index, self._step)
 
-    async def _record_refusal(self, error: Exception) -> None:
+    async def _record_invalid_entry(self, error: Exception) -> None:
         journal, record, failure = self._run.journal, self.record, encode(describe_failure(error))
         if journal is None:
             return
-        if await journal.record_refusal(record.id, record.index, self._entry.verb, failure):
+        if await journal.record_invalid_entry(record.id, record.index, self._entry.verb, failure):
             await self._change_id()
-            await journal.record_refusal(record.id, record.index, self._entry.verb, failure)
+            await journal.record_invalid_entry(record.id, record.index, self._entry.verb, failure)
 
     async def _copy_equal(self, known: Submission) -> BatchItem:
         """An equal request ran, or runs, in this batch: its outcome is this one's too, and is paid once."""

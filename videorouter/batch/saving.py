@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from weakref import WeakValueDictionary
 
-from videorouter.downloads.download import find_fresh, is_expired
+from videorouter.downloads.download import fetch_current_result, is_expired
 from videorouter.downloads.file import find_free
 from videorouter.downloads.names import fill_template, number_name
 from videorouter.downloads.save import still_stands
@@ -63,7 +63,7 @@ class Saver:
                 try:
                     await self._save_all(item, step, saved)
                 except DownloadError as error:
-                    fresh = await find_fresh(self._run.caller, item) if is_expired(error) else None
+                    fresh = await fetch_current_result(self._run.caller, item) if is_expired(error) else None
                     if fresh is None:
                         raise
                     item, saved = item.replace(result=fresh), []

@@ -15,7 +15,7 @@ from videorouter.errors import OutcomeUnknownError, Phase, VideoRouterError
 from videorouter.journal.budget import MICROS, to_micros
 from videorouter.journal.journal import Ending, Intent
 from videorouter.journal.records import encode, list_inline, tell_refusal
-from videorouter.journal.states import describe_failure, judge_error, keep_doubt
+from videorouter.journal.states import describe_failure, keep_doubt, state_after_error
 from videorouter.models import BatchItem, Task, VideoResult
 
 if TYPE_CHECKING:
@@ -182,7 +182,7 @@ class Sending:
         run.note_success()
         cleared = record.unknown if self._replayed else 0.0
         if cleared:
-            run.budget.forget(cleared)
+            run.budget.clear_unknown(cleared)
             record.unknown = 0.0
         task_id = result.task_id or (self._task.id if self._task is not None else None)
         if run.journal is not None:
@@ -203,7 +203,7 @@ class Sending:
     async def _fail(self, error: Exception) -> BatchItem:
         run, record = self._run, self._record
         task_id = self._task.id if self._task is not None else None
-        state = judge_error(error, sent=self._intended, task_id=task_id)
+        state = state_after_error(error, sent=self._intended, task_id=task_id)
         if isinstance(error, VideoRouterError):
             task_id = task_id or error.task_id
         if record.doubt is not None and state in {"not_sent", "refused"}:

@@ -177,7 +177,7 @@ class Call(msgspec.Struct, Generic[Answer], kw_only=True, eq=False):
         """Wait for the next attempt."""
         await self.caller.shared.rest(seconds)
 
-    async def finish(self, error: BaseException) -> BaseException:
+    async def map_error(self, error: BaseException) -> BaseException:
         """Return the exception to raise for the one that ended the call."""
         return error
 
@@ -272,11 +272,11 @@ class Caller:
                     if call.slot is not None:
                         call.slot.note_success(time.monotonic() - call.began)
                     if call.kind is not RequestKind.FILE:  # its body is still to come
-                        self.shared.budget.repay(call.history.last_cost)
+                        self.shared.retry_budget.repay(call.history.last_cost)
                     return ended
                 failed = ended
         except BaseException as error:
-            raised = await call.finish(error)
+            raised = await call.map_error(error)
             if raised is error:
                 raise
             raise raised from error
@@ -289,7 +289,7 @@ class Caller:
             call.history,
             now=time.monotonic(),
             deadline=call.find_last_start(),
-            dice=random.random(),  # noqa: S311  jitter, no secret
+            jitter=random.random(),  # noqa: S311  not a secret
             max_retries=call.max_retries,
             retry_after=failed.retry_after,
             hosts=call.hosts,
@@ -297,7 +297,7 @@ class Caller:
         call.note(failed, decision)
         if isinstance(decision, GiveUp):
             raise call.build_error(failed)
-        if not self.shared.budget.charge(decision):
+        if not self.shared.retry_budget.charge(decision):
             if not decision.throttled:
                 error = call.build_error(failed)
                 error.add(budget_exhausted=True)

@@ -18,7 +18,7 @@ from videorouter.models import Balance, Model
 if TYPE_CHECKING:
     from videorouter.call.caller import Caller
 
-FRESH = 300.0
+CATALOG_SECONDS = 300.0
 """Seconds for which a catalogue counts as fresh."""
 
 
@@ -40,7 +40,7 @@ class Catalog:
                 msg = f"{url} answered without a list of models. Check models_base_url."
                 raise UnexpectedResponseError(msg, **caller.evidence(response))
             self._models = models
-            self._until = time.monotonic() + FRESH
+            self._until = time.monotonic() + CATALOG_SECONDS
         return pick_models(self._models, category)
 
 

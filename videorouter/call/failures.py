@@ -14,7 +14,15 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from videorouter.call.answers import ErrorAnswer, Unusable, find_error
-from videorouter.call.retry import UNDECIDED, Outcome, Raise, RequestKind, find_outcome, read_retry_after, read_wait
+from videorouter.call.retry import (
+    MAY_BE_ACCEPTED,
+    Outcome,
+    Raise,
+    RequestKind,
+    find_outcome,
+    read_retry_after,
+    read_wait,
+)
 from videorouter.errors import (
     APIConnectionError,
     APIStatusError,
@@ -94,7 +102,7 @@ _HOPELESS = frozenset(
         WireFailure.TOO_LARGE,
     }
 )
-_UNSENT = frozenset(
+_UNSENT_OUTCOMES = frozenset(
     {
         Outcome.UNREACHED,
         Outcome.NAME_MISSING,
@@ -104,7 +112,7 @@ _UNSENT = frozenset(
         Outcome.UNSENT,
     }
 )
-_SAYS_NO = frozenset({Outcome.OUT_OF_CREDIT, Outcome.REFUSED, Outcome.FORBIDDEN, Outcome.MISSING, Outcome.REJECTED})
+_SAYS_NO = frozenset({Outcome.OUT_OF_CREDIT, Outcome.THROTTLED, Outcome.FORBIDDEN, Outcome.MISSING, Outcome.REJECTED})
 _TASK_ID = re.compile(rb'"task_id"\s*:\s*"([^"\\\x00-\x1f]{1,200})"')
 _MAY_BE_BILLED = (
     "It may have been accepted and billed, so it is not sent a second time. Look for the video in the vendor's "
@@ -140,7 +148,7 @@ class FailedAttempt(msgspec.Struct, kw_only=True):
     @property
     def left(self) -> bool:
         """Whether the request may have reached the gateway."""
-        return self.outcome not in _UNSENT
+        return self.outcome not in _UNSENT_OUTCOMES
 
 
 def classify_failure(
@@ -289,7 +297,7 @@ def _build_status(
         cls = InternalServerError
     elif failed.outcome is Outcome.OUT_OF_CREDIT:
         cls = InsufficientCreditsError
-    elif not kind.read and failed.outcome is Outcome.REFUSED:
+    elif not kind.read and failed.outcome is Outcome.THROTTLED:
         cls = RateLimitError
     return build_refusal(
         answer,
@@ -361,7 +369,7 @@ def find_doubt(attempt: Attempt, kind: RequestKind, settings: ClientSettings, *,
     for past in attempt.earlier:
         error = WireError(WireFailure.RESET, "http_client sent the request again by itself", host=past.host)
         failed = classify_failure(error, past, kind, settings, wall=wall)
-        if failed.outcome in UNDECIDED:
+        if failed.outcome in MAY_BE_ACCEPTED:
             return failed
     return None
 

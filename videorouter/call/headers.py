@@ -42,7 +42,7 @@ class HeaderBuilder:
         if key is not None:
             self._fixed = (*self._common, _JSON, (b"authorization", authorize(key, settings.auth_scheme)))
 
-    def build_post(self, idempotency_key: str) -> tuple[Header, ...] | None:
+    def build_paid_post(self, idempotency_key: str) -> tuple[Header, ...] | None:
         """The fields of a paid JSON request without fields of its own; ``None`` when the key must be asked for."""
         if self._fixed is None:
             return None

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 Kind = Literal["image", "video", "audio"]
-Review = Literal["pending", "active", "refused"]
+ReviewState = Literal["pending", "active", "refused"]
 
 FIELDS: dict[str, Kind] = {
     "image_url": "image",
@@ -149,7 +149,7 @@ def read_asset(body: bytes, *, model: str | None = None, sha256: str | None = No
     ).with_extras(reason_=_text(place, "fail_reason", "reason", "error", "message"))
 
 
-def classify_review(word: str | None) -> Review:
+def classify_review(word: str | None) -> ReviewState:
     """Whether a resource can be used; anything unknown is pending."""
     lowered = (word or "").lower()
     if lowered in {"active", "success", "succeeded", "completed", "ready"}:

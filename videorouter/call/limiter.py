@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 import anyio
 
-from videorouter.call.pace import HELD, AdaptiveRate, RecoveryProbe
+from videorouter.call.pace import HELD_SECONDS, AdaptiveRate, RecoveryProbe
 from videorouter.errors import Phase
 from videorouter.forks import after_fork
 from videorouter.loops import resolve_future, running_loop
@@ -35,7 +35,7 @@ _LONGEST_REST = 0.1
 """Seconds after which a loop looks again by itself whether its jobs may start."""
 _TRIO_LOOK = 0.02
 _UNKNOWN_TIME = 1.0
-_UNSENT = (Phase.QUEUED, Phase.CONNECTING, Phase.SENDING)
+_UNSENT_PHASES = (Phase.QUEUED, Phase.CONNECTING, Phase.SENDING)
 
 
 def default_concurrency() -> int:
@@ -60,7 +60,7 @@ def read_file_limit() -> int | None:
     return None if soft == resource.RLIM_INFINITY else soft
 
 
-class _Process:
+class _ProcessLimits:
     """What all clients of a process share. A forked child starts anew: its parent's jobs are not its own."""
 
     def __init__(self) -> None:
@@ -155,7 +155,7 @@ class ModelLimit:
         while unproven:
             slot = unproven[0]
             if slot.held and not slot.counted:
-                if now - slot.started < HELD:
+                if now - slot.started < HELD_SECONDS:
                     return
                 unproven.popleft()
                 if _is_unsent(slot):
@@ -183,7 +183,7 @@ class ModelLimit:
             self.least_time = took
         if slot.counted and not self.probe.troubled:
             return
-        with PROCESS.lock:
+        with PROCESS_LIMITS.lock:
             now = time.monotonic()
             self.probe.count_success()
             if self.pace is not None and not slot.counted:
@@ -215,7 +215,7 @@ class ModelLimit:
                 client.blocked.append(queue)
             elif pace is not None and self.used + 1 > pace.limit:
                 if self._unproven:
-                    following = min(following, self._unproven[0].started + HELD)
+                    following = min(following, self._unproven[0].started + HELD_SECONDS)
                 break
             else:
                 start = self._find_start(queue, now)
@@ -238,9 +238,9 @@ class ModelLimit:
         """When the next probe may start: one at a time, further and further apart, until one is answered well."""
         running = self._probe_slot
         start = self.probe.next_at
-        if running is not None and running.held and (now - running.started < HELD or _is_unsent(running)):
+        if running is not None and running.held and (now - running.started < HELD_SECONDS or _is_unsent(running)):
             # A refusal may take its time: only an answer ends the trouble, a long wait merely lets the next one ask.
-            start = max(start, max(now, running.started) + HELD)
+            start = max(start, max(now, running.started) + HELD_SECONDS)
         return start
 
     def begin_wait(self, loop: asyncio.AbstractEventLoop | None) -> None:
@@ -275,7 +275,7 @@ class ModelLimit:
         timer.handle = loop.call_later(max(0.0, when - now), self._on_timer, timer)
 
     def _on_timer(self, timer: _Timer) -> None:
-        with PROCESS.lock:
+        with PROCESS_LIMITS.lock:
             timer.handle = None
             if timer.waiting:
                 self.dispatch(time.monotonic())
@@ -293,7 +293,7 @@ class _Timer:
 
 
 def _is_unsent(slot: Slot) -> bool:
-    return slot.attempt is None or slot.attempt.phase in _UNSENT
+    return slot.attempt is None or slot.attempt.phase in _UNSENT_PHASES
 
 
 class ClientLimit:
@@ -310,7 +310,7 @@ class ClientLimit:
         self._reset()
 
     def _reset(self) -> None:
-        self.generation: int = PROCESS.generation
+        self.generation: int = PROCESS_LIMITS.generation
         self.used: int = 0
         self.waiting: int = 0
         self.blocked: deque[WaitQueue] = deque()
@@ -323,17 +323,17 @@ class ClientLimit:
 
     def find_queue(self, origin: Origin, model: str, *, adaptive: bool, sends: bool = True) -> WaitQueue:
         """The queue of jobs that send to one (origin, model), or of those that only look at its tasks."""
-        if self.generation != PROCESS.generation:
+        if self.generation != PROCESS_LIMITS.generation:
             self._reset()
         key = (origin, model, sends)
         queue = self._queues.get(key)
         if queue is None:
-            with PROCESS.lock:
+            with PROCESS_LIMITS.lock:
                 if len(self._queues) >= _MOST_MODELS:
                     self._queues = {
                         name: kept for name, kept in self._queues.items() if kept.waiters or kept.model_limit.used
                     }
-                limit = PROCESS.find_model_limit((origin, model)) if adaptive else ModelLimit(None)
+                limit = PROCESS_LIMITS.find_model_limit((origin, model)) if adaptive else ModelLimit(None)
                 queue = self._queues[key] = WaitQueue(self, limit, sends=sends)
         return queue
 
@@ -348,7 +348,7 @@ class ClientLimit:
 
     def close(self) -> None:
         """Send away everybody who waits."""
-        with PROCESS.lock:
+        with PROCESS_LIMITS.lock:
             for queue in self._queues.values():
                 while queue.waiters:
                     waiter, _ = queue.waiters.popitem(last=False)
@@ -358,7 +358,7 @@ class ClientLimit:
 
 def set_pace_factory(make_pace: Callable[[tuple[Origin, str]], AdaptiveRate]) -> None:
     """Give limits of models that are made from now on a pace that comes from elsewhere: a whole cluster's."""
-    PROCESS.make_pace = make_pace
+    PROCESS_LIMITS.make_pace = make_pace
 
 
 class WaitQueue:
@@ -446,7 +446,7 @@ class _Waiter:
         queue = self.slot.queue
         while self in queue.waiters and (left := until - time.monotonic()) > 0:
             await anyio.sleep(min(left, _TRIO_LOOK))
-            with PROCESS.lock:
+            with PROCESS_LIMITS.lock:
                 queue.model_limit.dispatch(time.monotonic())
 
 
@@ -480,7 +480,7 @@ class Slot:
         client = queue.client_limit
         if client.used >= client.limit or queue.waiters:
             return False
-        with PROCESS.lock:
+        with PROCESS_LIMITS.lock:
             now = time.monotonic()
             if client.used >= client.limit or not queue.model_limit.admits(self, now):
                 return False
@@ -494,7 +494,7 @@ class Slot:
         ``first`` is for a job that was let in before and was refused: it waits before all others.
         """
         queue = self.queue
-        with PROCESS.lock:
+        with PROCESS_LIMITS.lock:
             now = time.monotonic()
             waiter = _Waiter(self)
             queue.waiters[waiter] = None
@@ -517,7 +517,7 @@ class Slot:
         return self.held
 
     def _withdraw(self, waiter: _Waiter) -> None:
-        with PROCESS.lock:
+        with PROCESS_LIMITS.lock:
             queue = self.queue
             queue.model_limit.end_wait(waiter.loop)
             if waiter in queue.waiters:
@@ -527,7 +527,7 @@ class Slot:
     def release(self) -> None:
         """Give it back. Idempotent."""
         if self.held:
-            with PROCESS.lock:
+            with PROCESS_LIMITS.lock:
                 self.give_back(time.monotonic())
 
     def give_back(self, now: float) -> None:
@@ -537,7 +537,7 @@ class Slot:
         self.held = False
         self.attempt = None
         queue = self.queue
-        if queue.client_limit.generation != PROCESS.generation:
+        if queue.client_limit.generation != PROCESS_LIMITS.generation:
             return
         client, model = queue.client_limit, queue.model_limit
         client.used -= 1
@@ -550,11 +550,11 @@ class Slot:
         """The gateway has answered well, after so many seconds."""
         self.queue.model_limit.note_success(self, took)
 
-    def note_refusal(self, retry_after: float | None) -> None:
+    def note_throttled(self, retry_after: float | None) -> None:
         """The gateway has refused for load."""
         self.counted = True
         limit = self.queue.model_limit
-        with PROCESS.lock:
+        with PROCESS_LIMITS.lock:
             limit.probe.count_refusal()
             if limit.pace is not None:
                 limit.pace.count_refusal(time.monotonic(), retry_after)
@@ -564,9 +564,9 @@ class Slot:
         self.counted = True
         pace = self.queue.model_limit.pace
         if pace is not None:
-            with PROCESS.lock:
+            with PROCESS_LIMITS.lock:
                 pace.count_overload(time.monotonic())
 
 
-PROCESS = _Process()
-after_fork(PROCESS, _Process.reset)
+PROCESS_LIMITS = _ProcessLimits()
+after_fork(PROCESS_LIMITS, _ProcessLimits.reset)

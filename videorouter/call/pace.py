@@ -13,7 +13,7 @@ from __future__ import annotations
 
 START = 16.0
 MOST = 100_000.0
-HELD = 0.25
+HELD_SECONDS = 0.25
 LONGEST_HOLD = 600.0
 """Seconds that one ``Retry-After`` can hold calls other than its own: a slip of the gateway must not stop them for good."""
 
@@ -99,7 +99,7 @@ class AdaptiveRate:
             self._next_start = max(self._next_start, now - _BURST) + 1.0 / self.rate
 
     def count_success(self, now: float, used: int) -> None:
-        """A good answer, or one held for ``HELD`` seconds. A limit that the ``used`` jobs do not fill does not grow."""
+        """A good answer, or one held for ``HELD_SECONDS`` seconds. A limit that the ``used`` jobs do not fill does not grow."""
         self._successes.count(now)
         if used * 2 >= self.limit:
             self.limit = min(MOST, self.limit + (1.0 if self.learning else 1.0 / self.limit))

@@ -12,8 +12,8 @@ from videorouter.call.answers import ErrorAnswer, Unusable, read_post
 from videorouter.call.caller import Call
 from videorouter.call.failures import FailedAttempt, build_error, classify_answer, find_doubt
 from videorouter.call.in_doubt import describe_doubt
-from videorouter.call.requests import FRESH
-from videorouter.call.retry import TABLE, UNDECIDED, Outcome, Raise, RequestKind
+from videorouter.call.requests import UNDELAYED_SECONDS
+from videorouter.call.retry import MAY_BE_ACCEPTED, TABLE, Outcome, Raise, RequestKind
 from videorouter.errors import (
     DeadlineExceededError,
     OutcomeUnknownError,
@@ -66,7 +66,7 @@ class PaidCall(Call[VideoResult | Task], kw_only=True, eq=False):
         if shared.closed:
             shared.check_open()
         url = caller.bases[self.history.failovers] + submission.path
-        headers = caller.headers.build_post(submission.idempotency_key) if not submission.headers else None
+        headers = caller.headers.build_paid_post(submission.idempotency_key) if not submission.headers else None
         if headers is None:
             headers = await caller.headers.build(
                 url,
@@ -119,7 +119,7 @@ class PaidCall(Call[VideoResult | Task], kw_only=True, eq=False):
         """Whether it is no fresh call: that is sent, however short its timeout."""
         if self.failed is not None or self.waited or self.submission.waited:
             return True
-        return self.submission.timeout - left > FRESH  # for a hook, a key or a disk
+        return self.submission.timeout - left > UNDELAYED_SECONDS  # for a hook, a key or a disk
 
     def _describe_lateness(self, left: float) -> VideoRouterError:
         if self.failed is not None:
@@ -160,7 +160,7 @@ class PaidCall(Call[VideoResult | Task], kw_only=True, eq=False):
     ) -> VideoResult | Task | FailedAttempt:
         """The doubt of any sending stands: it ends the call, or is recorded beside the result that came all the same."""
         doubt = self._find_doubt(attempt)
-        if doubt is None or (isinstance(ended, FailedAttempt) and ended.outcome in UNDECIDED):
+        if doubt is None or (isinstance(ended, FailedAttempt) and ended.outcome in MAY_BE_ACCEPTED):
             return ended
         if isinstance(ended, FailedAttempt):
             return doubt
@@ -191,8 +191,8 @@ class PaidCall(Call[VideoResult | Task], kw_only=True, eq=False):
         if self.history.doubtful and self.doubt is None:
             self.doubt = failed
         self.slot.counted = True
-        if failed.outcome is Outcome.REFUSED:
-            self.slot.note_refusal(failed.retry_after)
+        if failed.outcome is Outcome.THROTTLED:
+            self.slot.note_throttled(failed.retry_after)
         elif failed.status == 503 or (failed.error is not None and failed.error.failure is WireFailure.CONNECT_TIMEOUT):
             self.slot.note_overload()
 
@@ -216,7 +216,7 @@ class PaidCall(Call[VideoResult | Task], kw_only=True, eq=False):
                 ending = TABLE[failed.outcome][RequestKind.ONCE][1] if failed.status == 409 else Raise.STATUS
         return build_error(ending, failed, self.caller.settings, kind=self.kind, model=self.submission.model)
 
-    async def finish(self, error: BaseException) -> BaseException:
+    async def map_error(self, error: BaseException) -> BaseException:
         """Record what is in doubt; once an attempt may have been accepted, no later failure undoes that."""
         if not isinstance(error, VideoRouterError):
             await self.record_cancelled(error)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from videorouter.call.inputs import FIELDS, check_addresses
-from videorouter.call.requests import FRESH, NOTED, build_submission, find_notes
+from videorouter.call.requests import NOTED, UNDELAYED_SECONDS, build_submission, find_notes
 from videorouter.call.uploads import needs_upload, resolve_fields
 from videorouter.errors import DeadlineExceededError, FieldWarning
 from videorouter.forks import after_fork
@@ -65,7 +65,7 @@ class RequestBuilder:
                     model=check.model,
                 )
             submission = self.build(verb, prompt, {**resolved, "timeout": left}, video=video)
-            return msgspec.structs.replace(submission, waited=check.timeout - left > FRESH)
+            return msgspec.structs.replace(submission, waited=check.timeout - left > UNDELAYED_SECONDS)
         return self.build(verb, prompt, options, video=video)
 
     def build(self, verb: Verb, prompt: object, options: Mapping[str, Any], *, video: object = None) -> Submission:

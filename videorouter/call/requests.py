@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
 Verb = Literal["generate", "edit"]
-FRESH = 0.1
+UNDELAYED_SECONDS = 0.1
 """Seconds within which a call has not waited for anything."""
 PATHS: dict[Verb, str] = {"generate": "/videos/generations", "edit": "/videos/edits"}
 _KEY = re.compile(r"[!-~]{1,255}")

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 LEAST_SLEEP = 0.05
-BUDGET = 500
+RETRY_TOKENS = 500
 TRANSIENT_COST = 14
 THROTTLED_COST = 5
 KEPT_FOR_PROBES = 100
@@ -57,7 +57,7 @@ class Outcome(enum.Enum):
     UNSENT = "the write failed before the body was complete"
     LOST = "the request left and no answer came"
     OUT_OF_CREDIT = "the account is out of credit: 402, or a 403 or 429 that says so"
-    REFUSED = "refused for load: 429, 425, 503 with Retry-After, a status declared as refused"
+    THROTTLED = "refused for load: 429, 425, 503 with Retry-After, a status declared as refused"
     SERVER_ERROR = "408, 500 and above"
     CONFLICT = "409"
     KEY_CONFLICT = "409 or 422 about the idempotency key"
@@ -163,7 +163,7 @@ TABLE: dict[Outcome, tuple[_Cell, _Cell, _Cell, _Cell, _Cell, _Cell, _Cell]] = {
     Outcome.UNSENT:             (_AGAIN,    _AGAIN,     _AGAIN,    _AGAIN,    _ASK,      _ASK,      _FETCH),
     Outcome.LOST:               (_DOUBT,    _REPLAY,    _DOUBT,    _AGAIN,    _ASK,      _ASK,      _FETCH),
     Outcome.OUT_OF_CREDIT:      (_STATUS,   _STATUS,    _STATUS,   _STATUS,   _ASK,      _STATUS,   _FILE),
-    Outcome.REFUSED:            (_WAIT,     _WAIT,      _WAIT,     _WAIT,     _ASK,      _ASK,      _YIELD),
+    Outcome.THROTTLED:            (_WAIT,     _WAIT,      _WAIT,     _WAIT,     _ASK,      _ASK,      _YIELD),
     Outcome.SERVER_ERROR:       (_DOUBT,    _REPLAY,    _DOUBT,    _SERVER,   _ASK,      _ASK,      _FETCH),
     Outcome.CONFLICT:           (_DOUBT,    _REPLAY,    _DOUBT,    _STATUS,   _ASK,      _STATUS,   _FILE),
     Outcome.KEY_CONFLICT:       (_DOUBT,    _FIRST,     _DOUBT,    _STATUS,   _ASK,      _STATUS,   _FILE),
@@ -181,7 +181,7 @@ TABLE: dict[Outcome, tuple[_Cell, _Cell, _Cell, _Cell, _Cell, _Cell, _Cell]] = {
     Outcome.PARTIAL:            (_DOUBT,    _DOUBT,     _DOUBT,    _ONCE,      _ASK,      _ASK,      _RESUME),
 }  # fmt: skip
 
-UNDECIDED = frozenset(
+MAY_BE_ACCEPTED = frozenset(
     {
         Outcome.LOST,
         Outcome.SERVER_ERROR,
@@ -220,10 +220,14 @@ class BackOff(msgspec.Struct, frozen=True, kw_only=True):
 
 
 CONNECTING = BackOff(first=0.1, cap=5.0)
-REFUSED = BackOff(first=1.0, cap=30.0)
+THROTTLE_BACK_OFF = BackOff(first=1.0, cap=30.0)
 POLLING = BackOff(first=0.25, growth=1.4, cap=10.0, low=0.8, high=1.2)
 FAILED_POLL = BackOff(first=0.5, growth=1.6, cap=10.0, low=0.5)
-_BACK_OFF = {Outcome.REFUSED: REFUSED, Outcome.SERVER_ERROR: REFUSED, Outcome.CONFLICT: REFUSED}
+_BACK_OFF = {
+    Outcome.THROTTLED: THROTTLE_BACK_OFF,
+    Outcome.SERVER_ERROR: THROTTLE_BACK_OFF,
+    Outcome.CONFLICT: THROTTLE_BACK_OFF,
+}
 
 
 class RetryAfter(msgspec.Struct, frozen=True, kw_only=True):
@@ -273,7 +277,7 @@ class History(msgspec.Struct, kw_only=True):
 
     def note(self, outcome: Outcome, kind: RequestKind, decision: Decision) -> None:
         """Write down an attempt's end and what was decided."""
-        if kind.paid and outcome in UNDECIDED:
+        if kind.paid and outcome in MAY_BE_ACCEPTED:
             self.doubtful = True
         self.empty = self.empty or outcome is Outcome.EMPTY_TASK
         if isinstance(decision, GiveUp):
@@ -296,7 +300,7 @@ class RetryBudget:
     __slots__ = ("tokens",)
 
     def __init__(self) -> None:
-        self.tokens: int = BUDGET
+        self.tokens: int = RETRY_TOKENS
 
     def spend(self, cost: int, *, keep: int = 0) -> bool:
         """Take ``cost`` tokens and leave at least ``keep``; ``False``, and nothing is taken, when they are not there."""
@@ -305,7 +309,7 @@ class RetryBudget:
         self.tokens -= cost
         return True
 
-    def drain(self, cost: int) -> None:
+    def take_up_to(self, cost: int) -> None:
         """Take ``cost`` tokens, or what is left of them: a probe while a model is refused."""
         self.tokens = max(0, self.tokens - cost)
 
@@ -315,18 +319,18 @@ class RetryBudget:
             return self.spend(decision.cost)
         if self.spend(decision.cost, keep=KEPT_FOR_PROBES):
             return True
-        self.drain(decision.cost)
+        self.take_up_to(decision.cost)
         return False
 
     def repay(self, cost: int) -> None:
         """A success pays back what its last retry cost, or 1."""
-        self.tokens = min(BUDGET, self.tokens + cost)
+        self.tokens = min(RETRY_TOKENS, self.tokens + cost)
 
 
 def find_outcome(status: int, *, retry_after: float | None, refused: frozenset[int] = frozenset()) -> Outcome:
     """The outcome of an answer that is no success, by its status; ``refused`` are those that the user declares to be."""
     if status in _REFUSALS or status in refused or (status == 503 and retry_after is not None):
-        return Outcome.REFUSED
+        return Outcome.THROTTLED
     if status in _REJECTIONS:
         return Outcome.REJECTED
     if status == 402:
@@ -351,19 +355,19 @@ def decide(
     *,
     now: float,
     deadline: float,
-    dice: float,
+    jitter: float,
     max_retries: int,
     retry_after: float | None = None,
     hosts: int = 1,
 ) -> Decision:
     """What follows from an attempt that ``history`` does not hold yet.
 
-    ``now`` and ``deadline`` are of any one monotonic clock, ``dice`` is a number from 0 to 1. ``max_retries=0`` turns off
+    ``now`` and ``deadline`` are of any one monotonic clock, ``jitter`` is a number from 0 to 1. ``max_retries=0`` turns off
     every retry but polls. ``hosts`` is how many may be tried.
     """
     retry, ending = TABLE[outcome][kind]
     if retry in _POLLS:
-        return _decide_poll(outcome, kind, history, now=now, deadline=deadline, dice=dice, retry_after=retry_after)
+        return _decide_poll(outcome, kind, history, now=now, deadline=deadline, jitter=jitter, retry_after=retry_after)
     if max_retries == 0:
         return GiveUp(ending=ending)
     if kind.paid and outcome in _FAILS_OVER and history.failovers < hosts - 1 and now + LEAST_SLEEP < deadline:
@@ -378,7 +382,7 @@ def decide(
         made, cost = history.retries, TRANSIENT_COST
         if made >= (1 if retry is Retry.RETRY_ONCE else max_retries):
             return GiveUp(ending=ending)
-    after = find_pause(made + 1, _BACK_OFF.get(outcome, CONNECTING), dice, retry_after)
+    after = find_pause(made + 1, _BACK_OFF.get(outcome, CONNECTING), jitter, retry_after)
     if now + after >= deadline:
         return GiveUp(ending=ending, too_late=True)
     return RetryAfter(after=after, cost=cost, throttled=retry is Retry.WAIT)
@@ -391,7 +395,7 @@ def _decide_poll(
     *,
     now: float,
     deadline: float,
-    dice: float,
+    jitter: float,
     retry_after: float | None,
 ) -> Decision:
     """As ``decide``, for what is asked until the deadline: it costs nothing and ``max_retries`` does not count it."""
@@ -401,9 +405,9 @@ def _decide_poll(
     if retry is Retry.POLL_ONCE and history.empty:
         return GiveUp(ending=ending)
     if outcome is Outcome.PENDING:
-        after = find_pause(history.attempts + 1, POLLING, dice)
+        after = find_pause(history.attempts + 1, POLLING, jitter)
     else:
-        after = find_pause(history.retries + 1, FAILED_POLL, dice, retry_after)
+        after = find_pause(history.retries + 1, FAILED_POLL, jitter, retry_after)
     if kind is RequestKind.POLL and (now < deadline or not history.attempts):
         return RetryAfter(after=min(after, max(0.0, deadline - now)))  # a paid task is polled at its deadline, too
     if now + after >= deadline:
@@ -411,12 +415,12 @@ def _decide_poll(
     return RetryAfter(after=after)
 
 
-def find_pause(retry: int, back_off: BackOff, dice: float, retry_after: float | None = None) -> float:
+def find_pause(retry: int, back_off: BackOff, jitter: float, retry_after: float | None = None) -> float:
     """Seconds before a retry, which counts from 1: never less than what was asked for, and never the same for all."""
     if retry_after is not None:
-        return retry_after + dice * max(0.5, 0.2 * retry_after)
+        return retry_after + jitter * max(0.5, 0.2 * retry_after)
     longest = min(back_off.cap, back_off.first * back_off.growth ** min(retry - 1, 40))
-    return max(LEAST_SLEEP, longest * (back_off.low + (back_off.high - back_off.low) * dice))
+    return max(LEAST_SLEEP, longest * (back_off.low + (back_off.high - back_off.low) * jitter))
 
 
 _SECONDS = re.compile(r"[0-9]{1,12}(?:\.[0-9]{1,12})?", re.ASCII)

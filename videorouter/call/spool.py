@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, BinaryIO
 
 from videorouter.http import WireError, WireFailure
 from videorouter.models import Task, TaskStatus, Video, VideoResult
-from videorouter.threads import Owned
+from videorouter.threads import ThreadedResource
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -107,13 +107,13 @@ class Spool:
         if not self.head.lstrip(b"\xef\xbb\xbf \t\r\n").startswith((b"{", b"[", *_COMPRESSED)):
             raise WireError(WireFailure.TOO_LARGE, f"the answer has more than {self._most} bytes and is no JSON text")
         if self._waiting >= _BLOCK_BYTES:
-            async with Owned(self._close) as owned:
+            async with ThreadedResource(self._close) as owned:
                 await owned.run(self._flush)
 
     async def finish(self) -> bytes:
         """The answer without its inline videos; ``attach`` gives them back."""
         try:
-            async with Owned(self._close) as owned:
+            async with ThreadedResource(self._close) as owned:
                 body, self._files = await owned.run(self._split)
         except NotSplitError as error:
             # Its frames hold megabytes of the answer, and an error may be kept for long.

@@ -46,7 +46,7 @@ class Shared:
         self.sender = sender
         self.limits: WeakSet[ClientLimit] = WeakSet()
         self.limit: ClientLimit = self.open_limit(settings)
-        self.budget: RetryBudget = RetryBudget()
+        self.retry_budget: RetryBudget = RetryBudget()
         self.in_doubt_log: InDoubtLog = InDoubtLog()
         self.poll_schedules: PerLoop[defaultdict[Origin, PollSchedule]] = PerLoop(lambda: defaultdict(PollSchedule))
         self.sleepers: PerLoop[Sleepers] = PerLoop(Sleepers)

@@ -435,7 +435,7 @@ class Poll(FreeCall[TaskStatus], kw_only=True, eq=False):
             return self._describe_timeout()
         return _describe_stop(self.caller, self.task, failure)
 
-    async def finish(self, error: BaseException) -> BaseException:
+    async def map_error(self, error: BaseException) -> BaseException:
         """A client that is closed leaves the task to whoever waits for it next."""
         return _describe_closing(self.caller, self.task) if isinstance(error, ClientClosedError) else error
 

@@ -245,7 +245,7 @@ async def _upload(
 async def _await_review(caller: Caller, asset: Asset, *, deadline: float) -> Asset:
     """The asset once it can be used; one without an id has no review that could be waited for."""
     if asset.id is not None and _is_pending(asset):
-        review = Review(
+        review = ReviewPoll(
             caller=caller,
             kind=RequestKind.REVIEW,
             asset=asset,
@@ -271,7 +271,7 @@ def _is_pending(asset: Asset) -> bool:
     return classify_review(asset.status) == "pending" and not (asset.status is None and (asset.uri or asset.url))
 
 
-class Review(FreeCall[Asset | Response], kw_only=True, eq=False):
+class ReviewPoll(FreeCall[Asset | Response], kw_only=True, eq=False):
     """Reads the state of an upload until its review has ended; an answer without a state is handed back as it is."""
 
     asset: Asset

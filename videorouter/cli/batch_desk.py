@@ -283,7 +283,7 @@ async def _forget(path: Path, args: argparse.Namespace, console: Console) -> int
     del args
     journal = await Journal.open(path)
     try:
-        changed = await journal.forget()
+        changed = await journal.erase_prompts()
     finally:
         await journal.aclose()
     if not journal.erased:

@@ -56,7 +56,7 @@ async def save(caller: Caller, source: Source, dest: Place, options: DownloadOpt
 
     found = await save_some(videos, range(len(videos)))
     refused = [number for number, one in enumerate(found) if _may_have_expired(one, places[number])]
-    fresh = await find_fresh(caller, source) if refused else None
+    fresh = await fetch_current_result(caller, source) if refused else None
     if fresh is not None and len(fresh.videos) == len(videos):
         for number, one in zip(refused, await save_some(fresh.videos, refused), strict=True):
             found[number] = one
@@ -103,7 +103,7 @@ async def stream(
         yield chunks
 
 
-async def find_fresh(caller: Caller, source: Source) -> VideoResult | None:
+async def fetch_current_result(caller: Caller, source: Source) -> VideoResult | None:
     """A result with the current links of the task that it came from, if it did; nothing is paid for that."""
     if isinstance(source, Task):
         task = source

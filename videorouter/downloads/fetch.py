@@ -56,7 +56,7 @@ _SNIFF_BYTES = 12
 _EVIDENCE_BYTES = 4096
 _EVIDENCE_SECONDS = 5.0
 _PROGRESS_SECONDS = 0.25
-_NOT_CONNECTED = frozenset({WireFailure.REFUSED, WireFailure.UNREACHABLE, WireFailure.CONNECT_TIMEOUT})
+_NOT_CONNECTED = frozenset({WireFailure.CONNECTION_REFUSED, WireFailure.UNREACHABLE, WireFailure.CONNECT_TIMEOUT})
 
 
 class Fetch(Call[tuple[ResponseStream, FullContent | PartialContent]], kw_only=True, eq=False):
@@ -122,7 +122,7 @@ class Fetch(Call[tuple[ResponseStream, FullContent | PartialContent]], kw_only=T
                 if shortfall is None:
                     if self.emit is not None:
                         await self._report_progress(last=True)
-                    self.caller.shared.budget.repay(self.history.last_cost)
+                    self.caller.shared.retry_budget.repay(self.history.last_cost)
                     return
                 failed = self._break_off(FailedFetch(outcome=Outcome.CUT, raised=self._describe(shortfall)))
             except WireError as error:

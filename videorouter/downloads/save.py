@@ -35,7 +35,7 @@ from videorouter.events import DownloadFinished
 from videorouter.logs import report
 from videorouter.loops import PerLoop
 from videorouter.models import Download
-from videorouter.threads import Owned, run_in_thread
+from videorouter.threads import ThreadedResource, run_in_thread
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
@@ -220,7 +220,7 @@ class _FileSave:
 
     async def run(self) -> Download:
         try:
-            async with Owned(self._leave, limiter=_limits.find().disk) as owned:
+            async with ThreadedResource(self._leave, limiter=_limits.find().disk) as owned:
                 try:
                     resumed_from = await self._transfer(owned)
                 except OSError as error:
@@ -249,7 +249,7 @@ class _FileSave:
             media=self._media,
         )
 
-    async def _transfer(self, owned: Owned) -> int:
+    async def _transfer(self, owned: ThreadedResource) -> int:
         """Bring all bytes to the disk and give the file its name; says where an earlier transfer had stopped."""
         state = await owned.run(self._file.open)
         data = view_inline(self._video)

@@ -78,7 +78,7 @@ class Budget:
         self.confirmed += priced
         return to_dollars(priced) if priced else None
 
-    def forget(self, dollars: float) -> None:
+    def clear_unknown(self, dollars: float) -> None:
         """A replayed key has shown that what was unknown is the very request that is now confirmed."""
         self.unknown = max(0, self.unknown - to_micros(dollars))
 

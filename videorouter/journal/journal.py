@@ -232,7 +232,7 @@ class Journal:
         now = time.time()
         await self.writer.do("ending", lambda database: self._write_ending(database, ending, now))
 
-    async def record_refusal(self, item: str, position: int, verb: str, failure: str) -> bool:
+    async def record_invalid_entry(self, item: str, position: int, verb: str, failure: str) -> bool:
         """Commit that an entry cannot be used, unless an entry at another place has that id: ``True``, and nothing is written."""
         values = {"id": item, "position": position, "verb": verb, "failure": failure, "now": time.time()}
 
@@ -263,7 +263,7 @@ class Journal:
             values["result"] = msgspec.json.encode({"videos": [{"url": url, "video_id": video_id}]}).decode()
         return await self._execute("settle", statement, values) > 0
 
-    async def forget(self) -> int:
+    async def erase_prompts(self) -> int:
         """Forget every prompt, and the prompts that the gateway rewrote; returns the rows.
 
         Closing the journal erases them from its free pages, which a full disk, or a reader, can keep it from: see

@@ -12,7 +12,7 @@ import msgspec
 
 from videorouter import errors
 from videorouter.call.inputs import FIELDS
-from videorouter.journal.states import describe_failure, read_crash
+from videorouter.journal.states import describe_failure, state_after_crash
 from videorouter.models import Asset, BatchItem, Failure, Video, VideoResult
 from videorouter.threads import run_in_thread
 
@@ -41,7 +41,7 @@ def to_item(row: ItemRow) -> BatchItem:
     item = BatchItem(
         index=row.position,
         id=row.id,
-        state=read_crash(row.state),
+        state=state_after_crash(row.state),
         prompt=prompt if isinstance(prompt, str) else None,
         model=row.model,
         result=read_result(row.result),

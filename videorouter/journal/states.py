@@ -113,7 +113,7 @@ def list_sources(move: Move, after: ItemState) -> tuple[ItemState, ...]:
     return tuple(state for state in STATES if after in moves.get(state, ()))
 
 
-def read_crash(state: ItemState) -> ItemState:
+def state_after_crash(state: ItemState) -> ItemState:
     """What a state that an ended process left behind means now."""
     return "in_doubt" if state == "sending" else state
 
@@ -132,7 +132,7 @@ def decide_resumption(
         ``send`` it, ``poll`` its task, ``collect`` what is missing of its files, ask what to do about a ``doubt``,
         or ``keep`` it as it is.
     """
-    state = read_crash(state)
+    state = state_after_crash(state)
     if state == "not_sent" or (state in RETRYABLE and state in retry and not settled):
         return "send"
     if state == "accepted":
@@ -142,7 +142,7 @@ def decide_resumption(
     return "collect" if state == "done" else "keep"
 
 
-def judge_error(error: BaseException, *, sent: bool, task_id: str | None = None) -> ItemState:
+def state_after_error(error: BaseException, *, sent: bool, task_id: str | None = None) -> ItemState:
     """The state that an item is in after its call raised.
 
     Args:
@@ -283,7 +283,7 @@ class Counts:
 
     def count(self, state: ItemState, number: int = 1) -> None:
         """Count items in their state; what is still sending when counted is in doubt."""
-        self.counts[read_crash(state)] += number
+        self.counts[state_after_crash(state)] += number
 
     def summarise(
         self, *, cost: float, cost_in_doubt: float, unmet: int, stopped: str | None, elapsed: float

@@ -11,7 +11,7 @@ import msgspec
 
 from videorouter.journal.journal import COLUMNS
 from videorouter.journal.schema import open_readable, wrap_error
-from videorouter.journal.states import RETRYABLE, SETTLED, ItemRow, read_crash
+from videorouter.journal.states import RETRYABLE, SETTLED, ItemRow, state_after_crash
 from videorouter.locks import is_locked
 from videorouter.models import ItemState
 
@@ -98,7 +98,7 @@ def read_status(path: Path) -> JournalStatus:
     money: dict[ItemState, Money] = {}
     reported, doubtful, retryable = 0.0, 0, 0
     for state, count, spent, held, maybe, others, told, settled in rows:
-        meaning = state if running else read_crash(state)
+        meaning = state if running else state_after_crash(state)
         doubtful += count if meaning == "in_doubt" else others
         reported += told
         retryable += count - (settled or 0) if meaning in RETRYABLE else 0

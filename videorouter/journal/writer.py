@@ -30,7 +30,7 @@ from videorouter.journal.schema import (
 )
 from videorouter.locks import WriterLock
 from videorouter.loops import UncancellableFuture
-from videorouter.threads import Owned
+from videorouter.threads import ThreadedResource
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -89,7 +89,7 @@ class Writer:
     async def open(self, recover: Callable[[sqlite3.Connection], None]) -> None:
         """Lock and open the file, make it where there is none, and commit what ``recover`` does."""
         self._loop = asyncio.get_running_loop()
-        async with Owned(self._release) as owned:
+        async with ThreadedResource(self._release) as owned:
             database = await owned.run(self._open, recover)
         self._thread = threading.Thread(target=self._run, args=(database,), name="videorouter-journal", daemon=True)
         self._thread.start()

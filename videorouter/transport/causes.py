@@ -34,7 +34,7 @@ _CONNECTING = (
     WireFailure.OUT_OF_FILES,
     WireFailure.TLS_CUT,
     WireFailure.CONNECT_TIMEOUT,
-    WireFailure.REFUSED,
+    WireFailure.CONNECTION_REFUSED,
     WireFailure.UNREACHABLE,
 )
 _MISSING_NAMES = frozenset(
@@ -76,7 +76,7 @@ def _name_cause(error: BaseException) -> WireFailure | None:
     if isinstance(error, (ConnectionResetError, ConnectionAbortedError, BrokenPipeError)):
         return WireFailure.TLS_CUT
     if isinstance(error, ConnectionRefusedError):
-        return WireFailure.REFUSED
+        return WireFailure.CONNECTION_REFUSED
     return None
 
 
@@ -90,7 +90,7 @@ def name_connect_failure(error: BaseException) -> WireFailure:
 
 
 _HINTS = {
-    WireFailure.REFUSED: "nothing listens there, or a firewall refuses; check the base URL and port",
+    WireFailure.CONNECTION_REFUSED: "nothing listens there, or a firewall refuses; check the base URL and port",
     WireFailure.UNREACHABLE: "the network has no way to it; check the connection, VPN and firewall",
     WireFailure.CONNECT_TIMEOUT: "no connection within the connect timeout; check the network, or the host is overloaded",
     WireFailure.NAME_TEMPORARY: "the name server did not answer; check the network's DNS",

@@ -94,7 +94,7 @@ class Resolver:
             running.add_done_callback(lambda done: self._keep(key, done, loop.time()))
         return await asyncio.shield(running)
 
-    def forget(self, host: str, port: int) -> None:
+    def invalidate(self, host: str, port: int) -> None:
         """Look the name up again next time: none of its addresses answered."""
         self._known.pop((host, port), None)
 

@@ -173,7 +173,7 @@ class Exchanger:
             failure = WireFailure.DEADLINE if ends >= deadline else WireFailure.CONNECT_TIMEOUT
             raise explain(WireFailure.CLOSED if self.pools.closed else failure, target.label, error) from error
         except (OSError, UnicodeError) as error:
-            pool.resolver.forget(target.host, target.port)
+            pool.resolver.invalidate(target.host, target.port)
             raise explain(name_connect_failure(error), target.label, error) from error
 
     async def _connect(

@@ -445,7 +445,7 @@ class Ledger:
                 (cost, lost, item),
             )
             self._purse.confirmed += to_micros(cost)
-            self._purse.forget(lost)
+            self._purse.clear_unknown(lost)
         return None
 
     def _refuse(self, database: sqlite3.Connection, _: str, word: Refuse) -> Answer | None:

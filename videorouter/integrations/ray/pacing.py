@@ -15,7 +15,7 @@ import contextlib
 import time
 from typing import TYPE_CHECKING, TypeAlias, TypeVar
 
-from videorouter.call.limiter import PROCESS, set_pace_factory
+from videorouter.call.limiter import PROCESS_LIMITS, set_pace_factory
 from videorouter.call.pace import LONGEST_HOLD, AdaptiveRate
 from videorouter.integrations.ray.words import (
     Demand,
@@ -329,7 +329,7 @@ class Link:
         waiting: dict[LaneKey, int] = {}
         used: dict[LaneKey, int] = {}
         now = time.monotonic()
-        with PROCESS.lock:
+        with PROCESS_LIMITS.lock:
             for queue in self._limit.queues:
                 pace = queue.model_limit.pace
                 if isinstance(pace, Follower):
@@ -368,7 +368,7 @@ class Link:
         self._serial = shares.serial
         self._every = shares.every
         now = time.monotonic()
-        with PROCESS.lock:
+        with PROCESS_LIMITS.lock:
             for share in shares.shares:
                 follower = self.followers.get(share.lane)
                 if follower is not None:

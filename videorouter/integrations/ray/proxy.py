@@ -241,7 +241,7 @@ class RemoteJournal:
         restored = None if ending.sent is None else (ending.idempotency_key, ending.sent)
         self._post(Finish(self._homes.get(ending.id, -1), row, ending.inline, restored), None)
 
-    async def record_refusal(self, item: str, position: int, verb: str, failure: str) -> None:
+    async def record_invalid_entry(self, item: str, position: int, verb: str, failure: str) -> None:
         """Commit that a row could not be read."""
         await self._say(Refuse(item, position, verb, failure.encode()))
 
