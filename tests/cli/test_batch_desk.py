@@ -148,7 +148,7 @@ def test_a_doubt_outlives_the_refusal_of_its_second_sending_also_without_a_price
     assert "1 may have been billed" in ended.err
     assert run("batch", "status", "clips", "--json").records[0]["in_doubt"] == 1
     (record,) = run("batch", "settle", "clips", "--json").records
-    assert "and that was refused" in record["failure"]
+    assert "and the gateway refused that" in record["failure"]
     assert run("batch", "settle", "clips", record["id"], "--not-bought").code == 0
     assert run("batch", "run", "p.txt", "--out", "clips", env=point_at(sandbox)).code == 0
 

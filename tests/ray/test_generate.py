@@ -128,7 +128,7 @@ def test_what_is_in_doubt_stays_so_when_its_second_sending_is_refused(generate, 
     for _ in range(2):
         (row,) = generate(["flaky one"], on_outcome_unknown="resend", **call).take_all()
         assert row["state"] == "in_doubt"
-        assert "and that was refused" in row["error"]
+        assert "and the gateway refused that" in row["error"]
     assert gateway.ledger()["charges"] == {"flaky one": 1}
     database = sqlite3.connect(tmp_path / "run.db")
     assert database.execute("SELECT state, sends FROM items").fetchall() == [("in_doubt", 3)]
