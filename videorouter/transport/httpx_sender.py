@@ -395,6 +395,7 @@ async def _read_whole(
         return
     # One object, not a list: a million chunks of one byte would weigh far more, and a traceback keeps this frame.
     pieces = bytearray()
+    whole = False
     try:
         async for piece in httpx_response.stream:  # type: ignore[union-attr]  # an async client gives these
             pieces += piece
@@ -403,13 +404,15 @@ async def _read_whole(
             spool = attempt.spool or _open_spool(response, attempt, extend)
             await spool.write(bytes(pieces))
             pieces.clear()
+        whole = True
     finally:
         raw = bytes(pieces)
         response.body = decode_body(raw, response.headers, max_body)
         pieces.clear()
         del httpx_response
-        swollen = len(response.body) > max_body
+        swollen = whole and len(response.body) > max_body
         response.body = clip_body(response.body, max_body)
+        raw = raw if swollen else b""
     if swollen:
         writing = _open_spool(response, attempt, extend).write(raw)
         del raw
