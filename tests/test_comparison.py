@@ -140,7 +140,10 @@ def test_the_script_of_double_charges_prints_its_tables():
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads the highest resident size from /proc")
 def test_the_script_of_hostile_answers_prints_its_tables():
-    lines = run("hostile.py", "--answer", "every 0.3 s", "--answer", "HTML", "--answer", "echoes")
+    answers = ("bomb", "100 MB", "every 0.3 s", "HTML", "echoes")
+    lines = run("hostile.py", *(word for answer in answers for word in ("--answer", answer)))
+    assert "| a gzip bomb: 500 MB | OutcomeUnknownError |" in lines  # which would say it if memory had grown
+    assert "| a JSON body of 100 MB | result |" in lines
     assert "| a byte every 0.3 s | OutcomeUnknownError |" in lines
     assert "| an HTML page under 200 | OutcomeUnknownError |" in lines
     assert "| 401 that echoes the API key | AuthenticationError |" in lines

@@ -43,9 +43,9 @@ def order(script: str, *work: object) -> list[str]:
 
 
 def make_environment(folder: str | None = None) -> dict[str, str]:
-    """No proxy, and the authority of a folder's certificate."""
+    """No proxy; the authority of a folder's certificate, and that folder for what a client leaves on the disk."""
     kept = {key: value for key, value in os.environ.items() if "proxy" not in key.lower()}
-    return kept if folder is None else {**kept, "SSL_CERT_FILE": f"{folder}/ca.pem"}
+    return kept if folder is None else {**kept, "SSL_CERT_FILE": f"{folder}/ca.pem", "TMPDIR": folder}
 
 
 def write_certificate(folder: str) -> None:
