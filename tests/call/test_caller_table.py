@@ -27,6 +27,8 @@ TABLE = (
     "test_a_rejection_is_raised_as_its_class",
     "test_a_rejection_under_http_200_is_raised_as_its_class",
     "test_moderation_has_one_class",
+    "test_an_account_without_credit_ends_the_call_at_the_first_answer",
+    "test_the_wait_in_the_words_of_a_429_is_kept",
     "test_an_honoured_key_is_sent_again_with_the_same_bytes",
     "test_honoured_retries_are_counted",
     "test_a_complaint_about_the_key_raises_the_first_failure",
