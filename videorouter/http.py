@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import enum
 import re
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 from urllib.parse import SplitResult, urlsplit
 
@@ -16,7 +17,7 @@ import msgspec
 from videorouter.errors import Phase
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+    from collections.abc import AsyncIterator, Iterator, Sequence
     from pathlib import Path
 
 Header: TypeAlias = tuple[bytes, bytes]
@@ -61,12 +62,10 @@ def name_host(url: str) -> str:
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
-def find_header(headers: Iterable[Header], name: bytes) -> str | None:
-    """The first header field of a name, which is given in lower case."""
-    for key, value in headers:
-        if key.lower() == name:
-            return value.decode("latin-1")
-    return None
+def find_header(headers: Sequence[Header], name: bytes) -> str | None:
+    """The first header field of a name; names are in lower case, as those of a ``Response`` are."""
+    value = dict(reversed(headers)).get(name)
+    return None if value is None else value.decode("latin-1")
 
 
 class Request(msgspec.Struct, frozen=True, kw_only=True):
@@ -145,29 +144,33 @@ class BodySpool(Protocol):
         ...
 
 
-class Attempt:
+class Attempt(msgspec.Struct, kw_only=True, eq=False):
     """What is known of one attempt while it runs: written by the sender, read by whoever asks what was lost.
 
     A client that the user brought may send again by itself. These are the facts of the last sending, ``earlier`` has
     those of the sendings before it.
     """
 
-    __slots__ = ("earlier", "half_written", "host", "make_spool", "phase", "response", "spool", "unread")
+    phase: Phase = Phase.QUEUED
+    host: str | None = None
+    half_written: bool = False
+    """Whether a part of the request was not handed over: if it ends here, the server never has the whole."""
+    response: Response | None = None
+    """Status and headers as soon as they are in, with as much of the body as was read when it failed."""
+    unread: bytes = b""
+    """What came where no head could be read."""
+    earlier: tuple[Attempt, ...] = ()
+    make_spool: Callable[[], BodySpool] | None = None
+    """Makes what takes a successful response's body that is too large for memory."""
+    spool: BodySpool | None = None
+    """What took it; ``response`` then has an empty body."""
 
-    def __init__(self) -> None:
-        self.phase: Phase = Phase.QUEUED
-        self.host: str | None = None
-        self.half_written: bool = False
-        """Whether a part of the request was not handed over: if it ends here, the server never has the whole."""
-        self.response: Response | None = None
-        """Status and headers as soon as they are in, with as much of the body as was read when it failed."""
-        self.unread: bytes = b""
-        """What came where no head could be read."""
-        self.earlier: tuple[Attempt, ...] = ()
-        self.make_spool: Callable[[], BodySpool] | None = None
-        """Makes what takes a successful response's body that is too large for memory."""
-        self.spool: BodySpool | None = None
-        """What took it; ``response`` then has an empty body."""
+    def __repr__(self) -> str:
+        # A server may echo the key: what it sent shows in no traceback.
+        return f"<Attempt {self.phase}>"
+
+    def __rich_repr__(self) -> list[tuple[str, Any]]:
+        return [("phase", self.phase)]
 
     @property
     def has_left(self) -> bool:

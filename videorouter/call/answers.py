@@ -120,6 +120,7 @@ class _Finished(msgspec.Struct):
 
 
 _decode_finished = msgspec.json.Decoder(_Finished).decode
+_TEXT = frozenset({str})
 
 
 def encode_request(fields: Mapping[str, Any], extra: Mapping[str, Any] | None = None) -> bytes:
@@ -127,14 +128,10 @@ def encode_request(fields: Mapping[str, Any], extra: Mapping[str, Any] | None = 
 
     Fields that are ``None`` are left out; ``extra`` is the user's own, wins over them and keeps its ``None`` as null.
     """
-    body = dict(fields)
-    for name, value in fields.items():
-        if value is None:
-            del body[name]
-    if extra:
-        body.update(extra)
-    for name, value in body.items():
-        if type(value) is not str:
+    body = fields
+    if extra or not _TEXT.issuperset(map(type, fields.values())):
+        body = {name: value for name, value in fields.items() if value is not None} | dict(extra or {})
+        for name, value in body.items():
             _check_value(name, value)
     try:
         return _encode(body)

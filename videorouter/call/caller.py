@@ -95,7 +95,7 @@ class Call(msgspec.Struct, Generic[Answer], kw_only=True, eq=False):
     def __rich_repr__(self) -> list[tuple[str, Any]]:
         return [("kind", self.kind)]
 
-    async def prepare(self) -> Request:
+    async def prepare(self, attempt: Attempt) -> Request:
         """Make the request when it may be sent; what this raises ends the call with nothing sent."""
         raise NotImplementedError
 
@@ -107,14 +107,11 @@ class Call(msgspec.Struct, Generic[Answer], kw_only=True, eq=False):
         """One attempt, and what came of it."""
         caller = self.caller
         self.attempt = attempt = Attempt()
-        request = await self.prepare()
+        request = await self.prepare(attempt)
         self.began = time.monotonic()
         self.history.attempts += 1
         settings = caller.settings
         ended: Answer | FailedAttempt
-        kind = self.kind
-        if kind is RequestKind.ONCE or kind is RequestKind.HONOURED or kind is RequestKind.POLL:
-            attempt.make_spool = caller.make_spool  # its answer may bring a video inline
         try:
             response = await caller.shared.sender.send(request, attempt, deadline=self.until, max_body=MAX_ANSWER_BYTES)
             if attempt.spool is not None:
@@ -135,7 +132,7 @@ class Call(msgspec.Struct, Generic[Answer], kw_only=True, eq=False):
         else:
             if answer is None:
                 ended = FailedAttempt(outcome=Outcome.PENDING, attempt=attempt, response=response)
-            elif isinstance(answer, ErrorAnswer | Unusable):
+            elif isinstance(answer, (ErrorAnswer, Unusable)):
                 ended = classify_answer(answer, response, attempt, self.kind, settings, wall=time.time())
             else:
                 attempt.response = response
@@ -204,8 +201,9 @@ class FreeCall(Call[Answer], kw_only=True, eq=False):
     def __post_init__(self) -> None:
         self.history.began = time.monotonic()
 
-    async def prepare(self) -> Request:
+    async def prepare(self, attempt: Attempt) -> Request:
         """Refuse when the client is closed or the deadline of an upload has passed, and ask for the key."""
+        del attempt
         self.caller.check_open()
         headers = await self.caller.headers.build(self.url, deadline=self.deadline, content_type=self.content_type)
         if not self.kind.read and time.monotonic() >= self.deadline:

@@ -57,7 +57,7 @@ class PaidCall(Call[VideoResult | Task], kw_only=True, eq=False):
     first: FailedAttempt | None = None
     doubt: FailedAttempt | None = None
 
-    async def prepare(self) -> Request:
+    async def prepare(self, attempt: Attempt) -> Request:
         """Wait for the slot, and for the key; then the intent is written down."""
         caller, submission, slot = self.caller, self.submission, self.slot
         shared = caller.shared
@@ -90,7 +90,8 @@ class PaidCall(Call[VideoResult | Task], kw_only=True, eq=False):
         left = self.deadline - time.monotonic()
         if left <= 0 or (left < slot.queue.model_limit.least_time and self._has_waited(left)):
             raise self._describe_lateness(left)
-        slot.attempt = self.attempt
+        slot.attempt = attempt
+        attempt.make_spool = caller.make_spool  # the answer may bring a video inline
         self.until: float = self.deadline
         return Request(method="POST", url=url, headers=headers, body=submission.body)
 
@@ -144,7 +145,7 @@ class PaidCall(Call[VideoResult | Task], kw_only=True, eq=False):
             idempotency_key=submission.idempotency_key,
             request=submission.body,
         )
-        return self.accept_result(answer, response) if isinstance(answer, VideoResult | Task) else answer
+        return self.accept_result(answer, response) if isinstance(answer, (VideoResult, Task)) else answer
 
     def accept_result(self, answer: VideoResult | Task, response: Response) -> VideoResult | Task:
         """What was bought; a task knows the host that accepted it."""

@@ -234,9 +234,12 @@ def find_task_id(task: object) -> str:
 
 def keep_request(made: VideoResult | Task, body: bytes) -> None:
     """Let a task and each video know the request that they come from: what is saved is compared with it."""
+    result: VideoResult | None
     if isinstance(made, Task):
         made.__dict__["request_"] = body
-    result = made.result if isinstance(made, Task) else made
+        result = made.result
+    else:
+        result = made
     if result is not None:
         for video in result.videos:
             video.__dict__["request_"] = body

@@ -381,9 +381,10 @@ class Poll(FreeCall[TaskStatus], kw_only=True, eq=False):
         self.url: str = self.caller.task_url(self.task.id or "", host=self.host)
         return ended
 
-    async def prepare(self) -> Request:
+    async def prepare(self, attempt: Attempt) -> Request:
         """As any read; the last one has a moment after the deadline."""
-        request = await super().prepare()
+        request = await super().prepare(attempt)
+        attempt.make_spool = self.caller.make_spool  # the answer may bring a video inline
         late = time.monotonic() - self.deadline
         if late >= 0:
             self.until: float = self.until + late + (_POLL_AFTER_SLEEP if late > _OVERSLEPT else _LAST_POLL)

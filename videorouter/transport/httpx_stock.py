@@ -12,6 +12,7 @@ patched here.
 
 from __future__ import annotations
 
+import operator
 import sys
 from collections import deque
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -112,18 +113,22 @@ async def _discard(*open_ones: httpx.AsyncByteStream | httpx.AsyncHTTPTransport)
 class _Patches:
     """Methods of one class that a mock may replace, and whether they are still those that its file defines."""
 
-    __slots__ = ("_genuine", "_names", "_owner")
+    __slots__ = ("_genuine", "_names", "_owner", "_read")
 
     def __init__(self, owner: Any, *names: str) -> None:
         self._owner = owner
         self._names = names
-        self._genuine: dict[str, object] = {}
+        self._read: Callable[[object], object] = operator.attrgetter(*names)
+        self._genuine: object = None
 
     def is_patched(self) -> bool:
-        owner, genuine = self._owner, self._genuine
-        for name in self._names:  # noqa: SIM110 - a generator would cost more than the look
-            if getattr(owner, name) is not genuine.get(name) and self._differs(name):
-                return True
+        """Whether one is replaced. This runs for each request, so that methods found genuine are only compared."""
+        methods = self._read(self._owner)
+        if methods == self._genuine:
+            return False
+        if any(map(self._differs, self._names)):
+            return True
+        self._genuine = methods
         return False
 
     def _differs(self, name: str) -> bool:
@@ -132,10 +137,7 @@ class _Patches:
         if code is None or hasattr(method, "__wrapped__"):
             return True
         # The module may have been loaded while a mock was already in place: only the file can tell.
-        if code.co_filename != self._owner.__aenter__.__code__.co_filename:
-            return True
-        self._genuine[name] = method
-        return False
+        return bool(code.co_filename != self._owner.__aenter__.__code__.co_filename)
 
 
 is_client_patched: Callable[[], bool] = _Patches(httpx.AsyncClient, "send", "_transport_for_url").is_patched

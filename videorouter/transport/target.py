@@ -65,14 +65,13 @@ class Payload:
         self.rest: tuple[bytes, ...] = body if isinstance(body, tuple) else ()
         joined = body if isinstance(body, bytes) else None
         parts = [method.encode("ascii"), target.line, target.netloc, b"\r\n"]
-        lines = 2
         for name, value in headers:
             lower = name.lower()
             if lower not in _FRAMING:
                 parts += (name, b": ", value, b"\r\n")
-                lines += 1
             elif lower == b"host":
                 parts[2] = value
+        lines = 1 + len(parts) // 4
         if body is not None:
             size = len(joined) if joined is not None else sum(map(len, self.rest))
             parts.append(b"Accept-Encoding: identity\r\nContent-Length: %d\r\n\r\n" % size)
