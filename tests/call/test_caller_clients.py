@@ -107,7 +107,7 @@ async def test_a_second_sending_that_is_refused_is_sent_again(first, ledger, rou
 
 async def test_a_second_sending_that_is_answered_too_late_is_in_doubt(name, first, ledger, router):
     ledger.steps[:0] = [first, ledger.bills(lose("hold")), ledger.bills(answer())]
-    error = await fail(router, timeout=0.8)
+    error = await fail(router, timeout=1.5)
     assert type(error) is OutcomeUnknownError
     assert (len(ledger.posts), ledger.billed) == (2, 1)
     assert error.phase is (Phase.UNKNOWN if name in SILENT else Phase.SENT)
