@@ -199,7 +199,7 @@ async def test_a_post_through_a_wrapped_send_takes_no_connection_that_was_long_i
     async with Gateway(answer()) as gateway, CLIENTS["wrapped send over ours"](_Request(monkeypatch)) as options:
         async with AsyncVideoRouter(KEY, base_url=gateway.url, **options) as router:
             await router.generate("otter", model="veo")
-            monkeypatch.setattr("videorouter.transport.exchange.POST_IDLE", 0.0)
+            monkeypatch.setattr("videorouter.transport.connection.POST_IDLE", -1.0)
             await router.generate("otter", model="veo")
             assert gateway.connections == 2
 
