@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import gzip
 import json
+import random
 import zlib
 
 import httpx
@@ -249,3 +250,17 @@ async def test_reads_are_as_lenient():
     async with Gateway(answer(200, balance)) as gateway:
         async with AsyncVideoRouter(KEY, base_url=gateway.url, models_base_url=gateway.url) as router:
             assert (await router.balance()).credit_balance == 9.99
+
+
+@pytest.mark.parametrize("client", ["our transport", "our transport below httpx", "stock httpx"])
+async def test_compressed_base64_of_an_acceptable_size_may_grow_beyond_it(client):
+    video = random.Random(1).randbytes(3_500_000)
+    body = gzip.compress(json.dumps({"data": base64.b64encode(video).decode()}).encode(), compresslevel=1)
+    step = answer(200, body, "Content-Encoding: gzip")
+    async with (
+        httpx.AsyncClient() as stock,
+        calling(step, http_client=stock if "stock" in client else None) as (_, router),
+    ):
+        if client == "our transport below httpx":
+            router.http_client.event_hooks["response"].append(look_on)
+        assert (await router.generate("otter", model="veo", timeout=20)).video.data == video
