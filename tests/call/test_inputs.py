@@ -54,7 +54,7 @@ def test_recognising_never_raises(head):
     ("head", "size", "field", "words"),
     [
         (b"", 0, "image_url", "empty"),
-        (b"<html></html>", 13, "image_url", "no image"),
+        (b"<html></html>", 13, "image_url", "not a known image"),
         (MP4, 28, "image_url", "takes images"),
         (PNG, 51 * 2**20, "image_url", "at most"),
     ],
@@ -138,5 +138,5 @@ def test_an_address_has_a_scheme(text):
     "spell", [lambda text: {"image_url": text}, lambda text: {"video_urls": ["https://x.example/a", text]}]
 )
 def test_a_name_without_a_scheme_is_no_address(text, spell):
-    with pytest.raises(InvalidRequestError, match=r"is no URL\. Nothing was sent\..*pathlib\.Path"):
+    with pytest.raises(InvalidRequestError, match=r"is not a URL\. Nothing was sent\..*pathlib\.Path"):
         check_addresses(spell(text))

@@ -1,6 +1,6 @@
-"""What goes on the wire and what an answer means: model to bytes, bytes to model or error.
+"""Encodes a request, and reads an answer as a result, a task or an error.
 
-The answers are told apart by ordered rules:
+Ordered rules classify an answer:
 
 1. a status that is not 2xx is an error;
 2. a 2xx with an ``error`` object is an error;
@@ -12,7 +12,7 @@ The answers are told apart by ordered rules:
 7. anything else, or not JSON, is an unexpected response.
 
 Fields that are unknown are ignored and stay reachable in ``raw``. This file never validates a model id or a field's
-value, and never throws evidence away: what cannot be used comes back as :class:`Unusable` with its bytes.
+value, and never drops evidence: an unusable answer is returned as :class:`Unusable` with its bytes.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from videorouter.models import Task, TaskStatus, Video, VideoResult
 
 MAX_ANSWER_BYTES = 4 * 2**20
 _MOST_DOLLARS = 1e6
-"""What no video costs: a number beyond it is no price, and must not spend a batch's money."""
+"""The highest number that counts as a price: a larger one must not spend a batch's money."""
 PENDING = frozenset(
     {
         "created",
@@ -56,7 +56,7 @@ _encode = msgspec.json.Encoder().encode
 
 
 class ErrorAnswer(msgspec.Struct, frozen=True, kw_only=True):
-    """An answer that says no, in any of the shapes that the gateway has for it.
+    """An answer that reports an error, in any shape that the gateway uses.
 
     ``status`` is the HTTP status; ``effective`` is the one that counts: the error's own code under a 2xx.
     """
@@ -78,9 +78,9 @@ class ErrorAnswer(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Unusable(msgspec.Struct, frozen=True, kw_only=True):
-    """A 2xx that brings nothing usable. ``urls`` are the addresses in it that could not be taken, ``""`` for none at all.
+    """A 2xx without a usable result. ``urls`` are the URLs in it that could not be used, ``""`` where one was missing.
 
-    ``completed`` when it tells of a task that has come to its end all the same.
+    ``completed`` is set when the answer reports a task that has ended.
     """
 
     status: int
@@ -91,7 +91,7 @@ class Unusable(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def url(self) -> str | None:
-        """The first address that could not be taken."""
+        """The first URL that could not be used."""
         return next((url for url in self.urls if url), None)
 
     def __repr__(self) -> str:
@@ -124,7 +124,7 @@ _TEXT = frozenset({str})
 
 
 def encode_request(fields: Mapping[str, Any], extra: Mapping[str, Any] | None = None) -> bytes:
-    """One JSON body, frozen: every attempt sends these very bytes.
+    """Encode a JSON body once: every attempt sends these very bytes.
 
     Fields that are ``None`` are left out; ``extra`` is the user's own, wins over them and keeps its ``None`` as null.
     """
@@ -167,7 +167,7 @@ def read_post(
     idempotency_key: str | None = None,
     request: bytes | None = None,
 ) -> Answer:
-    """What the answer to a generation or an edit means, by the ordered rules above."""
+    """Read the answer to a generation or an edit, by the ordered rules above."""
     named = request_id[:200] if request_id is not None else None
     if 200 <= status < 300 and not is_swollen(body):
         try:
@@ -195,7 +195,7 @@ def read_post(
 
 
 def _name(answer: Answer, request_id: str | None, idempotency_key: str | None) -> Answer:
-    """The same result or task with the names that its request had."""
+    """Add the ids of its request to a result or a task."""
     if not isinstance(answer, VideoResult | Task):
         return answer
     named = answer.replace(request_id=request_id, idempotency_key=idempotency_key)
@@ -260,10 +260,10 @@ def _read_task(
 def read_task(
     status: int, body: bytes, *, task_id: str, model: str | None = None, request: bytes | None = None
 ) -> TaskStatus | ErrorAnswer | Unusable:
-    """What a poll of a task means. ``completed`` without any usable URL is :class:`Unusable`, not an endless poll.
+    """Read the answer to a poll. ``completed`` without a usable URL is :class:`Unusable`, not an endless poll.
 
-    A URL beside a word that nobody knows is the result. Beside a word that means pending it may be a placeholder: it is
-    kept as ``candidate_``. A URL that stands in the body of ``request`` is neither.
+    A URL beside an unknown state is the result. Beside a pending state it may be a placeholder: it is kept as
+    ``candidate_``. A URL that only echoes ``request`` is neither.
     """
     try:
         root: object = decode_json(body)
@@ -317,7 +317,7 @@ def _task_place(root: object) -> dict[str, Any] | None:
 
 
 def classify_status(word: str | None) -> Literal["pending", "completed", "failed", "unknown"]:
-    """What a task's state means, in any case of letters; no word at all is unknown, too."""
+    """Classify a task's state, ignoring case; a missing state is unknown, too."""
     known = (word or "").strip().lower().replace(" ", "_").replace("-", "_")
     if known in COMPLETED:
         return "completed"
@@ -327,7 +327,7 @@ def classify_status(word: str | None) -> Literal["pending", "completed", "failed
 
 
 def find_error(status: int, root: object, body: bytes) -> ErrorAnswer | None:
-    """The error in a decoded answer, by rules 1 to 3."""
+    """Return the error in a decoded answer, by rules 1 to 3."""
     fields = root if isinstance(root, dict) else {}
     error = fields.get("error")
     code = fields.get("code")
@@ -364,7 +364,7 @@ def find_error(status: int, root: object, body: bytes) -> ErrorAnswer | None:
 
 
 def read_code(code: object) -> int | None:
-    """An error code as an int, when it reads as one."""
+    """Read an error code as an int, or ``None``."""
     if isinstance(code, bool):
         return None
     if isinstance(code, int):

@@ -62,18 +62,8 @@ READ_LIMIT = 60.0
 class Call(msgspec.Struct, Generic[Answer], kw_only=True, eq=False):
     """One request that is sent until it is answered, as often as the retry table allows.
 
-    Attributes:
-        caller: The client's way to the wire.
-        kind: Its column in the table.
-        deadline: ``time.monotonic()`` value at which it ends.
-        max_retries: How often a transient failure is retried.
-        until: When the attempt that is prepared is given up; ``prepare`` sets it.
-        slot: Held while it is sent, and given back while it waits for its next attempt.
-        hosts: How many hosts it may be sent to.
-        history: What it has been through.
-        failed: Its last attempt, when that failed.
-        attempt: The attempt that runs, or that has ended and is not judged yet.
-        began: When it was sent.
+    ``until`` is when the prepared attempt is given up, set by ``prepare``. ``slot`` is released during a pause before a
+    retry. ``failed`` is the last attempt if it failed; ``attempt`` is the running one, or one not yet classified.
     """
 
     caller: Caller
@@ -96,15 +86,15 @@ class Call(msgspec.Struct, Generic[Answer], kw_only=True, eq=False):
         return [("kind", self.kind)]
 
     async def prepare(self, attempt: Attempt) -> Request:
-        """Make the request when it may be sent; what this raises ends the call with nothing sent."""
+        """Build the request when it may be sent; an exception from here ends the call with nothing sent."""
         raise NotImplementedError
 
     def read(self, response: Response) -> Answer | ErrorAnswer | Unusable | None:
-        """What an answer brings; ``None`` when it says that there is nothing yet."""
+        """Read an answer; ``None`` when there is no result yet."""
         raise NotImplementedError
 
     async def send_once(self) -> Answer | FailedAttempt:
-        """One attempt, and what came of it."""
+        """Make one attempt and return its result or its failure."""
         caller = self.caller
         self.attempt = attempt = Attempt()
         request = await self.prepare(attempt)
@@ -144,31 +134,31 @@ class Call(msgspec.Struct, Generic[Answer], kw_only=True, eq=False):
         return ended
 
     def find_last_start(self) -> float:
-        """When another attempt may start at the latest."""
+        """Return the latest time at which another attempt may start."""
         return self.deadline
 
     async def judge_earlier(self, ended: Answer | FailedAttempt, attempt: Attempt) -> Answer | FailedAttempt:
-        """What came of an attempt in which the user's client sent more than once."""
+        """Classify an attempt in which the user's client sent more than once."""
         del attempt
         return ended
 
     def note(self, failed: FailedAttempt, decision: Decision) -> None:
-        """Write down how an attempt failed, and what was decided."""
+        """Record how an attempt failed, and what was decided."""
         self.failed = failed
         self.attempt = None
         self.history.note(failed.outcome, self.kind, decision)
 
     def build_error(self, failed: FailedAttempt) -> VideoRouterError:
-        """What is raised when an attempt was the last."""
+        """Build the error to raise after the last attempt."""
         error = build_error(TABLE[failed.outcome][self.kind][1], failed, self.caller.settings, kind=self.kind)
         error.add(attempts=self.history.attempts, elapsed=time.monotonic() - self.history.began)
         return error
 
     async def tell_attempt(self, ended: Answer | FailedAttempt, elapsed: float) -> None:
-        """Tell the event hook that an attempt has ended."""
+        """Report the end of an attempt to the event hook."""
 
     async def tell_retry(self, decision: RetryAfter) -> None:
-        """Tell the event hook that there will be another attempt."""
+        """Report a coming retry to the event hook."""
 
     async def rest(self, seconds: float) -> None:
         """Wait for the next attempt."""
@@ -182,13 +172,7 @@ class Call(msgspec.Struct, Generic[Answer], kw_only=True, eq=False):
 class FreeCall(Call[Answer], kw_only=True, eq=False):
     """A request to the gateway that buys nothing: a GET, or a POST of ``body``.
 
-    Attributes:
-        url: Where it goes.
-        parse: Reads the answer.
-        limit: Seconds after which one attempt is given up.
-        body: What an upload sends.
-        content_type: Of the body.
-        model: Which model it is for.
+    ``parse`` reads the answer; ``limit`` is the timeout of one attempt in seconds.
     """
 
     url: str
@@ -213,18 +197,18 @@ class FreeCall(Call[Answer], kw_only=True, eq=False):
         return Request(method=method, url=self.url, headers=headers, body=self.body)
 
     def read(self, response: Response) -> Answer | ErrorAnswer | Unusable | None:
-        """As ``parse`` does."""
+        """Read the answer with ``parse``."""
         return self.parse(response) if self.parse is not None else None
 
     def build_error(self, failed: FailedAttempt) -> VideoRouterError:
-        """As any call's, with the model."""
+        """Build the error as any call does, and add the model."""
         error = super().build_error(failed)
         error.add(model=self.model)
         return error
 
 
 def read_json(response: Response) -> Response | ErrorAnswer | Unusable:
-    """An answer that is JSON and no error."""
+    """Return the error that an answer reports, or the answer itself when it is JSON without one."""
     root: object = None
     try:
         root = decode_json(response.body)
@@ -235,7 +219,7 @@ def read_json(response: Response) -> Response | ErrorAnswer | Unusable:
 
 
 class Caller:
-    """How one client, or a view of it, sends: its settings, its hooks, its limit of jobs at once."""
+    """Sends for one client or view of it, with its settings, hooks and limit of concurrent jobs."""
 
     def __init__(
         self,
@@ -319,7 +303,7 @@ class Caller:
         deadline: float,
         parse: Callable[[Response], Answer | ErrorAnswer | Unusable | None],
     ) -> Answer:
-        """Read one JSON document of the gateway, as ``parse`` understands it."""
+        """Read one JSON document of the gateway with ``parse``."""
         return await self.send(
             FreeCall(
                 caller=self,
@@ -354,14 +338,14 @@ class Caller:
         )
 
     def open_slot(self, model: str, *, sends: bool = True) -> Slot:
-        """A slot of the client's limit and of the model's, not yet taken; ``sends=False`` for a job that only polls."""
+        """Make a slot of the client's and the model's limit, not yet taken; ``sends=False`` for a job that polls."""
         shared = self.shared
         if shared.closed or shared.draining:
             shared.check_taking()
         return Slot(self.limit.find_queue(self.origins[0], model, adaptive=self.settings.adaptive, sends=sends))
 
     def task_url(self, task_id: str, poll_url: str | None = None, *, host: int = 0) -> str:
-        """Where a task's state is read: the gateway's own address on a known origin, else the documented path of a host."""
+        """Return the URL of a task's state: the gateway's own on a known origin, else the documented path of a host."""
         if poll_url is not None and poll_url.startswith(("https://", "http://")):
             try:
                 if origin_of(poll_url) in self.settings.origins:
@@ -371,7 +355,7 @@ class Caller:
         return f"{self.bases[host]}/videos/tasks/{quote(task_id, safe='')}"
 
     def scrub(self, record: Kept, response: Response) -> Kept:
-        """What an answer brought, without what the gateway echoed of the key."""
+        """Remove the API key, where the gateway echoed it, from an answer."""
         settings = self.settings
         named: str | None = getattr(record, "request_id", None)
         if not settings.quotes_key(response.body) and (named is None or not settings.quotes_key(named.encode())):
@@ -391,18 +375,18 @@ class Caller:
         return record.replace(**changes).with_extras(raw_=raw)
 
     def _scrub_words(self, video: Video) -> Video:
-        """Addresses and ids stay as they are: without them what was paid for could not be had."""
+        """Scrub all text but URLs and ids: without them a paid result could not be fetched."""
         if video.revised_prompt is None:
             return video
         words = self.settings.redact(video.revised_prompt)
         return video.replace(revised_prompt=words)
 
     def evidence(self, response: Response) -> dict[str, object]:
-        """The facts that an answer leaves on an error, without secrets."""
+        """Collect the facts of an answer for an error, without secrets."""
         return keep_evidence(response, self.settings.redact)
 
     def make_spool(self) -> Spool:
-        """What takes an answer that is too large for memory."""
+        """Make the spool for an answer that is too large for memory."""
         return Spool(limit=self.settings.max_download_bytes, most=MAX_ANSWER_BYTES)
 
     def check_open(self) -> None:
@@ -410,19 +394,19 @@ class Caller:
         self.shared.check_open()
 
     async def emit(self, event: Event, *, deadline: float = float("inf"), also: EventHook | None = None) -> None:
-        """Hand an event to the user's hook, and to another one; wait for both, but not past the deadline."""
+        """Pass an event to the user's hook and to another one; wait for both, but not past the deadline."""
         if self.on_event is not None or also is not None:
             limit = self.settings.hook_timeout
             hooks = (self.on_event, event), (also, event)
             await call_hooks(hooks, limit=limit, wait=min(limit, deadline - time.monotonic()))
 
     async def record(self, event: Event, *, seconds: float = float("inf")) -> None:
-        """As ``emit``, for what must not be missed: the hook has its time, whatever becomes of the call."""
+        """Emit an event that must not be lost: the hook gets its time even when the call is cancelled."""
         limit = self.settings.hook_timeout
         await call_hooks(((self.on_event, event),), limit=limit, wait=min(limit, seconds), recording=True)
 
     async def record_in_doubt(self, record: InDoubt, ending: BaseException | None = None, *, also: Hooks = ()) -> None:
-        """Keep a record and call the hooks, whatever ends the call, unless nothing may be awaited any more."""
+        """Record a doubt and call the hooks, unless ``ending`` forbids to await anything."""
         self.shared.in_doubt_log.add(record)
         if not isinstance(ending, GeneratorExit | KeyboardInterrupt | SystemExit):
             hooks = (*also, *self._find_hooks(record))

@@ -30,7 +30,7 @@ class Catalog:
         self._until = 0.0
 
     async def read(self, caller: Caller, *, category: str | None, refresh: bool) -> tuple[Model, ...]:
-        """The rows of a category, from memory while they are fresh."""
+        """Return the rows of a category, from memory while they are fresh."""
         if refresh or time.monotonic() >= self._until:
             settings = caller.settings
             url = f"{settings.models_base_url}/models"
@@ -45,7 +45,7 @@ class Catalog:
 
 
 async def read_account(caller: Caller) -> Balance:
-    """What is left on the account."""
+    """Read the account's balance."""
     settings = caller.settings
     url = f"{settings.models_base_url}/balance"
     response = await caller.get(url, deadline=time.monotonic() + settings.timeout, parse=read_json)
@@ -57,7 +57,7 @@ async def read_account(caller: Caller) -> Balance:
 
 
 def read_models(body: bytes) -> tuple[Model, ...] | None:
-    """All rows of the catalogue; ``None`` when the answer has no list of models."""
+    """Read all rows of the catalogue; ``None`` when the answer has no list of models."""
     root = _read(body)
     rows = root.get("data", root.get("models")) if isinstance(root, dict) else root
     if isinstance(rows, dict):
@@ -68,9 +68,9 @@ def read_models(body: bytes) -> tuple[Model, ...] | None:
 
 
 def pick_models(models: tuple[Model, ...], category: str | None) -> tuple[Model, ...]:
-    """The rows of one category that can be called; all rows for ``None``.
+    """Select the callable rows of one category, or all rows for ``None``.
 
-    A catalogue without any category is given whole: nothing is hidden for want of a word.
+    A catalogue without any category is returned whole.
     """
     if category is None or not any(model.category for model in models):
         return models
@@ -79,7 +79,7 @@ def pick_models(models: tuple[Model, ...], category: str | None) -> tuple[Model,
 
 
 def read_balance(body: bytes) -> Balance | None:
-    """The account's balance; ``None`` when the answer names no amount."""
+    """Read the account's balance; ``None`` when the answer has no amount."""
     root = _read(body)
     if not isinstance(root, dict):
         return None

@@ -121,7 +121,7 @@ _MAY_BE_BILLED = (
 
 
 class FailedAttempt(msgspec.Struct, kw_only=True):
-    """The end of one attempt that brought no success."""
+    """A failed attempt: its outcome and the evidence for the error."""
 
     outcome: Outcome
     attempt: Attempt = msgspec.field(default_factory=Attempt)
@@ -130,7 +130,7 @@ class FailedAttempt(msgspec.Struct, kw_only=True):
     answer: ErrorAnswer | Unusable | None = None
     retry_after: float | None = None
     raised: VideoRouterError | None = None
-    """What it ends with, when that is known already."""
+    """The error to raise, when it is known already."""
 
     def __repr__(self) -> str:
         return f"<FailedAttempt {self.outcome.name}>"
@@ -154,7 +154,7 @@ class FailedAttempt(msgspec.Struct, kw_only=True):
 def classify_failure(
     error: WireError, attempt: Attempt, kind: RequestKind, settings: ClientSettings, *, wall: float
 ) -> FailedAttempt:
-    """The end of an attempt that brought no whole answer; ``wall`` is the Unix time in seconds."""
+    """Classify an attempt without a complete answer; ``wall`` is the Unix time in seconds."""
     failure = error.failure
     if not attempt.has_left:
         if failure is WireFailure.DEADLINE:
@@ -183,7 +183,7 @@ def classify_failure(
 def classify_surprise(
     error: Exception, attempt: Attempt, kind: RequestKind, settings: ClientSettings, *, wall: float
 ) -> FailedAttempt:
-    """The end of an attempt in which a transport of others raised what it should not have."""
+    """Classify an attempt in which a foreign transport raised an unexpected exception."""
     words = settings.redact(f"{type(error).__name__}: {error}")[:300]
     failure = WireError(WireFailure.RESET, f"the transport failed unexpectedly ({words})", host=attempt.host)
     failure.__cause__ = error
@@ -208,7 +208,7 @@ def classify_answer(
     *,
     wall: float,
 ) -> FailedAttempt:
-    """The end of an attempt whose answer is no success."""
+    """Classify an attempt whose answer is an error or unusable."""
     retry_after = read_retry_after(response.headers, wall=wall)
     if isinstance(answer, Unusable):
         outcome = Outcome.EMPTY_TASK if answer.completed else Outcome.UNUSABLE
@@ -365,7 +365,7 @@ def _build_doubt(failed: FailedAttempt, settings: ClientSettings, said: str, fac
 
 
 def find_doubt(attempt: Attempt, kind: RequestKind, settings: ClientSettings, *, wall: float) -> FailedAttempt | None:
-    """The first of an attempt's earlier sendings that may have been accepted, where a client sent again by itself."""
+    """Return the first of an attempt's earlier sendings, by the user's client, that may have been accepted."""
     for past in attempt.earlier:
         error = WireError(WireFailure.RESET, "http_client sent the request again by itself", host=past.host)
         failed = classify_failure(error, past, kind, settings, wall=wall)
@@ -384,7 +384,7 @@ def build_refusal(
     what: str = "request",
     cls: type[APIStatusError] | None = None,
 ) -> APIStatusError:
-    """The exception for an answer that says no, with everything known about it and no secret; ``cls`` overrides."""
+    """Build the exception for an error answer, with all evidence and no secret; ``cls`` overrides its class."""
     status = answer.effective or answer.status
     message = show_words(answer.message, redact)
     body = show_body(answer.body, redact)
@@ -457,7 +457,7 @@ def is_out_of_credit(answer: ErrorAnswer) -> bool:
 
 
 def keep_evidence(response: Response, redact: Callable[[str], str]) -> dict[str, Any]:
-    """The facts that an answer leaves on an error, without secrets."""
+    """Collect the facts of an answer for an error, without secrets."""
     return {
         "status": response.status,
         "request_id": _clean(find_request_id(response.headers), redact),
@@ -472,7 +472,7 @@ def _clean(text: str | None, redact: Callable[[str], str]) -> str | None:
 
 
 def find_request_id(headers: Headers, message: str = "") -> str | None:
-    """The gateway's id of a request: from its header, else from the end of its message."""
+    """Return the gateway's id of a request: from its header, else from the end of its message."""
     found = find_header(headers, b"x-infron-request-id")
     if found:
         return found[:200]
@@ -481,18 +481,18 @@ def find_request_id(headers: Headers, message: str = "") -> str | None:
 
 
 def show_body(body: bytes, redact: Callable[[str], str]) -> str:
-    """The first 4 KiB of an answer as text, without the key; a piece of it at the cut goes too."""
+    """Show the first 4 KiB of an answer as text, without the key or a piece of it at the cut."""
     text = redact(body[:_WINDOW].decode("utf-8", "replace"))
     return text[:MAX_EVIDENCE]
 
 
 def show_words(text: str, redact: Callable[[str], str], most: int = MAX_WORDS) -> str:
-    """Some of what an answer says, bounded, without the key."""
+    """Show some of an answer's text, bounded, without the key."""
     return redact(text[:_WINDOW])[:most]
 
 
 def show_headers(headers: Headers, redact: Callable[[str], str]) -> tuple[tuple[str, str], ...]:
-    """Header fields as text, bounded, without secrets."""
+    """Show header fields as text, bounded, without secrets."""
     return tuple(
         (
             redact(name.decode("latin-1"))[:200],
@@ -505,7 +505,7 @@ def show_headers(headers: Headers, redact: Callable[[str], str]) -> tuple[tuple[
 
 
 def clean_chain(error: BaseException, redact: Callable[[str], str]) -> None:
-    """Take what a server echoed of the key out of an error and whatever it was raised from."""
+    """Remove the key from an error and from the errors that caused it."""
     if isinstance(error, WireError):
         error.message = redact(error.message)
         error.args = (error.message,)

@@ -33,11 +33,7 @@ if TYPE_CHECKING:
 
 
 def check_models(models: object) -> tuple[str, ...]:
-    """A list of model ids to try in order.
-
-    Raises:
-        InvalidRequestError: It is not one.
-    """
+    """Check a list of model ids to try in order; raises ``InvalidRequestError``."""
     if isinstance(models, str) or not isinstance(models, list | tuple):
         msg = 'models must be a list of model ids to try in order, such as ["veo3-fast", "sora-2"].'
         raise InvalidRequestError(msg)
@@ -55,19 +51,10 @@ async def run_with_fallback(
     timeout: float,
     after_failed_task: bool,
 ) -> VideoResult:
-    """Run a job on the first model that makes it.
+    """Run a job on the first model that makes it; raises the last model's error, or the first that may have cost money.
 
-    A refusal for pace (429, 503 with Retry-After) is not waited out while another model is left: it goes on at once.
-
-    Args:
-        caller: The way to the wire.
-        prepare: Makes the submission for a model and the seconds that are left.
-        models: Ids, in order.
-        timeout: Seconds for the whole list.
-        after_failed_task: Whether a failed task, which may have been billed, lets the next model try.
-
-    Raises:
-        VideoRouterError: The last model's error, or the first that proves nothing.
+    A refusal for pace (429, 503 with Retry-After) is not waited out while another model is left. ``prepare`` builds the
+    submission for a model and the seconds that are left of ``timeout``, which is for the whole list.
     """
     deadline = time.monotonic() + timeout
     skipped: list[SkippedModel] = []

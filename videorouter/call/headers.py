@@ -1,4 +1,4 @@
-"""The header fields of a request: made once per client, appended to per call, the key last and only where it belongs.
+"""Builds header fields: once per client, extended per call, with the key last and for the client's own origins only.
 
 The key is added for an origin of the client's own set and for no other. Its value never shows: it travels as
 ``Sealed`` bytes. This file sends nothing.
@@ -28,7 +28,7 @@ _JSON = (b"content-type", b"application/json")
 
 
 class HeaderBuilder:
-    """The header fields of one client's requests."""
+    """Builds the header fields of one client's requests."""
 
     def __init__(self, settings: ClientSettings) -> None:
         self._settings = settings
@@ -43,7 +43,7 @@ class HeaderBuilder:
             self._fixed = (*self._common, _JSON, (b"authorization", authorize(key, settings.auth_scheme)))
 
     def build_paid_post(self, idempotency_key: str) -> tuple[Header, ...] | None:
-        """The fields of a paid JSON request without fields of its own; ``None`` when the key must be asked for."""
+        """Build the fields of a paid JSON request without extra fields; ``None`` when the key comes from a function."""
         if self._fixed is None:
             return None
         return (*self._fixed, (b"idempotency-key", idempotency_key.encode()))
@@ -57,7 +57,7 @@ class HeaderBuilder:
         extra: tuple[tuple[str, str], ...] = (),
         idempotency_key: str | None = None,
     ) -> tuple[Header, ...]:
-        """The fields of any request; the key, waited for until ``deadline``, goes to the client's own origins only."""
+        """Build the fields of any request. The key is awaited until ``deadline`` and sent to own origins only."""
         fields = list(_merge(self._common, extra) if extra else self._common)
         if content_type is not None:
             fields.append((b"content-type", content_type))
@@ -69,7 +69,7 @@ class HeaderBuilder:
         return tuple(fields)
 
     async def _ask(self, deadline: float) -> Secret:
-        """The key from the caller's function. What that raises may quote the key, so only its type and place are shown."""
+        """Ask the user's function for the key. Its error may quote the key, so only type and place are shown."""
         problem = ""
         answer: object = None
         before = count_cancellations()
@@ -104,7 +104,7 @@ def _locate(error: BaseException) -> str:
 
 
 def _merge(fields: tuple[Header, ...], own: tuple[tuple[str, str], ...]) -> tuple[Header, ...]:
-    """Fields of which those of the same name in ``own`` win."""
+    """Merge two lists of fields; ``own`` wins over fields of the same name."""
     names = {name.lower().encode() for name, _ in own}
     kept = tuple(field for field in fields if field[0] not in names)
     return kept + tuple((name.lower().encode(), value.encode("latin-1")) for name, value in own)

@@ -1,4 +1,4 @@
-"""The user's hooks: they are called, waited for within bounds, and change nothing.
+"""Calls the user's hooks and waits for them within bounds; a hook changes nothing.
 
 A plain function is called, and that is all. A coroutine runs in a task of its own, so that neither a cancellation that
 it raises nor one that it swallows is taken for the call's. What a hook raises is logged.
@@ -81,7 +81,7 @@ class _HookTask:
         self._future.add_done_callback(self._note_end)
 
     async def wait(self, seconds: float, *, recording: bool) -> None:
-        """Until it has ended, or for so many seconds; then it goes on alone, until its limit."""
+        """Wait until the hook has ended, or so many seconds; after that it runs on alone until its limit."""
         loop = asyncio.get_running_loop()
         if self._future.done():
             return
@@ -136,7 +136,7 @@ class _HookInTrio:
         self._limit = limit
 
     async def wait(self, seconds: float, *, recording: bool) -> None:
-        """Until it has ended, or for so many seconds."""
+        """Wait until the hook has ended, or so many seconds."""
         seconds = min(seconds, self._limit)
         with anyio.move_on_after(max(0.0, seconds), shield=recording) as scope:
             try:

@@ -1,4 +1,4 @@
-"""Requests whose outcome nobody knows: the client's records of them. Recording never waits, and never fails."""
+"""The client's records of requests with an unknown outcome. Recording never waits and never fails."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ class InDoubtLog:
         self.count: int = 0
 
     def add(self, record: InDoubt) -> None:
-        """Keep one more."""
+        """Add a record."""
         self._records.append(record)
         self.count += 1
 
     @property
     def records(self) -> tuple[InDoubt, ...]:
-        """Oldest first."""
+        """Return the records, oldest first."""
         return tuple(self._records)
 
 
@@ -43,16 +43,10 @@ def describe_doubt(
     task_id: str | None = None,
     poll_url: str | None = None,
 ) -> InDoubt:
-    """The record of one request.
+    """Make the record of one request.
 
-    Args:
-        submission: The request.
-        reason: In words.
-        phase: How far its last attempt got.
-        caught: An answer that came after the call had been given up: its result or task stays reachable.
-        request_id: The gateway's id, when an answer's head came in.
-        task_id: The task, when it is known.
-        poll_url: Where its state is read.
+    ``reason`` is in words, ``phase`` how far the last attempt got. ``caught`` is an answer that arrived after the call
+    had been given up: its result or task stays reachable.
     """
     if caught is not None:
         request_id = request_id or caught.request_id
@@ -73,7 +67,7 @@ def describe_doubt(
 
 
 def describe_undelivered(answer: VideoResult | Task, verb: str) -> InDoubt:
-    """The record of an answer that came whole and that nobody got: Ctrl-C was quicker."""
+    """Make the record of a complete answer that could not be delivered, because Ctrl-C ended the call first."""
     record = InDoubt(
         idempotency_key=answer.idempotency_key or "",
         model=answer.model,

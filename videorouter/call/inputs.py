@@ -37,7 +37,7 @@ _SCHEME = re.compile(r"\s*[A-Za-z][A-Za-z0-9+.-]+:")
 
 
 def check_addresses(fields: Mapping[str, Any]) -> None:
-    """Refuse the name of a file where an address belongs: the gateway would charge for a request without its input."""
+    """Refuse a file name where a URL belongs: the gateway would charge for a request without its input."""
     for name in FIELDS:
         value = fields.get(name)
         for text in value if isinstance(value, list | tuple) else (value,):
@@ -46,16 +46,16 @@ def check_addresses(fields: Mapping[str, Any]) -> None:
 
 
 def check_address(text: str, name: str) -> None:
-    """Refuse one text that has no scheme."""
+    """Refuse a text without a scheme."""
     if _SCHEME.match(text) is None:
         raise InvalidRequestError(
-            f"{name}={text[:200]!r} is no URL. Nothing was sent. For a file of this machine pass "
+            f"{name}={text[:200]!r} is not a URL. Nothing was sent. For a file of this machine pass "
             f"pathlib.Path({text[:200]!r}), for an address put https:// before it; extra_body= sends it as it is."
         )
 
 
 def recognise(head: bytes) -> str | None:
-    """The media type of a file by its first bytes, or ``None``."""
+    """Return the media type of a file by its first bytes, or ``None``."""
     for magic, mime in (
         (b"\x89PNG\r\n\x1a\n", "image/png"),
         (b"\xff\xd8\xff", "image/jpeg"),
@@ -85,16 +85,14 @@ def recognise(head: bytes) -> str | None:
 
 
 def check_input(head: bytes, size: int, *, name: str, field: str | None = None) -> str:
-    """The media type of a file that can be uploaded for a field; an empty, too large or unknown one is refused."""
+    """Return the media type of a file for a field; refuse an empty, too large or unknown one."""
     place = f"{field}: " if field else ""
     if size == 0:
         msg = f"{place}{name} is empty. Nothing was uploaded or paid."
         raise InvalidRequestError(msg)
     mime = recognise(head)
     if mime is None:
-        msg = (
-            f"{place}{name} is no image, video or sound that is known by its first bytes. Nothing was uploaded or paid."
-        )
+        msg = f"{place}{name} is not a known image, video or sound by its first bytes. Nothing was uploaded or paid."
         raise InvalidRequestError(msg)
     kind: Any = mime.partition("/")[0]
     wanted = FIELDS.get(field) if field else None
@@ -111,7 +109,7 @@ def check_input(head: bytes, size: int, *, name: str, field: str | None = None) 
 def encode_upload(
     *, model: str, filename: str, mime: str, blocks: tuple[bytes, ...], boundary: str
 ) -> tuple[tuple[bytes, ...], str]:
-    """A multipart body with ``model`` and ``file``, whose blocks nobody joins, and its content type."""
+    """Encode a multipart body in blocks that are never joined; return it with its content type."""
     clean = re.sub(r'[\x00-\x1f\x7f"\\/]+', "_", filename)[:200] or "file"
     edge = f"--{boundary}\r\n"
     head = (
@@ -150,7 +148,7 @@ def read_asset(body: bytes, *, model: str | None = None, sha256: str | None = No
 
 
 def classify_review(word: str | None) -> ReviewState:
-    """Whether a resource can be used; anything unknown is pending."""
+    """Classify the state of an uploaded resource; an unknown one is pending."""
     lowered = (word or "").lower()
     if lowered in {"active", "success", "succeeded", "completed", "ready"}:
         return "active"
@@ -158,7 +156,7 @@ def classify_review(word: str | None) -> ReviewState:
 
 
 def choose_address(asset: Asset, field: str) -> str:
-    """What stands in a field for an asset: its ``asset://`` address for references, else its public URL."""
+    """Choose an asset's URL for a field: its ``asset://`` URL for references, else its public one."""
     ordered = (asset.uri, asset.url) if field in REFERENCES else (asset.url, asset.uri)
     for address in ordered:
         if address:

@@ -1,10 +1,10 @@
-"""Which jobs may run now: the limit of a client, the limits of models that a process shares, and the queues for both.
+"""Limits which jobs run now: a client's limit, the limits of models that a process shares, and the queues for both.
 
 A job holds one slot from dispatch to its end: one of its client's limit and one of its model's, which is that of one
 (origin, model). Taking a free slot is a few comparisons under one lock. Jobs wait in one queue per client and model;
 nothing is ever scanned, a cancelled waiter passes its slot on, and several event loops and threads can share a limit.
 
-``call.pace`` decides how fast a model may be asked. This file sends nothing.
+``call.pace`` decides how fast requests to a model may start. This file sends nothing.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ _UNSENT_PHASES = (Phase.QUEUED, Phase.CONNECTING, Phase.SENDING)
 
 
 def default_concurrency() -> int:
-    """Jobs in flight when the caller does not say: the file-descriptor limit less a reserve, at most 1,000.
+    """Return the default of jobs in flight: the file-descriptor limit less a reserve, at most 1,000.
 
     Each job needs one connection. The reserve (an eighth of the limit, at least 32) is for downloads, the journal, the
     event loop and the program around us.
@@ -51,7 +51,7 @@ def default_concurrency() -> int:
 
 
 def read_file_limit() -> int | None:
-    """The soft limit of open file descriptors; ``None`` where the system sets none."""
+    """Return the soft limit of open file descriptors; ``None`` where the system sets none."""
     if sys.platform == "win32":
         return None
     import resource  # noqa: PLC0415  POSIX only
@@ -61,7 +61,7 @@ def read_file_limit() -> int | None:
 
 
 class _ProcessLimits:
-    """What all clients of a process share. A forked child starts anew: its parent's jobs are not its own."""
+    """The limits that all clients of a process share. A forked child starts anew, without its parent's jobs."""
 
     def __init__(self) -> None:
         self.generation: int = 0
@@ -76,7 +76,7 @@ class _ProcessLimits:
         self.model_limits: dict[tuple[Origin, str], ModelLimit] = {}
 
     def find_model_limit(self, key: tuple[Origin, str]) -> ModelLimit:
-        """The limit of one (origin, model)."""
+        """Return the limit of one (origin, model)."""
         limit = self.model_limits.get(key)
         if limit is None:
             if len(self.model_limits) >= _MOST_MODELS:
@@ -86,10 +86,10 @@ class _ProcessLimits:
 
 
 class ModelLimit:
-    """How many jobs of one (origin, model) run, how many may, and which queues wait for it.
+    """The jobs of one (origin, model): how many run, how many may, and which queues wait.
 
-    ``pace`` is ``None`` for a limit that only counts (``adaptive=False``). ``least_time`` are the seconds that a request
-    needs at the very least: what its quickest answer took.
+    ``pace`` is ``None`` for a limit that only counts (``adaptive=False``). ``least_time`` is the time in seconds of its
+    fastest answer.
     """
 
     __slots__ = ("_answered", "_probe_slot", "_queues", "_timers", "_unproven", "least_time", "pace", "probe", "used")
@@ -131,7 +131,7 @@ class ModelLimit:
         return not slot.queue.sends or pace.find_start() <= now
 
     def enter(self, slot: Slot, now: float) -> None:
-        """A job starts."""
+        """Count a job that starts."""
         self.used += 1
         slot.held = True
         if slot.out_of_budget:
@@ -147,7 +147,7 @@ class ModelLimit:
             self._unproven.append(slot)
 
     def _count_held(self, now: float) -> None:
-        """Count what the gateway has held long enough without refusing it as a success."""
+        """Count a request that the gateway has held long enough without refusing it as a success."""
         unproven = self._unproven
         pace = self.pace
         if pace is None:
@@ -168,7 +168,7 @@ class ModelLimit:
                 unproven.popleft()
 
     def leave(self, slot: Slot, now: float) -> None:
-        """A job has ended, or waits for its next attempt."""
+        """Remove a job that has ended, or waits for its next attempt."""
         if self._probe_slot is slot:
             self._probe_slot = None
         if self._queues:
@@ -177,7 +177,7 @@ class ModelLimit:
             self._count_held(now)
 
     def note_success(self, slot: Slot, took: float) -> None:
-        """A job's request was answered well, after so many seconds."""
+        """Record a good answer after so many seconds."""
         if took < self.least_time or not self._answered:
             self._answered = True
             self.least_time = took
@@ -193,11 +193,11 @@ class ModelLimit:
                 self.dispatch(now)
 
     def join(self, queue: WaitQueue) -> None:
-        """Somebody waits in this queue."""
+        """Add a queue with a waiting job."""
         self._queues.append(queue)
 
     def dispatch(self, now: float) -> None:
-        """Start as many jobs as may start now, one of each queue after the other; set a timer for the next."""
+        """Start as many jobs as may start now, one of each queue in turn; set a timer for the next."""
         queues = self._queues
         pace = self.pace
         if pace is not None:
@@ -228,14 +228,14 @@ class ModelLimit:
         self._set_timer(now, following)
 
     def _find_start(self, queue: WaitQueue, now: float) -> float:
-        """When the first of a queue may start."""
+        """Return the time at which the first of a queue may start."""
         start = self.pace.find_start() if self.pace is not None and queue.sends else now
         if self.probe.troubled and queue.first.out_of_budget:
             start = max(start, self._find_probe_start(now))
         return start
 
     def _find_probe_start(self, now: float) -> float:
-        """When the next probe may start: one at a time, further and further apart, until one is answered well."""
+        """Return when the next probe may start: one at a time, at growing intervals, until one succeeds."""
         running = self._probe_slot
         start = self.probe.next_at
         if running is not None and running.held and (now - running.started < HELD_SECONDS or _is_unsent(running)):
@@ -244,7 +244,7 @@ class ModelLimit:
         return start
 
     def begin_wait(self, loop: asyncio.AbstractEventLoop | None) -> None:
-        """A job of this event loop begins to wait."""
+        """Count a waiting job of this event loop."""
         if loop is not None:
             timer = self._timers.get(loop)
             if timer is None:
@@ -252,7 +252,7 @@ class ModelLimit:
             timer.waiting += 1
 
     def end_wait(self, loop: asyncio.AbstractEventLoop | None) -> None:
-        """It waits no more. This runs in the very loop."""
+        """Count it no more; called in its own loop."""
         if loop is not None:
             timer = self._timers[loop]
             timer.waiting -= 1
@@ -262,7 +262,7 @@ class ModelLimit:
                     timer.handle.cancel()
 
     def _set_timer(self, now: float, when: float) -> None:
-        """Look again then, in the event loop that runs, if jobs wait in it. Every other one has a timer of its own."""
+        """Set the timer of this event loop, if jobs wait in it. Every other loop has a timer of its own."""
         loop = running_loop()
         timer = self._timers.get(loop) if loop is not None else None
         if loop is None or timer is None:
@@ -282,7 +282,7 @@ class ModelLimit:
 
 
 class _Timer:
-    """When the jobs of one event loop that wait for a model look again, and how many they are."""
+    """The timer of one event loop's jobs that wait for a model, and their number."""
 
     __slots__ = ("handle", "waiting", "when")
 
@@ -297,7 +297,7 @@ def _is_unsent(slot: Slot) -> bool:
 
 
 class ClientLimit:
-    """A client's own limit of jobs at once.
+    """A client's own limit of concurrent jobs.
 
     ``blocked`` has the queues that wait for this limit only, in order: the models of a client take turns.
     """
@@ -318,11 +318,11 @@ class ClientLimit:
 
     @property
     def queues(self) -> tuple[WaitQueue, ...]:
-        """The queues of this client."""
+        """Return the queues of this client."""
         return tuple(self._queues.values())
 
     def find_queue(self, origin: Origin, model: str, *, adaptive: bool, sends: bool = True) -> WaitQueue:
-        """The queue of jobs that send to one (origin, model), or of those that only look at its tasks."""
+        """Return the queue of jobs that send to one (origin, model), or of those that only poll its tasks."""
         if self.generation != PROCESS_LIMITS.generation:
             self._reset()
         key = (origin, model, sends)
@@ -338,7 +338,7 @@ class ClientLimit:
         return queue
 
     def wake_blocked(self, now: float) -> None:
-        """A job has ended: the first that waits for this limit only may start, and goes behind the others."""
+        """Start the first job that waits for this limit only, after one has ended; its queue goes to the end."""
         for _ in range(len(self.blocked)):
             if self.used >= self.limit:
                 return
@@ -347,7 +347,7 @@ class ClientLimit:
             queue.model_limit.dispatch(now)
 
     def close(self) -> None:
-        """Send away everybody who waits."""
+        """End all waits."""
         with PROCESS_LIMITS.lock:
             for queue in self._queues.values():
                 while queue.waiters:
@@ -357,15 +357,15 @@ class ClientLimit:
 
 
 def set_pace_factory(make_pace: Callable[[tuple[Origin, str]], AdaptiveRate]) -> None:
-    """Give limits of models that are made from now on a pace that comes from elsewhere: a whole cluster's."""
+    """Set where new limits of models get their pace from: a whole cluster's, for Ray."""
     PROCESS_LIMITS.make_pace = make_pace
 
 
 class WaitQueue:
-    """The jobs of one client that wait to ask one model.
+    """The jobs of one client that wait for one model.
 
-    ``waiters`` has them in order; ``listed`` says whether a limit knows that somebody waits; ``sends`` whether they are
-    for requests that may cost: looking at a task has no rate.
+    ``waiters`` has them in order; ``listed`` says whether a limit knows that a job waits; ``sends`` whether they are
+    for requests that may cost: polls have no rate.
     """
 
     __slots__ = ("client_limit", "listed", "model_limit", "sends", "waiters")
@@ -379,7 +379,7 @@ class WaitQueue:
 
     @property
     def first(self) -> Slot:
-        """The slot that the first in line waits for."""
+        """Return the slot that the first in line waits for."""
         return next(iter(self.waiters)).slot
 
     def admit_first(self, now: float) -> bool:
@@ -403,7 +403,7 @@ class WaitQueue:
 
 
 class _Waiter:
-    """Somebody who waits for a slot, in an event loop or in a trio task."""
+    """A job that waits for a slot, in an event loop or in a trio task."""
 
     __slots__ = ("future", "loop", "slot")
 
@@ -413,15 +413,15 @@ class _Waiter:
         self.future: asyncio.Future[None] | None = None if self.loop is None else self.loop.create_future()
 
     def is_gone(self) -> bool:
-        """Whether its event loop was closed under it."""
+        """Whether its event loop was closed."""
         return self.loop is not None and self.loop.is_closed()
 
     def is_stopped(self) -> bool:
-        """Whether its event loop does not run now, and may again."""
+        """Whether its event loop is stopped and may run again."""
         return self.loop is not None and not self.loop.is_running() and not self.loop.is_closed()
 
     def wake(self) -> bool:
-        """Tell it; ``False`` when there is nobody left to tell."""
+        """Wake it; ``False`` when its loop is gone."""
         loop, future = self.loop, self.future
         if loop is None or future is None:
             return True
@@ -435,7 +435,7 @@ class _Waiter:
         return True
 
     async def wait(self, until: float) -> None:
-        """Until it is told, or the time is over."""
+        """Wait until it is woken, or the time is over."""
         if self.loop is not None and self.future is not None:
             timer = self.loop.call_later(max(0.0, until - time.monotonic()), resolve_future, self.future)
             try:
@@ -453,11 +453,8 @@ class _Waiter:
 class Slot:
     """One job's right to run, from dispatch to its end.
 
-    Attributes:
-        queue: Where it waits.
-        held: Whether the job has it now.
-        out_of_budget: Whether its client had no retry budget left: it may start only as a probe, or after a success.
-        attempt: The attempt that runs, so that a held request can be told from one that is still connecting.
+    ``out_of_budget``: its client has no retry budget left, so it may start only as a probe, or after a success.
+    ``attempt`` is the running one: a held request must be told from one that is still connecting.
     """
 
     __slots__ = ("attempt", "counted", "held", "out_of_budget", "queue", "started")
@@ -471,11 +468,11 @@ class Slot:
         self.attempt: Attempt | None = None
 
     def move(self, queue: WaitQueue) -> None:
-        """Wait elsewhere from now on: the next attempt goes to another host."""
+        """Wait in another queue from now on: the next attempt goes to another host."""
         self.queue = queue
 
     def try_take(self) -> bool:
-        """Take it when it is free and nobody waits."""
+        """Take it if it is free and no job waits."""
         queue = self.queue
         client = queue.client_limit
         if client.used >= client.limit or queue.waiters:
@@ -489,9 +486,9 @@ class Slot:
             return True
 
     async def take(self, deadline: float, *, first: bool = False) -> bool:
-        """Wait for it until a ``time.monotonic()`` deadline, and say whether it is held then.
+        """Wait for it until a ``time.monotonic()`` deadline; return whether it is held then.
 
-        ``first`` is for a job that was let in before and was refused: it waits before all others.
+        ``first`` is for a job that was throttled: it waits before all others.
         """
         queue = self.queue
         with PROCESS_LIMITS.lock:
@@ -525,13 +522,13 @@ class Slot:
                 queue.client_limit.waiting -= 1
 
     def release(self) -> None:
-        """Give it back. Idempotent."""
+        """Release it. Idempotent."""
         if self.held:
             with PROCESS_LIMITS.lock:
                 self.give_back(time.monotonic())
 
     def give_back(self, now: float) -> None:
-        """As ``release``, when the lock is held."""
+        """Release it while the lock is held."""
         if not self.held:
             return
         self.held = False
@@ -547,11 +544,11 @@ class Slot:
         model.leave(self, now)
 
     def note_success(self, took: float) -> None:
-        """The gateway has answered well, after so many seconds."""
+        """Record a good answer after so many seconds."""
         self.queue.model_limit.note_success(self, took)
 
     def note_throttled(self, retry_after: float | None) -> None:
-        """The gateway has refused for load."""
+        """Record that the gateway refused for load."""
         self.counted = True
         limit = self.queue.model_limit
         with PROCESS_LIMITS.lock:
@@ -560,7 +557,7 @@ class Slot:
                 limit.pace.count_refusal(time.monotonic(), retry_after)
 
     def note_overload(self) -> None:
-        """A connect timeout, or a 503 that proves nothing."""
+        """Record a connect timeout, or a 503 that proves nothing."""
         self.counted = True
         pace = self.queue.model_limit.pace
         if pace is not None:

@@ -29,7 +29,7 @@ _LONGEST_PROBE_GAP = 30.0
 
 
 class Recent:
-    """How many things happened in the last second, to a tenth."""
+    """Counts the events of the last second, to a tenth."""
 
     __slots__ = ("_counts", "_tick")
 
@@ -47,11 +47,11 @@ class Recent:
         return tick % 10
 
     def count(self, now: float) -> None:
-        """One more."""
+        """Count one more."""
         self._counts[self._turn(now)] += 1
 
     def total(self, now: float) -> int:
-        """The sum of the last second."""
+        """Return the sum of the last second."""
         self._turn(now)
         return sum(self._counts)
 
@@ -59,11 +59,8 @@ class Recent:
 class AdaptiveRate:
     """The pace of one (origin, model).
 
-    Attributes:
-        limit: Jobs that may run at once, as a float that grows in fractions.
-        rate: Requests a second; ``None`` until the first refusal.
-        paused_until: Nothing starts before.
-        learning: Whether no refusal has come yet.
+    ``limit`` is how many jobs may run at once, as a float that grows in fractions; ``rate`` is in requests a second,
+    ``None`` until the first refusal.
     """
 
     __slots__ = (
@@ -90,16 +87,16 @@ class AdaptiveRate:
         self._successes = Recent()
 
     def find_start(self) -> float:
-        """The moment from which the next request may start."""
+        """Return the time from which the next request may start."""
         return max(self._next_start, self.paused_until)
 
     def count_start(self, now: float) -> None:
-        """A request starts."""
+        """Count a request that starts."""
         if self.rate is not None:
             self._next_start = max(self._next_start, now - _BURST) + 1.0 / self.rate
 
     def count_success(self, now: float, used: int) -> None:
-        """A good answer, or one held for ``HELD_SECONDS`` seconds. A limit that the ``used`` jobs do not fill does not grow."""
+        """Count a good answer, or a request held for ``HELD_SECONDS``. An unused limit does not grow."""
         self._successes.count(now)
         if used * 2 >= self.limit:
             self.limit = min(MOST, self.limit + (1.0 if self.learning else 1.0 / self.limit))
@@ -112,7 +109,7 @@ class AdaptiveRate:
             self.rate = rate + min(rate, step)
 
     def count_refusal(self, now: float, retry_after: float | None = None) -> None:
-        """The gateway refused for load."""
+        """Count a refusal for load."""
         self.count_overload(now)
         if self.rate is None:
             self.rate = self._anchor = max(_FIRST_RATE, float(self._successes.total(now)))
@@ -127,7 +124,7 @@ class AdaptiveRate:
             self.paused_until = max(self.paused_until, now + min(retry_after, LONGEST_HOLD))
 
     def count_overload(self, now: float) -> None:
-        """A connect timeout or a 503: fewer at once, the rate stays."""
+        """Count a connect timeout or a 503: fewer at once, the rate stays."""
         self.learning = False
         if now - self._shrunk_at >= _SHRINK_EVERY:
             self.limit = max(1.0, self.limit * _SHRINK)
@@ -135,13 +132,10 @@ class AdaptiveRate:
 
 
 class RecoveryProbe:
-    """When a model that refuses may be asked again by a call whose client has no retry budget left.
+    """Decides when a call without retry budget may ask a throttling model again.
 
-    One such call at a time, further and further apart; the first success ends it.
-
-    Attributes:
-        troubled: Whether a refusal has come since the last success.
-        next_at: No probe starts before.
+    One such call at a time, at growing intervals; the first success ends it. ``troubled``: a refusal has come since the
+    last success.
     """
 
     __slots__ = ("_gap", "next_at", "troubled")
@@ -152,16 +146,16 @@ class RecoveryProbe:
         self._gap = _PROBE_GAP
 
     def count_success(self) -> None:
-        """It takes requests again."""
+        """Count a success, which ends the probing."""
         self.troubled = False
         self.next_at = 0.0
         self._gap = _PROBE_GAP
 
     def count_refusal(self) -> None:
-        """It refuses."""
+        """Count a refusal."""
         self.troubled = True
 
     def count_probe(self, now: float) -> None:
-        """A probe starts."""
+        """Count a probe that starts."""
         self.next_at = now + self._gap
         self._gap = min(_LONGEST_PROBE_GAP, self._gap * 2.0)

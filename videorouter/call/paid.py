@@ -1,6 +1,6 @@
-"""One paid request: it waits for its slot, keeps its bytes and its idempotency key, and knows what it may have bought.
+"""One paid request: waits for its slot, keeps its bytes and its idempotency key, and records what it may have bought.
 
-Whatever may have been bought and is not in hand is recorded before the error or the cancellation goes on.
+A purchase that was not delivered is recorded before the error or the cancellation goes on.
 """
 
 from __future__ import annotations
@@ -37,16 +37,11 @@ _CAUGHT = "the call was cancelled; its answer came all the same and is kept here
 
 
 class PaidCall(Call[VideoResult | Task], kw_only=True, eq=False):
-    """A POST that buys a video: the finished result comes of it, or an accepted task.
+    """A POST that buys a video and returns the finished result or an accepted task.
 
-    Attributes:
-        submission: What is sent.
-        slot: From ``Caller.open_slot``; whoever opened it releases it.
-        intent: Awaited once, when the slot is held, before the first byte.
-        accepted: Awaited only when the call is cancelled and its answer came all the same, with its task.
-        waited: Whether it has waited for its slot.
-        first: The first attempt that failed.
-        doubt: The first attempt that may have been accepted.
+    ``intent`` is awaited once, with the slot held, before the first byte; ``accepted`` with the task, only when the
+    call is cancelled and its answer arrived. ``first`` is the first attempt that failed, ``doubt`` the first one that
+    may have been accepted. The caller of ``Caller.open_slot`` releases ``slot``.
     """
 
     submission: Submission
@@ -58,7 +53,7 @@ class PaidCall(Call[VideoResult | Task], kw_only=True, eq=False):
     doubt: FailedAttempt | None = None
 
     async def prepare(self, attempt: Attempt) -> Request:
-        """Wait for the slot, and for the key; then the intent is written down."""
+        """Wait for the slot and the key; then have the intent recorded."""
         caller, submission, slot = self.caller, self.submission, self.slot
         shared = caller.shared
         if not slot.held and not slot.try_take():
@@ -96,7 +91,7 @@ class PaidCall(Call[VideoResult | Task], kw_only=True, eq=False):
         return Request(method="POST", url=url, headers=headers, body=submission.body)
 
     async def queue(self) -> None:
-        """Wait for the slot, where waiting can help."""
+        """Wait for the slot, unless the deadline makes that pointless."""
         self.waited = True
         pace = self.slot.queue.model_limit.pace
         if pace is not None and pace.paused_until >= self.find_last_start():
@@ -113,11 +108,11 @@ class PaidCall(Call[VideoResult | Task], kw_only=True, eq=False):
             raise self._describe_lateness(0.0)
 
     def find_last_start(self) -> float:
-        """When the last attempt may start that could still be answered in time."""
+        """Return the latest start of an attempt that could still be answered in time."""
         return self.deadline - self.slot.queue.model_limit.least_time
 
     def _has_waited(self, left: float) -> bool:
-        """Whether it is no fresh call: that is sent, however short its timeout."""
+        """Whether the call has waited for anything; one that has not is sent, however short its timeout."""
         if self.failed is not None or self.waited or self.submission.waited:
             return True
         return self.submission.timeout - left > UNDELAYED_SECONDS  # for a hook, a key or a disk
@@ -135,7 +130,7 @@ class PaidCall(Call[VideoResult | Task], kw_only=True, eq=False):
         )
 
     def read(self, response: Response) -> VideoResult | Task | ErrorAnswer | Unusable:
-        """The result or the task, without what the gateway echoed of the key."""
+        """Read the result or the task, without the key."""
         submission = self.submission
         answer = read_post(
             response.status,
@@ -148,7 +143,7 @@ class PaidCall(Call[VideoResult | Task], kw_only=True, eq=False):
         return self.accept_result(answer, response) if isinstance(answer, (VideoResult, Task)) else answer
 
     def accept_result(self, answer: VideoResult | Task, response: Response) -> VideoResult | Task:
-        """What was bought; a task knows the host that accepted it."""
+        """Return what was bought; a task keeps the host that accepted it."""
         if isinstance(answer, Task) and answer.id is not None:
             answer = answer.replace(poll_url=self._find_poll_url(answer.id, answer.poll_url))
         return self.caller.scrub(answer, response)
@@ -159,7 +154,7 @@ class PaidCall(Call[VideoResult | Task], kw_only=True, eq=False):
     async def judge_earlier(
         self, ended: VideoResult | Task | FailedAttempt, attempt: Attempt
     ) -> VideoResult | Task | FailedAttempt:
-        """The doubt of any sending stands: it ends the call, or is recorded beside the result that came all the same."""
+        """Keep the doubt of any earlier sending: it ends the call, or is recorded beside a result."""
         doubt = self._find_doubt(attempt)
         if doubt is None or (isinstance(ended, FailedAttempt) and ended.outcome in MAY_BE_ACCEPTED):
             return ended
@@ -185,7 +180,7 @@ class PaidCall(Call[VideoResult | Task], kw_only=True, eq=False):
         await self.caller.record_in_doubt(record)
 
     def note(self, failed: FailedAttempt, decision: Decision) -> None:
-        """Write down how an attempt failed; the limiter learns from it."""
+        """Record how an attempt failed, for the call and for the limiter."""
         super().note(failed, decision)
         if self.first is None:
             self.first = failed
@@ -198,7 +193,7 @@ class PaidCall(Call[VideoResult | Task], kw_only=True, eq=False):
             self.slot.note_overload()
 
     async def rest(self, seconds: float) -> None:
-        """Give the slot back, wait, and go to another host when that comes next."""
+        """Release the slot, wait, and change to the next host if the table says so."""
         slot, caller = self.slot, self.caller
         slot.release()
         await super().rest(seconds)
@@ -207,7 +202,7 @@ class PaidCall(Call[VideoResult | Task], kw_only=True, eq=False):
             slot.move(caller.limit.find_queue(origin, self.submission.model, adaptive=caller.settings.adaptive))
 
     def build_error(self, failed: FailedAttempt) -> VideoRouterError:
-        """The error of an attempt, by the table."""
+        """Build the error of an attempt, by the table."""
         ending = TABLE[failed.outcome][self.kind][1]
         if ending is Raise.FIRST and self.first is not None:
             failed = self.first
@@ -218,7 +213,7 @@ class PaidCall(Call[VideoResult | Task], kw_only=True, eq=False):
         return build_error(ending, failed, self.caller.settings, kind=self.kind, model=self.submission.model)
 
     async def map_error(self, error: BaseException) -> BaseException:
-        """Record what is in doubt; once an attempt may have been accepted, no later failure undoes that."""
+        """Record a doubt; once an attempt may have been accepted, no later failure undoes that."""
         if not isinstance(error, VideoRouterError):
             await self.record_cancelled(error)
             return error
@@ -238,7 +233,7 @@ class PaidCall(Call[VideoResult | Task], kw_only=True, eq=False):
         return error
 
     async def record_cancelled(self, error: BaseException) -> None:
-        """Record what a cancelled call leaves behind. The sender has listened for an answer on its way already."""
+        """Record what a cancelled call may have bought; the sender has already waited for a late answer."""
         submission, attempt = self.submission, self.attempt
         if attempt is not None and self.doubt is None:
             self.doubt = self._find_doubt(attempt)
@@ -263,7 +258,7 @@ class PaidCall(Call[VideoResult | Task], kw_only=True, eq=False):
         await self.caller.record_in_doubt(record, error, also=also)
 
     async def tell_attempt(self, ended: VideoResult | Task | FailedAttempt, elapsed: float) -> None:
-        """Tell the event hook that an attempt has ended."""
+        """Report the end of an attempt to the event hook."""
         attempt = self.attempt
         failed = ended if isinstance(ended, FailedAttempt) else None
         response = failed.response if failed is not None else attempt.response if attempt is not None else None
@@ -281,7 +276,7 @@ class PaidCall(Call[VideoResult | Task], kw_only=True, eq=False):
         )
 
     async def tell_retry(self, decision: RetryAfter) -> None:
-        """Tell the event hook that the request will be sent again."""
+        """Report a coming retry to the event hook."""
         await self.caller.emit(
             RetryScheduled(
                 call_id=self.submission.idempotency_key,

@@ -1,6 +1,6 @@
-"""From what a call was given to one request, complete: notes on its fields, uploads of its inputs, a key, frozen bytes.
+"""Prepares one request from a call's arguments: notes on its fields, uploads of its inputs, a key, encoded bytes.
 
-Nothing paid is sent here.
+Nothing paid is sent here. ``call.requests`` checks and encodes; this file adds what needs I/O.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _COUNTER_BITS = 48
 
 
 class RequestBuilder:
-    """Makes the requests of one client. ``options`` are fields and options of a call by name."""
+    """Builds the requests of one client. ``options`` are fields and options of a call by name."""
 
     __slots__ = ("_caller", "_uploads")
 
@@ -41,12 +41,7 @@ class RequestBuilder:
     async def prepare(
         self, verb: Verb, prompt: object, options: Mapping[str, Any], *, video: object = None
     ) -> Submission:
-        """Build the request; inputs that are no URL are uploaded first, within the same deadline.
-
-        Raises:
-            InvalidRequestError: Something cannot be used; nothing was sent.
-            VideoRouterError: An upload failed; no video was bought.
-        """
+        """Build the request; inputs that are not URLs are uploaded first, within the same deadline."""
         if video is not None or not NOTED.isdisjoint(options):
             model = options.get("model") or self._caller.settings.model
             for note in find_notes(model, options, getattr(video, "model", None)):
@@ -69,11 +64,7 @@ class RequestBuilder:
         return self.build(verb, prompt, options, video=video)
 
     def build(self, verb: Verb, prompt: object, options: Mapping[str, Any], *, video: object = None) -> Submission:
-        """Build a request whose inputs are URLs.
-
-        Raises:
-            InvalidRequestError: Something cannot be used; nothing was sent.
-        """
+        """Build a request whose inputs are URLs; raises ``InvalidRequestError`` with nothing sent."""
         settings = self._caller.settings
         return build_submission(
             verb,
@@ -88,7 +79,7 @@ class RequestBuilder:
 
 
 def new_idempotency_key() -> str:
-    """A UUID for one logical call, that no other call of any process has, at the price of a counter."""
+    """Make a UUID for one logical call, unique across processes, at the price of a counter."""
     return f"{_KEYS.prefix}{next(_KEYS.numbers) & 0xFFFFFFFFFFFF:012x}"
 
 

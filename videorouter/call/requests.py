@@ -30,7 +30,7 @@ OPTIONS = (
     *("timeout", "max_retries", "extra_headers", "extra_body", "idempotency_key"),
     *("models", "fallback_on_failure"),
 )
-"""What a call takes that is no field of the gateway."""
+"""Options of a call that are not fields of the gateway."""
 _LEAST_NAME = 3
 
 
@@ -68,13 +68,10 @@ def build_submission(
     max_retries: int,
     video: object = None,
 ) -> Submission:
-    """Check what a call was given and freeze its bytes.
+    """Check the arguments of a call and encode its body; raises ``InvalidRequestError`` with nothing sent.
 
     ``options`` has the call's options and fields by name; where it leaves out the key, the model, the timeout or the
     retries, those of the arguments hold.
-
-    Raises:
-        InvalidRequestError: Something cannot be used; nothing was sent.
     """
     if not isinstance(prompt, str) or not prompt.strip():
         raise _refuse_prompt(prompt)
@@ -123,14 +120,14 @@ def build_submission(
 
 @functools.lru_cache(maxsize=1024)
 def find_near_miss(name: str, options: tuple[str, ...] = OPTIONS) -> str | None:
-    """The option that a name was probably meant to be: it differs from it by one edit, and is no field of the gateway."""
+    """Return the option that a name was probably meant to be: one edit away, and not a field of the gateway."""
     if name == "model":
         return None
     return next((option for option in options if _is_one_edit(name, option)), None)
 
 
 def _is_one_edit(one: str, other: str) -> bool:
-    """Whether a letter too many, too few, wrong, or two in the wrong order make the difference."""
+    """Whether one letter added, left out or changed, or two swapped, make the difference."""
     shorter = min(len(one), len(other))
     if shorter < _LEAST_NAME or one == other or abs(len(one) - len(other)) > 1:
         return False
@@ -141,7 +138,7 @@ def _is_one_edit(one: str, other: str) -> bool:
 
 
 def describe_near_miss(name: str, near: str) -> str:
-    """What to say of a name that was probably meant to be an option."""
+    """Describe a name that was probably meant to be an option."""
     return (
         f"There is no option {name!r}. Did you mean {near}=? Nothing was sent. A field of that name for the gateway goes "
         "into extra_body=."
@@ -157,11 +154,7 @@ def _refuse_prompt(prompt: object) -> InvalidRequestError:
 
 
 def check_model(model: object, default: str | None = None) -> str:
-    """The model id of a call, untouched.
-
-    Raises:
-        InvalidRequestError: There is none.
-    """
+    """Return the model id of a call, unchanged; raises ``InvalidRequestError`` when it has none."""
     chosen = model if model is not None else default
     if not isinstance(chosen, str) or not chosen.strip():
         msg = (
@@ -173,11 +166,7 @@ def check_model(model: object, default: str | None = None) -> str:
 
 
 def check_idempotency_key(key: object) -> str:
-    """A key that can stand in a header.
-
-    Raises:
-        InvalidRequestError: It cannot.
-    """
+    """Return a key that a header can carry; raises ``InvalidRequestError``."""
     if not isinstance(key, str) or not _KEY.fullmatch(key):
         msg = "idempotency_key must be 1 to 255 printable ASCII characters without spaces."
         raise InvalidRequestError(msg)
@@ -185,11 +174,7 @@ def check_idempotency_key(key: object) -> str:
 
 
 def find_video_id(video: object) -> str:
-    """The id of a video that an edit builds on: from a result, a video, a task with its result, a batch item, or text.
-
-    Raises:
-        InvalidRequestError: There is none.
-    """
+    """Return the id of a video to edit; raises ``InvalidRequestError`` when the source has none."""
     if isinstance(video, BatchItem | Task):
         video = video.result
     if isinstance(video, VideoResult):
@@ -212,11 +197,7 @@ def find_video_id(video: object) -> str:
 
 
 def find_task_id(task: object) -> str:
-    """The id of a task, from a task, a status, a batch item, or text.
-
-    Raises:
-        InvalidRequestError: There is none.
-    """
+    """Return the id of a task, from a task, status, batch item or text; raises ``InvalidRequestError`` without one."""
     if isinstance(task, Task):
         task = task.id
     elif hasattr(task, "task_id"):
@@ -233,7 +214,7 @@ def find_task_id(task: object) -> str:
 
 
 def keep_request(made: VideoResult | Task, body: bytes) -> None:
-    """Let a task and each video know the request that they come from: what is saved is compared with it."""
+    """Attach the request to a task and its videos: a saved file is compared with it."""
     result: VideoResult | None
     if isinstance(made, Task):
         made.__dict__["request_"] = body
@@ -246,7 +227,7 @@ def keep_request(made: VideoResult | Task, body: bytes) -> None:
 
 
 def find_request(made: Video | Task) -> bytes | None:
-    """The body of the request that a video or a task comes from, as far as this process knows."""
+    """Return the body of the request behind a video or a task, if this process knows it."""
     body: bytes | None = made.__dict__.get("request_")
     return body
 
@@ -286,7 +267,7 @@ _FAMILY = re.compile(r"veo|sora|seedance|kling|wan|hailuo|runway|luma|pixverse|v
 
 
 def find_notes(model: object, fields: Mapping[str, Any], made_by: str | None = None) -> tuple[str, ...]:
-    """What to warn of before a request is paid; ``made_by`` is the model of the video that an edit builds on."""
+    """Return warnings about a request before it is paid; ``made_by`` is the model of the video to edit."""
     if not isinstance(model, str):
         return ()
     notes = tuple(
@@ -300,7 +281,7 @@ def find_notes(model: object, fields: Mapping[str, Any], made_by: str | None = N
 
 
 def find_family(model: str | None) -> str | None:
-    """The family that a model id names, where it is known."""
+    """Return the family that a model id names, if known."""
     match = _FAMILY.search(model or "")
     return match.group(0).lower() if match else None
 

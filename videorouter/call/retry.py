@@ -47,7 +47,7 @@ NEW_TASK = 60.0
 
 
 class Outcome(enum.Enum):
-    """What happened to one attempt."""
+    """How one attempt ended."""
 
     UNREACHED = "no connection, for now"
     NAME_MISSING = "no connection, since the host's name does not exist"
@@ -76,7 +76,7 @@ class Outcome(enum.Enum):
 
 
 class RequestKind(enum.IntEnum):
-    """What kind of request it was: the column of the table."""
+    """The kind of a request: a column of the table."""
 
     ONCE = 0
     """A paid POST."""
@@ -115,7 +115,7 @@ class Retry(enum.Enum):
 
 
 class Raise(enum.Enum):
-    """What is raised when it may not."""
+    """The error to raise when the request may not be sent again."""
 
     CONNECTION = "APIConnectionError"
     DEADLINE = "DeadlineExceededError"
@@ -209,7 +209,7 @@ _REFUSALS = frozenset({425, 429})
 class BackOff(msgspec.Struct, frozen=True, kw_only=True):
     """How pauses grow: ``first`` seconds, each ``growth`` times the one before, never more than ``cap``.
 
-    Each is then multiplied by a random number from ``low`` to ``high``, so that clients do not come back together.
+    Each is multiplied by a random number from ``low`` to ``high``, so that clients do not retry in step.
     """
 
     first: float
@@ -243,7 +243,7 @@ class RetryAfter(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class GiveUp(msgspec.Struct, frozen=True, kw_only=True):
-    """Send it no more. ``too_late`` when only the deadline forbids it."""
+    """Do not send it again. ``too_late`` when only the deadline forbids it."""
 
     ending: Raise
     too_late: bool = False
@@ -253,17 +253,10 @@ Decision = RetryAfter | GiveUp
 
 
 class History(msgspec.Struct, kw_only=True):
-    """What one call has been through.
+    """The attempts of one call so far, on the clock of ``decide``.
 
-    Attributes:
-        began: When it began, on the clock of ``decide``.
-        attempts: Attempts that were sent.
-        retries: Retries so far; of polls, those in a row that failed.
-        refusals: Refusals for load that were waited out.
-        failovers: Moves to another host.
-        empty: Whether a poll has told of a completed task without an address.
-        doubtful: Whether an attempt may have been accepted.
-        last_cost: Tokens that the last retry took.
+    ``retries`` counts, for polls, those in a row that failed; ``refusals`` those for load; ``failovers`` the changes of
+    host. ``empty``: a poll has reported a completed task without a URL. ``doubtful``: one may have been accepted.
     """
 
     began: float = 0.0
@@ -276,7 +269,7 @@ class History(msgspec.Struct, kw_only=True):
     last_cost: int = 1
 
     def note(self, outcome: Outcome, kind: RequestKind, decision: Decision) -> None:
-        """Write down an attempt's end and what was decided."""
+        """Record an attempt's end and what was decided."""
         if kind.paid and outcome in MAY_BE_ACCEPTED:
             self.doubtful = True
         self.empty = self.empty or outcome is Outcome.EMPTY_TASK
@@ -295,7 +288,7 @@ class History(msgspec.Struct, kw_only=True):
 
 
 class RetryBudget:
-    """A client's tokens for retries: a storm of failures must not become a storm of requests."""
+    """A client's retry tokens, which keep a storm of failures from becoming a storm of requests."""
 
     __slots__ = ("tokens",)
 
@@ -303,18 +296,18 @@ class RetryBudget:
         self.tokens: int = RETRY_TOKENS
 
     def spend(self, cost: int, *, keep: int = 0) -> bool:
-        """Take ``cost`` tokens and leave at least ``keep``; ``False``, and nothing is taken, when they are not there."""
+        """Take ``cost`` tokens and leave at least ``keep``; ``False``, without taking any, when there are too few."""
         if self.tokens < cost + keep:
             return False
         self.tokens -= cost
         return True
 
     def take_up_to(self, cost: int) -> None:
-        """Take ``cost`` tokens, or what is left of them: a probe while a model is refused."""
+        """Take ``cost`` tokens, or all that are left: for a probe while a model is throttled."""
         self.tokens = max(0, self.tokens - cost)
 
     def charge(self, decision: RetryAfter) -> bool:
-        """Take what a retry costs; ``False`` when it is not there. A throttled one may go even then, as a probe."""
+        """Take the tokens of a retry; ``False`` when there are too few. A throttled one may then go as a probe."""
         if not decision.throttled:
             return self.spend(decision.cost)
         if self.spend(decision.cost, keep=KEPT_FOR_PROBES):
@@ -323,12 +316,12 @@ class RetryBudget:
         return False
 
     def repay(self, cost: int) -> None:
-        """A success pays back what its last retry cost, or 1."""
+        """Repay after a success: the cost of its last retry, or 1."""
         self.tokens = min(RETRY_TOKENS, self.tokens + cost)
 
 
 def find_outcome(status: int, *, retry_after: float | None, refused: frozenset[int] = frozenset()) -> Outcome:
-    """The outcome of an answer that is no success, by its status; ``refused`` are those that the user declares to be."""
+    """Return the outcome of a status that is not a success; ``refused`` are statuses declared as throttling."""
     if status in _REFUSALS or status in refused or (status == 503 and retry_after is not None):
         return Outcome.THROTTLED
     if status in _REJECTIONS:
@@ -360,10 +353,10 @@ def decide(
     retry_after: float | None = None,
     hosts: int = 1,
 ) -> Decision:
-    """What follows from an attempt that ``history`` does not hold yet.
+    """Decide what follows an attempt that ``history`` does not hold yet.
 
-    ``now`` and ``deadline`` are of any one monotonic clock, ``jitter`` is a number from 0 to 1. ``max_retries=0`` turns off
-    every retry but polls. ``hosts`` is how many may be tried.
+    ``now`` and ``deadline`` are of any one monotonic clock, ``jitter`` is a number from 0 to 1. ``max_retries=0`` turns
+    off every retry but polls. ``hosts`` is how many may be tried.
     """
     retry, ending = TABLE[outcome][kind]
     if retry in _POLLS:
@@ -398,7 +391,7 @@ def _decide_poll(
     jitter: float,
     retry_after: float | None,
 ) -> Decision:
-    """As ``decide``, for what is asked until the deadline: it costs nothing and ``max_retries`` does not count it."""
+    """Decide for requests that repeat until the deadline: they are free and not counted as retries."""
     retry, ending = TABLE[outcome][kind]
     if retry is Retry.POLL_NEW and now - history.began >= NEW_TASK:
         return GiveUp(ending=ending)
@@ -416,7 +409,7 @@ def _decide_poll(
 
 
 def find_pause(retry: int, back_off: BackOff, jitter: float, retry_after: float | None = None) -> float:
-    """Seconds before a retry, which counts from 1: never less than what was asked for, and never the same for all."""
+    """Return the seconds before a retry, numbered from 1: never less than asked for, and different for each client."""
     if retry_after is not None:
         return retry_after + jitter * max(0.5, 0.2 * retry_after)
     longest = min(back_off.cap, back_off.first * back_off.growth ** min(retry - 1, 40))
@@ -434,10 +427,10 @@ _MONTHS = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct",
 
 
 def read_retry_after(headers: Iterable[tuple[bytes, bytes]], *, wall: float) -> float | None:
-    """The seconds that an answer asks to wait; ``None`` when it does not say so in a form that makes sense.
+    """Return the seconds that an answer asks to wait; ``None`` without a usable ``Retry-After``. It never raises.
 
-    Digits, with or without a fraction, or an HTTP date measured against the answer's own ``Date``, else against ``wall``,
-    the Unix time in seconds. It never raises.
+    Digits, with or without a fraction, or an HTTP date measured against the answer's own ``Date``, else against
+    ``wall``, the Unix time in seconds.
     """
     asked: set[bytes] = set()
     date: bytes | None = None
@@ -468,7 +461,7 @@ _UNITS = {"ms": 0.001, "milli": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
 
 
 def read_wait(text: str) -> float | None:
-    """The seconds that a refusal asks for in its own words, as in ``Please try again after 6 seconds``."""
+    """Return the seconds that a refusal asks for in its message, as in ``Please try again after 6 seconds``."""
     found = _WAIT_IN_WORDS.search(text[:4096])
     if found is None:
         return None
@@ -476,7 +469,7 @@ def read_wait(text: str) -> float | None:
 
 
 def read_date(text: str) -> float | None:
-    """An HTTP date, in any of its three forms, as Unix time in seconds; ``None`` when it is none."""
+    """Parse an HTTP date, in any of its three forms, to Unix time in seconds; ``None`` when it is not one."""
     for form in _DATES:
         match = form.fullmatch(text)
         if match is None:

@@ -48,7 +48,7 @@ log: logging.Logger = logging.getLogger("videorouter")
 
 
 class FileBytes:
-    """The bytes of an inline video, in a file without a name that goes when nobody holds them any more."""
+    """The bytes of an inline video, in an unnamed file that is deleted with its last reference."""
 
     __slots__ = ("view",)
 
@@ -67,7 +67,7 @@ class FileBytes:
 
 
 def view_inline(video: Video) -> memoryview | None:
-    """The bytes of an inline video, which need not all be in memory."""
+    """Return the bytes of an inline video, which may be mapped from disk."""
     data = video.__dict__.get("data_")
     if data is None:
         return None
@@ -95,7 +95,7 @@ class Spool:
         self._files: dict[bytes, FileBytes] = {}
 
     async def write(self, piece: bytes) -> None:
-        """Take the next bytes of the answer."""
+        """Write the next bytes of the answer."""
         if not self.size:
             self.head = piece[:_HEAD_BYTES]
         self._parts.append(piece)
@@ -111,7 +111,7 @@ class Spool:
                 await owned.run(self._flush)
 
     async def finish(self) -> bytes:
-        """The answer without its inline videos; ``attach`` gives them back."""
+        """Return the answer without its inline videos; ``attach`` restores them."""
         try:
             async with ThreadedResource(self._close) as owned:
                 body, self._files = await owned.run(self._split)
@@ -121,7 +121,7 @@ class Spool:
         return body
 
     def attach(self, answer: object) -> None:
-        """Put the videos back where they stood."""
+        """Restore the videos in the result."""
         if isinstance(answer, Task | TaskStatus):
             answer = answer.result
         if isinstance(answer, VideoResult):
@@ -131,7 +131,7 @@ class Spool:
                 self._remove()
 
     def keep(self) -> Path | None:
-        """Leave the raw bytes on the disk for their owner: where they are, if anything was written."""
+        """Keep the raw bytes on disk; return their path if anything was written."""
         with contextlib.suppress(OSError):
             self._flush()
         self._close()
@@ -140,7 +140,7 @@ class Spool:
         return self.path
 
     def keep_cancelled(self) -> None:
-        """As ``keep``, for a call that was cancelled when the answer was whole: nobody else can tell where it is."""
+        """Keep them for a call that was cancelled after the answer was complete, and log where they are."""
         log.warning(
             "a call was cancelled after its answer of %d bytes had come: they are in %s", self.size, self.keep()
         )
@@ -174,7 +174,7 @@ class Spool:
 
 
 def split_answer(blocks: Iterator[bytes], most: int) -> tuple[bytes, dict[bytes, FileBytes]]:
-    """A JSON text with each long base64 string replaced by a short one, and the bytes that each short one stands for."""
+    """Replace each long base64 string of a JSON text by a short token; return the text and the bytes by token."""
     left = bytearray()
     files: dict[bytes, FileBytes] = {}
     with contextlib.ExitStack() as stack:
@@ -223,7 +223,7 @@ def split_answer(blocks: Iterator[bytes], most: int) -> tuple[bytes, dict[bytes,
 
 
 def _decompress(blocks: Iterator[bytes], limit: int) -> Iterator[bytes]:
-    """What gzip or zlib data holds, in pieces of a bounded size."""
+    """Decompress gzip or zlib data in pieces of a bounded size."""
     decoder = zlib.decompressobj(zlib.MAX_WBITS | 32)
     made = came = 0
     for block in blocks:
@@ -244,7 +244,7 @@ def _decompress(blocks: Iterator[bytes], limit: int) -> Iterator[bytes]:
 
 
 class _Decoder:
-    """Decodes base64 text that comes in pieces, in any alphabet and wrapping, into a file."""
+    """Decodes base64 text piece by piece, in any alphabet and wrapping, into a file."""
 
     def __init__(self, file: BinaryIO) -> None:
         self.prefix: bytes = b""

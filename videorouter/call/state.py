@@ -1,7 +1,7 @@
-"""What all views of one client share: the sender, the limits, the counters, and the records of what is in doubt.
+"""The state that all views of one client share: the sender, the limits, the counters, and the records in doubt.
 
-A client comes to rest here before a process ends. Nothing paid is aborted: it goes on, here or at the gateway, and the
-report names it.
+A drain lets a client finish before its process ends. Nothing paid is aborted: it goes on, here or at the gateway, and
+the report names it.
 """
 
 from __future__ import annotations
@@ -35,12 +35,7 @@ def _end_all(schedules: dict[Origin, PollSchedule]) -> None:
 
 
 class Shared:
-    """The state behind a client and its views.
-
-    Attributes:
-        running: Every job and every wait that runs, with the id of its task once it has one.
-        draining: Whether new jobs are refused.
-    """
+    """The state behind a client and its views. ``running`` has every job and wait, with the id of its task if known."""
 
     def __init__(self, sender: Sender, settings: ClientSettings) -> None:
         self.sender = sender
@@ -60,14 +55,14 @@ class Shared:
         self.failed: int = 0
 
     def open_limit(self, settings: ClientSettings) -> ClientLimit:
-        """A limit of jobs at once, for the client or for a view with a limit of its own."""
+        """Make a limit of concurrent jobs, for the client or for a view with a limit of its own."""
         limit = ClientLimit(settings.max_concurrency or default_concurrency())
         self.limits.add(limit)
         return limit
 
     @property
     def in_doubt(self) -> tuple[InDoubt, ...]:
-        """Requests that may have been billed and whose answer nobody has."""
+        """Return the requests that may have been billed without a known result."""
         return self.in_doubt_log.records
 
     def check_open(self) -> None:
@@ -84,7 +79,7 @@ class Shared:
             raise ClientClosedError(msg)
 
     def count(self, limit: ClientLimit) -> Stats:
-        """The counters at this moment, for the view that has this limit."""
+        """Return the counters at this moment, for the view that has this limit."""
         now = time.monotonic()
         models = {queue.model_limit for queue in limit.queues}
         paused = [model.pace.paused_until for model in models if model.pace is not None]
@@ -105,7 +100,7 @@ class Shared:
         )
 
     async def drain(self, *, seconds: float) -> DrainReport:
-        """Take no new job, wait at most so long for those that run, and say what was left."""
+        """Take no new job, wait at most so long for the running ones, and return what was left."""
         self.draining = True
         deadline = time.monotonic() + seconds
         while self.running and (left := deadline - time.monotonic()) > 0:  # noqa: ASYNC110  jobs may end in other threads
@@ -123,7 +118,7 @@ class Shared:
         await self.sleepers.find().rest(seconds)
 
     async def aclose(self) -> None:
-        """Send away those who wait, abort what runs, close what is idle. Idempotent."""
+        """End all waits, abort what runs, close idle connections. Idempotent."""
         self.closed = True
         self.sleepers.tell(Sleepers.wake)
         self.poll_schedules.tell(_end_all)

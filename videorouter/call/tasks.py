@@ -1,6 +1,6 @@
 """A job from its POST to its result: submit, poll, collect.
 
-The task id stands on every error from here, so that a paid job can be collected later, also by another process. A poll
+Every error from here has the task id, so that a paid job can be collected later, also by another process. A poll
 that fails never fails a paid job.
 """
 
@@ -145,7 +145,7 @@ async def run_job(
 
 
 async def _follow(call: PaidCall, task: Task, *, wait: bool) -> VideoResult | Task:
-    """From an accepted task to its result."""
+    """Follow an accepted task to its result."""
     caller, submission = call.caller, call.submission
     try:
         if call.accepted is not None:
@@ -205,7 +205,7 @@ async def _tell_failed(call: PaidCall, error: BaseException) -> None:
 
 
 async def _tell_finished(call: PaidCall, answer: VideoResult | Task) -> None:
-    """Tell the event hook; when the call is cancelled meanwhile, what it brought stays reachable."""
+    """Report the result to the event hook; if the call is cancelled meanwhile, the result stays reachable."""
     result = answer.result if isinstance(answer, Task) else answer
     event = _build_finished(
         call,
@@ -329,7 +329,7 @@ async def _poll(caller: Caller, task: Task, *, deadline: float, accepted_now: bo
         status = await caller.send(poll, not_yet if accepted_now else None)
         result = status.result
     except TaskTimeoutError:
-        # It may be a placeholder, and it may be what was paid for: whoever fetches it finds out.
+        # It may be a placeholder, and it may be what was paid for: only a download can tell.
         result = poll.candidate
         if result is None:
             raise
@@ -339,15 +339,10 @@ async def _poll(caller: Caller, task: Task, *, deadline: float, accepted_now: bo
 
 
 class Poll(FreeCall[TaskStatus], kw_only=True, eq=False):
-    """Reads the state of a paid task until it has come to its end.
+    """Reads the state of a paid task until it has ended.
 
-    Attributes:
-        task: The task; its id is enough.
-        schedule: When it may be polled.
-        last: What the last poll that was answered has told.
-        candidate: A result that stood beside a state that means pending.
-        host: Which of the caller's hosts is asked, where only the task's id is known.
-        missing: Hosts that do not know it.
+    ``last`` is the last state that was read, ``candidate`` a result beside a pending state. Where only the task's id is
+    known, ``host`` is which of the caller's hosts is asked, and ``missing`` are those that do not know it.
     """
 
     task: Task
@@ -358,7 +353,7 @@ class Poll(FreeCall[TaskStatus], kw_only=True, eq=False):
     missing: set[int] = msgspec.field(default_factory=set)
 
     async def send_once(self) -> TaskStatus | FailedAttempt:
-        """Poll once, when the schedule lets us; once more at the deadline."""
+        """Poll once, when the schedule allows it; once more at the deadline."""
         if not await self.schedule.wait_for_poll(max(self.deadline, time.monotonic()) + _LAST_POLL):
             await self.rest(self.deadline - time.monotonic())
             raise self._describe_timeout()
@@ -369,7 +364,7 @@ class Poll(FreeCall[TaskStatus], kw_only=True, eq=False):
             return FailedAttempt(outcome=Outcome.UNREACHED, attempt=Attempt(), raised=error)
 
     def _turn_elsewhere(self, ended: TaskStatus | FailedAttempt) -> TaskStatus | FailedAttempt:
-        """Go on to the next host when this one cannot be reached or does not know the id: another may have accepted it."""
+        """Ask the next host when this one cannot be reached or does not know the id: another may have accepted it."""
         hosts = _count_hosts(self.caller, self.task)
         if hosts == 1 or not isinstance(ended, FailedAttempt) or ended.outcome not in _ELSEWHERE:
             return ended
@@ -382,7 +377,7 @@ class Poll(FreeCall[TaskStatus], kw_only=True, eq=False):
         return ended
 
     async def prepare(self, attempt: Attempt) -> Request:
-        """As any read; the last one has a moment after the deadline."""
+        """Prepare as any read; the last one has a moment after the deadline."""
         request = await super().prepare(attempt)
         attempt.make_spool = self.caller.make_spool  # the answer may bring a video inline
         late = time.monotonic() - self.deadline
@@ -391,7 +386,7 @@ class Poll(FreeCall[TaskStatus], kw_only=True, eq=False):
         return request
 
     def read(self, response: Response) -> TaskStatus | ErrorAnswer | Unusable | None:
-        """The state of a task that has come to its end."""
+        """Return the state of a task once it has ended."""
         status = _read_status(self.caller, self.task, response)
         if isinstance(status, TaskStatus):
             self.last = status
@@ -400,17 +395,17 @@ class Poll(FreeCall[TaskStatus], kw_only=True, eq=False):
         return status
 
     def note(self, failed: FailedAttempt, decision: Decision) -> None:
-        """Write down how a poll failed; what the gateway asks for holds all polls."""
+        """Record how a poll failed; a ``Retry-After`` delays all polls."""
         super().note(failed, decision)
         if failed.retry_after is not None:
             self.schedule.hold(min(failed.retry_after, LONGEST_HOLD))
 
     async def rest(self, seconds: float) -> None:
-        """Wait, or until the machine was woken from a suspension."""
+        """Wait, or until the machine wakes from a suspension."""
         await self.schedule.rest(seconds)
 
     def _describe_last_failure(self) -> VideoRouterError | None:
-        """Why the last poll failed."""
+        """Build the error of the last poll, or return ``None``."""
         failed = self.failed
         if failed is None or failed.outcome is Outcome.PENDING:
             return None
@@ -428,7 +423,7 @@ class Poll(FreeCall[TaskStatus], kw_only=True, eq=False):
         return error
 
     def build_error(self, failed: FailedAttempt) -> VideoRouterError:
-        """What is raised when a poll was the last: the task stays accepted."""
+        """Build the error to raise after the last poll: the task stays accepted."""
         failure = self._describe_last_failure()
         if failed.outcome is Outcome.CLOSED:
             return _describe_closing(self.caller, self.task)
@@ -437,11 +432,11 @@ class Poll(FreeCall[TaskStatus], kw_only=True, eq=False):
         return _describe_stop(self.caller, self.task, failure)
 
     async def map_error(self, error: BaseException) -> BaseException:
-        """A client that is closed leaves the task to whoever waits for it next."""
+        """Name the task in the error when the client was closed: another wait can collect it."""
         return _describe_closing(self.caller, self.task) if isinstance(error, ClientClosedError) else error
 
     async def tell_retry(self, decision: RetryAfter) -> None:
-        """Tell the event hook what a poll has brought."""
+        """Report the state that was read to the event hook."""
         if not self.history.attempts:
             return
         failure = self._describe_last_failure()

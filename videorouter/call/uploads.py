@@ -69,19 +69,10 @@ class Uploads:
     async def bring(
         self, caller: Caller, source: object, *, model: str, deadline: float, field: str | None = None
     ) -> Asset:
-        """The usable asset of a file, uploaded now or before.
+        """Return the usable asset of a file, uploading it unless that was done before.
 
-        Args:
-            caller: The way to the wire.
-            source: A ``Path``, bytes, a file object, or an http(s) URL that the gateway fetches itself.
-            model: The model it is for.
-            deadline: ``time.monotonic()`` value.
-            field: The request field it is for, for its checks and words.
-
-        Raises:
-            InvalidRequestError: The file cannot be used; nothing was sent.
-            UnprocessableEntityError: Its review failed; no video was bought.
-            VideoRouterError: The upload failed.
+        ``field`` is the request field that it is for, for checks and messages. ``UnprocessableEntityError`` means that
+        its review failed; whatever is raised, no video was bought.
         """
         if isinstance(source, str):
             check_address(source, field or "file")
@@ -126,7 +117,7 @@ class Uploads:
 
 
 def needs_upload(fields: Mapping[str, Any]) -> bool:
-    """Whether any URL field holds something that is not plain text."""
+    """Whether any URL field holds something other than text."""
     return not fields.keys().isdisjoint(FIELDS) and any(
         name in FIELDS and value is not None and not isinstance(value, str) and not _all_text(value)
         for name, value in fields.items()
@@ -140,12 +131,7 @@ def _all_text(value: object) -> bool:
 async def resolve_fields(
     caller: Caller, uploads: Uploads, fields: Mapping[str, Any], *, model: str, deadline: float
 ) -> dict[str, Any]:
-    """The same fields with every input replaced by an address.
-
-    Raises:
-        InvalidRequestError: An input cannot be used; nothing was sent.
-        VideoRouterError: An upload failed; no video was bought.
-    """
+    """Replace every input in the fields by a URL."""
     resolved = dict(fields)
     for name in FIELDS:
         value = resolved.get(name)
@@ -176,7 +162,7 @@ async def _address(caller: Caller, uploads: Uploads, value: object, field: str, 
 
 
 async def _read(source: object, field: str | None) -> tuple[tuple[bytes, ...], str]:
-    """An input's content, frozen, in blocks that are never joined, and its name."""
+    """Read an input once, in blocks that are never joined; return it with its name."""
     place = f"{field}: " if field else ""
     if isinstance(source, bytes):
         return (source,), "file"
@@ -243,7 +229,7 @@ async def _upload(
 
 
 async def _await_review(caller: Caller, asset: Asset, *, deadline: float) -> Asset:
-    """The asset once it can be used; one without an id has no review that could be waited for."""
+    """Return the asset once it is usable; one without an id has no review to wait for."""
     if asset.id is not None and _is_pending(asset):
         review = ReviewPoll(
             caller=caller,
@@ -272,12 +258,12 @@ def _is_pending(asset: Asset) -> bool:
 
 
 class ReviewPoll(FreeCall[Asset | Response], kw_only=True, eq=False):
-    """Reads the state of an upload until its review has ended; an answer without a state is handed back as it is."""
+    """Reads the state of an upload until its review has ended; an answer without a state is returned unchanged."""
 
     asset: Asset
 
     def read(self, response: Response) -> Asset | Response | ErrorAnswer | Unusable | None:
-        """The asset, with what this answer adds to it."""
+        """Merge this answer into the asset; ``None`` while its review is pending."""
         answer = read_json(response)
         if not isinstance(answer, Response):
             return answer
@@ -290,7 +276,7 @@ class ReviewPoll(FreeCall[Asset | Response], kw_only=True, eq=False):
         return None if _is_pending(self.asset) else self.asset
 
     def build_error(self, failed: FailedAttempt) -> VideoRouterError:
-        """At the deadline the review goes on without us."""
+        """Build the error; at the deadline the review is still running."""
         if TABLE[failed.outcome][self.kind][1] is not Raise.TIMEOUT:
             return super().build_error(failed)
         msg = f"The upload {self.asset.id} was still under review when the deadline passed. No video was bought."

@@ -1,7 +1,7 @@
-"""The videos that an answer lists, in whatever form they come: addresses, or the bytes themselves as base64.
+"""Reads the videos that an answer lists: as URLs, or as base64.
 
-An address is taken as curl would take it, with a space, an upper-case scheme or white space around it, and comes back as
-any client can use it. What cannot be used is named, never dropped. This file knows nothing of states and errors.
+A URL is read as curl reads it, with a space, an upper-case scheme or white space around it, and returned in a form that
+any client can use. Unusable ones are named, never dropped. This file knows nothing of states and errors.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _SHORTEST_LOOSE = 64
 
 
 def clean_url(url: object) -> str | None:
-    """An address in an answer as a client can use it, http(s) with a host and at most 4,096 characters, or ``None``."""
+    """Normalise a URL in an answer: http(s) with a host, at most 4,096 characters; else ``None``."""
     if not isinstance(url, str):
         return None
     if len(url) <= MAX_URL_CHARS and _PLAIN_URL.fullmatch(url):
@@ -49,7 +49,7 @@ def clean_url(url: object) -> str | None:
 
 
 def read_id(value: object) -> str | None:
-    """An id, opaque: any text, or an integer."""
+    """Read an opaque id: any text, or an integer."""
     if isinstance(value, bool):
         return None
     if isinstance(value, int):
@@ -60,14 +60,14 @@ def read_id(value: object) -> str | None:
 
 
 class FoundVideos(NamedTuple):
-    """The videos that an answer lists, and the addresses in it that cannot be used: ``""`` where there is none."""
+    """The videos that an answer lists, and its unusable URLs: ``""`` where one is missing."""
 
     videos: tuple[Video, ...]
     unusable: tuple[str, ...] = ()
 
 
 def read_videos(items: Iterable[object], request: bytes | None) -> FoundVideos:
-    """The videos of a list of addresses, or of objects with ``url`` or ``b64_json``."""
+    """Read a list of URLs, or of objects with ``url`` or ``b64_json``."""
     videos: list[Video] = []
     unusable: list[str] = []
     for item in items:
@@ -97,7 +97,7 @@ def _video(item: dict[str, Any]) -> Video | None:
 
 
 def read_inline(root: dict[str, Any]) -> Video | None:
-    """A whole answer that is one base64 video: ``{"data": "<base64>", "mime_type": ...}`` or ``b64_json``."""
+    """Read an answer that is one base64 video: ``{"data": "<base64>", "mime_type": ...}`` or ``b64_json``."""
     for text in (root.get("data"), root.get("b64_json")):
         if isinstance(text, str):
             return _video({**root, "url": None, "b64_json": text})
@@ -120,7 +120,7 @@ def _base64(text: object) -> bytes | None:
 
 
 def read_outputs(place: dict[str, Any], root: dict[str, Any], request: bytes | None) -> FoundVideos:
-    """The videos of a task, in the first of the places that have any."""
+    """Return the videos of a task, from the first place that has any."""
     urls = place.get("urls")
     outputs = place.get("outputs")
     candidates: tuple[list[object], ...] = (
