@@ -94,7 +94,7 @@ _MATROSKA: dict[str, str] = {
 
 
 def name_sample_entry(code: bytes, entry: bytes) -> str | None:
-    """The codec of an MP4's or QuickTime's sample entry; a general or encrypted one names its codec inside."""
+    """Name the codec of an MP4 or QuickTime sample entry; a general or encrypted one names its codec inside."""
     if code in {b"encv", b"enca"} and (found := entry.find(b"\0\0\0\x0cfrma")) >= 0:
         code = entry[found + 8 : found + 12]
     if code in {b"mp4v", b"mp4a"} and (found := entry.find(b"esds")) >= 0:
@@ -105,7 +105,7 @@ def name_sample_entry(code: bytes, entry: bytes) -> str | None:
 
 
 def name_matroska(code: str, private: bytes = b"") -> str | None:
-    """The codec of a WebM's or Matroska's track; Windows' ``CodecID`` has it in ``CodecPrivate``."""
+    """Name the codec of a WebM or Matroska track; Windows' ``CodecID`` has it in ``CodecPrivate``."""
     if code == "V_MS/VFW/FOURCC":
         return name_sample_entry(private[16:20], b"")
     if code.startswith("A_AAC"):
@@ -116,13 +116,13 @@ def name_matroska(code: str, private: bytes = b"") -> str | None:
 
 
 def _spell(code: str) -> str | None:
-    """A code that has no name here, as it stands, where it is fit to be shown."""
+    """Return an unknown code unchanged, if it is printable."""
     plain = code.strip(" \0").lower()
     return plain[:32] if plain.isascii() and plain.isprintable() and plain else None
 
 
 def _read_object_type(descriptors: bytes) -> int:
-    """The object type inside an ES descriptor, -1 where there is none (ISO/IEC 14496-1, 7.2.6)."""
+    """Return the object type inside an ES descriptor, or -1 (ISO/IEC 14496-1, 7.2.6)."""
     place = _skip_length(descriptors, 0)
     if descriptors[:1] != b"\x03" or place + 3 > len(descriptors):
         return -1
@@ -137,7 +137,7 @@ def _read_object_type(descriptors: bytes) -> int:
 
 
 def _skip_length(descriptors: bytes, place: int) -> int:
-    """Where a descriptor's content begins: behind its tag and a length of one to four bytes."""
+    """Return where a descriptor's content begins: after its tag and a length of one to four bytes."""
     place += 1
     for _ in range(3):
         if place < len(descriptors) and descriptors[place] & 0x80:

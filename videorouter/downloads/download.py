@@ -1,4 +1,4 @@
-"""Saves what a call gave: finds its videos, chooses a place for each, and saves several at a time.
+"""Saves the videos of a call's result: finds them, chooses a path for each, and saves several at a time.
 
 A file is whole and right under its final name, or it is not there. ``downloads.save`` saves each one.
 """
@@ -35,16 +35,16 @@ if TYPE_CHECKING:
 Source: TypeAlias = Video | VideoResult | Task | TaskStatus | BatchItem | str
 Place: TypeAlias = "str | os.PathLike[str] | Any"
 LOOK_SECONDS = 60.0
-"""To ask a task for its current links."""
+"""Timeout for the poll that refreshes a task's links."""
 
 _WAITING = frozenset({408, 425, 429})
 SOURCES = (Video, VideoResult, Task, TaskStatus, BatchItem, str)
 
 
 async def save(caller: Caller, source: Source, dest: Place, options: DownloadOptions) -> Download:
-    """Save one video, or all videos of a result: the first file, whose ``all`` has every one.
+    """Save one video, or all videos of a result; return the first file, whose ``all`` has every one.
 
-    Where one does not come whole, the others are saved all the same. A link that has expired is asked for again.
+    One that fails does not stop the others. An expired link is refreshed once.
     """
     caller.check_open()
     videos = find_videos(source)
@@ -72,7 +72,7 @@ async def save_many(
     *,
     concurrency: int,
 ) -> list[Download | VideoRouterError]:
-    """Save many, ``concurrency`` at a time: what became of each, in the order of the sources."""
+    """Save many, ``concurrency`` at a time; return the outcomes in the order of the sources."""
     caller.check_open()
     wanted = list(sources)
     if isinstance(dest, list | tuple):
@@ -93,7 +93,7 @@ async def save_many(
 async def stream(
     caller: Caller, source: Source, options: DownloadOptions
 ) -> AsyncGenerator[AsyncIterator[bytes], None]:
-    """Give a video's bytes as they arrive."""
+    """Yield a video's bytes as they arrive."""
     caller.check_open()
     videos = find_videos(source)
     if len(videos) > 1:
@@ -104,7 +104,7 @@ async def stream(
 
 
 async def fetch_current_result(caller: Caller, source: Source) -> VideoResult | None:
-    """A result with the current links of the task that it came from, if it did; nothing is paid for that."""
+    """Fetch the current links of the task behind a result, if it has one; nothing is paid for that."""
     if isinstance(source, Task):
         task = source
     elif isinstance(source, str | Video) or source.task_id is None:
@@ -123,7 +123,7 @@ async def fetch_current_result(caller: Caller, source: Source) -> VideoResult | 
 
 
 def is_expired(error: VideoRouterError) -> bool:
-    """Whether a file host refuses a link as it refuses one that has expired: by any 4xx that does not ask to wait."""
+    """Whether a file host's refusal may mean an expired link: any 4xx that does not ask to wait."""
     return error.status is not None and 400 <= error.status < 500 and error.status not in _WAITING
 
 
@@ -134,7 +134,7 @@ def _may_have_expired(found: Download | VideoRouterError, place: Place) -> bool:
 
 
 def find_videos(source: object) -> tuple[Video, ...]:
-    """The videos of whatever a call gave; a URL stands for the video that lies there."""
+    """Return the videos of a call's result; a URL counts as a video."""
     if isinstance(source, Video):
         videos: tuple[Video, ...] = (source,)
     elif isinstance(source, str):
@@ -162,7 +162,7 @@ def find_videos(source: object) -> tuple[Video, ...]:
 async def _choose_places(
     videos: tuple[Video, ...], dest: Place, options: DownloadOptions
 ) -> tuple[Sequence[Place], Conflict]:
-    """A place for each video, and what to do about older files there."""
+    """Choose a path for each video, and what to do about older files there."""
     several = len(videos) > 1
     conflict: Conflict = "refuse" if options.overwrite is False else "replace"
     if is_sink(dest):
@@ -196,7 +196,7 @@ def _as_path(dest: object) -> Any:
 async def _run(
     jobs: Sequence[Callable[[], Awaitable[Download]]], *, concurrency: int
 ) -> list[Download | VideoRouterError]:
-    """Run jobs over a bounded number of workers: what became of each, in their order."""
+    """Run jobs over a bounded number of workers; return the outcomes in their order."""
     found: dict[int, Download | VideoRouterError] = {}
     waiting = iter(enumerate(jobs))
 
@@ -217,7 +217,7 @@ async def _run(
 
 
 def all_saved(found: list[Download | VideoRouterError]) -> list[Download]:
-    """The files, when all are whole; else the first error is raised, and its notes name the files that are."""
+    """Return the files when all are whole; else raise the first error, with the whole files named in its notes."""
     saved = [item for item in found if isinstance(item, Download)]
     errors = [item for item in found if isinstance(item, VideoRouterError)]
     if not errors:

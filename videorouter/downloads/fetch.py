@@ -1,6 +1,6 @@
 """Fetches one file's bytes from its host: checked addresses and redirects, retries, and resuming where it stopped.
 
-It sends no API key and no cookie, and writes nothing: whoever asked for the bytes decides where they go.
+It sends no API key and no cookie, and writes nothing.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ if TYPE_CHECKING:
     from videorouter.downloads.media import MediaReader
 
 STALL_SECONDS = 30.0
-"""Without a byte for so long, a connection is given up."""
+"""A connection without a byte for so long is given up."""
 
 _CLOSE_SECONDS = 2.0
 _SNIFF_BYTES = 12
@@ -60,16 +60,10 @@ _NOT_CONNECTED = frozenset({WireFailure.CONNECTION_REFUSED, WireFailure.UNREACHA
 
 
 class Fetch(Call[tuple[ResponseStream, FullContent | PartialContent]], kw_only=True, eq=False):
-    """One file on its way; set ``state`` before ``pieces`` to resume.
+    """One file transfer; set ``state`` before ``pieces`` to resume.
 
-    Attributes:
-        url: Where it lies.
-        call_id: Of its events.
-        name: What it is called in events.
-        emit: Is told of its progress.
-        state: What is here, and what is known of the whole.
-        framed: Whether its end could be told from a cut.
-        transferred: Bytes that crossed the wire.
+    ``name`` is for its events; ``framed`` says whether the end could be told from a cut; ``transferred`` are bytes on
+    the wire.
     """
 
     kind: RequestKind = RequestKind.FILE
@@ -90,9 +84,9 @@ class Fetch(Call[tuple[ResponseStream, FullContent | PartialContent]], kw_only=T
         self.history.began = self._reported = time.monotonic()
 
     async def pieces(self) -> AsyncGenerator[FullContent | bytes, None]:
-        """The bytes after ``state.offset``, as they arrive; ``FullContent`` says that they begin anew from the first.
+        """Yield the bytes after ``state.offset`` as they arrive; ``FullContent`` means a restart from the first.
 
-        Close it (``contextlib.aclosing``): an open connection hangs on it.
+        Close it (``contextlib.aclosing``): it holds an open connection.
         """
         if self.state.offset and self.state.offset == self.state.total:
             return
@@ -131,7 +125,7 @@ class Fetch(Call[tuple[ResponseStream, FullContent | PartialContent]], kw_only=T
                 await _close(stream)
 
     def _break_off(self, failed: FailedFetch) -> FailedFetch:
-        """What a failed attempt comes to for the bytes that are here: without a strong validator they are lost."""
+        """Decide whether the received bytes survive a failed attempt: without a strong validator they are lost."""
         if failed.start_over or self.state.etag is None:
             self.state = TransferState()
         elif failed.outcome is Outcome.CUT and self.transferred - self._before >= MIN_PROGRESS:
@@ -214,9 +208,9 @@ class Fetch(Call[tuple[ResponseStream, FullContent | PartialContent]], kw_only=T
         raise AssertionError
 
     async def _resolve(self, target: FileUrl, policy: AddressPolicy) -> tuple[str, ...]:
-        """The checked addresses to connect to; empty for a literal, or where a proxy or a mock resolves names itself.
+        """Return the checked addresses to connect to; empty for a literal, or where a proxy or a mock resolves names.
 
-        The connection goes to these, so that a second DNS answer changes nothing.
+        The connection uses these, so that a second DNS answer changes nothing.
         """
         if target.literal is not None:
             return ()
@@ -264,7 +258,7 @@ class Fetch(Call[tuple[ResponseStream, FullContent | PartialContent]], kw_only=T
         raise error
 
     def build_error(self, failed: FailedAttempt) -> VideoRouterError:
-        """What the attempt came to, with what is known of the transfer."""
+        """Build the error of the attempt, with the facts of the transfer."""
         error = failed.raised or self._describe("no answer came")
         self._add_facts(error)
         return error
@@ -279,7 +273,7 @@ class Fetch(Call[tuple[ResponseStream, FullContent | PartialContent]], kw_only=T
         )
 
     async def tell_retry(self, decision: RetryAfter) -> None:
-        """Tell the event hook that the file is asked for again."""
+        """Report a coming retry to the event hook."""
         reason = self.failed.raised.message[:200] if self.failed is not None and self.failed.raised is not None else ""
         await self.caller.emit(
             RetryScheduled(call_id=self.call_id, attempt=self.history.attempts + 1, wait=decision.after, reason=reason)
@@ -321,11 +315,11 @@ async def _close(stream: ResponseStream) -> None:
 
 
 async def stream_once(fetch: Fetch, *, check: bool, media: MediaReader) -> AsyncGenerator[bytes, None]:
-    """A file's bytes once each, for someone who cannot take bytes back.
+    """Yield each byte of a file once, for a reader that cannot take bytes back.
 
-    When a transfer must start over, the bytes that are out already are compared, by digest, with those that come
-    again: it goes on only when they are the same. With ``check``, the first bytes are held back until they look
-    like a video, and the structure is checked at the end. ``media`` is handed every byte.
+    When a transfer must start over, the bytes that were yielded are compared by digest with the new ones: it goes on
+    only when they are equal. With ``check``, the first bytes are held back until they look like a video, and the
+    structure is checked at the end. ``media`` receives every byte.
     """
     digest = repeated_digest = sha256()
     given = repeated = 0

@@ -3,7 +3,7 @@
 Every method blocks and belongs in a thread. Nothing here follows a symbolic link at a name of its own, and nothing
 touches the old file before the new one is whole. What it raises is ``OSError``, or ``Busy`` for a locked destination.
 
-Beside ``otter.mp4`` stand, while it is on its way, ``.otter.mp4.resume`` (see ``downloads.resume_file``) and
+During a transfer, ``otter.mp4`` has two hidden neighbours: ``.otter.mp4.resume`` (see ``downloads.resume_file``) and
 ``.otter.mp4.<32 hex digits>.part`` (the bytes).
 """
 
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from videorouter.models import Media
 
 Conflict: TypeAlias = Literal["replace", "refuse", "number"]
-"""What to do where a file of that name stands: replace it, refuse, or take the next free number."""
+"""What to do about an existing file of that name: replace it, refuse, or take the next free number."""
 
 _READ_BYTES = 2**20
 _LOOK_BYTES = 4096
@@ -45,17 +45,17 @@ _MEMORY_FOLDERS = ("/dev/shm",)  # noqa: S108  an ordinary folder that lives und
 
 
 def is_folder(path: Path) -> bool:
-    """Whether a folder stands there."""
+    """Whether the path is a folder."""
     return os.path.isdir(path)  # noqa: PTH112  Path.is_dir raises for a name that is too long
 
 
 def find_free(path: Path, taken: Container[Path] = ()) -> Path:
-    """The path, or the first numbered one beside it, that nothing has and nobody has taken."""
+    """Return the path, or the first numbered one beside it, that is neither a file nor reserved."""
     return next(free for free in number_paths(path) if free not in taken and not os.path.lexists(free))
 
 
 def find_size(path: Path) -> int | None:
-    """The size of the file that stands there; ``None``: none does."""
+    """Return the size of the file at the path, or ``None``."""
     try:
         found = path.stat()
     except OSError:
@@ -77,7 +77,7 @@ def is_cut(path: Path, size: int) -> bool:
 
 
 def read_media(descriptor: int, size: int, *, framed: bool = True) -> tuple[Media | None, str | None]:
-    """What an open file of that size says of its video, and why it is no whole video file. It skips what it can."""
+    """Read the facts of an open file, and why it is not a whole video file. It skips what it can."""
     reader = MediaReader()
     while (missing := reader.missing) > 0 and reader.wanted < size:
         reader.at = reader.wanted
@@ -91,7 +91,7 @@ def read_media(descriptor: int, size: int, *, framed: bool = True) -> tuple[Medi
 
 
 class PartialFile:
-    """One destination while a file is on its way to it. ``key`` is a digest of its URL: only the same URL resumes."""
+    """One destination during a transfer to it. ``key`` is a digest of its URL: only the same URL resumes."""
 
     def __init__(self, path: Path, *, key: str = "", hashed: bool = False, conflict: Conflict = "replace") -> None:
         self.path: Path = path
@@ -107,11 +107,11 @@ class PartialFile:
 
     @property
     def sha256(self) -> str | None:
-        """The hex digest of what was written, when it was asked for."""
+        """The hex digest of the written bytes, if it was asked for."""
         return None if self._digest is None else self._digest.hexdigest()
 
     def open(self) -> TransferState:
-        """Lock the destination, and find out what an earlier transfer left."""
+        """Lock the destination, and adopt what an earlier transfer left."""
         _refuse_special_folder(self._wanted.parent)
         self._wanted.parent.mkdir(parents=True, exist_ok=True)
         numbered = self._conflict == "number"
@@ -181,22 +181,22 @@ class PartialFile:
             rest = rest[written:]
 
     def inspect(self, *, framed: bool) -> tuple[Media | None, str | None]:
-        """What was written says of its video, and why it is no whole video file."""
+        """Read the facts of the written file, and why it is not a whole video file."""
         return (None, "it is empty") if self._file is None else read_media(self._file, self.size, framed=framed)
 
     def head(self) -> bytes:
-        """The first bytes of what was written."""
+        """Return the first written bytes."""
         if self._file is None:
             return b""
         os.lseek(self._file, 0, os.SEEK_SET)
         return os.read(self._file, 512)
 
     def commit(self, container: str = "mp4") -> None:
-        """Give the file its name, with the ending of what it holds; where that fails, the old file is as it was."""
+        """Rename the file to its final name, with the ending of its content; on failure the old file is unchanged."""
         part = self._sync_part()
         named = self.path.with_name(name_content(self.path.name, container))
         if named != self.path:
-            self._name_part(part, number_paths(named, "."))  # nobody agreed to replace a file of that name
+            self._name_part(part, number_paths(named, "."))  # the caller did not agree to replace a file of that name
         elif self._conflict == "replace":
             part.replace(self.path)
         elif self._conflict == "refuse":
@@ -206,7 +206,7 @@ class PartialFile:
         self._finish()
 
     def reject(self) -> Path:
-        """Keep what was written under a name that says that it is no video; it was paid for."""
+        """Keep the written bytes under a name that marks them as rejected; they were paid for."""
         part = self._sync_part()
         rejected = self.path.with_name(rejected_name(self.path.name))
         self._name_part(part, number_paths(rejected, "."))  # another rejected file was paid for as well
@@ -214,7 +214,7 @@ class PartialFile:
         return self.path
 
     def close(self, *, keep: bool) -> bool:
-        """Leave the destination, and say whether a later transfer can resume; ``keep`` allows it. Idempotent."""
+        """Release the destination; return whether a later transfer can resume, which ``keep`` allows. Idempotent."""
         kept = keep and self._resumable and self.size > 0 and self._part is not None
         if self._file is not None:
             with contextlib.suppress(OSError):
@@ -237,7 +237,7 @@ class PartialFile:
         return self._part
 
     def _name_part(self, part: Path, paths: Iterable[Path]) -> None:
-        """Give the part the first of these names that nothing has."""
+        """Rename the part to the first of these names that is free."""
         for path in paths:
             try:
                 os.link(part, path, follow_symlinks=False)
@@ -285,7 +285,7 @@ class PartialFile:
         return note is not None and note.key != self._key and self.path.with_name(note.part).exists()
 
     def _adopt(self, note: ResumeNote | None) -> TransferState:
-        """Go on with an earlier transfer's part where it can be believed, else remove it."""
+        """Continue an earlier transfer's part if it is trustworthy, else remove it."""
         if note is None:
             return TransferState()
         part = self.path.with_name(note.part)

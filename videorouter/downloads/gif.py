@@ -9,21 +9,17 @@ from __future__ import annotations
 from videorouter.models import Media
 
 MAX_BLOCKS = 4_000_000
-"""Sub-blocks that are looked at in one file: about a gigabyte."""
+"""The most sub-blocks that are read in one file: about a gigabyte."""
 
 _HEADER, _PICTURE, _EXTENSION = 13, 10, 2
 _PICTURE_MARK, _EXTENSION_MARK, _TRAILER = 0x2C, 0x21, 0x3B
 
 
 class GifParser:
-    """Reads the blocks of a GIF file; ``downloads.media`` says how it is fed.
+    """Reads the blocks of a GIF file; ``downloads.media`` feeds it.
 
-    Attributes:
-        place: Where the next block or sub-block begins.
-        need: Bytes that it takes from there to go on.
-        reason: Why this is no whole file, as soon as that is known.
-        steps: Blocks and sub-blocks looked at.
-        done: Whether no further byte can change anything.
+    ``place`` is where the next block or sub-block begins, ``need`` the bytes needed from there, ``reason`` why the file
+    is not whole. Once ``done``, no further byte can change anything.
     """
 
     __slots__ = ("_in_data", "_size", "done", "need", "place", "reason", "steps")
@@ -38,7 +34,7 @@ class GifParser:
         self._in_data = False
 
     def parse(self, data: bytes | bytearray | memoryview, begin: int) -> None:
-        """Go as far as these bytes, which begin at byte ``begin`` of the file, allow."""
+        """Parse as far as these bytes allow, which begin at byte ``begin`` of the file."""
         end = len(data)
         place = self.place - begin
         while end - place >= self.need and not self.done:
@@ -59,7 +55,7 @@ class GifParser:
         self.place = begin + place
 
     def _read_block(self, data: bytes | bytearray | memoryview, place: int, begin: int) -> int:
-        """Go past the head of one block, where it is there."""
+        """Read the head of one block, if it is complete."""
         mark = data[place]
         size = {_PICTURE_MARK: _PICTURE, _EXTENSION_MARK: _EXTENSION, _TRAILER: 1}.get(mark)
         if size is None:
@@ -80,22 +76,22 @@ class GifParser:
         self.reason, self.done = reason, True
 
     def end(self, rest: bytes) -> None:
-        """Read what there is of a header that is cut."""
+        """Read what there is of a truncated header."""
         if not self.steps and len(rest) >= 10:
             self._size = int.from_bytes(rest[6:8], "little"), int.from_bytes(rest[8:10], "little")
 
     def finish(self, size: int, *, framed: bool = True) -> str | None:  # noqa: ARG002  its trailer says where it ends
-        """Why a file of this size is no whole one; ``None`` when it is."""
+        """Return why a file of this size is not whole, or ``None``."""
         if self.reason is not None:
             return self.reason
         return None if self.done and self.place <= size else "it ends before its trailer: it is cut"
 
     def media(self) -> Media:
-        """What is known."""
+        """The facts that are known."""
         width, height = self._size
         return Media(container="gif", width=width or None, height=height or None, video_codec="gif", has_sound=False)
 
 
 def _count_colors(flags: int) -> int:
-    """Bytes of a table of colors, by the flags that announce it."""
+    """Return the bytes of a table of colors, by its flags."""
     return 3 << (flags & 7) + 1 if flags & 0x80 else 0

@@ -51,10 +51,8 @@ _LOCAL = tuple(
 class AddressPolicy(msgspec.Struct, frozen=True, kw_only=True):
     """What a client permits.
 
-    Attributes:
-        loopback: The base URL is on this machine, so files may be.
-        private: Private addresses, loopback included, and http for them.
-        hosts: Only these names, ``*.example.com`` for those below one; ``None``: any.
+    ``loopback``: the base URL is on this machine, so files may be. ``private``: private addresses, loopback included,
+    and http for them. ``hosts``: only these names, ``*.example.com`` for subdomains; ``None`` for any.
     """
 
     loopback: bool = False
@@ -63,14 +61,10 @@ class AddressPolicy(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class FileUrl(msgspec.Struct, frozen=True, kw_only=True):
-    """A URL that may be fetched if its addresses may be.
+    """A URL that may be fetched if its addresses are permitted.
 
-    Attributes:
-        url: As it goes on the wire: no fragment, ``%2F`` as it was.
-        scheme: ``https``, or ``http`` where the addresses decide.
-        host: In lower case.
-        literal: The host as a canonical IP literal, where it is one.
-        local: Whether the name means this machine whatever a name server says.
+    ``url`` is as it is sent, without a fragment; ``scheme`` is ``http`` only where the addresses decide; ``literal`` is
+    a canonical IP; ``local`` whether the name means this machine whatever a name server says.
     """
 
     url: str
@@ -81,12 +75,12 @@ class FileUrl(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def build_policy(settings: ClientSettings) -> AddressPolicy:
-    """What a client's settings permit."""
+    """Build the policy from a client's settings."""
     return AddressPolicy(loopback=settings.loopback, private=settings.allow_private_hosts, hosts=settings.allowed_hosts)
 
 
 def check_file_url(url: object, policy: AddressPolicy) -> FileUrl:
-    """Judge a URL by what it says."""
+    """Check a URL before its name is resolved."""
     if not isinstance(url, str) or not url:
         raise _refuse("there is no URL to fetch")
     shown = show_url(url)
@@ -140,7 +134,7 @@ def check_addresses(target: FileUrl, addresses: Sequence[str], policy: AddressPo
 
 
 def follow_redirect(target: FileUrl, location: str | None, policy: AddressPolicy) -> FileUrl:
-    """Where a redirect leads, judged like a first URL."""
+    """Return the target of a redirect, checked like a first URL."""
     if not location:
         raise _refuse("the file host redirects without saying where to", show_url(target.url))
     quoted = quote(location.strip(), safe="%/:=&?~#+!$,;'@()*[]|^{}<>\"`\\")
@@ -155,7 +149,7 @@ def follow_redirect(target: FileUrl, location: str | None, policy: AddressPolicy
 
 
 def classify_address(address: str) -> Kind:
-    """What an IP literal is: ``unusable`` is never permitted (link-local, multicast, unspecified, reserved)."""
+    """Classify an IP literal; ``unusable`` is never permitted (link-local, multicast, unspecified, reserved)."""
     try:
         ip: _Address = ipaddress.ip_address(address.partition("%")[0])
     except ValueError:
@@ -178,7 +172,7 @@ def classify_address(address: str) -> Kind:
 
 
 def show_url(url: str) -> str:
-    """A URL for messages: without a user name, and without a query, which may be a signature."""
+    """Show a URL in messages: without a user name, and without a query, which may be a signature."""
     try:
         parts = urlsplit(url)
         netloc = parts.netloc.rpartition("@")[2]

@@ -1,7 +1,7 @@
-"""Looks at what was delivered: the facts of a video file without a decoder, and how they differ from what was asked for.
+"""Reads the facts of a video file without a decoder, and how they differ from the request.
 
 It reads MP4 and QuickTime (``downloads.mp4``), WebM and Matroska (``downloads.webm``), and GIF (``downloads.gif``).
-Steps, depth and kept bytes are bounded, and nothing here raises: what a file does not say, or says wrongly, is not known.
+Steps, depth and kept bytes are bounded, and nothing here raises: a fact that is missing or wrong is unknown.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 _SNIFF = 12
 _LEAST = 8
 _FIRST_BOXES = frozenset({b"ftyp", b"styp", b"moov", b"mdat", b"wide", b"free", b"skip", b"pnot"})
-"""What an MP4 or QuickTime file may begin with."""
+"""The boxes that an MP4 or QuickTime file may begin with."""
 
 _GIF = frozenset({b"GIF87a", b"GIF89a"})
 _EBML = b"\x1a\x45\xdf\xa3"
@@ -31,10 +31,7 @@ _EBML = b"\x1a\x45\xdf\xa3"
 class MediaReader:
     """Reads a file's facts from its bytes, in order and in pieces of any size, as they are written or sent.
 
-    Whoever has the file may skip what is not looked at: set ``at`` to ``wanted`` and feed from there.
-
-    Attributes:
-        at: Bytes seen so far, or skipped to.
+    ``at`` counts the bytes seen. With the whole file at hand, skip ahead: set ``at`` to ``wanted``, feed from there.
     """
 
     __slots__ = ("_head", "_held", "_missed", "_parser", "at")
@@ -48,23 +45,23 @@ class MediaReader:
 
     @property
     def wanted(self) -> int:
-        """Where the next bytes lie that are looked at."""
+        """Where the next bytes lie that matter."""
         return (self._parser.place if self._parser is not None else 0) + len(self._held)
 
     @property
     def missing(self) -> int:
-        """How many bytes from ``wanted`` on it takes to go on; 0 when no more are looked at."""
+        """How many bytes from ``wanted`` on are needed; 0 when no more are."""
         if self._missed or (self._parser is not None and self._parser.done):
             return 0
         return (self._parser.need if self._parser is not None else _SNIFF) - len(self._held)
 
     @property
     def steps(self) -> int:
-        """Boxes or elements looked at."""
+        """How many boxes or elements were read."""
         return self._parser.steps if self._parser is not None else 0
 
     def feed(self, data: bytes | bytearray | memoryview) -> None:
-        """Look at the next bytes, which begin at ``at``."""
+        """Read the next bytes, which begin at ``at``."""
         begin = self.at
         self.at = end = begin + len(data)
         while (missing := self.missing) > 0:
@@ -82,7 +79,7 @@ class MediaReader:
                 self._go_on()
 
     def finish(self, size: int, *, framed: bool = True) -> str | None:
-        """Why a file of this size is no whole video file, or ``None``. Unless ``framed``, nobody stated its length."""
+        """Return why a file of this size is not a whole video, or ``None``. Unless ``framed``, no length was declared."""
         if not self._head and self._held:
             self._choose(bytes(self._held))
         if size == 0:
@@ -102,18 +99,18 @@ class MediaReader:
 
     @property
     def reason(self) -> str | None:
-        """Why this is no video file, as soon as that is known."""
+        """Why this is not a video file, as soon as that is known."""
         if self._parser is None:
             return f"it is no video file: it begins with {show_head(self._head)}" if self._head else None
         return self._parser.reason
 
     @property
     def media(self) -> Media | None:
-        """What is known; ``None`` when it is no video file of a known kind."""
+        """The facts that are known; ``None`` for an unknown kind of file."""
         return self._parser.media() if self._parser is not None else None
 
     def _go_on(self) -> None:
-        """Read what was held back, of which there is enough now."""
+        """Parse the bytes that were held back, now that there are enough."""
         block = bytes(self._held)
         if self._parser is None:
             self._choose(block)
@@ -156,7 +153,7 @@ _request_decoder = msgspec.json.Decoder(_Asked)
 
 
 def compare_request(request: bytes | None, media: Media | None) -> tuple[Mismatch, ...]:
-    """How a video differs from what the body of its request asked for."""
+    """Compare a video with the body of its request; return the mismatches."""
     if request is None or media is None:
         return ()
     try:
@@ -167,7 +164,7 @@ def compare_request(request: bytes | None, media: Media | None) -> tuple[Mismatc
 
 
 def find_mismatches(asked: Mapping[str, object], media: Media) -> tuple[Mismatch, ...]:
-    """How a video differs from what its request asked for; what either does not say plainly is no mismatch."""
+    """Compare a video with its request; an unclear value on either side is not a mismatch."""
     found = (
         _compare_seconds(asked.get("duration"), media),
         _compare_ratio("aspect_ratio", asked.get("aspect_ratio"), media)
@@ -199,7 +196,7 @@ def _compare_ratio(field: str, asked: object, media: Media) -> Mismatch | None:
 
 
 def _compare_lines(asked: object, media: Media) -> Mismatch | None:
-    """Some models read ``720p`` as so many pixels in all, whatever the shape: those are as good."""
+    """Compare resolutions; some models read ``720p`` as a number of pixels in all, which is accepted too."""
     lines = _read_lines(asked)
     if lines is None or not (media.width and media.height):
         return None
@@ -217,7 +214,7 @@ def _compare_sound(asked: object, media: Media) -> Mismatch | None:
 
 
 def _read_lines(asked: object) -> int | None:
-    """The short side that a resolution names."""
+    """Return the short side that a resolution names."""
     if isinstance(asked, str) and asked.strip().lower() == "4k":
         return 2160
     sides, lines = _match(_SIDES, asked), _match(_LINES, asked)
@@ -227,7 +224,7 @@ def _read_lines(asked: object) -> int | None:
 
 
 def _match(pattern: re.Pattern[str], asked: object) -> re.Match[str] | None:
-    """What a field says, where it is text or a number."""
+    """Match a field, if it is text or a number."""
     if isinstance(asked, bool) or not isinstance(asked, str | int | float):
         return None
     try:

@@ -1,4 +1,4 @@
-"""Reads the boxes of an MP4 or QuickTime file: whether they fill it, and what they say of its video.
+"""Reads the boxes of an MP4 or QuickTime file: whether they fill it, and the facts of its video.
 
 A box is a big-endian 32-bit size, four letters, and its content; size 1 means that a 64-bit size follows, and size 0,
 on ``mdat``, that it reaches to the end (ISO/IEC 14496-12, 4.2).
@@ -25,16 +25,10 @@ _LONG = struct.Struct(">Q")
 
 
 class BoxParser:
-    """Reads the boxes of an MP4 or QuickTime file; ``downloads.media`` says how it is fed.
+    """Reads the boxes of an MP4 or QuickTime file; ``downloads.media`` feeds it. Bad content of a box fails no file.
 
-    What is inside a box is never held against the file.
-
-    Attributes:
-        place: Where the next box begins.
-        need: Bytes that it takes from there to go on.
-        reason: Why this is no whole file, as soon as that is known.
-        open_ended: Whether the last box says that it reaches to the end.
-        facts: What the boxes say of the video.
+    ``place`` is where the next box begins, ``need`` the bytes needed from there, ``reason`` why the file is not whole,
+    ``open_ended`` whether the last box reaches to the end by its own account.
     """
 
     __slots__ = ("_boxes", "_ends", "facts", "need", "open_ended", "place", "reason")
@@ -55,11 +49,11 @@ class BoxParser:
 
     @property
     def steps(self) -> int:
-        """Boxes looked at, those inside boxes too."""
+        """How many boxes were read, nested ones too."""
         return self._boxes + self.facts.steps
 
     def parse(self, data: bytes | bytearray | memoryview, begin: int) -> None:
-        """Go as far as these bytes, which begin at byte ``begin`` of the file, allow."""
+        """Parse as far as these bytes allow, which begin at byte ``begin`` of the file."""
         end = len(data)
         place = self.place - begin
         need = 8
@@ -94,12 +88,15 @@ class BoxParser:
         self.need = need
 
     def end(self, rest: bytes) -> None:
-        """Read what there is of a last box that is cut."""
+        """Read what there is of a truncated last box."""
         if len(rest) >= 16 and rest[4:8] in _READ:
             self.facts.read(rest[4:8], rest[16 if rest[:4] == b"\0\0\0\1" else 8 :], whole=False)
 
     def finish(self, size: int, *, framed: bool = True) -> str | None:
-        """Why a file of this size is no whole one, or ``None``. Unless ``framed``, an open-ended last box proves nothing."""
+        """Return why a file of this size is not whole, or ``None``.
+
+        Unless ``framed``, an open-ended last box proves nothing.
+        """
         if self.reason is not None:
             return self.reason
         if self.open_ended:
@@ -109,12 +106,12 @@ class BoxParser:
         return "bytes that are no box follow its last box" if self.place < size else None
 
     def media(self) -> Media:
-        """What is known of the video."""
+        """The facts that are known."""
         return self.facts.media()
 
 
 def describe_content(head: bytes) -> str:
-    """What bytes that are no MP4 look like, for a message."""
+    """Describe bytes that are not an MP4, for a message."""
     if head[4:8] == b"ftyp":
         return "an MP4 file"
     text = head[:512].lstrip(b"\xef\xbb\xbf \t\r\n")
@@ -135,5 +132,5 @@ def describe_content(head: bytes) -> str:
 
 
 def show_head(head: bytes) -> str:
-    """First bytes, for a message."""
+    """Show the first bytes, for a message."""
     return repr(head[:8])[1:]

@@ -1,6 +1,6 @@
-"""Reads what the index of an MP4 or QuickTime file says of its video: ``moov``, and the fragments' ``moof``.
+"""Reads the facts of a video from the index of an MP4 or QuickTime file: ``moov``, and the fragments' ``moof``.
 
-It is handed whole boxes and never raises: what cannot be read is not known. Box layouts: ISO/IEC 14496-12.
+It takes whole boxes and never raises: an unreadable fact is unknown. Box layouts: ISO/IEC 14496-12.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 MAX_STEPS = 100_000
-"""Boxes inside boxes that are looked at in one file; what lies behind them is not known."""
+"""The most nested boxes that are read in one file; later facts stay unknown."""
 
 _MAX_TRACKS = 64
 _MAX_DEPTH = 8
@@ -71,7 +71,7 @@ class _BoxTrack:
         self.pause: int = 0
 
     def measure(self) -> tuple[int, int] | None:
-        """Width and height as a player shows them: in square pixels, turned as the file says."""
+        """Return width and height as a player shows them: in square pixels, rotated as the file says."""
         width, height = self.width, self.height
         across, down = self.shown
         if not (width and height):
@@ -84,16 +84,12 @@ class _BoxTrack:
         return (height, width) if self.turned else (width, height)
 
     def count_fps(self) -> float | None:
-        """Frames a second on average."""
+        """Return the average frames per second."""
         return self.frames * self.timescale / self.span if self.frames and self.span and self.timescale else None
 
 
 class BoxFacts:
-    """The facts of one file, box by box.
-
-    Attributes:
-        steps: Boxes looked at.
-    """
+    """The facts of one file, box by box."""
 
     __slots__ = (
         "_brand", "_complete", "_fragmented", "_indexed", "_length", "_matrix", "_moov", "_promised", "_time",
@@ -117,7 +113,7 @@ class BoxFacts:
         self._usual = 0
 
     def read(self, kind: bytes, content: bytes, *, whole: bool = True) -> None:
-        """Look at the next top-level box of a kind that matters; ``whole``: the content is all that it holds."""
+        """Read the next top-level box of a relevant kind; ``whole``: the content is complete."""
         if kind == b"ftyp":
             self._brand = self._brand or content[:4]
         elif kind == b"moov":
@@ -134,7 +130,7 @@ class BoxFacts:
             self._read_sidx(content, 0, len(content))
 
     def media(self) -> Media:
-        """What is known."""
+        """The facts that are known."""
         video = next((track for track in self._tracks if track.handler == b"vide"), None)
         sound = next((track for track in self._tracks if track.handler == b"soun"), None)
         width, height = (video and video.measure()) or (None, None)
@@ -152,7 +148,7 @@ class BoxFacts:
         )
 
     def _find_seconds(self) -> float | None:
-        """How long it plays. ``mvhd`` says so, edits included, but in a fragmented file only of what ``moov`` holds."""
+        """Return the duration. ``mvhd`` has it, edits included, but in a fragmented file only for ``moov``."""
         if self._fragmented:
             if self._complete and any(track.end for track in self._tracks):
                 return self._add_up()
@@ -164,7 +160,7 @@ class BoxFacts:
         return max(lengths, default=None)
 
     def _add_up(self) -> float | None:
-        """From the first frame to the end of the last: a track may begin late, for its frames are shown out of order."""
+        """Add up from the first frame to the end of the last: a track may begin late, as frames are reordered."""
         timed = [track for track in self._tracks if track.timescale and track.end > track.start]
         if not timed:
             return None
@@ -177,7 +173,7 @@ class BoxFacts:
         return max(*spans, max(map(sum, zip(lags, spans, strict=True))) - min(lags))
 
     def _read_boxes(self, data: bytes, place: int, end: int, depth: int) -> None:
-        """Read the boxes that lie inside one."""
+        """Read the boxes inside a box."""
         while end - place >= 8:
             size, kind = _HEAD.unpack_from(data, place)
             content = place + 8
@@ -363,7 +359,7 @@ class BoxFacts:
 
 
 def _read_number(data: bytes, place: int, end: int, where: int) -> int:
-    """A number that version 1 of a box has in 64 bits and version 0 in 32."""
+    """Read a number of 64 bits in version 1 of a box and 32 bits in version 0."""
     wide = data[place] == 1
     if end - place < where + (8 if wide else 4):
         return 0
@@ -372,7 +368,7 @@ def _read_number(data: bytes, place: int, end: int, where: int) -> int:
 
 
 def _read_times(data: bytes, place: int, end: int) -> tuple[int, int]:
-    """The ticks a second and the length of ``mvhd`` and ``mdhd``."""
+    """Read the ticks per second and the duration of ``mvhd`` and ``mdhd``."""
     where = 20 if data[place] == 1 else 12
     if end - place < where + 4:
         return 0, 0

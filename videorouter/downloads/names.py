@@ -37,7 +37,7 @@ _PART = re.compile(r"\.[0-9a-f]{32}\.part")
 
 
 def name_video(url: str | None, fallback: str | None = None) -> str:
-    """A file name for what lies at a URL, or for ``fallback``: safe on every file system, and it ends in ``.mp4``."""
+    """Make a file name from a URL, or from ``fallback``: safe on every file system, ending in ``.mp4``."""
     path = ""
     if url is not None:
         try:
@@ -53,7 +53,7 @@ def name_video(url: str | None, fallback: str | None = None) -> str:
 
 
 def clean_name(text: str) -> str:
-    """A harmless file name ending in ``.mp4``; empty when nothing is left of it."""
+    """Make a harmless file name ending in ``.mp4``; empty when nothing is left of it."""
     text = unicodedata.normalize("NFC", text)
     text = _SEPARATORS.split(text.rstrip("/\\"))[-1]
     text = "".join(char for char in text if unicodedata.category(char)[0] != "C" and char != "\ufffd")
@@ -70,7 +70,7 @@ def clean_name(text: str) -> str:
 
 
 def join_words(text: str) -> str:
-    """A prompt, an id or a URL's last part as one file name without spaces; never hidden, never empty."""
+    """Make one file name without spaces from a prompt, an id or a URL's last part; never hidden, never empty."""
     words = _NO_WORD.sub("-", unicodedata.normalize("NFC", text).removesuffix(".mp4")).strip("-._")
     return f"{words[:60].strip('-._') or 'video'}.mp4"
 
@@ -82,14 +82,14 @@ def number_name(name: str, number: int, mark: str = "-") -> str:
 
 
 def number_paths(path: Path, mark: str = "-") -> Iterator[Path]:
-    """The path, then ``otter-2.mp4``, ``otter-3.mp4`` and so on, for whoever looks for a name that nothing has."""
+    """Yield the path, then ``otter-2.mp4``, ``otter-3.mp4`` and so on, to search for a free one."""
     yield path
     for number in count(2):
         yield path.with_name(number_name(path.name, number, mark))
 
 
 def name_content(name: str, container: str) -> str:
-    """``otter.mp4`` -> ``otter.webm`` for a file that is no MP4, whatever ending of a video it was meant to have."""
+    """Change ``otter.mp4`` to ``otter.webm`` for a file that is not an MP4."""
     stem, dot, suffix = name.rpartition(".")
     ending = _ENDINGS.get(container, ".mp4")
     if container == "mp4" or not stem or f"{dot}{suffix.lower()}" not in {*_ENDINGS.values(), ".m4v"} - {ending}:
@@ -98,17 +98,17 @@ def name_content(name: str, container: str) -> str:
 
 
 def rejected_name(name: str) -> str:
-    """Where bytes stand that failed the check."""
+    """Name the file for bytes that failed the check."""
     return f"{_short(name, 240)}.rejected"
 
 
 def resume_file_name(name: str) -> str:
-    """The hidden file that locks a destination and remembers how far a transfer got."""
+    """Name the hidden file that locks a destination and records how far a transfer got."""
     return f".{_short(name, 200)}.resume"
 
 
 def part_name(name: str, token: str) -> str:
-    """The temporary file: ``token`` is 32 hex digits that nobody can guess."""
+    """Name the temporary file; ``token`` is 32 random hex digits."""
     return f".{_short(name, 200)}.{token}.part"
 
 
@@ -119,7 +119,7 @@ def is_part_of(name: str, part: object) -> bool:
 
 
 def slugify(text: str, limit: int = MAX_SLUG) -> str:
-    """A prompt as a few words that any file system takes."""
+    """Make a few words that any file system accepts from a prompt."""
     plain = unicodedata.normalize("NFKD", text[:400]).encode("ascii", "ignore").decode().lower()
     words = re.sub(r"[^a-z0-9]+", "-", plain).strip("-")
     if len(words) > limit:
@@ -128,7 +128,7 @@ def slugify(text: str, limit: int = MAX_SLUG) -> str:
 
 
 def clean_word(text: str, limit: int = 80) -> str:
-    """An id or a model as one word of a file name; when that loses something, a short digest keeps it apart."""
+    """Make one word of a file name from an id or a model; a short digest keeps shortened ones apart."""
     word = _UNSAFE.sub("_", text).strip("._")[:limit]
     if word == text:
         return word
@@ -136,7 +136,7 @@ def clean_word(text: str, limit: int = 80) -> str:
 
 
 def check_template(template: str) -> str:
-    """A template that can name every item of a batch."""
+    """Check that a template can name every item of a batch."""
     used = {name for name in _fields_of(template) if name is not None}
     unknown = used - set(FIELDS)
     if unknown:
@@ -174,7 +174,7 @@ def fill_template(
     video_id: str | None = None,
     task_id: str | None = None,
 ) -> str:
-    """The relative path of one item's file."""
+    """Return the relative path of one item's file."""
     filled = template.format(
         index=index,
         id=clean_word(item_id),

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 Headers: TypeAlias = "Sequence[tuple[bytes, bytes]]"
 
 MIN_PROGRESS = 4096
-"""Bytes that an attempt must have brought to count as no failure."""
+"""Bytes that an attempt must have received not to count as a failure."""
 
 _STRONG = re.compile(rb'"[\x21\x23-\x7e\x80-\xff]{0,200}"')
 _RANGE = re.compile(r"bytes\s+(\d{1,18})-(\d{1,18})/(\d{1,18}|\*)", re.IGNORECASE)
@@ -42,7 +42,7 @@ _FINAL = frozenset(
 
 
 class TransferState(msgspec.Struct, frozen=True, kw_only=True):
-    """How far a transfer is: bytes here, the strong validator to resume behind, the length in bytes where it is known."""
+    """How far a transfer is: bytes received, the strong validator to resume with, the length if known."""
 
     offset: int = 0
     etag: str | None = None
@@ -65,13 +65,13 @@ class PartialContent(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Redirect(msgspec.Struct, frozen=True, kw_only=True):
-    """The file lies elsewhere."""
+    """The file is at another URL."""
 
     location: str | None
 
 
 class FailedFetch(FailedAttempt, kw_only=True):
-    """An attempt that did not bring the file; ``start_over``: the bytes that are here must be thrown away first."""
+    """A failed attempt at a file; ``start_over``: the received bytes must be discarded first."""
 
     raised: VideoRouterError
     start_over: bool = False
@@ -81,7 +81,7 @@ Answer: TypeAlias = FullContent | PartialContent | Redirect | FailedFetch
 
 
 def build_range_headers(state: TransferState) -> tuple[tuple[bytes, bytes], ...]:
-    """The header fields that ask for the missing bytes."""
+    """Build the header fields that ask for the missing bytes."""
     if state.offset <= 0 or state.etag is None:
         return ()
     return (
@@ -93,7 +93,7 @@ def build_range_headers(state: TransferState) -> tuple[tuple[bytes, bytes], ...]
 def read_answer(
     status: int, headers: Headers, state: TransferState, *, url: str, host: str, limit: int, wall: float
 ) -> Answer:
-    """What a head means for a transfer of at most ``limit`` bytes; a file that is larger is refused.
+    """Decide what a response's head means for a transfer of at most ``limit`` bytes; a larger file is refused.
 
     ``wall`` is the Unix time in seconds, for a ``Retry-After`` that is a date.
     """
@@ -113,7 +113,7 @@ def read_answer(
 
 
 def find_file_outcome(failure: WireFailure) -> Outcome:
-    """The outcome of an attempt that the wire has ended, before the head or in the middle of the body."""
+    """Return the outcome of an attempt that failed on the wire, before the head or within the body."""
     if failure is WireFailure.CLOSED:
         return Outcome.CLOSED
     if failure is WireFailure.DEADLINE:
@@ -122,7 +122,7 @@ def find_file_outcome(failure: WireFailure) -> Outcome:
 
 
 def check_length(state: TransferState) -> str | None:
-    """Why a body that ended properly is not the whole file; ``None`` when its length is right."""
+    """Return why a body that ended properly is not the whole file, or ``None``."""
     if state.total is None or state.offset == state.total:
         return None
     if state.offset < state.total:
@@ -131,7 +131,7 @@ def check_length(state: TransferState) -> str | None:
 
 
 def choose_block_size(total: int | None) -> int:
-    """Bytes to gather before a thread writes them: few thread hops for large files, little to lose for small ones."""
+    """Choose how many bytes to gather before a write: few thread hops for large files, little loss for small ones."""
     if total is None:
         return 2**20
     return min(4 * 2**20, max(256 * 2**10, total // 32))

@@ -1,7 +1,7 @@
 """Remembers on disk how far a transfer got, and locks its destination: the hidden file ``.otter.mp4.resume``.
 
-Whether a transfer goes on from there is decided in ``downloads.resume``. Every method blocks and belongs in a thread.
-Nothing here follows a symbolic link or writes to a second name of somebody's file.
+``downloads.resume`` decides whether a transfer resumes. Every method blocks and belongs in a thread. Nothing here
+follows a symbolic link or writes to a file through a second hard link.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class Busy(Exception):  # noqa: N818  it is a state, and never reaches a user
 
 
 class ResumeNote(msgspec.Struct, frozen=True, kw_only=True):
-    """What an earlier transfer wrote down: its temporary file, a digest of its URL, and what it knew of the file."""
+    """The note of an earlier transfer: its temporary file, a digest of its URL, and the facts of the file."""
 
     part: str
     key: str
@@ -43,7 +43,7 @@ class ResumeNote(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ResumeFile:
-    """The right to write one destination, and the note about its transfer."""
+    """The lock on one destination, and the note about its transfer."""
 
     def __init__(self, destination: Path) -> None:
         self._destination = destination
@@ -51,7 +51,7 @@ class ResumeFile:
         self._descriptor = -1
 
     def lock(self) -> None:
-        """Keep everybody else away from the destination; raises ``Busy`` where somebody else did that first."""
+        """Lock the destination; raises ``Busy`` when another transfer holds it."""
         while self._descriptor < 0:
             descriptor = self._open()
             try:
@@ -68,7 +68,7 @@ class ResumeFile:
                     os.close(descriptor)
 
     def read(self) -> ResumeNote | None:
-        """What an earlier transfer to this destination wrote down, when it makes sense."""
+        """Return the note of an earlier transfer to this destination, if it is valid."""
         os.lseek(self._descriptor, 0, os.SEEK_SET)
         try:
             note = msgspec.json.decode(os.read(self._descriptor, _MAX_BYTES), type=ResumeNote)
@@ -77,7 +77,7 @@ class ResumeFile:
         return note if is_part_of(self._destination.name, note.part) else None
 
     def write(self, part: Path, key: str, state: TransferState) -> None:
-        """Write down what a later transfer needs to go on from here; without a validator none can."""
+        """Write what a later transfer needs to resume; without a validator none can."""
         note = ResumeNote(part=part.name, key=key, etag=state.etag, total=state.total, boot=boot_id())
         text = msgspec.json.encode(note)
         os.lseek(self._descriptor, 0, os.SEEK_SET)
@@ -85,7 +85,7 @@ class ResumeFile:
         os.ftruncate(self._descriptor, len(text))
 
     def release(self, *, keep: bool) -> None:
-        """Let others write the destination; ``keep`` leaves the note for a later transfer. Idempotent."""
+        """Unlock the destination; ``keep`` leaves the note for a later transfer. Idempotent."""
         if self._descriptor < 0:
             return
         descriptor, self._descriptor = self._descriptor, -1
@@ -117,7 +117,7 @@ class ResumeFile:
 
 
 def boot_id() -> str:
-    """What changes when the machine starts anew: bytes that were not synced may be lost then."""
+    """Return a value that changes with each boot: bytes that were not synced may be lost then."""
     try:
         return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
     except (OSError, ValueError):

@@ -53,7 +53,7 @@ _FLUSH_SECONDS = 0.05
 
 
 class _Limits:
-    """What the transfers of one event loop share."""
+    """The limits that the transfers of one event loop share."""
 
     def __init__(self) -> None:
         # A transfer holds three descriptors, and downloads may hold an eighth of all of them.
@@ -68,14 +68,9 @@ _limits = PerLoop(_Limits)
 class DownloadOptions(msgspec.Struct, frozen=True, kw_only=True):
     """How to save.
 
-    Attributes:
-        seconds: For one file, from the moment that it has a slot.
-        check: Whether only a whole video file will do.
-        sha256: Whether to compute the digest.
-        overwrite: Whether an older file is replaced. ``None``: at a path that was given, yes; in a folder that was
-            given, another name is taken.
-        max_retries: Attempts in a row that may bring nothing.
-        on_progress: Is handed the events of this call, beside the client's own hook.
+    ``seconds`` count for one file, from its slot on. ``check``: only a whole video file will do. ``overwrite`` of
+    ``None`` replaces a file at a given path, and takes another name in a given folder. ``max_retries`` limits attempts
+    in a row without progress. ``on_progress`` gets this call's events, beside the client's own hook.
     """
 
     seconds: float
@@ -87,7 +82,7 @@ class DownloadOptions(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class SaveOptions(TypedDict, total=False):
-    """The options of ``save`` by name; see there."""
+    """The options of ``save`` by name."""
 
     check: bool
     sha256: bool
@@ -98,7 +93,7 @@ class SaveOptions(TypedDict, total=False):
 
 
 class ManyOptions(SaveOptions, total=False):
-    """The options of ``download`` by name; see there."""
+    """The options of ``download`` by name."""
 
     concurrency: int
 
@@ -156,7 +151,7 @@ async def save_one(
 
 
 async def stream_one(caller: Caller, video: Video, options: DownloadOptions) -> AsyncGenerator[bytes, None]:
-    """The bytes of one video, once each, checked at the end."""
+    """Yield the bytes of one video, once each, checked at the end."""
     data = view_inline(video)
     if data is not None:
         _read_inline(data, check=options.check)
@@ -170,7 +165,7 @@ async def stream_one(caller: Caller, video: Video, options: DownloadOptions) -> 
 
 
 async def still_stands(path: Path, size: int) -> bool:
-    """Whether a file stands where one of that size was saved. Another one in its place is left as it is, and logged."""
+    """Whether a file of the saved size is still there. Another one in its place is left alone, and logged."""
     found = find_size(path)
     if found == size:
         return True
@@ -181,7 +176,7 @@ async def still_stands(path: Path, size: int) -> bool:
 
 
 class _Block:
-    """Pieces that wait to be written together: few writes for large files, and none late for slow ones."""
+    """Pieces that wait to be written together: few writes for large files, and no late one for slow files."""
 
     def __init__(self) -> None:
         self.parts: list[bytes] = []
@@ -189,19 +184,19 @@ class _Block:
         self._flushed = time.monotonic()
 
     def add(self, piece: bytes, total: int | None) -> bool:
-        """Take a piece of a file of that length; whether it is time to write."""
+        """Add a piece of a file of that length; return whether it is time to write."""
         self.parts.append(piece)
         self.size += len(piece)
         return self.size >= choose_block_size(total) or time.monotonic() - self._flushed >= _FLUSH_SECONDS
 
     def clear(self) -> None:
-        """Forget what waits: it was written, or the file starts over."""
+        """Drop the pieces: they were written, or the file starts over."""
         self.parts, self.size = [], 0
         self._flushed = time.monotonic()
 
 
 class _FileSave:
-    """One video on its way to a path."""
+    """One video during its transfer to a path."""
 
     def __init__(
         self, caller: Caller, video: Video, path: Path, options: DownloadOptions, *, conflict: Conflict, call_id: str
@@ -250,7 +245,7 @@ class _FileSave:
         )
 
     async def _transfer(self, owned: ThreadedResource) -> int:
-        """Bring all bytes to the disk and give the file its name; says where an earlier transfer had stopped."""
+        """Write all bytes and rename the file; return where an earlier transfer had stopped."""
         state = await owned.run(self._file.open)
         data = view_inline(self._video)
         if data is not None:
@@ -274,7 +269,7 @@ class _FileSave:
         return state.offset
 
     def _finish(self) -> None:
-        """Write the rest and name the file, or keep it under another name where it is no video."""
+        """Write the rest and rename the file, or keep it under another name when it is not a video."""
         file = self._file
         file.write(self._block.parts)
         framed = self._fetch is None or self._fetch.framed
@@ -298,7 +293,7 @@ class _FileSave:
         raise DownloadError(msg, path=None if kept is None else str(kept))
 
     def _leave(self) -> None:
-        """Let go of the destination; what came is kept where a later transfer can go on from it."""
+        """Release the destination; received bytes are kept if a later transfer can resume."""
         fetch, file = self._fetch, self._file
         keep = not self._spoiled and (fetch is None or fetch.state.etag is not None)
         if keep and fetch is not None and file.size + self._block.size == fetch.state.offset:
@@ -346,14 +341,14 @@ def _open_fetch(caller: Caller, video: Video, name: str, options: DownloadOption
 
 
 def _find_emit(caller: Caller, options: DownloadOptions) -> Callable[..., Awaitable[None]] | None:
-    """What hands an event to the client's hook and to the call's own; ``None`` where there is neither."""
+    """Return a function that passes an event to the client's hook and to the call's own; ``None`` without a hook."""
     if caller.on_event is None and options.on_progress is None:
         return None
     return partial(caller.emit, also=options.on_progress)
 
 
 def _cut(data: memoryview) -> Iterator[memoryview]:
-    """Inline bytes in blocks, of which a large video's are read from its file one by one."""
+    """Cut inline bytes into blocks; those of a large video are read from its file one by one."""
     step = choose_block_size(len(data))
     return (data[start : start + step] for start in range(0, len(data), step))
 

@@ -20,13 +20,13 @@ def is_sink(value: object) -> bool:
 
 
 def name_sink(value: object) -> str:
-    """What to call it in events and messages."""
+    """Name it for events and messages."""
     name = getattr(value, "name", None) or getattr(value, "path", None)
     return name.rpartition("/")[2] if isinstance(name, str) else type(value).__name__
 
 
 class Sink:
-    """Blocks in, whole writes out: by ``write`` (in a thread, or awaited), by ``write`` and ``drain``, or by ``send``."""
+    """Writes blocks completely: by ``write`` (in a thread, or awaited), by ``write`` and ``drain``, or by ``send``."""
 
     def __init__(self, target: Any, *, hashed: bool = False) -> None:
         self.name: str = name_sink(target)
@@ -39,11 +39,11 @@ class Sink:
 
     @property
     def sha256(self) -> str | None:
-        """The hex digest of what was written, when it was asked for."""
+        """The hex digest of the written bytes, if it was asked for."""
         return None if self._digest is None else self._digest.hexdigest()
 
     async def write(self, parts: Sequence[bytes | memoryview]) -> None:
-        """Hand over all of these bytes."""
+        """Write all of these bytes."""
         block = b"".join(parts)
         if not block:
             return
@@ -56,7 +56,7 @@ class Sink:
             raise self._name_failure(error) from error
 
     async def flush(self) -> None:
-        """Let the object pass on what it holds back, where it has a way to."""
+        """Flush the object, if it can."""
         flush = getattr(self._target, "flush", None)
         if not callable(flush):
             return

@@ -1,4 +1,4 @@
-"""The verbs of a client for files: their parameters and what they mean. What they do stands in ``downloads/download.py``."""
+"""The verbs of a client for files, with the docs of their parameters; ``downloads.download`` does the work."""
 
 from __future__ import annotations
 
@@ -145,7 +145,7 @@ class DownloadVerbs:
             A context manager over the chunks.
 
         Raises:
-            DownloadError: It did not come whole, or is no video file.
+            DownloadError: It did not arrive whole, or is not a video file.
             InvalidRequestError: There is nothing to read.
         """
         options = self._download_options(check=check, timeout=timeout, max_retries=max_retries, on_progress=on_progress)

@@ -1,8 +1,8 @@
-"""Reads a WebM or Matroska file: what its video is, and whether the file is whole.
+"""Reads a WebM or Matroska file: the facts of its video, and whether the file is whole.
 
-An element is an id of one to four bytes, a size of one to eight, and its content; a size of all ones is not known yet
-(RFC 8794). What tells of the video stands before the pictures, in ``Info`` and ``Tracks``; only where that does not say
-how long it plays, as in what browsers record, are the clusters' blocks looked at (RFC 9559).
+An element is an id of one to four bytes, a size of one to eight, and its content; a size of all ones is unknown
+(RFC 8794). ``Info`` and ``Tracks``, before the pictures, have the facts. Only where they lack the duration, as in
+browsers' recordings, are the clusters' blocks read (RFC 9559).
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 MAX_STEPS = 100_000
-"""Elements that are looked at in one file."""
+"""The most elements that are read in one file."""
 
 _MAX_KEPT = 2**20
 _MAX_TRACKS = 64
@@ -40,7 +40,7 @@ _LENGTHS = bytes(0 if byte == 0 else 9 - byte.bit_length() for byte in range(256
 """How many bytes an id or a size has, by its first byte."""
 
 _MASKS = tuple((1 << 7 * length) - 1 for length in range(9))
-"""What of a size's bytes is the size, by their number; all ones mean that it is unknown."""
+"""Masks of the size in a size's bytes, by their number; all ones mean an unknown size."""
 
 
 class _ElementTrack:
@@ -62,7 +62,7 @@ class _ElementTrack:
         self.lasts: int = 0
 
     def measure(self) -> tuple[int, int] | None:
-        """Width and height as a player shows them."""
+        """Return width and height as a player shows them."""
         width, height = self.size
         across, down = self.shown
         if not (width and height):
@@ -73,13 +73,9 @@ class _ElementTrack:
 
 
 class ElementParser:
-    """Reads the elements of a file; ``downloads.media`` says how it is fed.
+    """Reads the elements of a file; ``downloads.media`` feeds it.
 
-    Attributes:
-        place: Where the next element begins.
-        need: Bytes that it takes from there to go on.
-        reason: Why this is no whole file, as soon as that is known.
-        steps: Elements looked at.
+    ``place`` is where the next element begins, ``need`` the bytes needed from there, ``reason`` why it is not whole.
     """
 
     __slots__ = (
@@ -109,7 +105,7 @@ class ElementParser:
         return self.reason is not None
 
     def parse(self, data: bytes | bytearray | memoryview, begin: int) -> None:
-        """Go as far as these bytes, which begin at byte ``begin`` of the file, allow."""
+        """Parse as far as these bytes allow, which begin at byte ``begin`` of the file."""
         end = len(data)
         place = self.place - begin
         self.need = 2
@@ -155,7 +151,7 @@ class ElementParser:
     def _find_step(
         self, kind: int, head: int, size: int | None, data: bytes | bytearray | memoryview, place: int, *, begin: int
     ) -> int:
-        """Read an element, where it matters; how far to go on from its first byte, 0: not before ``need`` is there."""
+        """Read an element if it matters; return how far to go on, 0 until ``need`` bytes are there."""
         if kind == _SEGMENT:
             self._segment_end = None if size is None else begin + place + head + size
             return head
@@ -176,14 +172,14 @@ class ElementParser:
         return head + size
 
     def end(self, rest: bytes) -> None:
-        """Read what there is of a last element that is cut."""
+        """Read what there is of a truncated last element."""
         for kind in _KEPT:
             name = kind.to_bytes(4, "big")
             if rest.startswith(name) and len(rest) > 5:
                 self._read(kind, rest[4 + _LENGTHS[rest[4]] :], whole=False)
 
     def finish(self, size: int, *, framed: bool = True) -> str | None:
-        """Why a file of this size is no whole one; ``None`` when it is."""
+        """Return why a file of this size is not whole, or ``None``."""
         if self.reason is not None:
             return self.reason
         ends = max(self._ends, self._segment_end or 0)
@@ -198,7 +194,7 @@ class ElementParser:
         return None
 
     def media(self) -> Media:
-        """What is known."""
+        """The facts that are known."""
         tracks = self._tracks or []
         video = next((track for track in tracks if track.kind == 1), None)
         sound = next((track for track in tracks if track.kind == 2), None)
@@ -217,7 +213,7 @@ class ElementParser:
         )
 
     def _wants_blocks(self) -> bool:
-        """Whether only the blocks can tell how long it plays, or how many frames a second it has."""
+        """Whether only the blocks have the duration or the frame rate."""
         if self._tracks is None:
             return False
         video = next((track for track in self._tracks if track.kind == 1), None)
@@ -318,7 +314,7 @@ def _read_video(track: _ElementTrack, content: bytes) -> None:
 
 
 def _list_elements(data: bytes) -> Iterator[tuple[int, bytes]]:
-    """The elements inside one, as far as they can be told apart."""
+    """List the elements inside an element, as far as they can be told apart."""
     place, end = 0, len(data)
     while end - place >= 2:
         id_length = _LENGTHS[data[place]]
