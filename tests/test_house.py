@@ -30,6 +30,7 @@ DECIDING = {
     "videorouter.call.answers",
     "videorouter.call.failures",
     "videorouter.call.inputs",
+    "videorouter.call.money",
     "videorouter.call.pace",
     "videorouter.call.requests",
     "videorouter.call.retry",

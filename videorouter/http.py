@@ -114,6 +114,14 @@ def clip_body(body: bytes, most: int) -> bytes:
     return body if len(body) <= most else body[: min(most, _EVIDENCE)]
 
 
+class ConnectStep(enum.Enum):
+    """What making a connection consists of."""
+
+    RESOLVE = "name look-up"
+    CONNECT = "TCP connect"
+    HANDSHAKE = "TLS handshake"
+
+
 _SENT = frozenset({Phase.SENDING, Phase.SENT, Phase.ANSWERED, Phase.COMPLETE})
 
 
@@ -153,6 +161,10 @@ class Attempt(msgspec.Struct, kw_only=True, eq=False):
 
     phase: Phase = Phase.QUEUED
     host: str | None = None
+    step: ConnectStep | None = None
+    """What was begun last of making a connection."""
+    proxy: str | None = None
+    """``host:port`` of the proxy that was connected to, where there is one."""
     half_written: bool = False
     """Whether a part of the request was not handed over: if it ends here, the server never has the whole."""
     response: Response | None = None

@@ -84,7 +84,7 @@ def test_cloudflares_1010_is_no_bad_key():
 
 
 def test_the_request_id_comes_from_the_header_else_from_the_message():
-    assert find_request_id(((b"X-Infron-Request-Id", b"r-1"),), "no (request id: r-2)") == "r-1"
+    assert find_request_id(((b"x-infron-request-id", b"r-1"),), "no (request id: r-2)") == "r-1"
     assert find_request_id((), "no (request id: r-2)") == "r-2"
     assert find_request_id((), "no") is None
 

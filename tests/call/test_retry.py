@@ -54,24 +54,24 @@ PROMISED = {
     "EXPIRED": "deadline, deadline, deadline, deadline, poll, poll, file",
     "CLOSED": "closed, closed, closed, closed, task, closed, closed",
     "UNSENT": "again, again, again, again, poll, poll, fetch",
-    "LOST": "doubt, replay, doubt, again, poll, poll, fetch",
+    "LOST": "doubt, replay, connection, again, poll, poll, fetch",
     "OUT_OF_CREDIT": "status, status, status, status, poll, status, file",
     "THROTTLED": "wait, wait, wait, wait, poll, poll, wait for the file",
-    "SERVER_ERROR": "doubt, replay, doubt, again 5xx, poll, poll, fetch",
-    "CONFLICT": "doubt, replay, doubt, status, poll, status, file",
-    "KEY_CONFLICT": "doubt, first, doubt, status, poll, status, file",
+    "SERVER_ERROR": "doubt, replay, status, again 5xx, poll, poll, fetch",
+    "CONFLICT": "doubt, replay, status, status, poll, status, file",
+    "KEY_CONFLICT": "doubt, first, status, status, poll, status, file",
     "FORBIDDEN": "status, status, status, status, task, status, file",
     "MISSING": "status, status, status, status, poll while new, status, file",
     "REJECTED": "status, status, status, status, poll, status, file",
-    "REDIRECT": "doubt, doubt, doubt, status, poll, status, file",
+    "REDIRECT": "doubt, doubt, status, status, poll, status, file",
     "REDIRECT_REPEATING": "status, status, status, status, poll, status, file",
-    "ERROR_IN_200": "doubt, doubt, doubt, again once, poll, poll, fetch",
-    "OTHER_STATUS": "doubt, doubt, doubt, status, poll, status, file",
-    "CUT": "doubt, replay, doubt, again once, poll, poll, fetch",
-    "UNUSABLE": "doubt, doubt, doubt, again once, poll, poll, fetch",
-    "EMPTY_TASK": "doubt, doubt, doubt, again once, poll once, poll, fetch",
-    "PENDING": "doubt, doubt, doubt, again once, poll, poll, fetch",
-    "PARTIAL": "doubt, doubt, doubt, again once, poll, poll, resume",
+    "ERROR_IN_200": "doubt, doubt, unexpected, again once, poll, poll, fetch",
+    "OTHER_STATUS": "doubt, doubt, status, status, poll, status, file",
+    "CUT": "doubt, replay, unexpected, again once, poll, poll, fetch",
+    "UNUSABLE": "doubt, doubt, unexpected, again once, poll, poll, fetch",
+    "EMPTY_TASK": "doubt, doubt, unexpected, again once, poll once, poll, fetch",
+    "PENDING": "doubt, doubt, unexpected, again once, poll, poll, fetch",
+    "PARTIAL": "doubt, doubt, unexpected, again once, poll, poll, resume",
 }
 MEANT = {
     "again": (Retry.RETRY, Raise.CONNECTION),
@@ -87,6 +87,7 @@ MEANT = {
     "poll once": (Retry.POLL_ONCE, Raise.TASK),
     "connection": (Retry.STOP, Raise.CONNECTION),
     "deadline": (Retry.STOP, Raise.DEADLINE),
+    "unexpected": (Retry.STOP, Raise.UNEXPECTED),
     "closed": (Retry.STOP, Raise.CLOSED),
     "doubt": (Retry.STOP, Raise.DOUBT),
     "first": (Retry.STOP, Raise.FIRST),
@@ -102,8 +103,9 @@ def test_the_table_says_what_was_promised(outcome):
     assert len(TABLE[outcome]) == len(RequestKind)
 
 
-def test_an_upload_follows_the_law_of_a_paid_request():
+def test_an_upload_follows_the_law_of_a_paid_request_but_is_never_in_doubt():
     assert all(cells[RequestKind.UPLOAD][0] is cells[ONCE][0] for cells in TABLE.values())
+    assert all(cells[RequestKind.UPLOAD][1] is not Raise.DOUBT for cells in TABLE.values())
 
 
 def test_only_a_paid_request_buys_and_only_a_read_can_be_repeated_without_effect():

@@ -215,15 +215,24 @@ async def test_several_takes_of_one_request_are_several_videos_at_several_prices
         assert (charge.amount, charge.kind, charge.model) == (0.9, "generation", "veo3-fast")
 
 
-async def test_the_balance_goes_down_and_its_end_is_402(http):
-    async with Sandbox(balance=2.0) as sandbox:
+@pytest.mark.parametrize(
+    ("status", "code", "words"),
+    [
+        (403, "insufficient_user_quota", "Your current credits have been used up"),
+        (429, 429, "Free model requires Team balance"),
+        (402, 402, "Insufficient credits"),
+    ],
+)
+async def test_the_balance_goes_down_and_its_end_is_told_as_in_life(http, status, code, words):
+    async with Sandbox(balance=2.0, **({} if status == 403 else {"no_credit_status": status})) as sandbox:
         url = f"{sandbox.base_url}/balance"
         assert (await http.get(url)).json() == {"account_name": "sandbox", "credit_balance": 2.0}
         assert (await generate(http, sandbox)).status_code == 200
         assert (await http.get(url)).json()["credit_balance"] == 0.8
         answer = await generate(http, sandbox)
-        assert answer.status_code == 402
-        assert answer.json()["error"]["type"] == "insufficient_credits"
+        assert answer.status_code == status
+        assert answer.json()["error"]["code"] == code
+        assert answer.json()["error"]["message"].startswith(words)
         assert len(await sandbox.charge_list()) == 1
 
 

@@ -64,6 +64,7 @@ class Call(msgspec.Struct, Generic[Answer], kw_only=True, eq=False):
 
     ``until`` is when the prepared attempt is given up, set by ``prepare``. ``slot`` is released during a pause before a
     retry. ``failed`` is the last attempt if it failed; ``attempt`` is the running one, or one not yet classified.
+    ``about`` is the kind of request that errors speak of, if it is not ``kind``.
     """
 
     caller: Caller
@@ -77,6 +78,7 @@ class Call(msgspec.Struct, Generic[Answer], kw_only=True, eq=False):
     failed: FailedAttempt | None = None
     attempt: Attempt | None = None
     began: float = 0.0
+    about: RequestKind | None = None
 
     def __repr__(self) -> str:
         # Prompts and headers must not appear in tracebacks.
@@ -150,7 +152,8 @@ class Call(msgspec.Struct, Generic[Answer], kw_only=True, eq=False):
 
     def build_error(self, failed: FailedAttempt) -> VideoRouterError:
         """Build the error to raise after the last attempt."""
-        error = build_error(TABLE[failed.outcome][self.kind][1], failed, self.caller.settings, kind=self.kind)
+        ending = TABLE[failed.outcome][self.kind][1]
+        error = build_error(ending, failed, self.caller.settings, kind=self.about or self.kind)
         error.add(attempts=self.history.attempts, elapsed=time.monotonic() - self.history.began)
         return error
 
@@ -302,12 +305,14 @@ class Caller:
         *,
         deadline: float,
         parse: Callable[[Response], Answer | ErrorAnswer | Unusable | None],
+        about: RequestKind | None = None,
     ) -> Answer:
-        """Read one JSON document of the gateway with ``parse``."""
+        """Read one JSON document of the gateway with ``parse``; errors speak of ``about``."""
         return await self.send(
             FreeCall(
                 caller=self,
                 kind=RequestKind.READ,
+                about=about,
                 url=url,
                 parse=parse,
                 deadline=deadline,

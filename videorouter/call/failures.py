@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from videorouter.call.answers import ErrorAnswer, Unusable, find_error
+from videorouter.call.money import SAYS_NO, SENT_WHAT, UNSENT, describe_interruption, describe_money
 from videorouter.call.retry import (
     MAY_BE_ACCEPTED,
     Outcome,
@@ -102,22 +103,7 @@ _HOPELESS = frozenset(
         WireFailure.TOO_LARGE,
     }
 )
-_UNSENT_OUTCOMES = frozenset(
-    {
-        Outcome.UNREACHED,
-        Outcome.NAME_MISSING,
-        Outcome.HOPELESS,
-        Outcome.EXPIRED,
-        Outcome.CLOSED,
-        Outcome.UNSENT,
-    }
-)
-_SAYS_NO = frozenset({Outcome.OUT_OF_CREDIT, Outcome.THROTTLED, Outcome.FORBIDDEN, Outcome.MISSING, Outcome.REJECTED})
 _TASK_ID = re.compile(rb'"task_id"\s*:\s*"([^"\\\x00-\x1f]{1,200})"')
-_MAY_BE_BILLED = (
-    "It may have been accepted and billed, so it is not sent a second time. Look for the video in the vendor's "
-    "dashboard, with request_id or the time of the call, before you decide what to do."
-)
 
 
 class FailedAttempt(msgspec.Struct, kw_only=True):
@@ -148,7 +134,7 @@ class FailedAttempt(msgspec.Struct, kw_only=True):
     @property
     def left(self) -> bool:
         """Whether the request may have reached the gateway."""
-        return self.outcome not in _UNSENT_OUTCOMES
+        return self.outcome not in UNSENT
 
 
 def classify_failure(
@@ -219,7 +205,7 @@ def classify_answer(
         if is_out_of_credit(answer):
             outcome = Outcome.OUT_OF_CREDIT
         under_200 = 200 <= answer.status < 300
-        if under_200 and outcome not in _SAYS_NO and not (kind.read and answer.effective):
+        if under_200 and outcome not in SAYS_NO and not (kind.read and answer.effective):
             outcome = Outcome.ERROR_IN_200
         elif answer.effective in {409, 422} and not kind.read and _speaks_of_key(answer):
             honoured = kind is RequestKind.HONOURED
@@ -238,7 +224,8 @@ def build_error(
     """Build the error that ends a call, with the evidence of its last attempt."""
     attempt = failed.attempt
     error = failed.error
-    said = settings.redact(error.message).rstrip(".") if error is not None else ""
+    said = _describe_cause(failed, settings)
+    money = describe_money(kind, failed.outcome)
     facts: dict[str, Any] = {"phase": attempt.phase, "host": attempt.host or (error.host if error else None)}
     kept = attempt.spool.keep() if attempt.spool is not None else None
     if kept is not None and attempt.spool is not None:
@@ -250,20 +237,18 @@ def build_error(
         facts["body"] = show_body(attempt.unread, settings.redact)
     built: VideoRouterError
     if ending is Raise.CLOSED:
-        built = ClientClosedError(f"The client was closed while this call waited. {_NOTHING_SENT}", **facts)
+        built = ClientClosedError(f"The client was closed {describe_interruption(attempt)}. {money}", **facts)
     elif ending is Raise.DEADLINE:
-        built = DeadlineExceededError(
-            f"{said}. {_NOTHING_SENT} Allow a longer timeout, or fewer calls at once.", **facts
-        )
+        built = DeadlineExceededError(f"{said}. {money} Allow a longer timeout, or fewer calls at once.", **facts)
     elif ending is Raise.CONNECTION:
-        built = APIConnectionError(f"{said}. {_NOTHING_READ if failed.left else _NOTHING_SENT}", **facts)
+        built = APIConnectionError(f"{said}. {money}", **facts)
     elif ending is Raise.STATUS and isinstance(failed.answer, ErrorAnswer) and failed.response is not None:
         built = _build_status(failed, failed.answer, failed.response, settings, kind=kind, model=model)
         built.add(**facts)
     elif ending is Raise.UNEXPECTED:
-        built = _build_unexpected(failed, settings, facts)
+        built = _build_unexpected(failed, settings, facts, kind)
     else:
-        built = _build_doubt(failed, settings, said, facts)
+        built = _build_doubt(failed, settings, said, facts, kind)
     built.add(model=model)
     if error is not None:
         clean_chain(error, settings.redact)
@@ -271,8 +256,16 @@ def build_error(
     return built
 
 
-_NOTHING_SENT = "Nothing was sent, so nothing was bought."
-_NOTHING_READ = "It was a read: nothing was bought, and it can be repeated."
+def _describe_cause(failed: FailedAttempt, settings: ClientSettings) -> str:
+    error = failed.error
+    if error is None:
+        return ""
+    if error.failure is WireFailure.DEADLINE:
+        return f"The deadline passed {describe_interruption(failed.attempt)}"
+    said = settings.redact(error.message).rstrip(".")
+    if error.failure is WireFailure.CONNECT_TIMEOUT:
+        return f"{said} {describe_interruption(failed.attempt)}"
+    return said
 
 
 def _build_status(
@@ -288,8 +281,8 @@ def _build_status(
     if 300 <= answer.status < 400:
         target = redact(find_header(response.headers, b"location") or "nowhere")[:200]
         msg = (
-            f"The gateway redirects with {answer.status} to {target}. Requests that carry the key are never redirected, "
-            "and nothing was bought. If that address is the gateway's own, pass it as base_url."
+            f"The gateway redirects with {answer.status} to {target}. Requests that carry the key are never redirected. "
+            f"{describe_money(kind, failed.outcome)} If that address is the gateway's own, pass it as base_url."
         )
         return APIStatusError(msg, **keep_evidence(response, redact))
     cls: type[APIStatusError] | None = None
@@ -305,16 +298,19 @@ def _build_status(
         redact=redact,
         auth_scheme=settings.auth_scheme,
         model=model,
-        what="request" if not kind.read else "read",
+        kind=kind,
+        outcome=failed.outcome,
         cls=cls,
     )
 
 
-def _build_unexpected(failed: FailedAttempt, settings: ClientSettings, facts: dict[str, Any]) -> VideoRouterError:
+def _build_unexpected(
+    failed: FailedAttempt, settings: ClientSettings, facts: dict[str, Any], kind: RequestKind
+) -> VideoRouterError:
     reason = _find_reason(failed, settings)
     msg = (
-        f"The answer to this read makes no sense ({reason}). Nothing was bought. Check base_url; a proxy or a login "
-        "page may have answered in the gateway's place."
+        f"The answer to this {SENT_WHAT[kind]} makes no sense ({reason}). {describe_money(kind, failed.outcome)} Check "
+        "base_url; a proxy or a login page may have answered in the gateway's place."
     )
     evidence = keep_evidence(failed.response, settings.redact) if failed.response is not None else {}
     return UnexpectedResponseError(msg, **facts, **evidence)
@@ -331,7 +327,9 @@ def _find_reason(failed: FailedAttempt, settings: ClientSettings) -> str:
     return "no answer"
 
 
-def _build_doubt(failed: FailedAttempt, settings: ClientSettings, said: str, facts: dict[str, Any]) -> VideoRouterError:
+def _build_doubt(
+    failed: FailedAttempt, settings: ClientSettings, said: str, facts: dict[str, Any], kind: RequestKind
+) -> VideoRouterError:
     redact = settings.redact
     answer = failed.answer
     response = failed.response
@@ -361,7 +359,7 @@ def _build_doubt(failed: FailedAttempt, settings: ClientSettings, said: str, fac
     if facts.get("task_id"):
         collect = f" The answer names the task {facts['task_id']!r}: `await router.wait(error)` may collect it."
     facts = {name: value for name, value in facts.items() if value is not None}
-    return OutcomeUnknownError(f"{happened} {_MAY_BE_BILLED}{collect}", **facts)
+    return OutcomeUnknownError(f"{happened} {describe_money(kind, Outcome.LOST)}{collect}", **facts)
 
 
 def find_doubt(attempt: Attempt, kind: RequestKind, settings: ClientSettings, *, wall: float) -> FailedAttempt | None:
@@ -381,7 +379,8 @@ def build_refusal(
     redact: Callable[[str], str],
     auth_scheme: str | None,
     model: str | None = None,
-    what: str = "request",
+    kind: RequestKind = RequestKind.ONCE,
+    outcome: Outcome = Outcome.REJECTED,
     cls: type[APIStatusError] | None = None,
 ) -> APIStatusError:
     """Build the exception for an error answer, with all evidence and no secret; ``cls`` overrides its class."""
@@ -394,8 +393,10 @@ def build_refusal(
             cls = ContentPolicyError
     said = f": {message}" if message else "."
     under = f" under HTTP {answer.status}" if answer.effective != answer.status else ""
+    did = "refused" if outcome in SAYS_NO else "answered"
+    advice = _advise(cls, status, auth_scheme, model, body) if outcome in SAYS_NO else ""
     return cls(
-        f"The gateway refused the {what} with {status}{under}{said} {_advise(cls, status, auth_scheme, model, body)}",
+        f"The gateway {did} the {SENT_WHAT[kind]} with {status}{under}{said} {describe_money(kind, outcome)} {advice}".rstrip(),
         status=answer.status if answer.effective == answer.status else status,
         code=show_words(answer.code, redact) if isinstance(answer.code, str) else answer.code,
         type=show_words(answer.type, redact) if answer.type else None,
@@ -410,11 +411,11 @@ def build_refusal(
 
 def _advise(cls: type[APIStatusError], status: int, auth_scheme: str | None, model: str | None, body: str) -> str:
     if cls is ContentPolicyError:
-        return "Moderation refused it: nothing was bought. Change the prompt or the input."
+        return "Moderation refused it: change the prompt or the input."
     if cls is InsufficientCreditsError:
-        return "The account is out of credit: nothing was bought. Top it up on the vendor's billing page."
+        return "The account is out of credit. Top it up on the vendor's billing page."
     if cls is RateLimitError:
-        return "Nothing was bought. Wait retry_after seconds, lower max_concurrency, or allow a longer timeout."
+        return "Wait retry_after seconds, lower max_concurrency, or allow a longer timeout."
     if status == 401:
         if auth_scheme is None:
             return (
@@ -428,14 +429,14 @@ def _advise(cls: type[APIStatusError], status: int, auth_scheme: str | None, mod
             "user_agent=..., or try from another network."
         )
     return {
-        400: "Nothing was bought. Check the request's fields against the model's page.",
-        403: "Nothing was bought. The account or key may not use this model; check it on the vendor's page.",
-        404: f"Nothing was bought. Check the model id ({model}), the video or task id, and base_url."
+        400: "Check the request's fields against the model's page.",
+        403: "The account or key may not use this model; check it on the vendor's page.",
+        404: f"Check the model id ({model}), the video or task id, and base_url."
         if model
-        else "Nothing was bought. Check the id and base_url.",
-        405: "Nothing was bought. Check base_url: this path does not take such a request.",
-        413: "Nothing was bought. The request is too large: pass inputs as URLs.",
-        422: "Nothing was bought. A field has a value that this model does not take; param names it when known.",
+        else "Check the id and base_url.",
+        405: "Check base_url: this path does not take such a request.",
+        413: "The request is too large: pass inputs as URLs.",
+        422: "A field has a value that this model does not take; param names it when known.",
     }.get(status, "")
 
 

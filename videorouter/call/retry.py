@@ -142,6 +142,7 @@ _FIRST: _Cell = (_STOP, Raise.FIRST)
 _WAIT: _Cell = (Retry.WAIT, Raise.STATUS)
 _STATUS: _Cell = (_STOP, Raise.STATUS)
 _SERVER: _Cell = (_RETRY, Raise.STATUS)
+_ODD: _Cell = (_STOP, Raise.UNEXPECTED)
 _ONCE: _Cell = (Retry.RETRY_ONCE, Raise.UNEXPECTED)
 _ASK: _Cell = (_POLL, Raise.TIMEOUT)
 _NEW: _Cell = (Retry.POLL_NEW, Raise.TASK)
@@ -161,24 +162,24 @@ TABLE: dict[Outcome, tuple[_Cell, _Cell, _Cell, _Cell, _Cell, _Cell, _Cell]] = {
     Outcome.EXPIRED:            (_DEADLINE, _DEADLINE,  _DEADLINE, _DEADLINE, _ASK,      _ASK,      _FILE),
     Outcome.CLOSED:             (_CLOSED,   _CLOSED,    _CLOSED,   _CLOSED,   _LEAVE,    _CLOSED,   _CLOSED),
     Outcome.UNSENT:             (_AGAIN,    _AGAIN,     _AGAIN,    _AGAIN,    _ASK,      _ASK,      _FETCH),
-    Outcome.LOST:               (_DOUBT,    _REPLAY,    _DOUBT,    _AGAIN,    _ASK,      _ASK,      _FETCH),
+    Outcome.LOST:               (_DOUBT,    _REPLAY,    _NEVER,    _AGAIN,    _ASK,      _ASK,      _FETCH),
     Outcome.OUT_OF_CREDIT:      (_STATUS,   _STATUS,    _STATUS,   _STATUS,   _ASK,      _STATUS,   _FILE),
-    Outcome.THROTTLED:            (_WAIT,     _WAIT,      _WAIT,     _WAIT,     _ASK,      _ASK,      _YIELD),
-    Outcome.SERVER_ERROR:       (_DOUBT,    _REPLAY,    _DOUBT,    _SERVER,   _ASK,      _ASK,      _FETCH),
-    Outcome.CONFLICT:           (_DOUBT,    _REPLAY,    _DOUBT,    _STATUS,   _ASK,      _STATUS,   _FILE),
-    Outcome.KEY_CONFLICT:       (_DOUBT,    _FIRST,     _DOUBT,    _STATUS,   _ASK,      _STATUS,   _FILE),
+    Outcome.THROTTLED:          (_WAIT,     _WAIT,      _WAIT,     _WAIT,     _ASK,      _ASK,      _YIELD),
+    Outcome.SERVER_ERROR:       (_DOUBT,    _REPLAY,    _STATUS,   _SERVER,   _ASK,      _ASK,      _FETCH),
+    Outcome.CONFLICT:           (_DOUBT,    _REPLAY,    _STATUS,   _STATUS,   _ASK,      _STATUS,   _FILE),
+    Outcome.KEY_CONFLICT:       (_DOUBT,    _FIRST,     _STATUS,   _STATUS,   _ASK,      _STATUS,   _FILE),
     Outcome.FORBIDDEN:          (_STATUS,   _STATUS,    _STATUS,   _STATUS,   _LEAVE,    _STATUS,   _FILE),
     Outcome.MISSING:            (_STATUS,   _STATUS,    _STATUS,   _STATUS,   _NEW,      _STATUS,   _FILE),
     Outcome.REJECTED:           (_STATUS,   _STATUS,    _STATUS,   _STATUS,   _ASK,      _STATUS,   _FILE),
-    Outcome.REDIRECT:           (_DOUBT,    _DOUBT,     _DOUBT,    _STATUS,   _ASK,      _STATUS,   _FILE),
+    Outcome.REDIRECT:           (_DOUBT,    _DOUBT,     _STATUS,   _STATUS,   _ASK,      _STATUS,   _FILE),
     Outcome.REDIRECT_REPEATING: (_STATUS,   _STATUS,    _STATUS,   _STATUS,   _ASK,      _STATUS,   _FILE),
-    Outcome.ERROR_IN_200:       (_DOUBT,    _DOUBT,     _DOUBT,    _ONCE,      _ASK,      _ASK,      _FETCH),
-    Outcome.OTHER_STATUS:       (_DOUBT,    _DOUBT,     _DOUBT,    _STATUS,   _ASK,      _STATUS,   _FILE),
-    Outcome.CUT:                (_DOUBT,    _REPLAY,    _DOUBT,    _ONCE,      _ASK,      _ASK,      _FETCH),
-    Outcome.UNUSABLE:           (_DOUBT,    _DOUBT,     _DOUBT,    _ONCE,      _ASK,      _ASK,      _FETCH),
-    Outcome.EMPTY_TASK:         (_DOUBT,    _DOUBT,     _DOUBT,    _ONCE,      _EMPTY,    _ASK,      _FETCH),
-    Outcome.PENDING:            (_DOUBT,    _DOUBT,     _DOUBT,    _ONCE,      _ASK,      _ASK,      _FETCH),
-    Outcome.PARTIAL:            (_DOUBT,    _DOUBT,     _DOUBT,    _ONCE,      _ASK,      _ASK,      _RESUME),
+    Outcome.ERROR_IN_200:       (_DOUBT,    _DOUBT,     _ODD,      _ONCE,     _ASK,      _ASK,      _FETCH),
+    Outcome.OTHER_STATUS:       (_DOUBT,    _DOUBT,     _STATUS,   _STATUS,   _ASK,      _STATUS,   _FILE),
+    Outcome.CUT:                (_DOUBT,    _REPLAY,    _ODD,      _ONCE,     _ASK,      _ASK,      _FETCH),
+    Outcome.UNUSABLE:           (_DOUBT,    _DOUBT,     _ODD,      _ONCE,     _ASK,      _ASK,      _FETCH),
+    Outcome.EMPTY_TASK:         (_DOUBT,    _DOUBT,     _ODD,      _ONCE,     _EMPTY,    _ASK,      _FETCH),
+    Outcome.PENDING:            (_DOUBT,    _DOUBT,     _ODD,      _ONCE,     _ASK,      _ASK,      _FETCH),
+    Outcome.PARTIAL:            (_DOUBT,    _DOUBT,     _ODD,      _ONCE,     _ASK,      _ASK,      _RESUME),
 }  # fmt: skip
 
 MAY_BE_ACCEPTED = frozenset(
@@ -398,7 +399,7 @@ def _decide_poll(
     if retry is Retry.POLL_ONCE and history.empty:
         return GiveUp(ending=ending)
     if outcome is Outcome.PENDING:
-        after = find_pause(history.attempts + 1, POLLING, jitter)
+        after = find_pause(history.attempts + 1, POLLING, jitter, retry_after)
     else:
         after = find_pause(history.retries + 1, FAILED_POLL, jitter, retry_after)
     if kind is RequestKind.POLL and (now < deadline or not history.attempts):

@@ -288,9 +288,11 @@ async def _look(
     last = _count_hosts(caller, task) - 1
     for host in range(last):
         with suppress(NotFoundError, APIConnectionError):
-            return await caller.get(caller.task_url(task.id or "", host=host), deadline=deadline, parse=parse)
+            return await caller.get(
+                caller.task_url(task.id or "", host=host), deadline=deadline, parse=parse, about=RequestKind.POLL
+            )
     url = caller.task_url(task.id or "", task.poll_url, host=last)
-    return await caller.get(url, deadline=deadline, parse=parse)
+    return await caller.get(url, deadline=deadline, parse=parse, about=RequestKind.POLL)
 
 
 def _count_hosts(caller: Caller, task: Task) -> int:

@@ -31,13 +31,14 @@ from videorouter.call.inputs import (
     encode_upload,
     read_asset,
 )
+from videorouter.call.money import describe_money
 from videorouter.call.retry import TABLE, Outcome, Raise, RequestKind
 from videorouter.errors import (
     DeadlineExceededError,
     InvalidRequestError,
-    OutcomeUnknownError,
     TaskPollError,
     TaskTimeoutError,
+    UnexpectedResponseError,
     UnprocessableEntityError,
     VideoRouterError,
 )
@@ -223,8 +224,9 @@ async def _upload(
     response = await caller.upload(url, body, content_type=content_type, model=model, deadline=deadline)
     asset = read_asset(response.body, model=model, sha256=digest or None)
     if asset is None:
-        msg = f"{url} answered without a resource. Whether the file arrived is unknown; no video was bought."
-        raise OutcomeUnknownError(msg, model=model, **caller.evidence(response))
+        money = describe_money(RequestKind.UPLOAD, Outcome.UNUSABLE)
+        msg = f"{url} answered without a resource. {money}"
+        raise UnexpectedResponseError(msg, model=model, **caller.evidence(response))
     return asset
 
 

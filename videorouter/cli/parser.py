@@ -207,7 +207,7 @@ def _fill_sandbox(parser: argparse.ArgumentParser) -> None:
     add_key.metavar = "FILE"
     group.add_argument("--max-concurrency", type=int, metavar="N", help="refuse more unfinished jobs than this")
     group.add_argument("--rate", type=float, metavar="N", help="refuse more jobs a second than this")
-    group.add_argument("--balance", type=float, metavar="USD", help="refuse jobs beyond this money with 402")
+    group.add_argument("--balance", type=float, metavar="USD", help="refuse jobs beyond this money as out of credit")
     group.add_argument("--honour-idempotency", action="store_true", help="replay the answer of a repeated key")
     group.add_argument("--strict-models", action="store_true", help="refuse models that its catalogue lacks")
     group.add_argument(

@@ -52,17 +52,26 @@ class RefusalError(Exception):
         message: What is wrong and what to do.
         param: The field that is wrong.
         kind: The error's type, the usual one of the status when not given.
+        code: The error's code, the status when not given.
         retry_after: Seconds for ``Retry-After``.
     """
 
     def __init__(
-        self, status: int, message: str, *, param: str = "", kind: str | None = None, retry_after: float | None = None
+        self,
+        status: int,
+        message: str,
+        *,
+        param: str = "",
+        kind: str | None = None,
+        code: int | str | None = None,
+        retry_after: float | None = None,
     ) -> None:
         super().__init__(message)
         self.status = status
         self.message = message
         self.param = param
         self.kind: str = kind or TYPES.get(status, "server_error")
+        self.code = code
         self.retry_after = retry_after
 
 
@@ -108,6 +117,16 @@ def write_error(
     return write_json({"error": error}, status=status, headers=headers)
 
 
+def refuse_credit(status: int) -> RefusalError:
+    """Return what the gateway says when the account is out of credit, as the live one was seen to say it.
+
+    Args:
+        status: 403, 429 or 402.
+    """
+    words, code = _NO_CREDIT[status]
+    return RefusalError(status, words, code=code)
+
+
 def write_refusal(error: RefusalError, request_id: str) -> Answer:
     """Return the answer that says a refusal.
 
@@ -117,7 +136,13 @@ def write_refusal(error: RefusalError, request_id: str) -> Answer:
     """
     headers = {} if error.retry_after is None else {"Retry-After": _write_seconds(error.retry_after)}
     return write_error(
-        error.status, error.message, request_id=request_id, kind=error.kind, param=error.param, headers=headers
+        error.status,
+        error.message,
+        request_id=request_id,
+        kind=error.kind,
+        param=error.param,
+        code=error.code,
+        headers=headers,
     )
 
 

@@ -22,6 +22,7 @@ from videorouter.sandbox.answers import (
     POLICY,
     POLICY_WORDS,
     RefusalError,
+    refuse_credit,
     write_fault,
     write_finished,
     write_json,
@@ -288,7 +289,7 @@ class Gateway:
         cost = reckon_price(request.model, request.seconds, request.takes)
         charged = fault is None or fault.is_charged
         if charged and settings.balance is not None and cost > float(self.store.get("balance")):
-            raise RefusalError(402, f"Insufficient credits: this costs ${cost:.4f}. Top up, or choose another model.")
+            raise refuse_credit(settings.no_credit_status)
         token = f"{settings.seed}|{digest.hex()}"
         ready = now + draw_latency(settings.profile, request.model, settings.latency, settings.speed, token)
         outcome, reason = _foresee(fault)

@@ -45,6 +45,7 @@ class Options(TypedDict, total=False):
     limit_retry_after: float | None
     honour_idempotency: bool
     balance: float | None
+    no_credit_status: int
     strict_models: bool
     size: tuple[int, int]
     seconds: float
@@ -79,7 +80,9 @@ class Settings:
         limit_status: Status of those refusals, 429 or 503.
         limit_retry_after: Seconds in their ``Retry-After``; ``None`` computes it.
         honour_idempotency: Whether a repeated ``Idempotency-Key`` gets the first job's answer instead of a new charge.
-        balance: US dollars to start with; a job beyond them gets 402. ``None`` starts at 1,000 and never refuses.
+        balance: US dollars to start with; a job beyond them is refused as out of credit. ``None`` starts at 1,000 and
+            never refuses.
+        no_credit_status: Status of that refusal: 403, as the live gateway says it, 429 or 402.
         strict_models: Whether a model id that the catalogue lacks is refused.
         size: Width and height of a video whose request names neither resolution nor aspect ratio, in pixels.
         seconds: Length of a video whose request names no duration.
@@ -110,6 +113,7 @@ class Settings:
     limit_retry_after: float | None = None
     honour_idempotency: bool = False
     balance: float | None = None
+    no_credit_status: int = 403
     strict_models: bool = False
     size: tuple[int, int] = (640, 360)
     seconds: float = 2.0
@@ -137,6 +141,8 @@ class Settings:
             raise ValueError(f"latency must be seconds, or a pair (low, high) of them, got {self.latency!r}.")
         if self.limit_status not in {429, 503}:
             raise ValueError(f"limit_status must be 429 or 503, got {self.limit_status!r}.")
+        if self.no_credit_status not in {402, 403, 429}:
+            raise ValueError(f"no_credit_status must be 403, 429 or 402, got {self.no_credit_status!r}.")
         if self.max_concurrency is not None and self.max_concurrency < 1:
             raise ValueError(f"max_concurrency must be at least 1 or None, got {self.max_concurrency!r}.")
         if self.rate is not None and not self.rate > 0:

@@ -104,13 +104,23 @@ _HINTS = {
 }
 
 
-def explain(failure: WireFailure, host: str | None, error: BaseException | None = None) -> WireError:
-    """A ``WireError`` to raise, which names host, port, cause and, for connections, what to look at."""
+_PROXY_HINT = "the gateway was not asked; check proxy=, HTTPS_PROXY or the proxy of http_client"
+
+
+def explain(
+    failure: WireFailure, host: str | None, error: BaseException | None = None, *, proxy: str | None = None
+) -> WireError:
+    """A ``WireError`` to raise, which names host, port, cause and, for connections, what to look at.
+
+    ``proxy`` is the one that could not be reached: then it is to blame, and not the host.
+    """
     text = f"{failure.value} at {host}" if host else failure.value
+    if proxy is not None:
+        text = f"{failure.value} at the proxy {proxy}, on the way to {host}"
     detail = _innermost(error) if error is not None else ""
     if detail:
         text = f"{text}: {detail}"
-    hint = _HINTS.get(failure)
+    hint = _HINTS.get(failure) if proxy is None else _PROXY_HINT
     return WireError(failure, f"{text} ({hint})" if hint else text, host=host)
 
 

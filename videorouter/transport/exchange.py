@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import anyio
 
 from videorouter.errors import Phase
-from videorouter.http import WireError, WireFailure
+from videorouter.http import ConnectStep, WireError, WireFailure
 from videorouter.loops import PerLoop
 from videorouter.transport.causes import explain, name_connect_failure
 from videorouter.transport.connection import REST_TIMEOUT, Connection
@@ -166,7 +166,7 @@ class Exchanger:
                         attempt.phase = Phase.CONNECTING
                         ends = min(deadline, asyncio.get_running_loop().time() + self._connect_timeout)
                         limit.reschedule(ends)
-                        return await self._connect(pool, origin, target, addresses)
+                        return await self._connect(pool, origin, target, attempt, addresses)
                 finally:
                     origin.dialing.discard(limit)
         except TimeoutError as error:
@@ -177,13 +177,20 @@ class Exchanger:
             raise explain(name_connect_failure(error), target.label, error) from error
 
     async def _connect(
-        self, pool: LoopPool, origin: OriginPool, target: RequestTarget, addresses: tuple[str, ...]
+        self,
+        pool: LoopPool,
+        origin: OriginPool,
+        target: RequestTarget,
+        attempt: Attempt,
+        addresses: tuple[str, ...],
     ) -> Connection:
         if addresses:
             literals = (parse_literal(address, target.port) for address in addresses)
             places = interleave(literal for literal in literals if literal is not None)
         else:
+            attempt.step = ConnectStep.RESOLVE
             places = await pool.resolver.resolve(target.host, target.port)
+        attempt.step = ConnectStep.CONNECT
         context = (self._ssl_context or await share_context()) if target.secure else None
         sock = await connect(places)
         peer = sock.getpeername()[0]
@@ -193,6 +200,7 @@ class Exchanger:
             if self._ssl_context is not None:
                 # Whoever shares it may have had it offer HTTP/2, which a connection of ours could not read.
                 self._ssl_context.set_alpn_protocols([HTTP1])
+            attempt.step = ConnectStep.HANDSHAKE
             connection = await _secure(sock, origin, peer, context, target.host)
         if self.pools.closed:
             connection.close()

@@ -20,7 +20,9 @@ import httpx
 
 from videorouter.errors import ConfigurationError, Phase
 from videorouter.http import (
+    DEFAULT_PORTS,
     Attempt,
+    ConnectStep,
     Request,
     Response,
     ResponseStream,
@@ -69,13 +71,14 @@ class _Tracer:
     Whoever connects or sends once more when a request has been sent begins another sending.
     """
 
-    __slots__ = ("abandoned", "attempt", "fired", "tunnelling")
+    __slots__ = ("abandoned", "attempt", "fired", "place", "tunnelling")
 
     def __init__(self, attempt: Attempt) -> None:
         self.attempt = attempt
         self.abandoned = False
         self.fired = False
         self.tunnelling = False
+        self.place: str | None = None
 
     async def __call__(self, event: str, info: dict[str, Any]) -> None:
         if not self.fired:
@@ -88,11 +91,21 @@ class _Tracer:
         layer, _, step = event.partition(".")
         if layer in ("connection", "proxy", "socks"):
             self.attempt.begin(Phase.CONNECTING)
+            self._note_step(step, info)
         elif step == "send_request_headers.started":
             self.tunnelling = info["request"].method == b"CONNECT"
             self.attempt.begin(Phase.CONNECTING if self.tunnelling else Phase.SENDING)
         elif not self.tunnelling:
             self._follow(layer, step, info)
+
+    def _note_step(self, step: str, info: dict[str, Any]) -> None:
+        attempt = self.attempt
+        if step == "connect_tcp.started":
+            attempt.step = ConnectStep.CONNECT
+            place = f"{info['host']}:{info['port']}"
+            attempt.proxy = place if self.place not in (None, place) else None
+        elif step == "start_tls.started":
+            attempt.step = ConnectStep.HANDSHAKE
 
     def _follow(self, layer: str, step: str, info: dict[str, Any]) -> None:
         attempt = self.attempt
@@ -214,6 +227,7 @@ class HttpxSender:
         try:
             with scope:
                 built = self._build(request, tracer, deadline)
+                tracer.place = _name_place(built.url)
                 if request.body is not None:
                     built.stream = RequestBody(request.body, attempt)
                 attempt.phase = Phase.UNKNOWN
@@ -290,6 +304,7 @@ class HttpxSender:
         tracer = _Tracer(attempt)
         self._check_open(attempt)
         built = self._build_bare(request, tracer, deadline, stall, addresses)
+        tracer.place = _name_place(built.url)
         scope = anyio.CancelScope(deadline=anyio.current_time() + (deadline - time.monotonic()))
         scopes = self.scopes.find()
         scopes.add(scope)
@@ -340,7 +355,8 @@ class HttpxSender:
         connecting = isinstance(error, (httpx.ConnectError, httpx.ConnectTimeout))
         if connecting and not tracer.fired and self._is_mock(url):
             attempt.phase = Phase.CONNECTING
-        return explain(failure, attempt.host, error)
+        unreached = connecting and attempt.phase is Phase.CONNECTING and attempt.step is ConnectStep.CONNECT
+        return explain(failure, attempt.host, error, proxy=attempt.proxy if unreached else None)
 
     def _is_mock(self, url: str) -> bool:
         return is_mocked() or type(self._find_transport(httpx.URL(url))) is httpx.MockTransport
@@ -375,6 +391,10 @@ async def _wait_for_place(places: anyio.Semaphore, seconds: float, host: str | N
                 await places.acquire()
         except TimeoutError as error:
             raise explain(WireFailure.DEADLINE, host, error) from error
+
+
+def _name_place(url: httpx.URL) -> str:
+    return f"{url.raw_host.decode('ascii')}:{url.port or DEFAULT_PORTS.get(url.scheme)}"
 
 
 def _note_head(httpx_response: httpx.Response, attempt: Attempt) -> Response:
