@@ -90,7 +90,7 @@ async def test_a_review_that_refuses_is_an_error_and_no_video_is_bought(sandbox,
     ("source", "words"),
     [
         (b"", "empty"),
-        (b"<html>not found</html>", "no image"),
+        (b"<html>not found</html>", "known image"),
         (io.StringIO("text"), "binary mode"),
         (42, "pass a URL"),
     ],
