@@ -1,7 +1,7 @@
-"""A stream of entries in, a stream of items out: a fixed number of workers over one iterator, never a task per prompt.
+"""Turns a stream of entries into a stream of items: a fixed number of workers over one iterator, no task per prompt.
 
-What waits is bounded by the number of workers, whatever the length of the input. Stopping lets what runs come to its end;
-closing cancels it, and what is then unknown is written down as in doubt. One item's failure never loses the others.
+Memory is bounded by the number of workers, whatever the length of the input. Stopping lets running requests finish;
+closing cancels them, and records unknown outcomes as in doubt. One item's failure never loses the others.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ class Batch:
 
     @property
     def summary(self) -> BatchSummary:
-        """How the batch stands: one count per state of what this run has met, and what that cost."""
+        """The counts of what this run has met, one per state, and what that cost."""
         counts = self._run.counts
         known, taken = self._source.known, self._source.taken
         unmet = max(0, known - taken) if self._state == "closed" and known is not None else 0
@@ -112,11 +112,11 @@ class Batch:
 
     @property
     def unwritten(self) -> int:
-        """Outcomes that were handed out and could not be written into the journal, after a last try at the close."""
+        """Outcomes that were returned but could not be written into the journal, after a last try at the close."""
         return self._run.unwritten
 
     def stop(self, reason: str = "stopped by the caller") -> None:
-        """Send nothing more; what runs comes to its end, and the loop ends after the last of it."""
+        """Send nothing more; running requests finish, and the loop ends after the last of them."""
         if self._stopped is None:
             self._stopped = self._run.stopped = reason
             self._items.make_room()
@@ -144,13 +144,13 @@ class Batch:
                 await self.aclose()
 
     async def __anext__(self) -> BatchItem:
-        """The next item; what ended the batch early is raised after the last of them."""
+        """Return the next item; an error that ended the batch early is raised after the last of them."""
         if self._items.ready or await self._wait_for_item():
             return self._items.take()
         raise StopAsyncIteration
 
     async def _wait_for_item(self) -> bool:
-        """Until an item is ready; ``False`` when none will be any more."""
+        """Wait until an item is ready; ``False`` when none will be any more."""
         await self._start()
         if self._items.has_reader:
             raise InvalidRequestError("This batch is already being iterated elsewhere: one loop at a time.")
@@ -165,11 +165,11 @@ class Batch:
         return True
 
     def note(self, words: Mapping[str, str]) -> None:
-        """Have words about the batch itself, such as the command that resumes it, in its journal before it starts."""
+        """Add a note about the batch itself, such as the command that resumes it, to its journal before it starts."""
         self._notes.update(words)
 
     async def aclose(self) -> None:
-        """Stop at once: cancel what runs, write down what is known of it, close the journal. Idempotent."""
+        """Stop at once: cancel running requests, record what is known of them, close the journal. Idempotent."""
         if self._state == "closed":
             return
         self.stop("closed before its end")
@@ -198,7 +198,7 @@ class Batch:
         self._add_worker()
 
     async def _open_up(self) -> None:
-        """Make the folder, open the journal, take up the input."""
+        """Make the folder, open the journal, open the input."""
         if self._options.save_to is not None:
             _make_folder(self._options.save_to)
         if self._options.journal is not None:
@@ -220,7 +220,7 @@ class Batch:
             self._state = "closed"
 
     def _add_worker(self) -> None:
-        """Start one more worker, unless there are enough or nothing is left to do."""
+        """Start one more worker, unless there are enough or the input has ended."""
         if len(self._workers) < self._limit and not self._source.ended:
             worker = asyncio.ensure_future(self._work())
             self._workers.add(worker)
@@ -236,13 +236,13 @@ class Batch:
         self._items.wake()
 
     def _fail(self, error: BaseException) -> None:
-        """Stop, and raise this where the batch is iterated, unless an earlier error is."""
+        """Stop, and raise this error to the batch's reader, unless an earlier one is."""
         if self._error is None:
             self._error = error
         self.stop(str(error))
 
     async def _work(self) -> None:
-        """Take entries to their ends, one after the other."""
+        """Process entries one after the other."""
         source = self._source
         while self._stopped is None:
             while self._is_full() and not source.ended:
@@ -256,7 +256,7 @@ class Batch:
             await self._process(index, raw)
 
     def _is_full(self) -> bool:
-        """Back-pressure: a slow reader, a slow disk or, in order, one slow item holds up the input."""
+        """Whether the input must wait: for a slow reader, a slow disk or, in order, one slow item."""
         limit = self._limit
         return (
             len(self._items.ready) >= limit
@@ -265,7 +265,7 @@ class Batch:
         )
 
     async def _process(self, index: int, raw: Any) -> None:
-        """Take one entry, and the edits that follow from it, to their ends."""
+        """Process one entry, and the edits that follow from it."""
         if self._options.ordered:
             self._items.begin(index)
         try:

@@ -1,7 +1,7 @@
-"""What a batch's input may hold, as one kind of value: prompts, dicts, pairs, structs, edits and chains.
+"""Reads the entries of a batch's input: prompts, dicts, pairs, structs, edits and chains.
 
-Gateway fields pass through untouched; only the few words that a batch itself understands are taken out. An entry that
-cannot be read is an error of that entry alone. This file reads no files; it only shapes what is handed to it.
+Gateway fields pass through untouched; only the few fields of a batch itself are taken out. An unreadable entry is an
+error of that entry alone. This file reads no files.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _NAMELESS = re.compile(r"entry@\d+(/\d+)?")
 
 
 class Unreadable(msgspec.Struct, frozen=True):
-    """An entry that whoever read the input could not read: a broken line of a file, with the reason in words."""
+    """An entry that its reader could not read, such as a broken line of a file, with the reason in words."""
 
     reason: str
 
@@ -32,8 +32,8 @@ class Unreadable(msgspec.Struct, frozen=True):
 class Entry(msgspec.Struct):
     """One entry of a batch's input.
 
-    ``video`` is what an edit builds on; ``parent`` is the id of the item whose video it builds on; ``then`` are edits
-    of this entry's own video, one after the other; ``broken`` says why it could not be read.
+    ``video`` is the video to edit; ``parent`` is the id of the item whose video is edited; ``then`` are edits of this
+    entry's own video, one after the other; ``broken`` says why it could not be read.
     """
 
     prompt: object
@@ -47,7 +47,7 @@ class Entry(msgspec.Struct):
 
 
 def read_entry(raw: object, verb: Verb = "generate") -> Entry:
-    """Shape one entry: a prompt, a mapping, a dataclass, a struct, or for edits a pair of video and prompt."""
+    """Read one entry: a prompt, a mapping, a dataclass, a struct, or for edits a pair of video and prompt."""
     if isinstance(raw, str):
         if verb == "edit":
             raise InvalidRequestError(
@@ -71,12 +71,12 @@ def read_entry(raw: object, verb: Verb = "generate") -> Entry:
 
 
 def name_refused(index: int, step: int = 0) -> str:
-    """The id of an entry that was refused and has none, or not one of its own. No caller can give it to another one."""
+    """Name a refused entry that has no id of its own. The name cannot collide with a caller's."""
     return f"entry@{index}/{step}" if step else f"entry@{index}"
 
 
 def find_id(raw: object) -> str | None:
-    """The id of an entry that cannot be read, where that much of it can; whatever it is, this raises nothing."""
+    """Return the id of an unreadable entry, if that much is readable; it never raises."""
     try:
         return _check_id(raw.get("id"), "id") if isinstance(raw, Mapping) else None
     except Exception:  # noqa: BLE001  a mapping of the caller's may do anything
@@ -127,7 +127,7 @@ def _read_mapping(raw: Mapping[Any, Any], verb: Verb) -> Entry:
 
 
 def _read_step(raw: object, model: object) -> Entry:
-    """A step without a model of its own takes the model of the video that it edits."""
+    """Read a step; without a model of its own it gets the model of the video that it edits."""
     if isinstance(raw, str):
         raw = {"prompt": raw}
     if not isinstance(raw, Mapping):

@@ -1,6 +1,6 @@
-"""One entry on its way to its end: who it is, what the journal knows of it, and whether it is sent, once more or not at all.
+"""Processes one entry: its identity, what the journal knows of it, and whether it is sent, sent again or not at all.
 
-What a state means is decided in ``journal/states.py``; each sending is ``batch/sending.py``'s.
+``journal/states.py`` decides what a state means; ``batch/sending.py`` does each sending.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 
 class BatchAbortedError(Exception):
-    """Carries the error that ends a whole batch, and not only one item of it."""
+    """Carries an error that ends the whole batch, not only one item."""
 
     def __init__(self, error: VideoRouterError) -> None:
         super().__init__(str(error))
@@ -36,11 +36,11 @@ class BatchAbortedError(Exception):
 
 
 class _NoParentVideoError(Exception):
-    """The item whose video an edit builds on has none. The edit was not sent."""
+    """The item to edit has no video. The edit was not sent."""
 
 
 class Item:
-    """One entry of a batch on its way; ``before`` is the item whose video a step of a chain edits."""
+    """One entry of a batch in progress; ``before`` is the item whose video a step of a chain edits."""
 
     __slots__ = (
         "_before",
@@ -80,7 +80,7 @@ class Item:
         self._future: asyncio.Future[BatchItem | None] | None = None
 
     async def process(self) -> BatchItem:
-        """Bring the entry to where this run leaves it, ``error`` on the item included; raises when the batch cannot go on."""
+        """Process the entry, with an ``error`` on the item if it fails; raises when the batch cannot go on."""
         outcome = None
         if self._given is not None:
             self._future = self._run.enter(self._given)
@@ -121,7 +121,7 @@ class Item:
         return await self._resume(row, known)
 
     async def _describe(self) -> Submission:
-        """The request, as far as it is known before anything is uploaded and before a parent has a video."""
+        """Return the request as far as it is known before uploads and before a parent has a video."""
         entry, parent = self._entry, self.record.parent
         if entry.broken is not None:
             raise entry.broken
@@ -135,7 +135,7 @@ class Item:
         return self._submission
 
     async def _complete(self) -> Submission:
-        """The request as it goes on the wire, with the video of the item that it builds on."""
+        """Return the request to send, with the video of the item that it edits."""
         entry, parent = self._entry, self.record.parent
         video = entry.video if parent is None else await self._find_parent(parent)
         self._submission = await self._builder.prepare(entry.verb, entry.prompt, self._options, video=video)
@@ -179,7 +179,7 @@ class Item:
         return item
 
     async def _send(self, known: Submission, *, asked: bool = False, key: str | None = None) -> BatchItem:
-        """Send, and once more where the caller wants that done about an unknown outcome."""
+        """Send, and send again if the caller wants that for an unknown outcome."""
         record = self.record
         while True:
             item = await self._send_once(known, key)
@@ -195,7 +195,7 @@ class Item:
             return item
 
     async def _ask(self, item: BatchItem) -> str:
-        """What the caller wants done about an item in doubt."""
+        """Ask the caller what to do about an item in doubt."""
         run, unknown = self._run, self.record.unknown
         try:
             return await run.ask_policy(item)
@@ -234,14 +234,14 @@ class Item:
         return await sending.send()
 
     def _stay(self, state: ItemState, known: Submission, error: Exception) -> BatchItem:
-        """Nothing of it was written down or sent: what was in doubt before is so still."""
+        """Return the item unsent and unrecorded; an earlier doubt remains."""
         record = self.record
         if record.doubt is not None and not record.decided:
             return record.doubt
         return record.show(state, known, error=error)
 
     async def _refuse(self, error: Exception, *, taken: bool = False) -> BatchItem:
-        """The entry cannot be used, or its id is ``taken`` by an earlier one: nothing was sent for it."""
+        """Refuse an entry that cannot be used, or whose id is ``taken`` by an earlier one: nothing was sent."""
         if not isinstance(error, VideoRouterError):
             named = InvalidRequestError(f"This entry could not be read: {type(error).__name__}: {error}")
             named.__cause__ = error
@@ -256,7 +256,7 @@ class Item:
         return self._end("refused", None, error)
 
     async def _change_id(self) -> None:
-        """Leave the id to the entry that came first with it, and take a generated one."""
+        """Leave the id to the entry that used it first, and take a generated one."""
         future, self._future = self._future, None
         if future is not None:
             await self._run.hand_back(self.record.id, future)
@@ -271,7 +271,7 @@ class Item:
             await journal.record_invalid_entry(record.id, record.index, self._entry.verb, failure)
 
     async def _copy_equal(self, known: Submission) -> BatchItem:
-        """An equal request ran, or runs, in this batch: its outcome is this one's too, and is paid once."""
+        """Copy the outcome of an equal request of this batch, so that it is paid once."""
         equal = await self._run.find(self.record.id)
         if equal is None:
             return self._end(

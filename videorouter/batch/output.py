@@ -1,4 +1,4 @@
-"""The output of a batch: finished items for one reader, as they come or in the order of the input."""
+"""The output of a batch: finished items for one reader, as they finish or in the order of the input."""
 
 from __future__ import annotations
 
@@ -13,13 +13,10 @@ if TYPE_CHECKING:
 
 
 class ItemQueue:
-    """Items that are finished and wait for the reader.
+    """Finished items that wait for the reader.
 
-    In order, an entry's items wait until all of those before are finished; ``begin``, ``expect`` and ``end`` count what
-    is still under way of an entry.
-
-    Attributes:
-        ready: What the reader may have now.
+    In order, an entry's items wait until all earlier entries are finished; ``begin``, ``expect`` and ``end`` count the
+    unfinished work of an entry. ``ready`` has the items that the reader may take.
     """
 
     __slots__ = ("_begun", "_held", "_next", "_open", "_reader", "_room", "ready")
@@ -35,7 +32,7 @@ class ItemQueue:
 
     @property
     def lag(self) -> int:
-        """Entries from the first that is unfinished to the last that has begun; counted in order alone."""
+        """Entries from the first unfinished one to the last that has begun; counted in order alone."""
         return self._begun - self._next
 
     @property
@@ -44,25 +41,25 @@ class ItemQueue:
         return self._reader is not None
 
     def put(self, item: BatchItem) -> None:
-        """Hand an item to the reader."""
+        """Add an item for the reader."""
         self.ready.append(item)
         self.wake()
 
     def put_in_order(self, item: BatchItem) -> None:
-        """Hand an item to the reader when all of the entries before its own are finished."""
+        """Add an item for the reader once all earlier entries are finished."""
         self._held.setdefault(item.index, []).append(item)
 
     def begin(self, index: int) -> None:
-        """Note that an entry is under way. Entries begin in the order of the input."""
+        """Count an entry that begins. Entries begin in the order of the input."""
         self._open[index] = 1
         self._begun = index + 1
 
     def expect(self, index: int) -> None:
-        """Note that an item of an entry is under way beside the entry itself: it is being saved."""
+        """Count an item of an entry that is unfinished beside the entry itself: it is being saved."""
         self._open[index] += 1
 
     def end(self, index: int) -> None:
-        """Note that an entry, or an item that was expected of it, is finished."""
+        """Count the end of an entry, or of an item that was expected of it."""
         left = self._open[index] - 1
         if left:
             self._open[index] = left
@@ -75,14 +72,14 @@ class ItemQueue:
         self.wake()
 
     def take(self) -> BatchItem:
-        """The next item, which must be ready."""
+        """Return the next item, which must be ready."""
         item = self.ready.popleft()
         if self._room is not None:
             self.make_room()
         return item
 
     async def wait(self) -> None:
-        """Until an item is put, or ``wake`` is called."""
+        """Wait until an item is put, or ``wake`` is called."""
         self._reader = asyncio.get_running_loop().create_future()
         try:
             await self._reader
@@ -90,18 +87,18 @@ class ItemQueue:
             self._reader = None
 
     def wake(self) -> None:
-        """Have the reader look again."""
+        """Wake the reader."""
         if self._reader is not None:
             resolve_future(self._reader)
 
     async def wait_for_room(self) -> None:
-        """Until the reader has taken an item, or ``make_room`` is called."""
+        """Wait until the reader has taken an item, or ``make_room`` is called."""
         if self._room is None:
             self._room = asyncio.Event()
         await self._room.wait()
 
     def make_room(self) -> None:
-        """Have the workers that wait for room look again."""
+        """Wake the workers that wait for room."""
         room, self._room = self._room, None
         if room is not None:
             room.set()

@@ -1,6 +1,6 @@
-"""What a batch was asked to do, and what its items share: its journal, its money, its counts, its ids, and who waits for whom.
+"""The options of a batch and the state that its items share: journal, money, counts, ids, and waits on each other.
 
-Nothing is sent here, and nothing grows with the input: what must be known of a million items is in the journal.
+Nothing is sent here, and memory does not grow with the input: what must be known of a million items is in the journal.
 """
 
 from __future__ import annotations
@@ -81,11 +81,11 @@ class BatchOptions(msgspec.Struct, frozen=True, kw_only=True):
 
 
 _OPTIONS = (*OPTIONS, "concurrency", *({*BatchOptions.__struct_fields__} - {"verb", "common", "limit"}))
-"""What a batch takes that is no field of the gateway."""
+"""Options of a batch that are not fields of the gateway."""
 
 
 def check_options(settings: ClientSettings, verb: Verb, given: Mapping[str, Any]) -> BatchOptions:
-    """Check the options of ``generate_many``; what is none of them belongs to every request."""
+    """Check the options of ``generate_many``; all others belong to every request."""
     common = dict(given)
 
     def take(name: str, default: Any = None) -> Any:
@@ -149,7 +149,7 @@ def _check_path(value: str | os.PathLike[str], name: str) -> Path:
 
 
 class BatchRun:
-    """What the items of one batch share."""
+    """The state that the items of one batch share."""
 
     def __init__(self, caller: Caller, options: BatchOptions, stop: Callable[[str], None]) -> None:
         self.caller = caller
@@ -174,13 +174,13 @@ class BatchRun:
         self._unwritten: list[Ending] = []
 
     async def open(self, journal: Journal) -> None:
-        """Go on from what earlier runs wrote down and spent."""
+        """Load what earlier runs recorded and spent."""
         self.journal = journal
         totals = await journal.totals()
         self.budget.carry_over(reserved=totals.reserved, confirmed=totals.cost, unknown=totals.unknown)
 
     async def close(self) -> None:
-        """Write once more what could not be written, and close the journal."""
+        """Retry the writes that failed, and close the journal."""
         if self.journal is None:
             return
         try:
@@ -193,7 +193,7 @@ class BatchRun:
             await self.journal.aclose()
 
     def count(self, item: BatchItem, unknown: float = 0.0) -> None:
-        """Count an item in the state in which this run leaves it; ``unknown`` are US dollars that it may have cost."""
+        """Count an item in its final state; ``unknown`` are US dollars that it may have cost."""
         counts = self.counts
         counts.count(item.state)
         if item.cost is not None:
@@ -202,33 +202,33 @@ class BatchRun:
             counts.unknown += to_micros(unknown)
 
     def note_success(self) -> None:
-        """Something was accepted: the row of equal errors is broken."""
+        """Reset the count of equal errors after an accepted request."""
         self._rule.note_success()
 
     def note_error(self, error: BaseException) -> None:
-        """Stop dispatch when an error is one that every further item would meet."""
+        """Stop dispatch at an error that every further item would meet."""
         reason = self._rule.judge(error)
         if reason is not None:
             self.stop_for(error, reason)
 
     def stop_for(self, error: BaseException, reason: str | None = None) -> None:
-        """Stop dispatch because of an error, and remember which one."""
+        """Stop dispatch because of an error, and keep it."""
         if self.cause is None and self.stopped is None and isinstance(error, VideoRouterError):
             self.cause = error
         self.stop(reason or str(error))
 
     @property
     def unwritten(self) -> int:
-        """Endings that could not be written down."""
+        """Endings that could not be written."""
         return len(self._unwritten)
 
     def check_running(self) -> None:
-        """Let nothing be sent once dispatch has stopped."""
+        """Raise once dispatch has stopped."""
         if self.stopped is not None:
             raise ClientClosedError(f"The batch had stopped before this entry was sent: {self.stopped}")
 
     async def reserve(self, micros: int) -> None:
-        """Hold money for one request; waits while requests that run may give some back."""
+        """Reserve money for one request; wait while running requests may return some."""
         while not self.budget.reserve(micros):
             if self.in_flight == 0:
                 left = to_dollars(max(0, (self.budget.cap or 0) - self.budget.committed))
@@ -241,18 +241,18 @@ class BatchRun:
             self.check_running()
 
     def end_request(self) -> None:
-        """A request has ended: it may have given money back."""
+        """Note that a request has ended and may have returned money."""
         self.in_flight -= 1
         if self.options.max_cost is not None:
             self.wake()
 
     def wake(self) -> None:
-        """Let those who wait for money look again."""
+        """Wake those who wait for money."""
         waiting, self._money_back = self._money_back, asyncio.Event()
         waiting.set()
 
     async def identify(self, digest: str, given: str | None, index: int, *, taken: bool = False) -> Identity:
-        """Who an entry is, and what the journal has of it; ``taken`` says that another one of its id runs now."""
+        """Return an entry's identity and row; ``taken``: another entry of its id runs now."""
         again = not self.options.deduplicate
         if given is not None:
             if taken:
@@ -274,7 +274,7 @@ class BatchRun:
         return Identity(id=name_item(digest, times if again else 1), times=times)
 
     async def claim(self, given: str) -> bool:
-        """Keep an id for the entry that came with it first; whether that is this one."""
+        """Reserve an id for the first entry that uses it; return whether this is the one."""
         if self.journal is not None:
             return (await self.journal.identify("", given)).times == 1
         key, before = hash(given), len(self._ids)
@@ -282,13 +282,13 @@ class BatchRun:
         return len(self._ids) > before
 
     def decide(self, row: ItemRow) -> Resumption:
-        """What this run does with an item that the journal knows."""
+        """Decide what this run does with an item of the journal."""
         failure = read_failure(row.failure)
         settled = failure is not None and failure.code == SETTLED
         return decide_resumption(row.state, self.options.retry, settled=settled)
 
     async def find(self, item: str, asker: str | None = None) -> BatchItem | None:
-        """Another item of this batch; waits for one that runs, unless that one waits for the ``asker``."""
+        """Find another item of this batch; wait for a running one, unless that one waits for the ``asker``."""
         running = self._running.get(item)
         if running is not None:
             if asker is None:
@@ -306,7 +306,7 @@ class BatchRun:
         return self._finished.get(item)
 
     def _waits_for(self, item: str, asker: str) -> bool:
-        """Whether an item is the asker, or waits for it, itself or through others."""
+        """Whether an item is the asker, or waits for it, directly or through others."""
         while item != asker:
             if item not in self._waiting:
                 return False
@@ -314,14 +314,14 @@ class BatchRun:
         return True
 
     def enter(self, item: str) -> asyncio.Future[BatchItem | None] | None:
-        """Let others wait for an item, unless one of that id already runs."""
+        """Register a running item that others may wait for, unless one of that id already runs."""
         if item in self._running:
             return None
         future = self._running[item] = asyncio.get_running_loop().create_future()
         return future
 
     def leave(self, item: str, future: asyncio.Future[BatchItem | None], outcome: BatchItem | None) -> None:
-        """Tell those who wait for an item, and remember it for those who come later."""
+        """Wake those who wait for an item, and remember it for later ones."""
         self._running.pop(item, None)
         if outcome is None:
             future.cancel()
@@ -333,7 +333,7 @@ class BatchRun:
                 self._finished.popitem(last=False)
 
     async def hand_back(self, item: str, future: asyncio.Future[BatchItem | None]) -> None:
-        """Leave an id to the item that had it first: those who wait for the id get that item."""
+        """Return an id to its first item: those who wait for the id get that item."""
         self._running.pop(item, None)
         first: BatchItem | None = None
         try:
@@ -342,7 +342,7 @@ class BatchRun:
             future.set_result(first)
 
     async def record_ending(self, ending: Ending) -> None:
-        """Commit an ending. When that fails, the item is returned all the same, and dispatch stops."""
+        """Commit an ending. If that fails, the item is returned all the same, and dispatch stops."""
         if self.journal is None:
             return
         try:
@@ -352,7 +352,7 @@ class BatchRun:
             self.stop_for(error)
 
     async def record_task(self, item: str, task: Task) -> None:
-        """Commit a task id. When that fails, the paid task is still collected, and dispatch stops."""
+        """Commit a task id. If that fails, the paid task is still collected, and dispatch stops."""
         if self.journal is None or not task.id:
             return
         try:
@@ -361,7 +361,7 @@ class BatchRun:
             self.stop_for(error)
 
     async def collect(self, journal: Journal, item: BatchItem) -> BatchItem:
-        """A finished item with what the journal keeps of its videos: bytes that came inside the answer, and files."""
+        """Restore a finished item's videos from the journal: inline bytes, and files."""
         if item.result is not None and any(video.url is None for video in item.result.videos):
             restore_inline(item.result, await journal.find_inline(item.id))
         saved = await journal.find_files(item.id)
@@ -371,7 +371,7 @@ class BatchRun:
         return item.replace(files=files, sha256=saved[0].sha256 if saved else item.sha256)
 
     def find_price(self, submission: Submission) -> int:
-        """What a request may cost, in millionths of a dollar."""
+        """Return the reservation for a request, in millionths of a dollar."""
         price, needed = self.options.price, self.options.max_cost is not None
         if price is None:
             return 0
@@ -379,7 +379,7 @@ class BatchRun:
         return find_price(price, fields, needed=needed)
 
     async def ask_policy(self, item: BatchItem) -> str:
-        """What the caller wants done about an item that may have been billed."""
+        """Ask the caller what to do about an item that may have been billed."""
         policy = self.options.on_outcome_unknown
         if callable(policy):
             policy = policy(item)
@@ -395,14 +395,14 @@ class BatchRun:
 
 
 def name_duplicate(given: str) -> InvalidRequestError:
-    """The error of an entry whose id another entry of its batch has."""
+    """Build the error of an entry whose id another entry of its batch has."""
     return InvalidRequestError(
         f"The id {given!r} came twice in this batch. The second one was not sent. Give each entry an id of its own."
     )
 
 
 def name_mismatch(row: ItemRow, index: int, journal: Journal | None) -> JournalMismatchError:
-    """The error of an entry whose id is another request's in the journal."""
+    """Build the error of an entry whose id is another request's in the journal."""
     return JournalMismatchError(
         f"The journal has item {row.id!r} with another request (position {row.position} then, {index} now). It was "
         "not sent. Give the changed entry another id, put the input back, or start another journal.",

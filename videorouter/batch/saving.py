@@ -1,6 +1,6 @@
-"""Saves the videos of a batch beside its requests, so that a slow file host never holds up the next prompt.
+"""Saves the videos of a batch beside its requests, so that a slow file host never delays the next prompt.
 
-A file that is missing is no reason to pay again: the item stays done, and the next run fetches the file.
+A missing file never leads to a second payment: the item stays done, and the next run fetches the file.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ if TYPE_CHECKING:
     Save = Callable[[Video, Path], Awaitable[Download]]
 
 DISK_FAILURES = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO})
-"""What a disk says that it will say to the next file as well."""
+"""Errors of a disk that the next file would meet as well."""
 AT_ONCE = 8
 """Downloads at once, as browsers and file hosts are used to."""
 
 
 class Saver:
-    """Saves what is done into a folder."""
+    """Saves finished items into a folder."""
 
     def __init__(self, run: BatchRun, folder: Path, template: str, save: Save) -> None:
         self._run = run
@@ -55,7 +55,7 @@ class Saver:
         return len(item.files) >= count and all(Path(name).is_file() for name in item.files)
 
     async def save(self, item: BatchItem, step: int) -> BatchItem:
-        """Save an item's videos: the item with its files, or with the error that kept one of them away."""
+        """Save an item's videos; return the item with its files, or with the error of the one that failed."""
         one_at_a_time = self._saving.setdefault(item.id, asyncio.Lock())
         async with one_at_a_time, self._slots:
             saved: list[Download] = []
@@ -128,5 +128,5 @@ def _wrap_error(error: OSError, folder: Path) -> DownloadError:
 
 
 def _is_disk_failure(error: VideoRouterError) -> bool:
-    """Whether the next file could not be saved either, so that buying more makes no sense until the disk is mended."""
+    """Whether the next file could not be saved either, so that buying more is pointless until the disk works."""
     return isinstance(error.__cause__, OSError) and error.__cause__.errno in DISK_FAILURES

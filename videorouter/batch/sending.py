@@ -1,7 +1,7 @@
-"""One sending of an item: its intent, its task, its money, and what is written down of its end.
+"""One sending of an item: its intent, its task, its money, and the record of its end.
 
-The order of the writes is the promise: intent before the first byte, task id before the first look, result before the
-caller sees it. What a state means is decided in ``journal/states.py``, what may be spent in ``journal/budget.py``.
+The order of the writes is the promise: intent before the first byte, task id before the first poll, result before the
+caller sees it. ``journal/states.py`` decides what a state means, ``journal/budget.py`` what may be spent.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ if TYPE_CHECKING:
 
 
 class ItemRecord:
-    """What this run knows of one item.
+    """The record of one item in this run.
 
-    ``doubt`` is the item as it was shown after an earlier sending whose outcome is unknown, and ``earlier`` its row, where an
-    earlier run left one. ``spent`` and ``unknown`` are US dollars of earlier sendings: spent, and perhaps spent.
+    ``doubt`` is the item as it was returned after an earlier sending with an unknown outcome, and ``earlier`` its row,
+    if an earlier run left one. ``spent`` and ``unknown`` are US dollars of earlier sendings: spent, and perhaps spent.
     """
 
     __slots__ = ("digest", "doubt", "earlier", "id", "index", "parent", "prompt", "spent", "unknown")
@@ -60,7 +60,7 @@ class ItemRecord:
         cost: float | None = None,
         task_id: str | None = None,
     ) -> BatchItem:
-        """The item as its caller gets it; ``cost`` is of this sending, in US dollars."""
+        """Return the item for its caller; ``cost`` is of this sending, in US dollars."""
         if self.spent:
             cost = self.spent + (cost or 0.0)
         item = BatchItem(
@@ -102,7 +102,7 @@ class Sending:
         self._task: Task | None = None
 
     async def send(self) -> BatchItem:
-        """Send the request and follow it to its end. A cancelled one is written down and counted, and raises."""
+        """Send the request and follow it to its end. A cancelled one is recorded and counted, and raises."""
         run = self._run
         run.in_flight += 1
         try:
@@ -119,7 +119,7 @@ class Sending:
             run.end_request()
 
     async def poll(self, row: ItemRow) -> BatchItem:
-        """Collect what an earlier run has paid for."""
+        """Collect a task that an earlier run has paid for."""
         run = self._run
         self._reserved = self._priced = to_micros(row.reserved)
         self._intended = True
@@ -144,7 +144,7 @@ class Sending:
             run.end_request()
 
     async def _record_intent(self) -> None:
-        """Write down that the request is about to be sent. What this raises keeps it from being sent."""
+        """Record that the request is about to be sent. An exception from here keeps it from being sent."""
         submission, record, journal = self._submission, self._record, self._run.journal
         self._run.check_running()
         if journal is None:
@@ -170,7 +170,7 @@ class Sending:
             await asyncio.sleep(0)  # cancelled while it was written down: it ends here, before the first byte
 
     async def _record_task(self, task: Task) -> None:
-        """Write down what the accepted task is called, before the first look at it."""
+        """Record the id of the accepted task, before its first poll."""
         self._task = task
         self._run.note_success()
         await self._run.record_task(self._record.id, task)
@@ -214,7 +214,7 @@ class Sending:
         return record.show(state, self._submission, error=error, task_id=task_id)
 
     async def _record_cancelled(self) -> None:
-        """The call was cancelled: write down and count what is known of it."""
+        """Record and count what is known of a cancelled call."""
         run, record, submission = self._run, self._record, self._submission
         key = submission.idempotency_key
         lost = next((one for one in reversed(run.caller.shared.in_doubt) if one.idempotency_key == key), None)
@@ -245,7 +245,7 @@ class Sending:
     async def _keep_doubt(
         self, doubt: BatchItem, state: ItemState = "not_sent", error: Exception | None = None
     ) -> BatchItem:
-        """Sending it once more bought nothing: the outcome of the earlier sending is as unknown as before."""
+        """Keep the earlier doubt: sending it again bought nothing."""
         record = self._record
         self._run.budget.release(self._reserved)
         if state == "refused" and error is not None:
@@ -266,7 +266,7 @@ class Sending:
         return doubt if state == "in_doubt" else record.show(state, self._submission, error=error)
 
     async def _record_failure(self, state: ItemState, error: Exception | None, task_id: str | None) -> None:
-        """Move the money of a sending that brought no video, and write down how it ended."""
+        """Move the money of a failed sending, and record its end."""
         run, record = self._run, self._record
         added = 0.0
         if state in {"in_doubt", "failed"}:

@@ -13,12 +13,10 @@ END = object()
 
 
 class EntrySource:
-    """Entries as they come; an input that breaks is told to ``fail`` and ends there.
+    """The entries of any input; an input that raises is reported to ``fail`` and ends there.
 
-    Attributes:
-        known: How many there are, where the input can say so.
-        taken: How many have been taken.
-        at_once: Whether ``take_at_once`` serves; set by ``open``.
+    ``known`` is their number, if the input has a length. ``at_once``, set by ``open``, says whether ``take_at_once``
+    works.
     """
 
     __slots__ = (
@@ -57,7 +55,7 @@ class EntrySource:
         return self._stopped
 
     def open(self) -> None:
-        """Ask the input for its iterator."""
+        """Make the iterator of the input."""
         if isinstance(self._source, AsyncIterable):
             self._awaiting = self._source.__aiter__()
         else:
@@ -65,13 +63,13 @@ class EntrySource:
             self.at_once = True
 
     def stop(self) -> None:
-        """Give out nothing more, and wake a worker that waits for input that may never come."""
+        """Return no more entries, and wake a worker that waits for input that may never arrive."""
         self._stopped = True
         if self._taker is not None:
             self._taker.cancel()
 
     def take_at_once(self) -> Any:
-        """The next entry of an input that needs no waiting, or ``END``."""
+        """Return the next entry of an input that needs no waiting, or ``END``."""
         if self._stopped:
             return END
         try:
@@ -82,7 +80,7 @@ class EntrySource:
         return self._note(entry)
 
     async def take(self) -> Any:
-        """The next entry of an input that is awaited, or ``END``."""
+        """Return the next entry of an input that is awaited, or ``END``."""
         async with self._lock:
             if self._stopped or self._awaiting is None:
                 return END

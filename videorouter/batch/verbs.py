@@ -1,4 +1,4 @@
-"""The verbs of a client for batches: their parameters and what they mean. What they do stands in ``batch/batch.py``."""
+"""The verbs of a client for batches, with the docs of their parameters; ``batch.batch`` does the work."""
 
 from __future__ import annotations
 

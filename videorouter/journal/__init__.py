@@ -1,1 +1,1 @@
-"""What is known of every item and every sending: states, money, files. The only SQL."""
+"""The records of every item and every sending: states, money, files. The only SQL."""

@@ -1,10 +1,10 @@
-"""A money cap: what is reserved for requests that run, what is confirmed, and what nobody knows.
+"""The money cap of a batch: what is reserved for running requests, confirmed, and perhaps billed.
 
 ``reserved + confirmed + unknown`` never exceeds the cap when a request is let through. A price is reserved before a
 request is sent; the gateway's own cost replaces the reservation; what ends in doubt stays counted, for it may have been
 billed. Sums are kept in whole millionths of a dollar, so that a million items add up to the cent.
 
-This file knows no clock and no journal: it adds, and says yes or no.
+This file is pure: it has no clock and no journal.
 """
 
 from __future__ import annotations
@@ -18,16 +18,16 @@ from videorouter.errors import ConfigurationError, InvalidRequestError
 Price: TypeAlias = float | Mapping[str, float] | Callable[[Mapping[str, Any]], float]
 MICROS = 1_000_000
 _MOST = 1e12
-"""US dollars that nobody has: a larger number is a mistake."""
+"""The most US dollars that are accepted: a larger number is a mistake."""
 
 
 def to_micros(dollars: float | None) -> int:
-    """US dollars as whole millionths; nothing known counts as nothing."""
+    """Convert US dollars to whole millionths; ``None`` counts as 0."""
     return 0 if dollars is None else round(dollars * MICROS)
 
 
 def to_dollars(micros: int) -> float:
-    """Whole millionths as US dollars."""
+    """Convert whole millionths to US dollars."""
     return micros / MICROS
 
 
@@ -44,7 +44,7 @@ class Budget:
 
     @property
     def committed(self) -> int:
-        """Everything that may have to be paid, in millionths of a dollar."""
+        """The most that may have to be paid, in millionths of a dollar."""
         return self.reserved + self.confirmed + self.unknown
 
     @property
@@ -53,24 +53,24 @@ class Budget:
         return None if self.cap is None else to_dollars(max(0, self.cap - self.committed))
 
     def carry_over(self, *, reserved: float, confirmed: float, unknown: float) -> None:
-        """Take in what earlier runs of the same batch spent, in US dollars."""
+        """Add what earlier runs of the same batch spent, in US dollars."""
         self.reserved += to_micros(reserved)
         self.confirmed += to_micros(confirmed)
         self.unknown += to_micros(unknown)
 
     def reserve(self, micros: int) -> bool:
-        """Hold money for one request; ``False`` when the cap does not allow it, and then nothing is held."""
+        """Reserve money for one request; ``False``, without reserving any, when the cap does not allow it."""
         if self.cap is not None and self.committed + micros > self.cap:
             return False
         self.reserved += micros
         return True
 
     def release(self, micros: int) -> None:
-        """The request was never accepted: give its money back."""
+        """Release the money of a request that was never accepted."""
         self.reserved -= micros
 
     def confirm(self, reserved: int, priced: int, cost: float | None) -> float | None:
-        """The request is finished: the gateway's cost, else the price, becomes what it cost; ``None``: neither is known."""
+        """Confirm the cost of a finished request: the gateway's, else the price; ``None`` when neither is known."""
         self.reserved -= reserved
         if cost is not None:
             self.confirmed += to_micros(cost)
@@ -79,18 +79,18 @@ class Budget:
         return to_dollars(priced) if priced else None
 
     def clear_unknown(self, dollars: float) -> None:
-        """A replayed key has shown that what was unknown is the very request that is now confirmed."""
+        """Remove an unknown amount: a replayed key has shown that it is the request that is now confirmed."""
         self.unknown = max(0, self.unknown - to_micros(dollars))
 
     def doubt(self, reserved: int) -> float:
-        """Nobody knows whether it was billed: it stays counted. Returns US dollars."""
+        """Keep the money of a request that may have been billed counted; returns US dollars."""
         self.reserved -= reserved
         self.unknown += reserved
         return to_dollars(reserved)
 
 
 class PriceCorrection:
-    """How many times its price a model has cost at worst, so that the next one is held at what it will cost."""
+    """Tracks the highest ratio of a model's cost to its price, so that later reservations cover the real cost."""
 
     __slots__ = ("_factors",)
 
@@ -98,17 +98,17 @@ class PriceCorrection:
         self._factors: dict[str, float] = {}
 
     def note(self, model: str, priced: int, cost: float | None) -> None:
-        """The gateway has said what a request cost, in US dollars, whose price was so many millionths of a dollar."""
+        """Record a cost in US dollars beside its price in millionths of a dollar."""
         if priced and cost is not None and to_micros(cost) > priced * self._factors.get(model, 1.0):
             self._factors[model] = to_micros(cost) / priced
 
     def correct(self, model: str, priced: int) -> int:
-        """What to hold for a request of that price, in millionths of a dollar, rounded up."""
+        """Return the reservation for a price, in millionths of a dollar, rounded up."""
         return math.ceil(round(priced * self._factors.get(model, 1.0), 3))
 
 
 def check_budget(max_cost: float | None, price: Price | None) -> None:
-    """Refuse a cap that could not be kept."""
+    """Refuse a cap that cannot be kept."""
     cap: object = max_cost
     if cap is not None and not _is_money(cap):
         raise ConfigurationError(f"max_cost must be US dollars, 0 or more, not {max_cost!r}.")
@@ -126,7 +126,10 @@ def check_budget(max_cost: float | None, price: Price | None) -> None:
 
 
 def find_price(price: Price | None, request: Mapping[str, Any], *, needed: bool) -> int:
-    """What to reserve for one request, in millionths of a dollar, rounded up; ``needed``: without a price it is refused."""
+    """Return the reservation for one request, in millionths of a dollar, rounded up.
+
+    With ``needed``, a request without a price is refused.
+    """
     value: object
     if isinstance(price, Mapping):
         model = str(request.get("model"))

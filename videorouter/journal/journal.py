@@ -1,7 +1,7 @@
-"""The verbs of a journal: what is known of every item, every write of a state, its money and its files.
+"""The verbs of a journal: the records of every item, every write of a state, its money and its files.
 
-Each verb is one operation of the writer: it has been committed when it returns. A change of a state that ``states.MOVES``
-does not have is refused and writes nothing. This file decides nothing else about items: ``journal/states.py`` does.
+Each verb is one operation of the writer, committed when it returns. A change of a state that ``states.MOVES`` lacks is
+refused and writes nothing. All other decisions about items are made in ``journal/states.py``.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 Settlement: TypeAlias = Literal["not_bought", "send_again", "bought"]
-"""What the user has found out, or decides, about an item that may have been billed."""
+"""The user's decision about an item that may have been billed."""
 
 
 class Identity(msgspec.Struct, frozen=True, kw_only=True):
-    """Who an entry of the input is: its id, how often this run has met it, and its row, if it has one."""
+    """The identity of an input entry: its id, how often this run has met it, and its row, if it has one."""
 
     id: str
     times: int = 1
@@ -50,10 +50,10 @@ class Intent(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Ending(msgspec.Struct, frozen=True, kw_only=True):
-    """How a sending ended, or for now: what changes in its row.
+    """How a sending ended, or for now: the changes to its row.
 
-    ``reserved`` is what stays held, ``cost`` and ``unknown`` are what is added, all in US dollars. ``idempotency_key`` and
-    ``sent`` are set to restore the values of an earlier sending.
+    ``reserved`` is what stays held, ``cost`` and ``unknown`` are what is added, all in US dollars. ``idempotency_key``
+    and ``sent`` are set to restore the values of an earlier sending.
     """
 
     id: str
@@ -71,7 +71,7 @@ class Ending(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Totals(msgspec.Struct, frozen=True, kw_only=True):
-    """What all runs of a journal hold, know and do not know to have spent, in US dollars."""
+    """The money of all runs of a journal: held, spent and perhaps spent, in US dollars."""
 
     reserved: float = 0.0
     cost: float = 0.0
@@ -94,12 +94,12 @@ _AGAIN = "UPDATE met SET times = times + 1 WHERE key = ? RETURNING times"
 
 
 def _guard(move: Move, after: ItemState) -> str:
-    """The condition under which a move may take a row to a state."""
+    """Return the SQL condition under which a move may take a row to a state."""
     return f"state IN ({', '.join(repr(state) for state in list_sources(move, after))})"
 
 
 def _number(statement: str, struct: type[msgspec.Struct]) -> str:
-    """The statement with its parameters numbered by the fields of a struct, ``now`` after them: names bind more slowly."""
+    """Number a statement's parameters by the fields of a struct, then ``now``: binding by name is slower."""
     names = [*(field for field in struct.__struct_fields__ if field != "inline"), "now"]
     return re.sub(r":(\w+)", lambda name: f"?{names.index(name[1]) + 1}", statement)
 
@@ -182,13 +182,13 @@ class Journal:
 
     @classmethod
     async def open(cls, path: str | os.PathLike[str], *, fault: Callable[[str], None] | None = None) -> Journal:
-        """Open or make a journal; what an ended process was sending is in doubt from now on."""
+        """Open or make a journal; whatever an ended process was sending is in doubt from now on."""
         journal = cls(path, fault=fault)
         await journal.writer.open(lambda database: database.execute(_CRASHED, (_CRASH_NOTE,)).close())
         return journal
 
     async def identify(self, digest: str, given: str | None, *, again: bool = True) -> Identity:
-        """Count an entry of the input, name it, and find its row. ``again``: the same request once more is another item."""
+        """Count an entry of the input, name it, and find its row. ``again``: an equal request is another item."""
 
         def work(database: sqlite3.Connection) -> Identity:
             key = f"d{digest}" if given is None else f"i{given}"
@@ -203,13 +203,13 @@ class Journal:
         return await self.writer.do("identify", work)
 
     async def find(self, item: str) -> ItemRow | None:
-        """The row of an item."""
+        """Return the row of an item."""
         return await self.writer.do("find", lambda database: find_item(database, item))
 
     async def record_intent(self, intent: Intent) -> str:
-        """Commit that a request is about to be sent: unless that is done, it must not be.
+        """Commit that a request is about to be sent; until then it must not be.
 
-        Gives its id, which on Ray the ledger may choose only here.
+        Returns its id, which on Ray the ledger may choose only here.
         """
         now = time.time()
         await self.writer.do(INTENT, lambda database: self._write_intent(database, intent, now))
@@ -218,7 +218,7 @@ class Journal:
     async def record_task(
         self, item: str, task_id: str, poll_url: str | None = None, request_id: str | None = None
     ) -> None:
-        """Commit that the gateway has accepted a request and what its task is called."""
+        """Commit that the gateway has accepted a request, with its task id."""
         values = {"id": item, "task_id": task_id, "poll_url": poll_url, "request_id": request_id, "now": time.time()}
 
         def work(database: sqlite3.Connection) -> None:
@@ -228,12 +228,12 @@ class Journal:
         await self.writer.do("task", work)
 
     async def record_ending(self, ending: Ending) -> None:
-        """Commit what became of a request."""
+        """Commit how a request ended."""
         now = time.time()
         await self.writer.do("ending", lambda database: self._write_ending(database, ending, now))
 
     async def record_invalid_entry(self, item: str, position: int, verb: str, failure: str) -> bool:
-        """Commit that an entry cannot be used, unless an entry at another place has that id: ``True``, and nothing is written."""
+        """Commit that an entry cannot be used; ``True``, without a write, when another entry has its id."""
         values = {"id": item, "position": position, "verb": verb, "failure": failure, "now": time.time()}
 
         def work(database: sqlite3.Connection) -> bool:
@@ -251,10 +251,10 @@ class Journal:
         url: str | None = None,
         video_id: str | None = None,
     ) -> bool:
-        """Commit what became of an item that may have been billed; ``False``: it was not in doubt and held no such money.
+        """Commit the user's decision about an item that may have been billed; ``False`` when there was no doubt.
 
         ``not_bought``: it is sent again. ``send_again``: it is, and a second charge is accepted. ``bought``: it is done
-        where its video is named, else paid and lost; ``cost`` is then what was billed, by default what may have been.
+        if its video is named, else paid and lost; ``cost`` is then what was billed, by default what may have been.
         """
         statement = {"not_bought": _NOT_BOUGHT, "send_again": _SEND_AGAIN, "bought": _LOST}[settlement]
         values: dict[str, object] = {"id": item, "cost": cost, "failure": _LOST_NOTE % SETTLED, "now": time.time()}
@@ -264,10 +264,9 @@ class Journal:
         return await self._execute("settle", statement, values) > 0
 
     async def erase_prompts(self) -> int:
-        """Forget every prompt, and the prompts that the gateway rewrote; returns the rows.
+        """Erase every prompt, and the prompts that the gateway rewrote; returns the number of rows.
 
-        Closing the journal erases them from its free pages, which a full disk, or a reader, can keep it from: see
-        ``erased``.
+        Closing the journal erases them from its free pages, unless a full disk or a reader prevents it: see ``erased``.
         """
 
         def work(database: sqlite3.Connection) -> int:
@@ -284,15 +283,15 @@ class Journal:
 
     @property
     def erased(self) -> bool:
-        """Whether what ``forget`` forgot is gone from the disk, too; known once the journal is closed."""
+        """Whether the erased prompts are gone from the disk, too; known once the journal is closed."""
         return self.writer.erased
 
     async def drop_unreadable(self) -> None:
-        """Commit that entries which could not be read are to be read again: they may have been corrected since."""
+        """Commit that unreadable entries are to be read again: they may have been corrected since."""
         await self._execute("refusal", "DELETE FROM items WHERE state = 'refused' AND digest = '' AND sends = 0", {})
 
     async def totals(self) -> Totals:
-        """What all runs so far hold, know and do not know to have spent."""
+        """Return the money of all runs so far: held, spent and perhaps spent."""
         query = "SELECT total(reserved), total(cost), total(unknown), count(*) FROM items"
 
         def work(database: sqlite3.Connection) -> Totals:
@@ -306,36 +305,36 @@ class Journal:
         await self._execute("note", "INSERT OR REPLACE INTO meta VALUES (:key, :value)", {"key": key, "value": value})
 
     async def plan_file(self, item: str, number: int, path: Path) -> Path:
-        """Reserve a file name for one video of an item: the same as before, and never one that something else has."""
+        """Reserve a file name for one video of an item: the same as before, and never another file's."""
         return await self.writer.do("file", lambda database: self.choose_file(database, item, number, path))
 
     async def record_file(self, planned: Path, path: Path, *, size: int, sha256: str | None = None) -> None:
-        """Commit that a file stands whole: under the name that was planned for it, or with another ending."""
+        """Commit that a file is whole, under its planned name or with another ending."""
         values = {"planned": self.shorten(planned), "path": self.shorten(path), "size": size, "sha256": sha256}
         statement = "UPDATE OR IGNORE files SET path = :path, size = :size, sha256 = :sha256, saved = :now WHERE path = :planned"
         await self._execute("file", statement, {**values, "now": time.time()})
 
     async def find_files(self, item: str) -> tuple[SavedFile, ...]:
-        """The files of an item that were saved whole, in order."""
+        """Return the files of an item that were saved whole, in order."""
         query = "SELECT path, size, sha256 FROM files WHERE item = ? AND saved IS NOT NULL ORDER BY number"
         rows = await self.writer.do("find", lambda database: database.execute(query, (item,)).fetchall())
         return tuple(SavedFile(path=self.folder / path, size=size, sha256=sha256) for path, size, sha256 in rows)
 
     async def find_inline(self, item: str) -> dict[int, bytes]:
-        """The videos of an item that came inside its answer, by number."""
+        """Return the videos that arrived inside an item's answer, by number."""
         query = "SELECT number, data FROM inline WHERE item = ?"
         return await self.writer.do("find", lambda database: dict(database.execute(query, (item,)).fetchall()))
 
     async def aclose(self) -> None:
-        """Write what waits, close the file, let others write. Idempotent."""
+        """Write what waits, close the file, release the lock. Idempotent."""
         await self.writer.aclose()
 
     async def transact(self, work: Callable[[sqlite3.Connection], T], *, intends: bool = False) -> T:
-        """For Ray alone, until it is replaced: what many processes say, as one operation of the next commit."""
+        """Run the writes of many processes as one operation of the next commit; for Ray alone."""
         return await self.writer.do(INTENT if intends else "transact", work)
 
     def shorten(self, path: Path) -> str:
-        """A path as the journal keeps it: relative to its own folder where it lies below it."""
+        """Make a path relative to the journal's folder, if it is below it."""
         absolute = Path(os.path.abspath(path))  # noqa: PTH100  a symlink that the user gave stays as given
         try:
             return absolute.relative_to(self.folder).as_posix()
@@ -343,7 +342,7 @@ class Journal:
             return str(absolute)
 
     def choose_file(self, database: sqlite3.Connection, item: str, number: int, path: Path) -> Path:
-        """As ``plan_file``, inside the writer's thread."""
+        """Reserve a file name as ``plan_file`` does, inside the writer's thread."""
         known = database.execute("SELECT path FROM files WHERE item = ? AND number = ?", (item, number)).fetchone()
         if known is not None:
             return self.folder / str(known[0])
@@ -385,7 +384,7 @@ class Journal:
 
 
 def find_item(database: sqlite3.Connection, item: str) -> ItemRow | None:
-    """The row of an item."""
+    """Return the row of an item."""
     row = database.execute(f"{_SELECT} WHERE id = ?", (item,)).fetchone()
     return None if row is None else ItemRow(**dict(zip(COLUMNS, row, strict=True)))
 

@@ -1,4 +1,4 @@
-"""Rows of the journal as the values that users hold: rows become items, results become JSON and back."""
+"""Converts rows of the journal to the values that users get, and results to JSON and back."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _read_prompt = msgspec.json.Decoder(dict[str, Any]).decode
 
 
 def to_item(row: ItemRow) -> BatchItem:
-    """A row of the journal as an item that an earlier run has left."""
+    """Convert a row of the journal to the item of an earlier run."""
     failure = read_failure(row.failure)
     prompt = None
     if row.request:
@@ -54,12 +54,12 @@ def to_item(row: ItemRow) -> BatchItem:
 
 
 def encode(value: object) -> str:
-    """A result or a failure as the journal keeps it."""
+    """Encode a result or a failure for the journal."""
     return _encode(value).decode("utf-8", "replace")
 
 
 def read_result(text: str | None) -> VideoResult | None:
-    """A result from the journal; ``None`` where it holds none that can be read."""
+    """Decode a result from the journal; ``None`` when it has none that can be read."""
     if not text:
         return None
     try:
@@ -69,7 +69,7 @@ def read_result(text: str | None) -> VideoResult | None:
 
 
 def read_failure(text: str | None) -> Failure | None:
-    """A failure from the journal."""
+    """Decode a failure from the journal."""
     if not text:
         return None
     try:
@@ -79,7 +79,7 @@ def read_failure(text: str | None) -> Failure | None:
 
 
 def revive_error(failure: Failure, row: ItemRow) -> errors.VideoRouterError:
-    """The exception that an earlier run wrote down."""
+    """Rebuild the exception that an earlier run recorded."""
     cls = getattr(errors, failure.type, None)
     if not (isinstance(cls, type) and issubclass(cls, errors.VideoRouterError)):
         cls = errors.VideoRouterError
@@ -96,7 +96,7 @@ def revive_error(failure: Failure, row: ItemRow) -> errors.VideoRouterError:
 
 
 def tell_refusal(doubt: BatchItem, refusal: Exception) -> BatchItem:
-    """An item in doubt that was sent once more and refused: the doubt is the first sending's, and both are told."""
+    """Describe an item in doubt that was sent again and refused, with the first sending's doubt and the refusal."""
     before, failure = doubt.error, doubt.failure
     words = failure.message.partition(_ONCE_MORE)[0] if failure is not None else "It may have been billed."
     error = errors.OutcomeUnknownError(f"{words}{_ONCE_MORE}{refusal}")
@@ -107,14 +107,14 @@ def tell_refusal(doubt: BatchItem, refusal: Exception) -> BatchItem:
 
 
 def list_inline(result: VideoResult) -> tuple[tuple[int, str | None, bytes], ...]:
-    """The videos of a result that came inside its answer."""
+    """List the videos that arrived inside a result's answer."""
     return tuple(
         (number, video.mime_type, video.data) for number, video in enumerate(result.videos) if video.data is not None
     )
 
 
 def restore_inline(result: VideoResult, data: Mapping[int, bytes]) -> VideoResult:
-    """A result from the journal with the bytes that came inside its answer."""
+    """Restore a result's inline bytes from the journal."""
     for number, video in enumerate(result.videos):
         if number in data:
             video.with_extras(data_=data[number])
@@ -122,14 +122,14 @@ def restore_inline(result: VideoResult, data: Mapping[int, bytes]) -> VideoResul
 
 
 def show_path(path: Path, folder: Path | None) -> Path:
-    """A path of the journal as the caller named its folder, where it lies in one that was named."""
+    """Show a path of the journal below the folder as the caller spelt it, if it is below one."""
     with contextlib.suppress(ValueError, OSError):
         return path if folder is None else folder / path.relative_to(folder.resolve())
     return path
 
 
 async def digest_inputs(fields: Mapping[str, Any]) -> dict[str, Any]:
-    """The same fields with every file replaced by a digest of its content, so that a request can be recognised."""
+    """Replace every file in the fields by a digest of its content, so that a request can be recognised."""
     spelled = dict(fields)
     for name in FIELDS:
         value = spelled.get(name)

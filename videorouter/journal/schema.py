@@ -1,6 +1,6 @@
-"""The journal's tables, how an older file becomes a newer one, and how the file is opened.
+"""The journal's tables, the migration of older files, and how the file is opened.
 
-``docs/explanation/journal.md`` tells the same to people; a test keeps the two equal. This file holds no state.
+``docs/explanation/journal.md`` documents the same for users; a test keeps the two equal. This file holds no state.
 """
 
 from __future__ import annotations
@@ -119,11 +119,7 @@ def open_writable(path: Path) -> sqlite3.Connection:
 
 
 def check_traces(path: Path, commits: int) -> None:
-    """Refuse to begin anew where a run has left traces: its log, or a note that it has written. Called before it is opened.
-
-    Raises:
-        JournalError: There are some.
-    """
+    """Refuse to begin anew beside the log or the commit note of an earlier run. Called before the file is opened."""
     there = path.exists()
     if there and path.stat().st_size:
         return
@@ -143,11 +139,7 @@ def check_traces(path: Path, commits: int) -> None:
 
 
 def check_age(path: Path, commits: int, noted: int) -> None:
-    """Refuse a journal that has fewer commits than were noted beside it.
-
-    Raises:
-        JournalError: It is older than its last run.
-    """
+    """Refuse a journal with fewer commits than were noted beside it: it is older than its last run."""
     if commits < noted:
         raise JournalError(
             f"{path} is older than its last run: {noted - commits:,} of {noted:,} commits are missing. Either an old copy was "
@@ -158,13 +150,13 @@ def check_age(path: Path, commits: int, noted: int) -> None:
 
 
 def read_commits(database: sqlite3.Connection) -> int:
-    """How many commits a journal has."""
+    """Return how many commits a journal has."""
     row = database.execute("SELECT value FROM meta WHERE key = 'commits'").fetchone()
     return int(row[0]) if row is not None else 0
 
 
 def count_commit(database: sqlite3.Connection, commits: int) -> None:
-    """Write down how many commits a journal has with the one that is under way."""
+    """Count the commit that is under way."""
     database.execute("UPDATE meta SET value = ? WHERE key = 'commits'", (str(commits),))
 
 
@@ -174,7 +166,7 @@ def is_busy(error: BaseException) -> bool:
 
 
 def _switch_log_on(database: sqlite3.Connection) -> None:
-    """Write ahead from now on; a reader may keep a connection from it for a moment, and SQLite does not wait for that."""
+    """Switch the log on; a reader may prevent it for a moment, and SQLite does not wait for that."""
     until = time.monotonic() + 5.0
     while True:
         try:
@@ -227,7 +219,7 @@ def _check_identity(database: sqlite3.Connection, path: Path, *, empty_ok: bool 
 
 
 def migrate(database: sqlite3.Connection) -> None:
-    """Bring the tables to the newest version, each step in one transaction."""
+    """Migrate the tables to the newest version, each step in one transaction."""
     version = database.execute("PRAGMA user_version").fetchone()[0]
     for number in range(version, len(MIGRATIONS)):
         database.executescript(
@@ -237,7 +229,7 @@ def migrate(database: sqlite3.Connection) -> None:
 
 
 def wrap_error(doing: str, error: Exception, path: Path) -> JournalError:
-    """What the disk or SQLite said, as an error that says what to do."""
+    """Convert an error of the disk or of SQLite to one with advice."""
     said = str(error) or type(error).__name__
     if isinstance(error, sqlite3.DatabaseError) and "not a database" in said:
         advice = "The file is something else: pass another path."

@@ -1,4 +1,4 @@
-"""The life of a batch item: its states, what moves it, what each crash point means, and what stops a batch.
+"""The states of a batch item: the moves between them, what each crash point means, and when a batch stops.
 
 ::
 
@@ -12,8 +12,8 @@
        +------------------- in_doubt          accepted --------+
 
 An intent also moves what is ``refused`` or ``failed`` (by ``retry``) and what is ``in_doubt`` (by ``resend``) back to
-``sending``: only by name, and never what is ``accepted`` or ``done``. What was in doubt and is sent once more stays in
-doubt unless something was bought by that: neither a refusal nor a lost connection says what became of the sending before.
+``sending``: only by name, and never what is ``accepted`` or ``done``. What was in doubt and is sent again stays in doubt
+unless that bought something: neither a refusal nor a lost connection tells how the earlier sending ended.
 
 A crash leaves the last state that was committed, and the commit order makes each one mean a single thing:
 
@@ -108,29 +108,23 @@ row is ``not_sent``."""
 
 
 def list_sources(move: Move, after: ItemState) -> tuple[ItemState, ...]:
-    """The states from which a move may take an item to a state, in the order of ``STATES``."""
+    """List the states from which a move may take an item to a state, in the order of ``STATES``."""
     moves = MOVES[move]
     return tuple(state for state in STATES if after in moves.get(state, ()))
 
 
 def state_after_crash(state: ItemState) -> ItemState:
-    """What a state that an ended process left behind means now."""
+    """Return the meaning of a state that an ended process left behind."""
     return "in_doubt" if state == "sending" else state
 
 
 def decide_resumption(
     state: ItemState, retry: frozenset[ItemState] = frozenset(), *, settled: bool = False
 ) -> Resumption:
-    """What a new run does with an item that its journal knows.
+    """Decide what a new run does with an item of its journal.
 
-    Args:
-        state: As the journal has it.
-        retry: The final states that the caller asked to send again, by name.
-        settled: Whether the user has settled that it was billed and is lost: then nothing sends it again.
-
-    Returns:
-        ``send`` it, ``poll`` its task, ``collect`` what is missing of its files, ask what to do about a ``doubt``,
-        or ``keep`` it as it is.
+    ``send`` it, ``poll`` its task, ``collect`` its missing files, ask what to do about a ``doubt``, or ``keep`` it.
+    ``retry`` has the final states to send again; an item ``settled`` as billed and lost is never sent again.
     """
     state = state_after_crash(state)
     if state == "not_sent" or (state in RETRYABLE and state in retry and not settled):
@@ -143,12 +137,9 @@ def decide_resumption(
 
 
 def state_after_error(error: BaseException, *, sent: bool, task_id: str | None = None) -> ItemState:
-    """The state that an item is in after its call raised.
+    """Return the state of an item after its call raised.
 
-    Args:
-        error: What was raised.
-        sent: Whether its intent had been committed, so that bytes may have left.
-        task_id: The task, when one was accepted before the error.
+    ``sent``: its intent had been committed, so that bytes may have left. ``task_id``: a task was accepted before.
     """
     if isinstance(error, VideoRouterError):
         task_id = task_id or error.task_id
@@ -168,12 +159,10 @@ def state_after_error(error: BaseException, *, sent: bool, task_id: str | None =
 
 
 def keep_doubt(state: ItemState, *, decided: bool) -> ItemState:
-    """The state of an item whose sending is in doubt, after it was sent once more.
+    """Return the state of an item in doubt after it was sent again, which ended as ``state``.
 
-    Args:
-        state: How the later sending ended.
-        decided: Whether the user has settled this very item with "send it again", and not all that are in doubt: then it
-            is still to be sent when nothing left.
+    ``decided``: the user has settled this very item with "send it again", and not all in doubt. If nothing left, it is
+    then still to be sent.
     """
     if state == "not_sent" and decided:
         return "not_sent"
@@ -181,7 +170,7 @@ def keep_doubt(state: ItemState, *, decided: bool) -> ItemState:
 
 
 def describe_failure(error: BaseException) -> Failure:
-    """An error as plain data, for a journal or an encoder."""
+    """Describe an error as plain data, for a journal or an encoder."""
     if not isinstance(error, VideoRouterError):
         return Failure(type=type(error).__name__, message=str(error)[:2000])
     return Failure(
@@ -195,10 +184,9 @@ def describe_failure(error: BaseException) -> Failure:
 
 
 class StopRule:
-    """Decides when a batch must not go on: errors that every further item would meet as well.
+    """Decides when a batch must stop: at errors that every further item would meet as well.
 
-    Args:
-        after: Identical 400, 404 or 422 answers in a row that are too many.
+    ``after`` is how many identical 400, 404 or 422 answers in a row are too many.
     """
 
     __slots__ = ("_key", "_streak", "after")
@@ -209,11 +197,11 @@ class StopRule:
         self._streak = 0
 
     def note_success(self) -> None:
-        """Something was accepted: the row of equal errors is broken."""
+        """Reset the count of equal errors after an accepted request."""
         self._streak = 0
 
     def judge(self, error: BaseException) -> str | None:
-        """Why dispatch must stop now, in words; ``None`` to go on."""
+        """Return why dispatch must stop now, in words, or ``None``."""
         if isinstance(error, AuthenticationError):
             return f"the gateway does not accept the API key (401): {error}"
         if isinstance(error, InsufficientCreditsError):
@@ -237,7 +225,7 @@ class StopRule:
 
 
 def digest_request(verb: str, body: bytes) -> str:
-    """What makes two requests the same: their verb and their body, as 32 hex digits."""
+    """Digest a request's verb and body as 32 hex digits; equal requests have equal digests."""
     hasher = _hasher(verb).copy()
     hasher.update(body)
     return hasher.hexdigest()
@@ -249,16 +237,12 @@ def _hasher(verb: str) -> hashlib.blake2b:
 
 
 def name_item(digest: str, occurrence: int) -> str:
-    """The id of an item that was given none. Four takes of one prompt are four items."""
+    """Name an item without an id. Four takes of one prompt are four items."""
     return f"{digest}-{occurrence}"
 
 
 def check_retry(states: Iterable[str] | bool) -> frozenset[ItemState]:
-    """The states to send again, checked.
-
-    Raises:
-        ConfigurationError: One of them is not ``refused`` or ``failed``.
-    """
+    """Check the states to send again; raises ``ConfigurationError`` for any but ``refused`` and ``failed``."""
     if isinstance(states, bool):
         return RETRYABLE if states else frozenset()
     chosen = {states} if isinstance(states, str) else set(states)
@@ -272,7 +256,7 @@ def check_retry(states: Iterable[str] | bool) -> frozenset[ItemState]:
 
 
 class Counts:
-    """How many items of a batch are in each state, and what they cost, at any moment."""
+    """Counts the items of a batch by state, and their cost."""
 
     __slots__ = ("cost", "counts", "unknown")
 
@@ -282,13 +266,13 @@ class Counts:
         self.unknown: int = 0
 
     def count(self, state: ItemState, number: int = 1) -> None:
-        """Count items in their state; what is still sending when counted is in doubt."""
+        """Count items in their state; one that is still sending is in doubt."""
         self.counts[state_after_crash(state)] += number
 
     def summarise(
         self, *, cost: float, cost_in_doubt: float, unmet: int, stopped: str | None, elapsed: float
     ) -> BatchSummary:
-        """The counts as a value. ``unmet`` are known items that the batch never got to."""
+        """Return the counts as a value. ``unmet`` are known items that the batch never reached."""
         counts = self.counts
         return BatchSummary(
             done=counts["done"],
@@ -305,10 +289,9 @@ class Counts:
 
 
 class ItemRow(msgspec.Struct, frozen=True, kw_only=True):
-    """What a journal knows of one item.
+    """The row of one item.
 
-    ``reserved``, ``cost`` and ``unknown`` are US dollars: held for a request that runs, known to be spent, and spent
-    or not, nobody knows.
+    ``reserved``, ``cost`` and ``unknown`` are US dollars: held for a running request, spent, and perhaps spent.
     """
 
     id: str

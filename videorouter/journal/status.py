@@ -1,4 +1,4 @@
-"""Reads a journal without writing it, also while a batch runs: rows, totals, and what is known of the batch itself."""
+"""Reads a journal without writing it, also while a batch runs: rows, totals, and notes about the batch."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ SELECT count(*) FROM items WHERE state = 'done' AND NOT EXISTS
 
 
 class Money(msgspec.Struct, frozen=True, kw_only=True):
-    """US dollars: known to be spent, held for what is accepted or runs, and spent or not, nobody knows."""
+    """US dollars: spent, held for accepted or running requests, and perhaps spent."""
 
     cost: float = 0.0
     reserved: float = 0.0
@@ -40,20 +40,12 @@ class Money(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class JournalStatus(msgspec.Struct, frozen=True, kw_only=True):
-    """How a batch stands by its journal. Money is in US dollars.
+    """The status of a batch by its journal. Money is in US dollars.
 
-    Attributes:
-        running: Whether a process is writing the journal right now.
-        counts: Items by state. What was being sent when its process ended is in doubt.
-        money: Money by state.
-        cost: Known to be spent.
-        reserved: Held for what is accepted or runs now.
-        unknown: Spent or not, nobody knows.
-        reported: What the gateway itself has said that it cost; the rest of ``cost`` goes by the caller's price.
-        doubtful: Items that may have been billed, nobody knows: those in doubt, and others that hold such money.
-        retryable: Items that were refused or failed, and that nobody has settled as lost.
-        unsaved: Items that are done and have no file that was saved.
-        meta: What the batch noted of itself.
+    ``running``: a process is writing it right now. An item that was being sent when its process ended counts as in
+    doubt. ``reported`` is the part of ``cost`` that the gateway named; the rest goes by the caller's price.
+    ``doubtful`` items may have been billed; ``retryable`` ones were refused or failed and not settled as lost;
+    ``unsaved`` ones are done without a saved file. ``meta`` has the notes of the batch about itself.
     """
 
     running: bool
@@ -70,14 +62,14 @@ class JournalStatus(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def unmet(self) -> int:
-        """Entries of the input that have no row, as nothing was sent for them; 0 where the input was not counted."""
+        """Entries of the input without a row, as nothing was sent for them; 0 for an uncounted input."""
         planned = self.meta.get("planned", "")
         return max(0, int(planned) - sum(self.counts.values())) if planned.isdigit() else 0
 
 
 @contextmanager
 def open_reader(path: Path) -> Iterator[sqlite3.Connection]:
-    """A journal, open for reading."""
+    """Open a journal for reading."""
     database = open_readable(path)
     try:
         yield database
@@ -88,7 +80,7 @@ def open_reader(path: Path) -> Iterator[sqlite3.Connection]:
 
 
 def read_status(path: Path) -> JournalStatus:
-    """Counts and money of a journal."""
+    """Read the counts and the money of a journal."""
     running = is_locked(path)
     with open_reader(path) as database:
         rows = database.execute(_BY_STATE, (SETTLED,)).fetchall()
@@ -128,7 +120,7 @@ def read_status(path: Path) -> JournalStatus:
 def read_rows(
     path: Path, states: tuple[str, ...] = (), *, doubtful: bool = False
 ) -> Iterator[tuple[ItemRow, tuple[str, ...]]]:
-    """Rows in the order of the input, with their saved files; ``doubtful``: what may have been billed, whatever its state."""
+    """Read rows in the order of the input, with their saved files; ``doubtful``: those that may have been billed."""
     running = is_locked(path)
     states = ("in_doubt",) if doubtful else states
     wanted = set(states)

@@ -57,7 +57,7 @@ _GATHER = 0.001
 
 
 class RefusedChangeError(JournalError):
-    """Work that was refused before it wrote anything: only it fails, and not the work that shares its commit."""
+    """Work that was refused before it wrote anything: it fails alone, and the rest of its commit does not."""
 
 
 class Writer:
@@ -87,7 +87,7 @@ class Writer:
         self._alone = True
 
     async def open(self, recover: Callable[[sqlite3.Connection], None]) -> None:
-        """Lock and open the file, make it where there is none, and commit what ``recover`` does."""
+        """Lock and open the file, create it if it is missing, and commit what ``recover`` does."""
         self._loop = asyncio.get_running_loop()
         async with ThreadedResource(self._release) as owned:
             database = await owned.run(self._open, recover)
@@ -95,7 +95,7 @@ class Writer:
         self._thread.start()
 
     async def do(self, step: str, work: Callable[[sqlite3.Connection], T]) -> T:
-        """Have work done in the writer's thread, inside the next transaction; gives its result once that is committed."""
+        """Do work in the writer's thread, inside the next transaction; return its result once that is committed."""
         if self._closed is not None or self._loop is None:
             raise JournalError(f"The journal {self.path} is closed.", path=str(self.path))
         future = UncancellableFuture(loop=self._loop)
@@ -115,7 +115,7 @@ class Writer:
         return value
 
     async def aclose(self) -> None:
-        """Write what waits, close the file, let others write. Idempotent."""
+        """Write what waits, close the file, release the lock. Idempotent."""
         if self._thread is None or self._loop is None:
             self._release()
             return
@@ -149,7 +149,7 @@ class Writer:
         return database
 
     def _check_place(self) -> None:
-        """Refuse to promise anything in a file that the next run will not find, or that others may write."""
+        """Refuse to write into a file that was moved, or that others may write."""
         try:
             there = os.stat(self.path)  # noqa: PTH116  this runs before each commit
         except OSError:
@@ -198,7 +198,7 @@ class Writer:
         self._tell([(self._closed, None, None)])
 
     def _wait_for_work(self, database: sqlite3.Connection) -> list[_Work] | None:
-        """The next group; where none comes soon, what was written is folded into the file first."""
+        """Return the next group; after a pause without one, fold the log into the file first."""
         try:
             return self._inbox.get(timeout=_IDLE)
         except queue.Empty:
@@ -207,7 +207,7 @@ class Writer:
             return self._inbox.get()
 
     def _begin(self, database: sqlite3.Connection, steps: set[str]) -> None:
-        """Begin a commit; waits for another program that holds the database, the longer the more depends on it."""
+        """Begin a commit; wait for another program that holds the database, longer for paid results."""
         if steps <= READING:
             database.execute("BEGIN")
             return
@@ -267,7 +267,7 @@ class Writer:
 
 
 def _cancel_at_next_wait() -> None:
-    """Have the task that was just cancelled be cancelled at its next wait instead."""
+    """Move the current task's cancellation to its next wait."""
     task = asyncio.current_task()
     if task is not None:
         task.uncancel()
