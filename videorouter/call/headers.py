@@ -32,11 +32,10 @@ class HeaderBuilder:
 
     def __init__(self, settings: ClientSettings) -> None:
         self._settings = settings
-        common = _merge(
+        self._common = _merge(
             ((b"user-agent", settings.user_agent.encode("latin-1")), (b"accept", b"application/json")),
             settings.default_headers,
         )
-        self._common = (*common, (b"accept-encoding", b"identity"))
         key = settings.api_key
         self._fixed: tuple[Header, ...] | None = None
         if key is not None:
