@@ -27,7 +27,7 @@ VENDOR_HOSTS = frozenset({"video.onerouter.pro", "media.onerouter.pro", "llm.one
 KEY_VARIABLES = ("INFRON_API_KEY", "ONEROUTER_API_KEY")
 BASE_URL_VARIABLE = "INFRON_VIDEO_BASE_URL"
 NO_DEADLINE = 30 * 86400.0
-"""Seconds that ``timeout=None`` stands for: every wait ends some day."""
+"""Seconds that ``timeout=None`` means: every wait ends some day."""
 
 Idempotency = Literal["unknown", "honoured"]
 
@@ -36,7 +36,7 @@ _KEYS_KEPT = 15
 
 
 def refuse_pickling(client: object) -> NoReturn:
-    """Say why a client goes to no other process."""
+    """Raise with the reason why a client cannot be pickled."""
     msg = (
         f"{type(client).__name__} cannot be pickled or copied: it holds connections, a key and the limits of its own "
         "process. Make a client in each process; with_options gives one with other settings that shares them."
@@ -45,7 +45,7 @@ def refuse_pickling(client: object) -> NoReturn:
 
 
 def read_environment(environ: Mapping[str, str]) -> dict[str, str | Secret]:
-    """The variables that this package reads, and no others; keys are sealed."""
+    """Read this package's variables, and no others; keys are sealed."""
     found: dict[str, str | Secret] = {}
     for name in KEY_VARIABLES:
         if environ.get(name):
@@ -56,7 +56,7 @@ def read_environment(environ: Mapping[str, str]) -> dict[str, str | Secret]:
 
 
 class ClientSettings(msgspec.Struct, frozen=True, kw_only=True):
-    """The options of a client, checked and filled in. What is not given has the default that stands here."""
+    """The options of a client, checked and filled in with the defaults."""
 
     api_key: Secret | None
     api_key_source: Callable[[], str | Awaitable[str]] | None
@@ -83,11 +83,11 @@ class ClientSettings(msgspec.Struct, frozen=True, kw_only=True):
     trust_env: bool = True
     hook_timeout: float = 5.0
     seen_keys: list[Secret] = msgspec.field(default_factory=list)
-    """Keys that a callable has given, so that what a server echoes of them can be taken out."""
+    """Keys that a callable has returned, so that a server's echo of them can be removed."""
 
     @property
     def account(self) -> tuple[object, ...]:
-        """What an upload and a catalogue belong to: the gateway and the key."""
+        """The gateway and the key, which uploads and a catalogue belong to."""
         return self.base_url, self.media_base_url, self.models_base_url, self.api_key or self.api_key_source
 
     @property
@@ -96,7 +96,7 @@ class ClientSettings(msgspec.Struct, frozen=True, kw_only=True):
         return is_loopback(origin_of(self.base_url)[1])
 
     def redact(self, text: str) -> str:
-        """``text`` without the key."""
+        """Return ``text`` without the key."""
         if self.api_key is not None:
             return self.api_key.redact(text)
         for key in self.seen_keys:
@@ -104,13 +104,13 @@ class ClientSettings(msgspec.Struct, frozen=True, kw_only=True):
         return text
 
     def quotes_key(self, data: bytes) -> bool:
-        """Whether bytes hold the key as it was sent; the quick look before ``redact``."""
+        """Whether bytes contain the key as it was sent; a quick check before ``redact``."""
         if self.api_key is not None:
             return self.api_key.is_in(data)
         return any(key.is_in(data) for key in self.seen_keys)
 
     def remember(self, key: Secret) -> None:
-        """Keep a key that a callable gave, among the last few."""
+        """Remember a key that a callable returned, among the last few."""
         if key not in self.seen_keys:
             self.seen_keys[:-_KEYS_KEPT] = ()
             self.seen_keys.append(key)
@@ -167,7 +167,7 @@ def fail(message: str) -> NoReturn:
 
 
 def check_key(value: object) -> Secret:
-    """The key as a secret, trimmed; one that no header can carry is refused without being quoted."""
+    """Check and trim a key; one that a header cannot carry is refused without being quoted."""
     value = seal(value)
     if not isinstance(value, Secret):
         fail("The API key must be text. Pass api_key=... or set INFRON_API_KEY.")
@@ -210,7 +210,7 @@ def _key(
 
 
 def check_url(url: object, *, name: str, allow_insecure: bool = False) -> str:
-    """A base URL without its trailing slash: https, or http for loopback or where ``allow_insecure`` says so."""
+    """Check a base URL and strip its slash: https, or http for loopback or where ``allow_insecure`` says so."""
     if not isinstance(url, str) or not url.strip():
         fail(f"{name} must be a URL such as {VENDOR_BASE_URL!r}, not {url!r}.")
     text = url.strip()
@@ -242,7 +242,7 @@ def is_loopback(host: str) -> bool:
 
 
 def check_timeout(value: object, *, name: str = "timeout") -> float:
-    """Seconds as a float; ``None`` means thirty days."""
+    """Return seconds as a float; ``None`` means thirty days."""
     if value is None:
         return NO_DEADLINE
     if type(value) is float and 0.0 < value <= NO_DEADLINE:
@@ -253,14 +253,14 @@ def check_timeout(value: object, *, name: str = "timeout") -> float:
 
 
 def check_count(value: object, name: str, *, least: int) -> int:
-    """A whole number that is not below ``least``."""
+    """Check a whole number that is not below ``least``."""
     if isinstance(value, bool) or not isinstance(value, int) or value < least:
         fail(f"{name} must be a whole number of at least {least}, not {value!r}.")
     return value
 
 
 def check_header(name: object, value: object, *, argument: str = "default_headers") -> tuple[str, str]:
-    """A header field that can go on the wire as it is, and that is not this client's own."""
+    """Check a header field: it can be sent as it is, and is not set by this client itself."""
     if not isinstance(name, str) or not _HEADER_NAME.fullmatch(name):
         fail(f"{argument}: {name!r} is not a header name.")
     if not isinstance(value, str):
@@ -278,7 +278,7 @@ def check_header(name: object, value: object, *, argument: str = "default_header
 
 
 def check_headers(headers: Mapping[str, str] | None, argument: str) -> tuple[tuple[str, str], ...]:
-    """Header fields, each checked."""
+    """Check each header field."""
     if headers is None:
         return ()
     if not hasattr(headers, "items"):

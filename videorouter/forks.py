@@ -1,4 +1,4 @@
-"""What a forked child does first: it has none of its parent's threads, and must not use its parent's sockets and locks."""
+"""Resets a forked child: it has none of its parent's threads, and must not use its parent's sockets and locks."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _callbacks: MutableMapping[Any, Callable[[Any], object]] = WeakKeyDictionary()
 
 
 def after_fork(owner: T, callback: Callable[[T], object]) -> None:
-    """Call this with its owner in each forked child, before anything else runs there, for as long as the owner lives."""
+    """Call this with its owner in each forked child, before other code runs there, while the owner lives."""
     _callbacks[owner] = callback
 
 

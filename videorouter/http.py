@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 Header: TypeAlias = tuple[bytes, bytes]
 Body: TypeAlias = bytes | tuple[bytes, ...]
-"""What a request carries; a large file in blocks that nobody joins, since a copy holds up the loop and fills memory."""
+"""A request's body; a large file in blocks that are never joined: a copy would block the loop and fill memory."""
 Origin: TypeAlias = tuple[str, str, int]
 """Scheme, host and port."""
 
@@ -31,7 +31,7 @@ _UNPRINTABLE = re.compile(r"[\x00-\x20\x7f]")
 
 
 def split_url(url: str) -> SplitResult | None:
-    """The parts of a URL, or ``None`` where it has none that a client could use."""
+    """Split a URL into its parts; ``None`` when no client could use it."""
     if _UNPRINTABLE.search(url):
         return None
     try:
@@ -43,18 +43,14 @@ def split_url(url: str) -> SplitResult | None:
 
 
 def origin_of(url: str) -> Origin:
-    """Scheme, host and port of a URL: what a key is bound to, and what a connection leads to.
-
-    Raises:
-        ValueError: It has none.
-    """
+    """Return the scheme, host and port of a URL: a key is bound to them. Raises ``ValueError`` without them."""
     parts = urlsplit(url)
     scheme = parts.scheme.lower()
     return scheme, (parts.hostname or "").lower().rstrip("."), parts.port or DEFAULT_PORTS.get(scheme, 0)
 
 
 def name_host(url: str) -> str:
-    """``host:port`` of a URL, for messages."""
+    """Return ``host:port`` of a URL, for messages."""
     try:
         _, host, port = origin_of(url)
     except ValueError:
@@ -63,7 +59,7 @@ def name_host(url: str) -> str:
 
 
 def find_header(headers: Sequence[Header], name: bytes) -> str | None:
-    """The first header field of a name; names are in lower case, as those of a ``Response`` are."""
+    """Return the first header field of a name, which is in lower case as in a ``Response``."""
     value = dict(reversed(headers)).get(name)
     return None if value is None else value.decode("latin-1")
 
@@ -84,7 +80,7 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def cut_body(body: Body, size: int) -> Iterator[memoryview]:
-    """A body in pieces of at most so many bytes, none of them copied."""
+    """Cut a body into pieces of at most so many bytes, without a copy."""
     for block in (body,) if isinstance(body, bytes) else body:
         view = memoryview(block)
         for start in range(0, len(view), size):
@@ -110,7 +106,7 @@ _EVIDENCE = 2**18
 
 
 def clip_body(body: bytes, most: int) -> bytes:
-    """A body of an acceptable size as it is; of a larger one the beginning, which is only evidence."""
+    """Return a body, or the beginning of one that is too large, as evidence."""
     return body if len(body) <= most else body[: min(most, _EVIDENCE)]
 
 
@@ -126,25 +122,25 @@ _SENT = frozenset({Phase.SENDING, Phase.SENT, Phase.ANSWERED, Phase.COMPLETE})
 
 
 class BodySpool(Protocol):
-    """Takes a body that is too large for memory."""
+    """Stores a body that is too large for memory."""
 
     head: bytes
     size: int
 
     async def write(self, piece: bytes) -> None:
-        """Take the next piece; a ``WireError`` says that it is too large here, too."""
+        """Write the next piece; raises ``WireError`` when it is too large here, too."""
         ...
 
     async def finish(self) -> bytes:
-        """What is left of it to read; a ``WireError`` says that it is still too large."""
+        """Return the rest to parse; raises ``WireError`` when it is still too large."""
         ...
 
     def attach(self, answer: object) -> None:
-        """Give what was read its large parts back."""
+        """Add the large parts back to the parsed answer."""
         ...
 
     def keep(self) -> Path | None:
-        """Leave the bytes to the user, in the file whose path is given."""
+        """Leave the bytes to the user, in the file whose path is returned."""
         ...
 
     def keep_cancelled(self) -> None:
@@ -153,7 +149,7 @@ class BodySpool(Protocol):
 
 
 class Attempt(msgspec.Struct, kw_only=True, eq=False):
-    """What is known of one attempt while it runs: written by the sender, read by whoever asks what was lost.
+    """The facts of one attempt while it runs: written by the sender, read when it is classified.
 
     A client that the user brought may send again by itself. These are the facts of the last sending, ``earlier`` has
     those of the sendings before it.
@@ -170,12 +166,12 @@ class Attempt(msgspec.Struct, kw_only=True, eq=False):
     response: Response | None = None
     """Status and headers as soon as they are in, with as much of the body as was read when it failed."""
     unread: bytes = b""
-    """What came where no head could be read."""
+    """The bytes where no head could be read."""
     earlier: tuple[Attempt, ...] = ()
     make_spool: Callable[[], BodySpool] | None = None
-    """Makes what takes a successful response's body that is too large for memory."""
+    """Makes the spool for a successful response's body that is too large for memory."""
     spool: BodySpool | None = None
-    """What took it; ``response`` then has an empty body."""
+    """The spool with the body; ``response`` then has an empty one."""
 
     def __repr__(self) -> str:
         # A server may echo the key: what it sent shows in no traceback.
@@ -192,7 +188,7 @@ class Attempt(msgspec.Struct, kw_only=True, eq=False):
         return not (self.phase is Phase.SENDING and self.half_written)
 
     def begin(self, phase: Phase) -> None:
-        """Connect or send. After a sending this is another one, of which the facts of the one before say nothing."""
+        """Begin to connect or to send. After a sending this begins another one, with facts of its own."""
         if self.phase in _SENT:
             past = Attempt()
             past.phase, past.host = self.phase, self.host
@@ -206,7 +202,7 @@ class Attempt(msgspec.Struct, kw_only=True, eq=False):
 
 
 class WireFailure(enum.StrEnum):
-    """Why an attempt brought no whole response. The phase comes from the attempt, never from this."""
+    """Why an attempt had no complete response. The phase comes from the attempt, never from this."""
 
     CONNECTION_REFUSED = "connection refused"
     UNREACHABLE = "host unreachable"
@@ -230,7 +226,7 @@ class WireFailure(enum.StrEnum):
 
 
 class WireError(Exception):
-    """An attempt that brought no whole response. Internal: it never reaches a user."""
+    """An attempt without a complete response. Internal: it never reaches a user."""
 
     def __init__(self, failure: WireFailure, message: str, *, host: str | None = None) -> None:
         super().__init__(message)
@@ -246,16 +242,16 @@ class ResponseStream(Protocol):
     headers: tuple[Header, ...]
 
     def chunks(self) -> AsyncIterator[bytes]:
-        """The body's pieces as they arrive, undecoded; raises ``WireError`` when it is cut, stalls or runs over."""
+        """Yield the body as it arrives, undecoded; raises ``WireError`` when it is cut, stalls or runs over."""
         ...
 
     async def aclose(self) -> None:
-        """Give the connection back when the body is complete, else abort it. Idempotent."""
+        """Release the connection when the body is complete, else abort it. Idempotent."""
         ...
 
 
 class Sender(Protocol):
-    """Whatever can put one request on the wire once. It never retries and never follows a redirect."""
+    """Puts one request on the wire once. It never retries and never follows a redirect."""
 
     async def send(self, request: Request, attempt: Attempt, *, deadline: float, max_body: int) -> Response:
         """Send once and read the whole response, of at most ``max_body`` bytes.

@@ -28,11 +28,7 @@ _decode = msgspec.json.Decoder().decode
 
 
 def decode_json(body: bytes) -> object:
-    """Any JSON document; one with so many parts that they would fill the memory is refused.
-
-    Raises:
-        BROKEN_JSON: It is none.
-    """
+    """Decode any JSON document, or raise one of ``BROKEN_JSON``; one with too many parts for the memory is refused."""
     if is_swollen(body):
         msg = "more parts than any answer has"
         raise ValueError(msg)
@@ -47,7 +43,7 @@ def decode_json(body: bytes) -> object:
 
 
 def decode_raw(raw: object) -> Any:
-    """An answer that was kept as bytes, decoded where it can be, else as text."""
+    """Decode an answer that was kept as bytes, if possible, else return its text."""
     if not isinstance(raw, bytes):
         return raw
     try:

@@ -20,15 +20,15 @@ if TYPE_CHECKING:
 
 
 _PATIENCE = 2.0
-"""Seconds to wait for readers that only ask whether somebody writes: they are done in less than a millisecond."""
+"""Seconds to wait for readers that test the lock: each takes less than a millisecond."""
 _NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP}
-"""What a file system says that knows no locks."""
+"""Errors of a file system without locks."""
 
 
 class WriterLock:
-    """The right to write a journal: its lock file stands beside it, with ``.lock`` added.
+    """The right to write a journal, by a lock file beside it, with ``.lock`` added.
 
-    The file also says how many commits the journal had, so that an older file in its place is not taken for it.
+    The file also has the number of commits of the journal, so that an older copy of the journal is noticed.
     """
 
     def __init__(self, journal: Path) -> None:
@@ -68,16 +68,12 @@ class WriterLock:
         after_fork(self, WriterLock.release)
 
     def note(self, commits: int) -> None:
-        """Write beside the journal how many commits it has."""
+        """Write the number of commits beside the journal."""
         with contextlib.suppress(OSError):  # on a full disk the journal itself says so
             os.pwrite(self._descriptor, f"{os.getpid():<10}\n{commits:<20}\n".encode(), 0)
 
     def check(self) -> None:
-        """Refuse to go on without the lock: it was deleted or replaced, and somebody else may have taken the new one.
-
-        Raises:
-            JournalError: It was.
-        """
+        """Raise ``JournalError`` when the lock file was deleted or replaced: another process may hold the new one."""
         try:
             there = os.stat(self.path)  # noqa: PTH116  this runs before each commit
             held = os.fstat(self._descriptor)
@@ -93,14 +89,14 @@ class WriterLock:
             )
 
     def release(self) -> None:
-        """Let others write. Idempotent."""
+        """Release it. Idempotent."""
         descriptor, self._descriptor = self._descriptor, -1
         if descriptor >= 0:
             os.close(descriptor)
 
 
 def is_locked(journal: Path) -> bool:
-    """Whether someone is writing a journal right now."""
+    """Whether a process is writing a journal right now."""
     try:
         descriptor = os.open(journal.with_name(journal.name + ".lock"), os.O_RDWR | getattr(os, "O_CLOEXEC", 0))
     except OSError:
@@ -115,7 +111,7 @@ def is_locked(journal: Path) -> bool:
 
 
 def _lock_against_writers(descriptor: int) -> None:
-    """Lock the file; waits for those who only ask whether it is locked. Raises ``OSError`` when a writer has it."""
+    """Lock the file; wait for readers that test it. Raises ``OSError`` when a writer has it."""
     until = time.monotonic() + _PATIENCE
     while True:
         try:
@@ -131,7 +127,7 @@ def _lock_against_writers(descriptor: int) -> None:
 
 
 def _read_note(descriptor: int) -> tuple[str, int]:
-    """Who has the lock, in words, and how many commits were noted."""
+    """Return who has the lock, in words, and the number of commits."""
     try:
         lines = os.pread(descriptor, 64, 0).decode("ascii", "replace").split()
     except OSError:

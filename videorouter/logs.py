@@ -1,4 +1,4 @@
-"""The package's log. What a handler of it raises changes nothing."""
+"""The package's log. An error in a handler changes nothing."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ _log = logging.getLogger("videorouter")
 
 
 def report(level: int, message: str, *arguments: object, error: BaseException | None = None) -> None:
-    """Write a line, with the traceback of an error."""
+    """Log a line, with the traceback of an error."""
     try:
         _log.log(level, message, *arguments, exc_info=error)
     except (KeyboardInterrupt, SystemExit):

@@ -1,4 +1,4 @@
-"""Event loops: the one that runs, what each of them keeps for itself, and futures that may be done already."""
+"""Event loops: the running one, values kept for each loop, and futures that may be done already."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ T = TypeVar("T")
 
 
 def running_loop() -> asyncio.AbstractEventLoop | None:
-    """The asyncio loop that runs here; ``None`` outside one, and in trio."""
+    """Return the running asyncio loop; ``None`` outside one, and in trio."""
     return asyncio._get_running_loop()  # noqa: SLF001  documented for event loops; raises nothing where none runs
 
 
 def count_cancellations() -> int:
-    """How often the task that runs was asked to end: a ``CancelledError`` that leaves it as it was is somebody's own."""
+    """Count the running task's cancellations: a ``CancelledError`` that leaves the count unchanged is not its own."""
     task = asyncio.current_task() if running_loop() is not None else None
     return task.cancelling() if task is not None else 0
 
@@ -57,7 +57,7 @@ class PerLoop(Generic[T]):
         self._elsewhere: T | None = None
 
     def find(self) -> T:
-        """The value of the loop that runs."""
+        """Return the value of the running loop."""
         loop = asyncio._get_running_loop()  # noqa: SLF001  as above; this runs for each request
         kept = self._by_loop.get(id(loop))
         if kept is not None and kept[0]() is loop:
@@ -77,12 +77,12 @@ class PerLoop(Generic[T]):
         return value
 
     def pairs(self) -> list[tuple[asyncio.AbstractEventLoop, T]]:
-        """Every loop that is still there, with its value."""
+        """Return every living loop with its value."""
         kept = [(reference(), value) for reference, value in self._by_loop.copy().values()]
         return [(loop, value) for loop, value in kept if loop is not None]
 
     def tell(self, function: Callable[[T], object]) -> None:
-        """Call it with each value, in the loop that the value is for; not for a loop that does not run."""
+        """Call it with each value, in the value's loop, if that runs."""
         here = running_loop()
         for loop, value in self.pairs():
             if loop is here:
@@ -99,7 +99,7 @@ class PerLoop(Generic[T]):
 
 
 class Sleepers:
-    """Those who wait for some seconds in one loop: all can be woken at once."""
+    """Timed waits in one loop, which can all be woken at once."""
 
     def __init__(self) -> None:
         self._futures: set[asyncio.Future[None]] = set()
@@ -109,7 +109,7 @@ class Sleepers:
         return bool(self._futures or self._events)
 
     async def rest(self, seconds: float) -> None:
-        """Wait, or until ``wake``."""
+        """Wait so many seconds, or until ``wake``."""
         loop = running_loop()
         if loop is None:
             event = anyio.Event()

@@ -32,7 +32,7 @@ Work = Callable[[], Awaitable[T]]
 
 
 class Closable(Protocol):
-    """What a portal keeps on its loop."""
+    """An object that a portal keeps on its loop."""
 
     async def aclose(self) -> None:
         """Close what is open."""

@@ -1,4 +1,4 @@
-"""An API key that shows nowhere: not in a repr, a log, a pickle, a traceback, nor where a server echoes it.
+"""An API key that never shows: not in a repr, a log, a pickle, a traceback, nor where a server echoes it.
 
 This file performs no I/O.
 """
@@ -20,7 +20,7 @@ _LEAST_BASE64 = 8
 
 
 class Secret:
-    """An API key that does not show: repr, str, format and pickle give ``<redacted>``."""
+    """An API key that does not show: repr, str, format and pickle return ``<redacted>``."""
 
     __slots__ = ("_find", "_redact", "_reveal")
 
@@ -32,15 +32,15 @@ class Secret:
         self._find: Callable[[bytes], bool] = lambda data: needle in data
 
     def reveal(self) -> str:
-        """The key itself. Call it only where the header is built, in a frame that cannot raise."""
+        """Return the key. Call it only where the header is built, in a frame that cannot raise."""
         return self._reveal()
 
     def is_in(self, data: bytes) -> bool:
-        """Whether bytes hold the key, bare."""
+        """Whether bytes contain the bare key."""
         return self._find(data)
 
     def redact(self, text: str) -> str:
-        """``text`` without the key, in whatever spelling a server may have echoed it, or cut it at the end."""
+        """Remove the key from a text, in whatever spelling a server may have echoed it, or cut it at the end."""
         if self._redact is None:
             self._redact = _build_redactor(self._reveal())
         return self._redact(text)
@@ -81,12 +81,12 @@ class Sealed(bytes):
 
 
 def seal(value: object) -> object:
-    """Text as a :class:`Secret`, before anything can raise with it in a local; anything else as it is."""
+    """Wrap text as a :class:`Secret`, before anything can raise with it in a local; return other values unchanged."""
     return Secret(value) if isinstance(value, str) else value
 
 
 def authorize(key: Secret, scheme: str | None) -> Sealed:
-    """The value of the ``Authorization`` header: bare unless a scheme is set, and never with two schemes."""
+    """Build the value of the ``Authorization`` header: bare unless a scheme is set, and never with two schemes."""
     text = key.reveal()
     if scheme is not None and not text.lower().startswith(f"{scheme.lower()} "):
         text = f"{scheme} {text}"
@@ -94,7 +94,7 @@ def authorize(key: Secret, scheme: str | None) -> Sealed:
 
 
 def _build_redactor(key: str) -> Callable[[str], str]:
-    """A function that takes the key out of a text: bare, escaped for JSON or HTML, percent-encoded, or cut off."""
+    """Build a function that removes the key from a text: bare, escaped, percent-encoded, or cut off."""
     bare = key.partition(" ")[2].strip() if key.lower().startswith("bearer ") else key.strip()
     spelling = "".join(_match_spellings(char) for char in bare)
     if len(bare) < _SHORT_KEY:
@@ -115,7 +115,7 @@ def _build_redactor(key: str) -> Callable[[str], str]:
 
 
 def _match_spellings(char: str) -> str:
-    """All the ways in which servers write one character of a key, as a pattern.
+    """Build a pattern of all the spellings of one character of a key.
 
     Each repetition has an end: without one, an answer that is all backslashes would take minutes to search.
     """
@@ -132,7 +132,7 @@ _ENTITIES = {"&": "amp", "<": "lt", ">": "gt", '"': "quot", "'": "apos"}
 
 
 def _match_base64(key: str) -> list[str]:
-    """Patterns for the key in base64, wherever in the encoded text it begins; nothing for a key that is too short."""
+    """Build patterns for the key in base64, at each alignment; none for a key that is too short."""
     if len(key) < _LEAST_BASE64:
         return []
     pieces: list[str] = []

@@ -1,8 +1,8 @@
 """Blocking work in threads: a cancelled caller waits until its thread has let go of the descriptor, file or lock.
 
 anyio's shield alone does not do that: asyncio's own cancellation passes through it, so the wait is for a future that
-refuses to be cancelled. A thread that hangs for ``PATIENCE`` seconds is left behind and keeps its resource: ``ThreadedResource``
-lets one thread in at a time and closes last.
+refuses to be cancelled. A thread that hangs for ``PATIENCE`` seconds is left behind and keeps its resource:
+``ThreadedResource`` lets one thread in at a time and closes last.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ PATIENCE = 30.0
 
 
 async def run_in_thread(function: Callable[[], T], *, limiter: anyio.CapacityLimiter | None = None) -> T:
-    """Run it in a thread; a caller that is cancelled goes on when the thread is done, or before it has begun."""
+    """Run it in a thread; a cancelled caller goes on when the thread is done, or before it has begun."""
     work = _Work(function)
     try:
         return await anyio.to_thread.run_sync(work.run, limiter=limiter)
@@ -40,10 +40,10 @@ async def run_in_thread(function: Callable[[], T], *, limiter: anyio.CapacityLim
 
 
 class ThreadedResource:
-    """Something that threads work on, one at a time; when the block fails, ``close`` runs after the last of them.
+    """A resource that threads use one at a time; when the block fails, ``close`` runs after the last of them.
 
-    ``async with ThreadedResource(close) as owned: await owned.run(function, ...)``. ``close`` blocks and runs in a thread, however
-    often the caller is cancelled, and also when its loop was closed under it.
+    ``async with ThreadedResource(close) as owned: await owned.run(function, ...)``. ``close`` blocks and runs in a
+    thread, however often the caller is cancelled, and also when its loop was closed under it.
     """
 
     def __init__(self, close: Callable[[], object], *, limiter: anyio.CapacityLimiter | None = None) -> None:
@@ -54,7 +54,7 @@ class ThreadedResource:
         self._loop = running_loop()
 
     async def run(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Run it in a thread, after whatever else works on the thing."""
+        """Run it in a thread, after all other work on the resource."""
         return await run_in_thread(partial(self._work, function, *args, **kwargs), limiter=self._limiter)
 
     def _work(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
@@ -89,12 +89,12 @@ class ThreadedResource:
 
 
 def _start(function: Callable[[], object]) -> None:
-    """Give it a thread of its own: what must run may not wait for a free one."""
+    """Start a thread of its own: urgent work may not wait for a free one."""
     threading.Thread(target=function, name="videorouter-close").start()
 
 
 class _Work(Generic[T]):
-    """One piece of work for a thread: whether it has begun, and who waits for its end."""
+    """One piece of work for a thread: whether it has begun, and the waiter for its end."""
 
     def __init__(self, function: Callable[[], T]) -> None:
         self._function = function
@@ -118,7 +118,7 @@ class _Work(Generic[T]):
                 waiter.finish_from_thread()
 
     async def join(self, *, insist: bool) -> None:
-        """Wait until it has ended. Work that has not begun begins now, or never: as ``insist`` says."""
+        """Wait until it has ended. Work that has not begun begins now, or never, as ``insist`` says."""
         loop = running_loop()
         with self._mutex:
             begun = self._begun
@@ -143,10 +143,10 @@ class _Work(Generic[T]):
 
 
 class _Ending(UncancellableFuture):
-    """The end of a thread's work, which whoever is cancelled still waits for."""
+    """The end of a thread's work, which a cancelled caller still waits for."""
 
     def finish_from_thread(self) -> None:
-        """Wake whoever waits, if the loop is still there."""
+        """Wake the waiter, if its loop still runs."""
         try:
             self.get_loop().call_soon_threadsafe(resolve_future, self)
         except RuntimeError:

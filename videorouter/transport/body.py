@@ -1,7 +1,7 @@
-"""Undoes what a server did to an answer's body: compression, although ``identity`` was asked for, and UTF-16 or UTF-32.
+"""Decodes a response's body: compression that was not asked for, and UTF-16 or UTF-32.
 
-The bytes on the wire are bounded already; here what they become is bounded, too. Whoever reads the body, looks for a key
-in it or keeps it as evidence finds UTF-8. Files are not decoded: their ranges count bytes as they lie on the wire.
+The bytes on the wire are bounded already; their decoded size is bounded here. All later code reads UTF-8. Files are not
+decoded: their ranges count bytes on the wire.
 """
 
 from __future__ import annotations

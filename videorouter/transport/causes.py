@@ -1,6 +1,6 @@
 """Names the cause of a failure: from an exception, however deeply wrapped, to a ``WireFailure`` and a sentence.
 
-It never decides whether a request left: that is the phase's business, and the phase never comes from an exception.
+It never decides whether a request left: the phase does, and the phase never comes from an exception.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ _MISSING_NAMES = frozenset(
 
 
 def _list_causes(error: BaseException) -> Iterator[BaseException]:
-    """The error and everything that it was raised from, nearest first."""
+    """List the error and everything that it was raised from, nearest first."""
     pending: list[BaseException | None] = [error]
     seen: set[int] = set()
     while pending:
@@ -81,7 +81,7 @@ def _name_cause(error: BaseException) -> WireFailure | None:
 
 
 def name_connect_failure(error: BaseException) -> WireFailure:
-    """The failure behind a connection that could not be made; the most telling cause wins."""
+    """Return the failure behind a connection that could not be made; the most telling cause wins."""
     found = {failure for failure in map(_name_cause, _list_causes(error)) if failure is not None}
     for failure in _CONNECTING:
         if failure in found:
@@ -110,10 +110,7 @@ _PROXY_HINT = "the gateway was not asked; check proxy=, HTTPS_PROXY or the proxy
 def explain(
     failure: WireFailure, host: str | None, error: BaseException | None = None, *, proxy: str | None = None
 ) -> WireError:
-    """A ``WireError`` to raise, which names host, port, cause and, for connections, what to look at.
-
-    ``proxy`` is the one that could not be reached: then it is to blame, and not the host.
-    """
+    """Build the ``WireError`` to raise, with host, port, cause and, for connections, advice."""
     text = f"{failure.value} at {host}" if host else failure.value
     if proxy is not None:
         text = f"{failure.value} at the proxy {proxy}, on the way to {host}"

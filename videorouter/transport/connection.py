@@ -3,7 +3,7 @@
 A connection decides how far a request got (its phase), and whether it may be used again. Any exchange that does not end
 with a whole response closes it: nothing half-read is ever reused. It never retries, and never waits without a timer. It
 does not hold its event loop, so that a loop can be dropped, but never closes a descriptor that its loop still watches:
-the next one of that number, perhaps of somebody else, would be taken for it.
+the next one with that number, perhaps another owner's, would be taken for it.
 
 The life of an exchange::
 
@@ -63,7 +63,7 @@ class OriginPool:
         self.closes_silently: bool = False
 
     def acquire(self, *, unsafe: bool) -> Connection | None:
-        """The idle connection used last, if it is young enough, open and silent; it counts as busy from here on.
+        """Take the idle connection used last, if it is young enough, open and silent; it counts as busy from now on.
 
         A request that is ``unsafe`` to send twice never uses one that the origin may have closed meanwhile.
         """
@@ -96,12 +96,12 @@ class OriginPool:
         self.idle.pop(connection, None)
 
     def note_silent_close(self, connection: Connection) -> None:
-        """Remember that this origin closes what it said to keep, within the time in which a POST would use it."""
+        """Remember that this origin closes kept connections within the time in which a POST would use them."""
         if read_clock() - connection.idle_since <= POST_IDLE:
             self.closes_silently = True
 
     def sweep(self) -> bool:
-        """Close what was idle for too long; whether anything is left to look after."""
+        """Close connections that were idle for too long; return whether any are left."""
         latest = read_clock() - READ_IDLE
         while self.idle and (oldest := next(iter(self.idle))).idle_since < latest:
             oldest.close()
@@ -112,7 +112,7 @@ class OriginPool:
         return len(self.idle) + len(self.busy)
 
     def abort(self) -> None:
-        """End what is here, in its own loop or while that stands still."""
+        """Abort all connections, in their own loop or while it does not run."""
         if running_loop() is not None:
             for limit in self.dialing:
                 if not limit.expired():
@@ -166,7 +166,7 @@ class Connection:
         self.streaming: bool = False
         self.eof: bool = False
         self.broken: OSError | None = None
-        """What ended it, when bytes had come before that and are read first."""
+        """The error that ended it, while earlier bytes are still to be read."""
 
     # The request goes out.
 
@@ -221,16 +221,16 @@ class Connection:
         asyncio.get_running_loop().add_writer(self.fd, self.on_writable)
 
     def _encode(self, piece: bytes | memoryview) -> bytes | memoryview:
-        """What goes over the socket."""
+        """Encode bytes for the socket."""
         return piece
 
     def _encode_next(self) -> memoryview:
-        """The next piece of a body that is sent piece by piece; nothing at its end."""
+        """Encode the next piece of a body that is sent piece by piece; nothing at its end."""
         piece = next(self.rest, None)
         return memoryview(b"" if piece is None else self._encode(piece))
 
     def on_writable(self) -> None:
-        """Hand more of the request to the kernel."""
+        """Write more of the request to the socket."""
         if self.sock is None:
             return
         try:
@@ -258,7 +258,7 @@ class Connection:
     # The response comes in.
 
     def on_readable(self) -> None:
-        """Read what is there: a response, the end of the connection, or what nobody asked for."""
+        """Read a response, the end of the connection, or bytes that were not asked for."""
         try:
             data = self._receive(READ_SIZE)
         except OSError as error:
@@ -273,7 +273,7 @@ class Connection:
             self._on_closed(None)
 
     def _receive(self, size: int) -> bytes | None:
-        """Bytes of HTTP; ``b""`` at the end of the connection, ``None`` when there is nothing yet."""
+        """Receive bytes of HTTP; ``b""`` at the end of the connection, ``None`` when there are none yet."""
         if self.sock is None:
             return None
         try:
@@ -299,7 +299,7 @@ class Connection:
             self.fail(WireFailure.TOO_LARGE)
 
     def _wait_for_rest(self) -> None:
-        """The head is in, the body is not whole."""
+        """Wait for the rest of the body, now that the head is in."""
         self.attempt.phase = Phase.ANSWERED
         if self.streaming:
             self._open_stream()
@@ -310,7 +310,7 @@ class Connection:
             self._set_timer(min(self.deadline, asyncio.get_running_loop().time() + REST_TIMEOUT))
 
     def _pass_on_body(self, *, compressed: bool = False) -> None:
-        """The body is too large for memory: whoever can take it all the same reads it in pieces."""
+        """Pass on a body that is too large for memory, to be read in pieces."""
         wanted = self.attempt.make_spool is not None and 200 <= self.parser.status < 300
         if not wanted or (self.parser.body_size <= self.max_body and not compressed):
             self.fail(WireFailure.TOO_LARGE)
@@ -347,7 +347,7 @@ class Connection:
             resolve_future(future, response)
 
     def _go_idle(self) -> None:
-        """Go back to the pool, or close when this connection cannot carry another exchange."""
+        """Return to the pool, or close when this connection cannot carry another exchange."""
         if self.parser.closes or self.unsent:
             self.close()
             return
@@ -359,7 +359,7 @@ class Connection:
         self.origin.release(self)
 
     def _on_closed(self, error: OSError | None) -> None:
-        """The other side closed, or the network did."""
+        """Handle a close by the other side or the network."""
         if self.sock is None:
             return
         if self.future is None:
@@ -384,7 +384,7 @@ class Connection:
             future.set_exception(explain(failure, self.attempt.host, error))
 
     def abort(self) -> None:
-        """Nobody waits for this exchange any more: note how far it got, and close."""
+        """Close for a caller that has gone, after noting how far the exchange got."""
         if self.future is not None:
             attempt = self.attempt
             if self.parser.status:
@@ -403,7 +403,7 @@ class Connection:
         return future
 
     def is_usable(self) -> bool:
-        """Look once whether an idle connection is still open and silent."""
+        """Check once whether an idle connection is still open and silent."""
         if self.sock is None:
             return False
         if self.poller is None:
@@ -449,10 +449,10 @@ class Connection:
             self.future = self.timer = None
             self.parser.drop()
 
-    # A body in pieces: nothing is read that nobody asked for, so the socket itself holds the server back.
+    # A body in pieces is read on demand only, so the socket itself slows the server down.
 
     def _open_stream(self) -> None:
-        """The head is in: stop reading until somebody asks for the body."""
+        """Stop reading after the head until the body is asked for."""
         asyncio.get_running_loop().remove_reader(self.fd)
         if self.timer is not None:
             self.timer.cancel()
@@ -465,7 +465,7 @@ class Connection:
             resolve_future(self.future, response)
 
     def read_piece(self) -> bytes | None:
-        """The next piece of the body; ``b""`` after the last, ``None`` when there is nothing yet."""
+        """Read the next piece of the body; ``b""`` after the last, ``None`` when there is none yet."""
         if self.sock is None:
             raise explain(WireFailure.CLOSED, self.attempt.host)
         parser = self.parser
@@ -503,7 +503,7 @@ class Connection:
             raise explain(WireFailure.PROTOCOL, self.attempt.host)
 
     async def wait_readable(self, seconds: float) -> bool:
-        """Wait at most so many seconds for bytes; whether there are any."""
+        """Wait at most so many seconds for bytes; return whether there are any."""
         if self.sock is None:
             raise explain(WireFailure.CLOSED, self.attempt.host)
         loop = asyncio.get_running_loop()
@@ -520,7 +520,7 @@ class Connection:
                 loop.remove_reader(self.fd)
 
     def finish_stream(self) -> None:
-        """Go back to the pool after the last piece, else close."""
+        """Return to the pool after the last piece, else close."""
         if self.sock is None or self.future is None:
             return
         if not self.parser.complete or self.parser.take_body():

@@ -1,4 +1,4 @@
-"""Makes connected sockets: names to addresses, addresses to TCP, the first that answers.
+"""Makes connected sockets: resolves names, and connects to the first address that answers.
 
 It decides the order of addresses (families take turns, the next one starts after 250 ms or a failure) and sets
 keep-alive, since NATs and balancers drop silent connections after 60 to 350 s. It knows neither TLS nor HTTP.
@@ -50,7 +50,7 @@ _OPTIONS += [
 
 
 def parse_literal(host: str, port: int) -> Address | None:
-    """The address of an IP literal, ``None`` for a name."""
+    """Return the address of an IP literal, ``None`` for a name."""
     with contextlib.suppress(OSError, ValueError):
         socket.inet_pton(socket.AF_INET, host)
         return socket.AF_INET, (host, port)
@@ -78,7 +78,7 @@ class Resolver:
         self._running: dict[tuple[str, int], asyncio.Future[tuple[Address, ...]]] = {}
 
     async def resolve(self, host: str, port: int) -> tuple[Address, ...]:
-        """The addresses of a host, in the order to try them."""
+        """Return the addresses of a host, in the order to try them."""
         literal = parse_literal(host, port)
         if literal is not None:
             return (literal,)
@@ -95,7 +95,7 @@ class Resolver:
         return await asyncio.shield(running)
 
     def invalidate(self, host: str, port: int) -> None:
-        """Look the name up again next time: none of its addresses answered."""
+        """Drop a name, none of whose addresses answered, so that it is looked up again."""
         self._known.pop((host, port), None)
 
     def _keep(self, key: tuple[str, int], done: asyncio.Future[tuple[Address, ...]], now: float) -> None:
@@ -115,7 +115,7 @@ def look_up(host: str, port: int) -> tuple[Address, ...]:
 
 
 async def resolve_name(url: str, *, deadline: float) -> tuple[str, ...]:
-    """All addresses of the URL's host, in the order to try them: IP literals, without scope ids."""
+    """Return all addresses of the URL's host, in the order to try them: IP literals, without scope ids."""
     host = name_host(url)
     check_host(host)
     addresses: tuple[Address, ...] | None = None
@@ -133,7 +133,7 @@ async def resolve_name(url: str, *, deadline: float) -> tuple[str, ...]:
 
 
 def interleave(addresses: Iterable[Address]) -> tuple[Address, ...]:
-    """Put the families in turns, beginning with the one that the system prefers (RFC 8305)."""
+    """Alternate the families, beginning with the one that the system prefers (RFC 8305)."""
     families: dict[int, list[Address]] = {}
     for address in addresses:
         families.setdefault(address[0], []).append(address)

@@ -2,7 +2,7 @@
 
 Read it from top to bottom: ``Exchanger.exchange`` takes an idle connection or dials one, writes head and body at once,
 waits for one future, and closes whatever did not end with a whole response. It never sends anything twice. A body in
-pieces (``BodyStream``) is read from the socket only as somebody asks for it.
+pieces (``BodyStream``) is read from the socket on demand only.
 """
 
 from __future__ import annotations
@@ -223,19 +223,19 @@ async def _secure(
 
 
 def _come_too_late(connection: Connection, target: RequestTarget) -> WireError:
-    """The loop stood still until the deadline had passed: nothing is sent, and another may use the connection."""
+    """Build the error for a loop that was blocked past the deadline: nothing was sent, the connection is reusable."""
     connection.origin.release(connection)
     return explain(WireFailure.DEADLINE, target.label)
 
 
 async def _catch_response(connection: Connection) -> None:
-    """Cancelled while a response may be on its way: listen a little longer."""
+    """Listen a little longer after a cancellation, while a response may be on its way."""
     with anyio.CancelScope(shield=True), contextlib.suppress(WireError):
         await connection.listen_again(CANCEL_GRACE)
 
 
 class _ReadQuota:
-    """What all bodies of a loop have read in its present iteration: many at once must not hold up everything else."""
+    """Limits what all bodies of a loop read in one iteration, so that many at once do not delay everything else."""
 
     def __init__(self) -> None:
         self.used = 0
@@ -280,7 +280,7 @@ class BodyStream:
         self._over = False
 
     async def chunks(self) -> AsyncGenerator[bytes, None]:
-        """The pieces of the body as they arrive; see ``ResponseStream.chunks``."""
+        """Yield the pieces of the body as they arrive; see ``ResponseStream.chunks``."""
         connection = self._connection
         loop = asyncio.get_running_loop()
         quota = _quotas.find()
@@ -315,7 +315,7 @@ class BodyStream:
             raise explain(failure, connection.attempt.host)
 
     async def aclose(self) -> None:
-        """Give the connection back when the body is complete, else abort it. Idempotent."""
+        """Release the connection when the body is complete, else abort it. Idempotent."""
         if not self._over:
             self._over = True
             self._connection.close()

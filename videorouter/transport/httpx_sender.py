@@ -52,7 +52,7 @@ _REST_TIMEOUT = 30.0
 
 
 def ask_identity(headers: tuple[Header, ...]) -> list[Header]:
-    """The headers with ``Accept-Encoding: identity`` and no other coding: bodies are bounded as they lie on the wire."""
+    """Set ``Accept-Encoding: identity`` and no other coding: bodies are bounded by their size on the wire."""
     kept = [(name, value) for name, value in headers if name.lower() != b"accept-encoding"]
     kept.append(_IDENTITY)
     return kept
@@ -62,7 +62,7 @@ _parse = lru_cache(maxsize=256)(httpx.URL)
 
 
 class _AbandonedError(Exception):
-    """The caller went while the request waited in httpcore's queue."""
+    """The caller was cancelled while the request waited in httpcore's queue."""
 
 
 class _Tracer:
@@ -179,7 +179,7 @@ class HttpxSender:
             raise
 
     async def _abandon(self, task: asyncio.Task[Response], tracer: _Tracer, *, unsafe: bool, pooled: bool) -> None:
-        """The caller was cancelled: listen for a response that is on its way, then end the task where that is safe."""
+        """Listen for a late response after the caller was cancelled, then end the task where that is safe."""
         tracer.abandoned = pooled and not tracer.fired and not is_transport_patched()
         self._abandoned.add(task)
         task.add_done_callback(self._discard)
@@ -199,7 +199,7 @@ class HttpxSender:
             task.exception()
 
     def _find_places(self, url: httpx.URL) -> anyio.Semaphore | None:
-        """Our own queue before httpcore's: as many places as its pool has connections."""
+        """Return our own queue before httpcore's, with as many places as its pool has connections."""
         transport = self._find_transport(url)
         if type(transport) is not httpx.AsyncHTTPTransport:
             return None
@@ -269,7 +269,7 @@ class HttpxSender:
             raise explain(WireFailure.CLOSED, attempt.host)
 
     def _build(self, request: Request, tracer: _Tracer, deadline: float) -> httpx.Request:
-        """The request as the client itself would build it; without cookies and parameters in a fraction of the time."""
+        """Build the request as the client itself would, without cookies and parameters, in a fraction of the time."""
         client = self._client
         headers = ask_identity(request.headers)
         content: bytes | RequestBody | None
@@ -342,13 +342,13 @@ class HttpxSender:
         return httpx.Request(request.method, url, headers=headers, extensions=extensions)
 
     async def resolve(self, url: str, *, deadline: float) -> tuple[str, ...]:
-        """The addresses that a stock transport would connect to; none behind a proxy, a mock or a transport of others."""
+        """Return the addresses that a stock transport would connect to; none behind a proxy, mock or foreign one."""
         if is_mocked() or is_transport_patched() or not _resolves(self._find_transport(httpx.URL(url))):
             return ()
         return await resolve_name(url, deadline=deadline)
 
     def _explain(self, error: Exception, attempt: Attempt, tracer: _Tracer, url: str) -> WireError:
-        """What a client's error means. No context manager: its frame would show the error, which may quote the key."""
+        """Explain a client's error. Not a context manager: its frame would show the error, which may quote the key."""
         if isinstance(error.__cause__, WireError):
             return error.__cause__
         failure = name_httpx_failure(error)
@@ -362,7 +362,7 @@ class HttpxSender:
         return is_mocked() or type(self._find_transport(httpx.URL(url))) is httpx.MockTransport
 
     async def aclose(self) -> None:
-        """Abort what runs here. The client, and what others send through it, goes on."""
+        """Abort what runs here. The client, and other requests through it, go on."""
         self.closed = True
         self.scopes.tell(_cancel_all)
 
@@ -373,7 +373,7 @@ def _cancel_all(scopes: set[anyio.CancelScope]) -> None:
 
 
 def _resolves(transport: object) -> bool:
-    """Whether a transport looks names up itself, and here: not a proxy, not one of others."""
+    """Whether a transport resolves names itself, and here: not a proxy or a foreign transport."""
     if isinstance(transport, StockTransport):
         return transport.proxy is None
     if type(transport) is httpx.AsyncHTTPTransport:
@@ -382,7 +382,7 @@ def _resolves(transport: object) -> bool:
 
 
 async def _wait_for_place(places: anyio.Semaphore, seconds: float, host: str | None) -> None:
-    """Take one of a number of places; ``release`` gives it back. After so many seconds: ``WireError``."""
+    """Take one of a number of places, released by ``release``; raises ``WireError`` after so many seconds."""
     try:
         places.acquire_nowait()
     except anyio.WouldBlock:
@@ -440,7 +440,7 @@ async def _read_whole(
 
 
 def _open_spool(response: Response, attempt: Attempt, extend: Callable[[], None]) -> BodySpool:
-    """What takes a body that is too large for memory, which also takes longer to read."""
+    """Make the spool for a body that is too large for memory, and allow it more time."""
     if attempt.make_spool is None or not 200 <= response.status < 300:
         raise explain(WireFailure.TOO_LARGE, attempt.host)
     extend()
@@ -449,7 +449,7 @@ def _open_spool(response: Response, attempt: Attempt, extend: Callable[[], None]
 
 
 def _find_read_body(httpx_response: httpx.Response, host: str | None) -> bytes:
-    """The body that a hook of the client has read before us; its stream gives nothing any more, and may never end."""
+    """Return the body that a hook of the client has read already; its stream is exhausted, and may never end."""
     try:
         return httpx_response.content
     except httpx.ResponseNotRead as error:
@@ -520,7 +520,7 @@ class _ClientStream:
 
 
 def _name_proxy_failure(error: httpx.ProxyError) -> WireFailure:
-    """``ProxyError`` says no more than ``"407 Proxy Authentication Required"``: its first word is the status."""
+    """Classify a ``ProxyError`` by its status, the first word of ``"407 Proxy Authentication Required"``."""
     status = str(error).partition(" ")[0]
     if status.isdigit() and 400 <= int(status) < 500:
         return WireFailure.PROXY_REFUSED
@@ -528,7 +528,7 @@ def _name_proxy_failure(error: httpx.ProxyError) -> WireFailure:
 
 
 def name_httpx_failure(error: Exception) -> WireFailure:
-    """The failure behind an exception of httpx; of anything else, ``RESET``. It never says whether a request left."""
+    """Return the failure behind an httpx exception, else ``RESET``. It never says whether a request left."""
     if isinstance(error, httpx.ProxyError):
         return _name_proxy_failure(error)
     if isinstance(error, httpx.ConnectTimeout):

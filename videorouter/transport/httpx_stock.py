@@ -76,7 +76,7 @@ class StockTransport(httpx.AsyncBaseTransport):
 
 
 class _PooledBody(httpx.AsyncByteStream):
-    """A body whose transport goes back to the free list when it was read whole, else is thrown away."""
+    """A body whose transport returns to the free list after a complete read, else is discarded."""
 
     def __init__(self, stream: httpx.AsyncByteStream, transport: httpx.AsyncHTTPTransport, free: FreeList) -> None:
         self._stream = stream
@@ -111,7 +111,7 @@ async def _discard(*open_ones: httpx.AsyncByteStream | httpx.AsyncHTTPTransport)
 
 
 class _Patches:
-    """Methods of one class that a mock may replace, and whether they are still those that its file defines."""
+    """Methods of one class that a mock may replace, and whether they are still the original ones."""
 
     __slots__ = ("_genuine", "_names", "_owner", "_read")
 

@@ -1,6 +1,6 @@
-"""Our transport as httpx sees it: for a client with hooks, auth or mounts, and for anybody's ``httpx.AsyncClient``.
+"""Our transport for httpx clients: those with hooks, auth or mounts, and any user's ``httpx.AsyncClient``.
 
-Where our connections do not go (proxies, trio, mocks below httpx) it hands a request to httpx's own transport.
+Proxies, trio and mocks below httpx need httpx's own transport: those requests are passed to it.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ class VideoTransport(httpx.AsyncBaseTransport):
         self._stocks: dict[str | None, StockTransport] = {}
 
     def find_stock(self, url: str) -> StockTransport | None:
-        """The transport of httpx that a URL needs; ``None`` where our own connections go."""
+        """Return httpx's transport for a URL; ``None`` where our own connections are used."""
         proxy = choose_proxy(self._routes, url) if self._routes else None
         loop = running_loop()
         # trio and the proactor of Windows cannot watch sockets.
@@ -125,9 +125,9 @@ class VideoTransport(httpx.AsyncBaseTransport):
 
 
 class RequestBody(httpx.AsyncByteStream):
-    """A body in pieces: when its request is given up, those that are left are never sent.
+    """A body in pieces: once its request is given up, the rest is never sent.
 
-    In one piece it would lie in a buffer of the transport, which is still written when the request has been given up.
+    In one piece it would stay in a buffer of the transport, which is still written after the request was given up.
     """
 
     def __init__(self, body: Body, attempt: Attempt) -> None:

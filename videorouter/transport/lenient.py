@@ -1,9 +1,9 @@
-"""Reads once more, from its kept bytes, a response that llhttp refuses: as curl and httpx read it, and bounded.
+"""Reads a response that llhttp refuses again, from its kept bytes: as curl and httpx read it, and bounded.
 
-What was paid for must not be lost to a spelling: bare LF, folded fields, equal lengths said twice, a length beside
-chunks, padded chunk sizes, odd bytes in names and values. Whatever could be read in two ways stays refused: lengths that
-differ, a status line that is none. A response that was read here closes its connection, so that nothing can be smuggled
-into the next one. It performs no I/O and knows no clock.
+A paid result must not be lost to a spelling: bare LF, folded fields, repeated equal lengths, a length beside chunks,
+padded chunk sizes, odd bytes in names and values. Ambiguous responses stay refused: lengths that differ, an invalid
+status line. Such a response closes its connection, so that nothing can be smuggled into the next one. It performs no
+I/O and knows no clock.
 """
 
 from __future__ import annotations
@@ -27,21 +27,14 @@ _BODILESS = frozenset({204, 304})
 
 
 class UnreadableError(Exception):
-    """The bytes are no response, however leniently they are read."""
+    """The bytes are not a response, however leniently they are read."""
 
 
 class LenientReader:
-    """One response, read from its first byte on.
+    """Reads one response from its first byte on.
 
-    Args:
-        head_only: Whether no body follows, whatever the head says (``HEAD``).
-        head_limit: Bytes that a head may have, interim responses included.
-
-    Attributes:
-        status: 0 until the head is in.
-        headers: Its fields, with at most one ``Content-Length`` or one ``Transfer-Encoding: chunked``.
-        complete: Whether the response is whole.
-        rest: Bytes that are not understood yet.
+    ``head_only``: no body follows (``HEAD``). ``head_limit`` includes interim responses. ``status`` is 0 until the head
+    is in; ``headers`` have at most one ``Content-Length`` or ``Transfer-Encoding: chunked``; ``rest`` is unparsed.
     """
 
     __slots__ = (
@@ -69,11 +62,7 @@ class LenientReader:
         """Of the body, or of its present chunk; ``None`` where only the end of the connection or the next size tells."""
 
     def feed(self, data: bytes) -> bytes:
-        """Take bytes from the connection; what there is of the body.
-
-        Raises:
-            UnreadableError: They are no response.
-        """
+        """Parse bytes of the connection and return the body in them; raises ``UnreadableError``."""
         rest = self.rest
         rest += data
         while not self.status:
@@ -94,7 +83,7 @@ class LenientReader:
         return bytes(body)
 
     def _read_head(self) -> bool:
-        """Read a head; whether there was a whole one. One of an interim response (1xx) is passed over."""
+        """Read a head; return whether it was complete. An interim response (1xx) is skipped."""
         rest = self.rest
         del rest[: len(rest) - len(rest.lstrip(b"\r\n"))]
         if rest[: len(_START)].upper() != _START[: len(rest)]:
@@ -120,7 +109,7 @@ class LenientReader:
         return True
 
     def _take_fields(self, status: int, lines: list[bytes]) -> None:
-        """The fields of the head, and how long its body is; a line that is no field is passed over."""
+        """Parse the fields of the head and the length of its body; an invalid line is skipped."""
         headers: list[Header] = []
         codings: list[bytes] = []
         lengths: set[bytes] = set()
@@ -147,7 +136,7 @@ class LenientReader:
         self.headers = headers
 
     def _read_chunk_size(self) -> bool:
-        """Read the line before a chunk, and the end of the chunk before it; whether it was there."""
+        """Read the end of a chunk and the size line of the next; return whether it was complete."""
         rest = self.rest
         if self._body_left == 0:
             ending = b"\r\n" if rest[:1] == b"\r" else b"\n"

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 
 VARIABLE = "VIDEOROUTER_BLOCKED_BY"
-"""The environment variable that tells a child process why the gateway is off limits, in words for people."""
+"""The environment variable with the reason for a child process, in words."""
 DOMAINS = ("onerouter.pro", "infron.ai")
 _BELOW = tuple(f".{domain}" for domain in DOMAINS)
 
@@ -20,7 +20,7 @@ _reasons: list[str] = []
 def block(reason: str | None) -> None:
     """Refuse connections to the gateway's hosts from now on, or, with ``None``, permit them again.
 
-    The reason stands in the error: who blocks, and how to go on.
+    The error has the reason: who blocks, and how to go on.
     """
     # Kept twice: a test that empties os.environ must not permit them.
     _reasons.clear()
@@ -31,12 +31,12 @@ def block(reason: str | None) -> None:
 
 
 def find_reason() -> str | None:
-    """Why the gateway's hosts are off limits here; ``None`` when they are not."""
+    """Return why the gateway's hosts are blocked, or ``None``."""
     return _reasons[0] if _reasons else os.environ.get(VARIABLE) or None
 
 
 def check_host(host: str) -> None:
-    """Let a connection to a host (with or without a port) pass, unless it is the gateway's while that is blocked."""
+    """Refuse a connection to the gateway (with or without a port) while it is blocked."""
     name = host.partition(":")[0].rstrip(".").lower()
     if name not in DOMAINS and not name.endswith(_BELOW):
         return

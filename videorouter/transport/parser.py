@@ -32,14 +32,8 @@ PARSE_ERRORS = (httptools.HttpParserError, httptools.HttpParserUpgrade, Unreadab
 class ResponseParser:
     """The response that a connection is reading.
 
-    Attributes:
-        head_only: Whether no body follows, whatever the head says (``HEAD``).
-        most_kept: Bytes that are kept for a second reading.
-        status: 0 until the head is in.
-        complete: Whether the response is whole.
-        closes: Whether the connection can carry no further exchange.
-        body_size: Bytes of body so far.
-        wire_size: Bytes so far, head and framing included.
+    ``head_only``: no body follows (``HEAD``). ``status`` is 0 until the head is in; ``closes``: the connection can carry
+    no further exchange. ``body_size`` and ``wire_size`` count bytes so far, the latter with head and framing.
     """
 
     __slots__ = (
@@ -78,7 +72,7 @@ class ResponseParser:
         self._skipped: int = 0
 
     def drop(self) -> None:
-        """Forget the body: an error's traceback keeps this object for as long as its owner likes."""
+        """Drop the body: an error's traceback keeps this object for as long as its owner likes."""
         self._pieces = []
         self._kept = self._again = None
         # llhttp's wrapper holds bound methods of this object: a ring that the collector would have to find.
@@ -104,7 +98,7 @@ class ResponseParser:
                 self._keep(data)
 
     def _keep(self, data: bytes) -> None:
-        """Keep bytes that llhttp has taken and whose sequel it may refuse."""
+        """Keep bytes that llhttp has taken, in case it refuses what follows."""
         if self.status and (self.wire_size > self.most_kept or not self._is_chunked()):
             self._kept = None
         elif self._kept is not None:
@@ -116,7 +110,7 @@ class ResponseParser:
         return any(name == b"transfer-encoding" for name, _ in self.headers)
 
     def _read_again(self, data: bytes, error: Exception) -> None:
-        """Read a response that llhttp refuses from its first byte on; what is known of its body is passed over."""
+        """Read a refused response again from its first byte; the body that is known already is skipped."""
         kept = bytes(self._kept or b"") + data
         self._kept = bytearray(kept[:HEAD_LIMIT])
         if len(kept) < self.wire_size or isinstance(error, httptools.HttpParserUpgrade):
@@ -135,44 +129,44 @@ class ResponseParser:
         self.complete = reader.complete
 
     def find_unread(self) -> bytes:
-        """What has come where no head could be read: evidence, at most as long as a head."""
+        """Return the bytes where no head could be read: evidence, at most as long as a head."""
         if self.status:
             return b""
         unread = self._kept if self._again is None else self._again.rest
         return bytes(unread[:HEAD_LIMIT]) if unread is not None else b""
 
     def _feed_long_head(self, data: bytes) -> None:
-        """Let llhttp see no more than the limit of a head that does not end."""
+        """Feed llhttp no more than the limit of a head that does not end."""
         split = max(0, HEAD_LIMIT - (self.wire_size - len(data)))
         self._llhttp.feed_data(data[:split])
         if self.status:
             self._llhttp.feed_data(data[split:])
 
     def end(self) -> bool:
-        """The connection has ended; whether that makes the response whole: one without a length ends like this."""
+        """Return whether the end of the connection completes the response, as it does without a length."""
         if not self.status or any(name in (b"content-length", b"transfer-encoding") for name, _ in self.headers):
             return False
         self.closes = self.complete = True
         return True
 
     def exceeds(self, max_body: int) -> bool:
-        """Whether it is too large. Framing and trailers are bounded too: chunks of one byte each cost six."""
+        """Whether it is too large. Framing and trailers count too: chunks of one byte each cost six."""
         return self.body_size > max_body or self.wire_size > 2 * HEAD_LIMIT + _CHUNK_OVERHEAD * self.body_size
 
     def find_rest(self) -> int:
-        """Bytes of body that are missing; -1 when the head states no length, or the framing is chunked."""
+        """Return the missing bytes of the body; -1 when the head has no length, or the framing is chunked."""
         length = find_header(self.headers, b"content-length")
         if self.complete or length is None or find_header(self.headers, b"transfer-encoding") is not None:
             return -1
         return int(length) - self.body_size
 
     def take_body(self) -> bytes:
-        """What has come of the body since it was last taken."""
+        """Return the body received since the last call."""
         pieces, self._pieces = self._pieces, []
         return bytes(pieces[0]) if len(pieces) == 1 else b"".join(pieces)
 
     def build_response(self) -> Response:
-        """The response, with what has come of its body."""
+        """Build the response, with the body received so far."""
         pieces = self._pieces
         body = bytes(pieces[0]) if len(pieces) == 1 else b"".join(pieces)
         return Response(status=self.status, headers=tuple(self.headers), body=body)
@@ -180,7 +174,7 @@ class ResponseParser:
     # What llhttp calls.
 
     def on_message_begin(self) -> None:
-        """A second response to one request is no answer to the next."""
+        """Refuse a second response to one request."""
         if self.complete:
             self.closes = True
 
@@ -190,7 +184,7 @@ class ResponseParser:
             self.headers.append((name.lower(), value))
 
     def on_headers_complete(self) -> None:
-        """The head is in: an interim response (1xx) is passed over."""
+        """Finish the head; an interim response (1xx) is skipped."""
         if self.complete:
             return
         status = self._llhttp.get_status_code()
@@ -215,7 +209,7 @@ class ResponseParser:
             pieces.append(bytearray(piece))
 
     def on_message_complete(self) -> None:
-        """The response is whole."""
+        """Note that the response is whole."""
         if self.status and not self.complete:
             self.complete = True
             # Only now: llhttp forgets what the head said as soon as the message is over.

@@ -21,7 +21,7 @@ CONNECTS_AT_ONCE = 96
 
 
 class LoopPool:
-    """What one event loop keeps: connections by origin, known names, and the places for connects."""
+    """The resources of one event loop: connections by origin, resolved names, and places for connects."""
 
     def __init__(self) -> None:
         # Not asyncio's own: that one holds its loop, which would then never be dropped.
@@ -33,7 +33,7 @@ class LoopPool:
         self._sweeper: weakref.ref[asyncio.TimerHandle] | None = None
 
     def find_origin(self, key: object) -> OriginPool:
-        """The connections to one origin."""
+        """Return the connections to one origin."""
         origin = self._origins.get(key)
         if origin is None:
             origin = self._origins[key] = OriginPool(self._loop)
@@ -49,7 +49,7 @@ class LoopPool:
             self._sweeper = weakref.ref(handle)
 
     def sweep(self) -> None:
-        """Close what was idle for too long, and come back while anything is left."""
+        """Close connections that were idle for too long, and repeat while any are left."""
         for key, origin in list(self._origins.items()):
             if not origin.sweep():
                 del self._origins[key]
@@ -71,7 +71,7 @@ class LoopPool:
         self._sweeping = False
 
     def leave_to_parent(self) -> None:
-        """In a forked child: close its copies of the descriptors, and say nothing on the wire or to epoll."""
+        """Close a forked child's copies of the descriptors, without a word on the wire or to epoll."""
         for origin in self._origins.values():
             origin.loop = _no_loop
             for connection in [*origin.idle, *origin.busy]:
@@ -79,17 +79,17 @@ class LoopPool:
         self._origins.clear()
 
     def __del__(self) -> None:
-        """The client was forgotten, or its loop is gone."""
+        """Abort when the client was forgotten, or its loop is gone."""
         if self._origins:
             _abort(list(self._origins.values()), self._loop(), soon=True)
 
 
 def _no_loop() -> None:
-    """In place of a reference to a loop that is not of this process."""
+    """Stand in for a reference to another process's loop."""
 
 
 def _abort(origins: list[OriginPool], loop: asyncio.AbstractEventLoop | None, *, soon: bool = False) -> None:
-    """End connections in their loop; ``soon``, since the collector runs in the middle of anything, the loop too."""
+    """Abort connections in their loop, soon: the collector may run in the middle of anything."""
     if loop is not None and loop.is_running() and (soon or loop is not running_loop()):
         # Refused by a loop that was closed meanwhile.
         with contextlib.suppress(RuntimeError):

@@ -1,4 +1,4 @@
-"""Which requests go through which proxy: from a setting, or from the environment with its ``NO_PROXY``."""
+"""Chooses the proxy of a request: from a setting, or from the environment with its ``NO_PROXY``."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Route(NamedTuple):
 
 
 def read_routes(proxy: str | None, *, trust_env: bool) -> tuple[Route, ...]:
-    """The routes of a client, in the order to try them; a ``proxy`` counts alone, without the environment."""
+    """Read the routes of a client, in the order to try them; with ``proxy`` the environment is ignored."""
     if proxy is not None:
         return (Route("all", _check(proxy, "proxy="), ()),)
     if not trust_env:
@@ -44,7 +44,7 @@ def _check(proxy: str, source: str) -> str:
     except ValueError:
         usable = None
     if not usable:
-        msg = f"{source} is no proxy URL: it must look like http://host:port"
+        msg = f"{source} is not a proxy URL: it must look like http://host:port"
         raise ConfigurationError(msg)
     if parts.scheme.startswith("socks"):
         try:
@@ -56,7 +56,7 @@ def _check(proxy: str, source: str) -> str:
 
 
 def choose_proxy(routes: tuple[Route, ...], url: str) -> str | None:
-    """The proxy that a request to this URL goes through; ``None`` when it goes straight."""
+    """Return the proxy for a URL; ``None`` for a direct connection."""
     scheme, host, port = origin_of(url)
     for route in routes:
         if route.scheme in ("all", scheme):
@@ -66,7 +66,7 @@ def choose_proxy(routes: tuple[Route, ...], url: str) -> str | None:
 
 
 def _matches(exception: str, host: str, port: int) -> bool:
-    """``NO_PROXY`` as curl reads it: a name with its subdomains, an address, a network, each perhaps with a port."""
+    """Match ``NO_PROXY`` as curl does: a name with its subdomains, an address, a network, each perhaps with a port."""
     name = exception.partition("://")[2] or exception
     if name.startswith("["):
         name, _, tail = name[1:].partition("]")

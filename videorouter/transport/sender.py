@@ -43,7 +43,7 @@ class SocketSender:
 
     @property
     def client(self) -> httpx.AsyncClient:
-        """The ``httpx.AsyncClient`` over our transport; what is set on it counts from then on."""
+        """The ``httpx.AsyncClient`` over our transport; changes to it take effect from then on."""
         if self._client is None:
             self._client = _open_client(self._transport)
         return self._client
@@ -69,14 +69,14 @@ class SocketSender:
         return await sender(request, attempt, deadline=deadline, stall=stall, addresses=addresses)
 
     async def resolve(self, url: str, *, deadline: float) -> tuple[str, ...]:
-        """The addresses that ``stream`` would connect to; none where a proxy or a mock stands in between."""
+        """Return the addresses that ``stream`` would connect to; none behind a proxy or a mock."""
         httpx_sender = self._find_httpx_sender(url)
         if httpx_sender is None:
             return await resolve_name(url, deadline=deadline)
         return await httpx_sender.resolve(url, deadline=deadline)
 
     def _find_httpx_sender(self, url: str) -> HttpxSender | None:
-        """Return the path through httpx; ``None`` when neither the user nor a patch changed httpx, so the direct path can be used."""
+        """Return the path through httpx; ``None`` when neither the user nor a patch changed httpx."""
         client = self._client
         touched = client is not None and _is_touched(client, self._transport)
         if not touched and not is_client_patched() and self._transport.find_stock(url) is None:
@@ -93,7 +93,7 @@ class SocketSender:
 
 
 class _ReadOnlyCookies(http.cookiejar.DefaultCookiePolicy):
-    """Sends the cookies that the user has set and keeps none of a server: nobody asked for them, and a jar would grow."""
+    """Sends the cookies that the user has set and stores none of a server: the jar would grow."""
 
     def set_ok(self, cookie: http.cookiejar.Cookie, request: urllib.request.Request) -> bool:
         del cookie, request
@@ -131,7 +131,7 @@ def open_sender(
     ssl_context: ssl.SSLContext | None = None,
     connect_timeout: float = 10.0,
 ) -> HttpxSender | SocketSender:
-    """The sender for a client's settings; of a user's own ``http_client`` all others but the timeout are its own."""
+    """Make the sender for a client's settings; a user's own ``http_client`` keeps all its settings but the timeout."""
     if http_client is not None:
         return HttpxSender(http_client, connect_timeout=connect_timeout)
     routes = read_routes(proxy, trust_env=trust_env)

@@ -1,4 +1,4 @@
-"""What a URL means on the wire: where to connect, what to ask for, and the bytes of a request's head."""
+"""Parses a URL for the wire: where to connect, what to ask for, and the bytes of a request's head."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _FRAMING = frozenset({b"host", b"content-length", b"transfer-encoding", b"accept
 
 
 class RequestTarget:
-    """A URL, taken apart once."""
+    """A parsed URL."""
 
     __slots__ = ("host", "key", "label", "line", "netloc", "port", "secure", "url")
 
@@ -42,7 +42,7 @@ class RequestTarget:
 
 
 def find_target(url: str) -> RequestTarget:
-    """The target of a URL; the last few hundred are remembered."""
+    """Return the target of a URL; the last few hundred are cached."""
     target = _remembered.get(url)
     if target is None:
         target = RequestTarget(url)

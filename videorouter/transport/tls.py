@@ -44,7 +44,7 @@ class TlsConnection(Connection):
         self.tls: ssl.SSLObject = context.wrap_bio(self.incoming, self.outgoing, server_hostname=hostname)
 
     async def shake_hands(self) -> None:
-        """Agree on keys and check the certificate; ``ssl.SSLError`` when it is not trusted."""
+        """Do the handshake and check the certificate; raises ``ssl.SSLError`` when it is not trusted."""
         loop = asyncio.get_running_loop()
         finished: asyncio.Future[None] = loop.create_future()
         loop.add_reader(self.fd, self._continue_handshake, finished)
@@ -69,7 +69,7 @@ class TlsConnection(Connection):
             finished.set_exception(error)
 
     def _do_handshake(self) -> bool:
-        """One step of the handshake; whether it is over."""
+        """Do one step of the handshake; return whether it is over."""
         self._read_socket(READ_SIZE)
         try:
             self.tls.do_handshake()
@@ -84,7 +84,7 @@ class TlsConnection(Connection):
         return True
 
     def _read_socket(self, size: int) -> bool:
-        """Move what the socket has into OpenSSL; whether there was anything."""
+        """Move bytes of the socket into OpenSSL; return whether there were any."""
         try:
             data = self.sock.recv(size)  # type: ignore[union-attr]  # open while it is read
         except (BlockingIOError, InterruptedError):
@@ -96,7 +96,7 @@ class TlsConnection(Connection):
         return True
 
     def _write_socket(self) -> None:
-        """Send what OpenSSL wants to say; handshakes and alerts fit any send buffer."""
+        """Send OpenSSL's output; handshakes and alerts fit any send buffer."""
         if self.outgoing.pending and not self.unsent:
             data = self.outgoing.read()
             try:
@@ -139,19 +139,19 @@ class TlsConnection(Connection):
 
 
 class _SharedContext:
-    """The process's TLS context, made by the first who asks."""
+    """The process's TLS context, made on first use."""
 
     def __init__(self) -> None:
         self.start_afresh()
         after_fork(self, _SharedContext.start_afresh)
 
     def start_afresh(self) -> None:
-        """Forget what was made: a forked child would wait for its parent's thread."""
+        """Drop it in a forked child, which would wait for its parent's thread."""
         self._mutex = threading.Lock()
         self._making: concurrent.futures.Future[ssl.SSLContext] | None = None
 
     def make(self) -> concurrent.futures.Future[ssl.SSLContext]:
-        """The context, or the making of it; a failure is told to those who waited and not remembered."""
+        """Return the context or a future of it; a failure is reported to those who wait and not remembered."""
         with self._mutex:
             making = self._making
             if making is not None and not (making.done() and making.exception()):
@@ -187,17 +187,17 @@ def make_context() -> ssl.SSLContext:
 
 
 def _has_directory() -> bool:
-    """Whether OpenSSL looks up certificates one by one in a directory; it counts none of those beforehand."""
+    """Whether OpenSSL reads certificates one by one from a directory; it counts none of those beforehand."""
     folder = ssl.get_default_verify_paths().capath
     return bool(folder) and any(Path(folder).glob("*.[0-9]"))
 
 
 async def share_context() -> ssl.SSLContext:
-    """The process's context."""
+    """Return the process's context."""
     making = _shared.make()
     return making.result() if making.done() else await asyncio.wrap_future(making)
 
 
 def wait_for_context() -> ssl.SSLContext:
-    """The process's context, for a caller that may block: a worker thread."""
+    """Return the process's context, for a caller that may block: a worker thread."""
     return _shared.make().result()
