@@ -65,7 +65,7 @@ def test_a_star_excepts_everything(monkeypatch):
 
 @pytest.mark.parametrize("proxy", ["", "http://", "ftp://proxy:1", "http://proxy:99999"])
 def test_a_setting_that_is_no_proxy_url(proxy):
-    with pytest.raises(ConfigurationError, match="no proxy URL"):
+    with pytest.raises(ConfigurationError, match="not a proxy URL"):
         read_routes(proxy, trust_env=False)
 
 

@@ -32,8 +32,8 @@ PARSE_ERRORS = (httptools.HttpParserError, httptools.HttpParserUpgrade, Unreadab
 class ResponseParser:
     """The response that a connection is reading.
 
-    ``head_only``: no body follows (``HEAD``). ``status`` is 0 until the head is in; ``closes``: the connection can carry
-    no further exchange. ``body_size`` and ``wire_size`` count bytes so far, the latter with head and framing.
+    ``head_only``: no body follows (``HEAD``). ``status`` is 0 until the head is in; ``closes``: the connection can
+    carry no further exchange. ``body_size`` and ``wire_size`` count bytes so far, the latter with head and framing.
     """
 
     __slots__ = (
