@@ -2,13 +2,28 @@
 
 from __future__ import annotations
 
+import gzip
+import json
 import sqlite3
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import os
 
     from videorouter import BatchItem
+
+
+KEPT = Path(__file__).parent / "journals"
+"""Journals of schema 1, as an earlier version wrote them; their README says what they hold."""
+
+
+def unpack(name: str, folder: Path) -> dict:
+    """Put a kept journal into a folder as ``run.db``, and give what is known of it."""
+    for packed in KEPT.glob(f"{name}.*.gz"):
+        place = packed.name.removesuffix(".gz").replace(f"{name}.db", "run.db")
+        (folder / place).write_bytes(gzip.decompress(packed.read_bytes()))
+    return json.loads((KEPT / f"{name}.json").read_text())
 
 
 def prompts(count: int) -> list[str]:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from videorouter.errors import VideoRouterError
 
 TaskState = Literal["pending", "completed", "failed"]
-ItemState = Literal["not_sent", "sending", "accepted", "done", "refused", "failed", "in_doubt"]
+ItemState = Literal["not_sent", "sending", "accepted", "done", "refused", "failed", "in_doubt", "lost", "cancelled"]
 
 
 class Record(msgspec.Struct, frozen=True, kw_only=True, dict=True):
@@ -354,8 +354,8 @@ class BatchItem(Record, frozen=True, kw_only=True):
         task_id: The task, in task mode.
         files: Where the videos were saved.
         sha256: Of the first file, when it was asked for.
-        media: What the first file says of its video, when this run saved it.
-        mismatches: How the files that this run saved differ from what was asked for.
+        media: What the first file says of its video.
+        mismatches: How the files differ from what was asked for.
         resumed: Whether an earlier run of the same journal had finished it.
     """
 
@@ -400,7 +400,7 @@ class BatchItem(Record, frozen=True, kw_only=True):
         return f"<div><b>{self.index}</b> {html.escape(self.state)}: {html.escape(self.prompt or '')}{inner}</div>"
 
 
-_STATES = ("done", "refused", "failed", "accepted", "in_doubt", "not_sent")
+_STATES = ("done", "refused", "failed", "accepted", "in_doubt", "lost", "not_sent", "cancelled")
 
 
 class BatchSummary(Record, frozen=True, kw_only=True):
@@ -413,6 +413,8 @@ class BatchSummary(Record, frozen=True, kw_only=True):
         accepted: Paid, running; the next run collects them.
         in_doubt: May have been billed; nobody knows.
         not_sent: Never sent.
+        lost: Accepted, and the gateway knows its task no more; may have been billed.
+        cancelled: Taken back before it was sent.
         cost: US dollars of what is done, as far as they are known.
         cost_in_doubt: US dollars that the items in doubt may have cost, as far as prices are known.
         stopped: Why dispatch stopped early, as text.
@@ -425,6 +427,8 @@ class BatchSummary(Record, frozen=True, kw_only=True):
     accepted: int = 0
     in_doubt: int = 0
     not_sent: int = 0
+    lost: int = 0
+    cancelled: int = 0
     cost: float = 0.0
     cost_in_doubt: float = 0.0
     stopped: str | None = None
@@ -433,7 +437,7 @@ class BatchSummary(Record, frozen=True, kw_only=True):
     @property
     def total(self) -> int:
         """All items that the batch has met."""
-        return self.done + self.refused + self.failed + self.accepted + self.in_doubt + self.not_sent
+        return sum(getattr(self, state) for state in _STATES)
 
     def _repr_html_(self) -> str:
         counts = {name.replace("_", " "): getattr(self, name) for name in _STATES}

@@ -22,6 +22,7 @@ from videorouter import (
     JournalMismatchError,
     VideoRouter,
 )
+from videorouter.call import retry
 from videorouter.events import CallFinished
 from videorouter.journal import journal as journal_module
 from videorouter.sandbox import Sandbox
@@ -569,3 +570,27 @@ def test_the_sync_client_runs_batches_too(tmp_path):
             assert next(iter(again)).ok
         assert batch.in_flight == 0
         assert sandbox.charges() == dict.fromkeys(prompts(6), 1)
+
+
+async def test_an_accepted_task_that_the_gateway_has_lost_is_told_and_asked_for_again(tmp_path, monkeypatch):
+    path = tmp_path / "run.db"
+    monkeypatch.setattr(retry, "NEW_TASK", 0.0)
+    async with Sandbox(mode="task", latency=float("inf"), state=tmp_path / "state") as sandbox:
+        async with (
+            AsyncVideoRouter("key", base_url=sandbox.base_url, model="m") as router,
+            router.generate_many(["otter"], journal=path, price=0.4),
+        ):
+            await sandbox.wait_until(lambda running: any("/tasks/" in record.path for record in running.requests))
+    async with Sandbox(mode="task") as other, AsyncVideoRouter("key", base_url=other.base_url, model="m") as router:
+        batch = router.generate_many(["otter"], journal=path, price=0.4)
+        item = (await collect(batch))[0]
+        assert (item.state, batch.summary.lost, batch.summary.cost_in_doubt) == ("lost", 1, 0.4)
+        assert read(path, "SELECT state, reserved, unknown, status FROM items") == [("lost", 0.0, 0.4, 404)]
+        assert await other.charges() == {}
+    async with Sandbox(mode="task", state=tmp_path / "state") as again:
+        await again.release()
+        async with AsyncVideoRouter("key", base_url=again.base_url, model="m") as router:
+            batch = router.generate_many(["otter"], journal=path, price=0.4)
+            assert (await collect(batch))[0].ok
+        assert await again.charges() == {"otter": 1}
+    assert read(path, "SELECT state, unknown, cost > 0 FROM items") == [("done", 0.0, 1)]

@@ -193,7 +193,7 @@ def test_export_gives_json_lines_and_csv_that_no_spreadsheet_runs(run, clips, tm
     assert run("batch", "export", "clips", "--format", "csv", "-o", "items.csv").code == 0
     rows = list(csv.DictReader(io.StringIO((tmp_path / "items.csv").read_text())))
     assert rows[3]["prompt"] == "'=otter 3"
-    assert run("batch", "export", "clips", "--state", "lost").code == 2
+    assert run("batch", "export", "clips", "--state", "misplaced").code == 2
     ended = run("batch", "export", "clips", "-o", "nowhere/items.csv")
     assert ended.code == 2
     assert "nowhere/items.csv cannot be written" in ended.err

@@ -10,25 +10,31 @@ import subprocess
 import sys
 import threading
 
+import msgspec
 import pytest
 from batching import read
 
 from videorouter.errors import JournalError
-from videorouter.journal.journal import Ending, Intent, Journal, SavedFile
+from videorouter.journal.journal import Ending, Fingerprint, Intent, Journal, SavedFile
 from videorouter.journal.states import STATES
+from videorouter.journal.status import read_rows, read_status
 
 pytestmark = pytest.mark.anyio
 
 
+def fingerprint(digest: str) -> Fingerprint:
+    return Fingerprint(digest, digest, digest)
+
+
 def intent(item: str, position: int = 0, **more) -> Intent:
     given = {"digest": "d" * 32, "verb": "generate", "model": "m", "request": '{"prompt":"An otter"}'}
-    return Intent(id=item, position=position, idempotency_key=f"k-{item}", **{**given, **more})
+    return Intent(id=item, position=position, **{**given, "idempotency_key": f"k-{item}", **more})
 
 
 async def test_an_item_walks_from_intent_to_done_and_each_step_is_on_disk_when_it_returns(tmp_path):
     path = tmp_path / "run.db"
     journal = await Journal.open(path)
-    met = await journal.identify("d" * 32, "a")
+    met = await journal.identify(fingerprint("d" * 32), "a")
     assert (met.id, met.times, met.row) == ("a", 1, None)
     await journal.record_intent(intent("a", reserved=0.4))
     assert read(path, "SELECT state, reserved, sends FROM items") == [("sending", 0.4, 1)]
@@ -102,14 +108,14 @@ async def test_four_takes_of_one_prompt_are_four_items_and_keep_their_names(tmp_
     path = tmp_path / "run.db"
     for _ in range(2):
         journal = await Journal.open(path)
-        ids = [(await journal.identify("ab", None)).id for number in range(4)]
+        ids = [(await journal.identify(fingerprint("ab"), None)).id for number in range(4)]
         assert ids == ["ab-1", "ab-2", "ab-3", "ab-4"]
         await journal.aclose()
 
 
 async def test_a_given_id_that_comes_twice_is_told(tmp_path):
     journal = await Journal.open(tmp_path / "run.db")
-    assert [(await journal.identify(digest, "a")).times for digest in ("x", "y")] == [1, 2]
+    assert [(await journal.identify(fingerprint(digest), "a")).times for digest in ("x", "y")] == [1, 2]
     await journal.aclose()
 
 
@@ -121,7 +127,7 @@ async def test_an_ended_process_leaves_sending_as_in_doubt_with_its_money(tmp_pa
     await journal.record_task("b", "t-1")
     await journal.aclose()
     journal = await Journal.open(path)
-    met = await journal.identify("d" * 32, "a")
+    met = await journal.identify(fingerprint("d" * 32), "a")
     assert met.row is not None
     assert (met.row.state, met.row.unknown, met.row.reserved) == ("in_doubt", 0.4, 0.0)
     assert (await journal.find("b")).state == "accepted"
@@ -134,7 +140,7 @@ STEPS = ("identify", "intent", "task", "ending", "commit")
 
 
 async def walk(journal: Journal) -> None:
-    await journal.identify("d" * 32, "a")
+    await journal.identify(fingerprint("d" * 32), "a")
     await journal.record_intent(intent("a"))
     await journal.record_task("a", "t-1")
     await journal.record_ending(Ending(id="a", state="done", result="{}"))
@@ -161,7 +167,7 @@ async def test_a_write_that_fails_is_told_and_has_not_happened(tmp_path, step):
 
 KILLED = """
 import asyncio, os, signal, sys
-from videorouter.journal.journal import Ending, Intent, Journal
+from videorouter.journal.journal import Ending, Fingerprint, Intent, Journal, SavedFile
 path, at, number = sys.argv[1], sys.argv[2], int(sys.argv[3])
 seen = 0
 def fault(step):
@@ -172,7 +178,7 @@ def fault(step):
             os.kill(os.getpid(), signal.SIGKILL)
 async def main():
     journal = await Journal.open(path, fault=fault)
-    await journal.identify("d" * 32, "a")
+    await journal.identify(Fingerprint("d" * 32, "s", "d" * 32), "a")
     await journal.record_intent(Intent(id="a", position=0, digest="d" * 32, verb="generate", model="m", request="{}",
                                 idempotency_key="k"))
     print("intended", flush=True)
@@ -243,9 +249,9 @@ async def test_two_items_never_share_a_file_name(tmp_path):
     assert first == wanted
     assert second != wanted
     assert await journal.plan_file("b", 0, wanted) == second
-    await journal.record_file(second, second, size=3, sha256="ab")
+    await journal.record_file(second, SavedFile(path=second, size=3, sha256="ab", media="{}"))
     assert await journal.find_files("a") == ()
-    assert await journal.find_files("b") == (SavedFile(path=second, size=3, sha256="ab"),)
+    assert await journal.find_files("b") == (SavedFile(path=second, size=3, sha256="ab", media="{}"),)
     assert read(journal.path, "SELECT path FROM files WHERE item = 'b'") == [("clips/otter-b.mp4",)]
     await journal.aclose()
 
@@ -320,21 +326,26 @@ async def test_each_change_of_a_state_that_the_table_forbids_raises_in_every_tes
     await journal.aclose()
 
 
+UNCHANGED = {"refused": "refused", "failed": "failed"}
+
+
 @pytest.mark.parametrize(
     ("settlement", "video", "states"),
     [
-        ("not_bought", {}, {"in_doubt": "not_sent", "refused": "refused", "failed": "failed", "done": "done"}),
-        ("send_again", {}, {"in_doubt": "not_sent"}),
-        ("bought", {}, {"in_doubt": "failed", "refused": "refused", "failed": "failed", "done": "done"}),
-        ("bought", {"url": "https://x/v"}, {"in_doubt": "done", "refused": "done", "failed": "done"}),
+        ("not_bought", {}, {**UNCHANGED, "done": "done", "in_doubt": "not_sent", "lost": "not_sent"}),
+        ("send_again", {}, {"in_doubt": "not_sent", "lost": "not_sent"}),
+        ("bought", {}, {**UNCHANGED, "done": "done", "in_doubt": "failed", "lost": "failed"}),
+        ("bought", {"url": "https://x/v"}, dict.fromkeys((*UNCHANGED, "in_doubt", "lost"), "done")),
     ],
 )
 async def test_only_what_may_have_been_billed_can_be_settled(tmp_path, settlement, video, states):
     journal = await Journal.open(tmp_path / "run.db")
     for state in STATES:
-        if state != "not_sent":
+        if state not in {"not_sent", "cancelled"}:
             await journal.record_intent(intent(state, reserved=0.4))
-        if state not in {"not_sent", "sending"}:
+        if state == "lost":
+            await journal.record_task(state, "t-1")
+        if state not in {"not_sent", "cancelled", "sending"}:
             await journal.record_ending(Ending(id=state, state=state, unknown=0.4))
     changed = {state: await journal.settle(state, settlement, cost=0.5, **video) for state in STATES}
     assert {state for state, done in changed.items() if done} == set(states)
@@ -346,4 +357,79 @@ async def test_only_what_may_have_been_billed_can_be_settled(tmp_path, settlemen
             "send_again": (None, 0.4),
             "bought": (0.5, 0.0),
         }[settlement]
+    await journal.aclose()
+
+
+async def send_three_times(journal: Journal) -> None:
+    """Item ``a``: in doubt, then refused, then done."""
+    await journal.record_intent(intent("a", idempotency_key="k-1", reserved=0.4))
+    await journal.record_ending(
+        Ending(id="a", state="in_doubt", unknown=0.4, phase="SENT", status=502, request_id="r-1")
+    )
+    first = read(journal.path, "SELECT sent, finished FROM items")
+    await journal.record_intent(intent("a", idempotency_key="k-2", reserved=0.4))
+    refusal = Ending(id="a", state="refused", failure='{"message":"no"}', request_id="r-2", status=403)
+    await journal.record_ending(msgspec.structs.replace(refusal, kept="in_doubt", kept_failure='{"message":"both"}'))
+    facts = "state, number, idempotency_key, phase, status, request_id, reserved, unknown, sends, failure"
+    assert read(journal.path, f"SELECT {facts} FROM items") == [
+        ("in_doubt", 1, "k-1", "SENT", 502, "r-1", 0.0, 0.4, 2, '{"message":"both"}')
+    ]
+    assert read(journal.path, "SELECT sent, finished FROM items") == first
+    assert read(journal.path, "SELECT number, state, idempotency_key, status, request_id, failure FROM sendings") == [
+        (2, "refused", "k-2", 403, "r-2", '{"message":"no"}')
+    ]
+    await journal.record_intent(intent("a", idempotency_key="k-3", reserved=0.4))
+    await journal.record_ending(Ending(id="a", state="done", cost=0.3, result="{}"))
+    assert read(journal.path, "SELECT state, number, idempotency_key, cost, unknown, sends FROM items") == [
+        ("done", 3, "k-3", 0.3, 0.4, 3)
+    ]
+
+
+async def test_each_sending_keeps_its_key_time_phase_status_and_money(tmp_path):
+    journal = await Journal.open(tmp_path / "run.db")
+    await send_three_times(journal)
+    assert read(journal.path, "SELECT number, state, idempotency_key, phase, status, cost, unknown FROM sendings") == [
+        (1, "in_doubt", "k-1", "SENT", 502, None, 0.4),
+        (2, "refused", "k-2", None, 403, None, 0.0),
+    ]
+    await journal.aclose()
+
+
+@pytest.mark.parametrize("price", [0.4, 0.0])
+async def test_what_was_bought_by_a_later_sending_leaves_the_doubt_of_an_earlier_one_to_be_settled(tmp_path, price):
+    journal = await Journal.open(tmp_path / "run.db")
+    await journal.record_intent(intent("a", idempotency_key="k-1"))
+    await journal.record_ending(Ending(id="a", state="in_doubt", unknown=price))
+    await journal.record_intent(intent("a", idempotency_key="k-2"))
+    await journal.record_ending(Ending(id="a", state="done", result="{}"))
+    ((row, _),) = read_rows(journal.path, doubtful=True)
+    assert (row.state, row.idempotency_key, read_status(journal.path).doubtful) == ("done", "k-1", 1)
+    assert await journal.settle("a", "bought", cost=0.5)
+    assert not await journal.settle("a", "bought", cost=0.5)
+    assert list(read_rows(journal.path, doubtful=True)) == []
+    row = await journal.find("a")
+    assert (row.state, row.cost, row.unknown, row.idempotency_key) == ("done", 0.5, 0.0, "k-2")
+    assert read(journal.path, "SELECT number, state, unknown FROM sendings") == [(1, "failed", 0.0)]
+    await journal.aclose()
+
+
+async def test_a_doubt_that_is_sent_again_by_name_comes_back_when_that_is_refused(tmp_path):
+    journal = await Journal.open(tmp_path / "run.db")
+    await journal.record_intent(intent("a", idempotency_key="k-1"))
+    await journal.record_ending(Ending(id="a", state="in_doubt", unknown=0.4))
+    assert await journal.settle("a", "send_again")
+    assert (await journal.find("a")).state == "not_sent"
+    await journal.record_intent(intent("a", idempotency_key="k-2"))
+    await journal.record_ending(Ending(id="a", state="refused", kept="in_doubt"))
+    row = await journal.find("a")
+    assert (row.state, row.idempotency_key, row.number, row.sends, row.unknown) == ("in_doubt", "k-1", 1, 2, 0.4)
+    assert read(journal.path, "SELECT number, state FROM sendings") == [(2, "refused")]
+    await journal.aclose()
+
+
+async def test_takes_skip_an_id_that_another_entry_was_given(tmp_path):
+    journal = await Journal.open(tmp_path / "run.db")
+    assert (await journal.identify(fingerprint("ab"), "ab-2")).id == "ab-2"
+    assert [(await journal.identify(fingerprint("ab"), None)).id for _ in range(3)] == ["ab-1", "ab-3", "ab-4"]
+    assert (await journal.identify(fingerprint("ab"), "ab-3")).times > 1
     await journal.aclose()

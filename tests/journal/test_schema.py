@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import re
 import signal
 import sqlite3
+import stat
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-from batching import read
+from batching import KEPT, read, unpack
 
 from videorouter.errors import JournalError
 from videorouter.journal import schema
+from videorouter.journal.identity import digest_request
 from videorouter.journal.journal import Intent, Journal
 from videorouter.journal.schema import open_readable
-from videorouter.journal.status import read_status
+from videorouter.journal.status import read_rows, read_status
 from videorouter.locks import is_locked
 
 pytestmark = pytest.mark.anyio
@@ -61,32 +64,83 @@ async def test_a_newer_journal_is_not_touched(tmp_path):
         await Journal.open(path)
 
 
-async def test_an_older_journal_is_brought_up_to_date_and_keeps_its_rows(tmp_path, monkeypatch):
-    path = tmp_path / "run.db"
-    journal = await Journal.open(path)
-    await journal.record_intent(intent("a"))
-    await journal.aclose()
-    steps = (*schema.MIGRATIONS, "ALTER TABLE items ADD COLUMN note TEXT")
-    monkeypatch.setattr(schema, "MIGRATIONS", steps)
-    journal = await Journal.open(path)
-    assert (await journal.find("a")).state == "in_doubt"
-    await journal.aclose()
-    assert read(path, "PRAGMA user_version") == [(2,)]
-    assert read(path, "SELECT id, note FROM items") == [("a", None)]
+def tables(path: Path) -> list[tuple]:
+    return read(path, "SELECT type, name, tbl_name, sql FROM sqlite_master ORDER BY type, name")
+
+
+ROWS = "SELECT id, position, state, sends, cost, unknown FROM items ORDER BY position, created"
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in KEPT.glob("*.json")))
+async def test_an_older_journal_is_brought_up_to_date_and_keeps_its_rows(tmp_path, name):
+    rows = unpack(name, tmp_path)["rows"]
+    await (await Journal.open(tmp_path / "run.db")).aclose()
+    await (await Journal.open(tmp_path / "new.db")).aclose()
+    assert tables(tmp_path / "run.db") == tables(tmp_path / "new.db")
+    assert read(tmp_path / "run.db", "PRAGMA user_version") == [(schema.VERSION,)]
+    assert read(tmp_path / "run.db", "PRAGMA integrity_check") == [("ok",)]
+    crashed = {"sending": "in_doubt"}
+    assert read(tmp_path / "run.db", ROWS) == [(*row[:2], crashed.get(row[2], row[2]), *row[3:]) for row in rows]
+    (copy,) = tmp_path.glob("run.db.schema-1*")
+    assert read(copy, ROWS) == [tuple(row) for row in rows]
+    assert stat.S_IMODE(copy.stat().st_mode) == 0o600
+
+
+async def test_an_older_journal_is_read_as_it_is(tmp_path):
+    rows = unpack("plain", tmp_path)["rows"]
+    before = (tmp_path / "run.db").read_bytes()
+    found = [
+        (row.id, row.position, row.state, row.sends, row.cost, row.unknown) for row, _ in read_rows(tmp_path / "run.db")
+    ]
+    assert found == [tuple(row) for row in rows]
+    assert read_status(tmp_path / "run.db").counts["done"] == 6
+    assert [row.state for row, _ in read_rows(tmp_path / "run.db", doubtful=True)] == ["in_doubt", "failed"]
+    assert (tmp_path / "run.db").read_bytes() == before
+    assert [path.name for path in tmp_path.iterdir() if "schema" in path.name] == []
+
+
+async def test_the_digest_of_a_request_that_schema_1_kept_is_that_of_its_entry(tmp_path):
+    unpack("chains", tmp_path)
+    await (await Journal.open(tmp_path / "run.db")).aclose()
+    (digest,) = read(tmp_path / "run.db", "SELECT digest FROM items WHERE id = 'a/1'")[0]
+    told = b'{"prompt":"rain","output_format":"url","video_id":"item:a","model":"sora-2"}'
+    assert digest == digest_request("edit", told)
 
 
 async def test_a_migration_that_fails_changes_nothing(tmp_path, monkeypatch):
     path = tmp_path / "run.db"
-    await (await Journal.open(path)).aclose()
-    broken = "ALTER TABLE items ADD COLUMN note TEXT; CREATE TABLE items (x)"
-    monkeypatch.setattr(schema, "MIGRATIONS", (*schema.MIGRATIONS, broken))
-    with pytest.raises(JournalError):
-        await Journal.open(path)
+    rows = unpack("plain", tmp_path)["rows"]
+    monkeypatch.setitem(schema.MIGRATIONS, 1, f"{schema.MIGRATIONS[1]}; CREATE TABLE items (x)")
+    for _ in range(2):
+        with pytest.raises(JournalError):
+            await Journal.open(path)
+        assert read(path, "PRAGMA user_version") == [(1,)]
+        assert read(path, ROWS) == [tuple(row) for row in rows]
     monkeypatch.undo()
-    journal = await Journal.open(path)
-    await journal.record_intent(intent("a"))
-    await journal.aclose()
+    await (await Journal.open(path)).aclose()
+    assert read(path, "PRAGMA user_version") == [(2,)]
+
+
+async def test_without_room_for_a_copy_an_older_journal_is_left_alone(tmp_path, monkeypatch):
+    path = tmp_path / "run.db"
+    unpack("plain", tmp_path)
+
+    def refuse(_: Path) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    real = schema.create_file
+    monkeypatch.setattr(schema, "create_file", lambda place: refuse(place) if "schema" in place.name else real(place))
+    with pytest.raises(JournalError, match=r"No copy of .* could be kept.*Free disk space"):
+        await Journal.open(path)
     assert read(path, "PRAGMA user_version") == [(1,)]
+
+
+async def test_forgetting_deletes_the_kept_copy_as_well(tmp_path):
+    unpack("plain", tmp_path)
+    journal = await Journal.open(tmp_path / "run.db")
+    assert await journal.erase_prompts() > 0
+    await journal.aclose()
+    assert b"otter 1" not in b"".join(path.read_bytes() for path in tmp_path.iterdir())
 
 
 KILLED = """
@@ -160,5 +214,5 @@ def test_only_the_journal_speaks_the_language_of_its_tables():
 
 def test_the_page_about_the_journal_shows_its_tables():
     page = (Path(__file__).parents[2] / "docs" / "explanation" / "journal.md").read_text()
-    assert all(step.strip() in page for step in schema.MIGRATIONS)
-    assert f"`PRAGMA user_version` is {len(schema.MIGRATIONS)}" in page
+    assert schema.TABLES.strip() in page
+    assert f"`PRAGMA user_version` is {schema.VERSION}" in page

@@ -13,10 +13,8 @@ from videorouter.journal.states import (
     check_retry,
     decide_resumption,
     describe_failure,
-    digest_request,
     keep_doubt,
     list_sources,
-    name_item,
     state_after_crash,
     state_after_error,
 )
@@ -38,6 +36,8 @@ def may_move(before, after):
         ("refused", "keep"),
         ("failed", "keep"),
         ("in_doubt", "doubt"),
+        ("lost", "poll"),
+        ("cancelled", "keep"),
     ],
 )
 def test_each_state_that_a_crash_leaves_means_one_thing(left, means):
@@ -54,6 +54,8 @@ def test_retry_by_name_sends_refused_and_failed_again_and_nothing_else():
         "send",
         "send",
         "doubt",
+        "poll",
+        "keep",
     ]
 
 
@@ -87,6 +89,8 @@ def test_retry_refuses_states_that_could_buy_twice(wrong):
         (errors.ContentPolicyError("x", task_id="t"), True, "failed"),
         (errors.TaskFailedError("x", task_id="t"), True, "failed"),
         (errors.TaskPollError("x", task_id="t"), True, "accepted"),
+        (errors.TaskPollError("x", task_id="t", status=401), True, "accepted"),
+        (errors.TaskPollError("x", task_id="t", status=404), True, "lost"),
         (errors.TaskTimeoutError("x", task_id="t"), True, "accepted"),
         (errors.TaskPollError("x"), True, "accepted"),
         (errors.TaskTimeoutError("x"), True, "accepted"),
@@ -212,18 +216,12 @@ def test_a_success_or_another_refusal_starts_the_count_again():
     assert not rule.judge(wrong)
 
 
-def test_the_same_body_is_another_request_as_an_edit():
-    assert digest_request("generate", b"{}") != digest_request("edit", b"{}")
-    assert digest_request("generate", b"{}") == digest_request("generate", b"{}")
-    assert name_item("ab", 4) == "ab-4"
-
-
 def test_counts_hold_every_item_once_and_what_is_still_sending_as_in_doubt():
     counts = Counts()
     for number, state in enumerate(STATES, 1):
         counts.count(state, number)
     counts.count("done")
-    numbers = dict(zip(STATES, range(1, 8), strict=True))
+    numbers = dict(zip(STATES, range(1, 10), strict=True))
     summary = counts.summarise(cost=1.5, cost_in_doubt=0.5, unmet=100, stopped="why", elapsed=2.0)
     assert summary == BatchSummary(
         done=numbers["done"] + 1,
@@ -232,6 +230,8 @@ def test_counts_hold_every_item_once_and_what_is_still_sending_as_in_doubt():
         accepted=numbers["accepted"],
         in_doubt=numbers["in_doubt"] + numbers["sending"],
         not_sent=numbers["not_sent"] + 100,
+        lost=numbers["lost"],
+        cancelled=numbers["cancelled"],
         cost=1.5,
         cost_in_doubt=0.5,
         stopped="why",

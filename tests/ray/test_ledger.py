@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 
+import msgspec
 import pytest
+from batching import unpack
 
 from videorouter.errors import InvalidRequestError, JournalBusyError, JournalError
 from videorouter.integrations.ray.ledger import Ledger
@@ -25,6 +27,7 @@ from videorouter.integrations.ray.words import (
     read_reply,
     read_words,
 )
+from videorouter.journal.identity import digest_request, digest_spelling
 from videorouter.journal.journal import Ending, Intent, Journal
 
 pytestmark = pytest.mark.anyio
@@ -103,7 +106,7 @@ async def test_a_ledger_whose_journal_was_moved_promises_nothing_more_and_still_
     await say(ledger, "a", Claim(0, 2), intend("", 0, "d1"))
     (tmp_path / "run.db").rename(tmp_path / "elsewhere.db")
     reply = read_reply(await ledger.exchange("a", encode([intend("", 1, "d2")])))
-    assert "moved, replaced or deleted" in reply.trouble
+    assert "moved, replaced, emptied or deleted" in reply.trouble
     assert reply.stopped == reply.trouble
     await say(ledger, "a", finish("d1-1"))
     (tmp_path / "elsewhere.db").rename(tmp_path / "run.db")
@@ -460,12 +463,37 @@ async def test_what_became_of_a_request_and_could_not_be_written_is_said_again(t
 async def test_a_row_shows_its_earlier_sending_again_where_that_one_is_in_doubt(ledger, tmp_path):
     remote = RemoteJournal(lambda message: ledger.exchange("a", message), print, path=tmp_path, beat=60.0)
     block = await enter(remote, 0, None)
-    await remote.record_intent(make_intent("d1-1", 0))
-    await remote.record_ending(Ending(id="d1-1", state="in_doubt", idempotency_key="first", sent=1000.0))
+    first = make_intent("d1-1", 0)
+    await remote.record_intent(first)
+    await remote.record_ending(Ending(id="d1-1", state="in_doubt", unknown=0.4))
+    await remote.record_intent(msgspec.structs.replace(first, idempotency_key="second"))
+    await remote.record_ending(Ending(id="d1-1", state="refused", kept="in_doubt", kept_failure="{}", status=403))
     await remote.leave(block)
     found = await remote.find("d1-1")
-    assert (found.state, found.idempotency_key, found.sent) == ("in_doubt", "first", 1000.0)
+    assert (found.state, found.idempotency_key, found.number, found.unknown) == (
+        "in_doubt",
+        first.idempotency_key,
+        1,
+        0.4,
+    )
     await remote.aclose()
+
+
+async def test_a_row_that_schema_1_wrote_is_met_by_its_spelling_and_by_what_it_says(tmp_path):
+    rows = unpack("plain", tmp_path)["rows"]
+    bodies = (
+        b'{"model":"m","prompt":"takes","output_format":"url"}',
+        b'{"prompt":"takes","model":"m","output_format":"url"}',
+    )
+    words = [
+        Meet(0, position, digest_request("generate", body), None, digest_spelling("generate", body))
+        for position, body in enumerate((*bodies, *bodies))
+    ]
+    ledger = Ledger(str(tmp_path / "run.db"))
+    met = await say(ledger, "a", Claim(0, 4), *words)
+    assert sorted(answer.id for answer in met[1:4]) == [item for item, *_ in rows if item.startswith("d5e7")]
+    assert [answer.recorded and answer.recorded.state for answer in met[1:]] == ["done"] * 3 + [None]
+    await ledger.close()
 
 
 async def test_a_ledger_that_fails_says_what_failed_and_one_that_has_gone_says_that(tmp_path):

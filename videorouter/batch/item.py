@@ -11,12 +11,14 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from videorouter.batch.entries import name_refused
-from videorouter.batch.run import name_mismatch
+from videorouter.batch.run import name_clash, name_mismatch
 from videorouter.batch.sending import ItemRecord, Sending
 from videorouter.call.uploads import needs_upload
 from videorouter.errors import ConfigurationError, InvalidRequestError, JournalError, VideoRouterError
+from videorouter.journal.identity import UNNAMED, digest_chain, digest_request, digest_spelling, name_parent
+from videorouter.journal.journal import Fingerprint
 from videorouter.journal.records import digest_inputs, encode, read_failure, to_item
-from videorouter.journal.states import describe_failure, digest_request, state_after_error
+from videorouter.journal.states import describe_failure, state_after_error
 
 if TYPE_CHECKING:
     from videorouter.batch.entries import Entry
@@ -97,10 +99,11 @@ class Item:
             known = await self._describe()
         except Exception as error:  # noqa: BLE001  one broken entry never loses the others
             return await self._refuse(error)
-        record.digest = digest_request(known.verb, known.body)
+        fingerprint = await self._fingerprint(known)
+        record.digest = fingerprint.digest
         try:
             taken = self._given is not None and self._future is None
-            identity = await run.identify(record.digest, self._given, record.index, taken=taken)
+            identity = await run.identify(fingerprint, self._given, record.index, taken=taken)
         except InvalidRequestError as error:
             return await self._refuse(error, taken=True)
         except JournalError as error:
@@ -114,8 +117,10 @@ class Item:
         row = identity.row
         if row is None or not row.digest:
             return await self._send(known)
-        if row.digest != record.digest:
-            raise BatchAbortedError(name_mismatch(row, record.index, run.journal))
+        if not row.asks_for(fingerprint.digest, fingerprint.spelling):
+            if self._given == self._entry.id and self._given is not None:
+                raise BatchAbortedError(name_mismatch(row, record.index, run.journal))
+            return await self._refuse(name_clash(row), taken=True)
         record.unknown = row.unknown
         record.spent = row.cost or 0.0
         return await self._resume(row, known)
@@ -125,14 +130,28 @@ class Item:
         entry, parent = self._entry, self.record.parent
         if entry.broken is not None:
             raise entry.broken
-        video = entry.video if parent is None else f"item:{parent}"
-        if needs_upload(self._options):
+        if parent is not None or needs_upload(self._options):
+            video = entry.video if parent is None else name_parent(parent)
             fields = await digest_inputs(self._options)
             return self._builder.build(entry.verb, entry.prompt, fields, video=video)
-        if parent is not None:
-            return self._builder.build(entry.verb, entry.prompt, self._options, video=video)
-        self._submission = await self._builder.prepare(entry.verb, entry.prompt, self._options, video=video)
+        self._submission = await self._builder.prepare(entry.verb, entry.prompt, self._options, video=entry.video)
         return self._submission
+
+    async def _fingerprint(self, known: Submission) -> Fingerprint:
+        """What makes the entry the same as another one: its request and, for its takes, the chain that follows from it."""
+        digest, spelling = digest_request(known.verb, known.body), digest_spelling(known.verb, known.body)
+        if not self._entry.then:
+            return Fingerprint(digest, spelling, digest)
+        steps = [(step.id, await self._describe_step(step)) for step in self._entry.then]
+        return Fingerprint(digest, spelling, digest_chain(digest, [body for _, body in steps]), tuple(steps))
+
+    async def _describe_step(self, step: Entry) -> bytes:
+        options = {**self._run.options.common, **(step.options or {})}
+        try:
+            fields = await digest_inputs(options) if needs_upload(options) else options
+            return self._builder.build("edit", step.prompt, fields, video=UNNAMED).body
+        except VideoRouterError as error:  # it is refused when its turn comes
+            return msgspec.json.encode({"broken": str(error)})
 
     async def _complete(self) -> Submission:
         """Return the request to send, with the video of the item that it edits."""
@@ -162,6 +181,7 @@ class Item:
             failure = read_failure(row.failure)
             if row.state == "not_sent" and failure is not None and failure.in_doubt:
                 record.doubt, record.earlier = self._show_row(row, known, state="in_doubt"), row
+                self._take_stored(row, known)
             return await self._send(known)
         if action == "poll":
             item = await Sending(run, record, known).poll(row)
@@ -172,11 +192,18 @@ class Item:
             policy = await self._ask(item)
             if policy != "report":
                 record.doubt, record.earlier = item, row
+                self._take_stored(row, known)
                 return await self._send(known, asked=True, key=row.idempotency_key if policy == "replay" else None)
         elif action == "collect" and run.journal is not None:
             item = await run.collect(run.journal, item)
         run.count(item, row.unknown)
         return item
+
+    def _take_stored(self, row: ItemRow, known: Submission) -> None:
+        """What is sent once more is what was sent: the very bytes, as far as the journal still has them."""
+        if row.request is not None:
+            body = row.request.encode("utf-8", "surrogatepass")
+            self._submission = msgspec.structs.replace(known, body=body, model=row.model or known.model)
 
     async def _send(self, known: Submission, *, asked: bool = False, key: str | None = None) -> BatchItem:
         """Send, and send again if the caller wants that for an unknown outcome."""

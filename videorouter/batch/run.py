@@ -29,8 +29,9 @@ from videorouter.errors import (
     VideoRouterError,
 )
 from videorouter.journal.budget import Budget, PriceCorrection, check_budget, find_price, to_dollars, to_micros
+from videorouter.journal.identity import name_item
 from videorouter.journal.journal import Identity
-from videorouter.journal.records import read_failure, restore_inline, show_path, to_item
+from videorouter.journal.records import read_failure, read_media, read_mismatches, restore_inline, show_path, to_item
 from videorouter.journal.states import (
     POLICIES,
     SETTLED,
@@ -40,7 +41,6 @@ from videorouter.journal.states import (
     StopRule,
     check_retry,
     decide_resumption,
-    name_item,
 )
 from videorouter.models import BatchItem, ItemState
 
@@ -48,7 +48,7 @@ if TYPE_CHECKING:
     from videorouter.call.caller import Caller
     from videorouter.call.requests import Submission
     from videorouter.config import ClientSettings
-    from videorouter.journal.journal import Ending, Journal
+    from videorouter.journal.journal import Ending, Fingerprint, Journal
     from videorouter.journal.states import Resumption
     from videorouter.models import Task
 
@@ -251,32 +251,31 @@ class BatchRun:
         waiting, self._money_back = self._money_back, asyncio.Event()
         waiting.set()
 
-    async def identify(self, digest: str, given: str | None, index: int, *, taken: bool = False) -> Identity:
+    async def identify(self, entry: Fingerprint, given: str | None, index: int, *, taken: bool = False) -> Identity:
         """Return an entry's identity and row; ``taken``: another entry of its id runs now."""
         again = not self.options.deduplicate
         if given is not None:
             if taken:
                 raise name_duplicate(given)
             if self.journal is not None:
-                identity = await self.journal.identify(digest, given)
-                if identity.times > 1:
-                    raise name_duplicate(given)
-                return identity
-            if not await self.claim(given):
+                identity = await self.journal.identify(entry, given)
+            else:
+                identity = Identity(id=given, times=1 if await self.claim(given) else 2)
+            if identity.times > 1:
                 raise name_duplicate(given)
-            return Identity(id=given)
+            return identity
         if self.journal is not None:
-            return await self.journal.identify(digest, None, again=again)
-        times = self._occurrences.get(digest, 0) + 1
+            return await self.journal.identify(entry, None, again=again)
+        times = self._occurrences.get(entry.chain, 0) + 1
         if times == 1 and again and len(self._occurrences) >= REMEMBERED:
-            return Identity(id=f"{digest}-at{index}")
-        self._occurrences[digest] = times
-        return Identity(id=name_item(digest, times if again else 1), times=times)
+            return Identity(id=f"{entry.chain}-at{index}")
+        self._occurrences[entry.chain] = times
+        return Identity(id=name_item(entry.chain, times if again else 1), times=times)
 
     async def claim(self, given: str) -> bool:
         """Reserve an id for the first entry that uses it; return whether this is the one."""
         if self.journal is not None:
-            return (await self.journal.identify("", given)).times == 1
+            return await self.journal.claim(given)
         key, before = hash(given), len(self._ids)
         self._ids.add(key)
         return len(self._ids) > before
@@ -367,8 +366,13 @@ class BatchRun:
         saved = await journal.find_files(item.id)
         if self.options.save_to is not None:  # what is gone is fetched again
             saved = tuple([file for file in saved if await still_stands(file.path, file.size)])
+        if not saved:
+            return item.replace(files=())
         files = tuple(str(show_path(file.path, self.options.save_to)) for file in saved)
-        return item.replace(files=files, sha256=saved[0].sha256 if saved else item.sha256)
+        mismatches = tuple(each for file in saved for each in read_mismatches(file.mismatches))
+        return item.replace(
+            files=files, sha256=saved[0].sha256, media=read_media(saved[0].media), mismatches=mismatches
+        )
 
     def find_price(self, submission: Submission) -> int:
         """Return the reservation for a request, in millionths of a dollar."""
@@ -407,4 +411,12 @@ def name_mismatch(row: ItemRow, index: int, journal: Journal | None) -> JournalM
         f"The journal has item {row.id!r} with another request (position {row.position} then, {index} now). It was "
         "not sent. Give the changed entry another id, put the input back, or start another journal.",
         path=str(journal.path) if journal is not None else None,
+    )
+
+
+def name_clash(row: ItemRow) -> InvalidRequestError:
+    """The error of an entry whose id was made, and is another request's in the journal."""
+    return InvalidRequestError(
+        f"The id {row.id!r}, which is made for this entry, is another request's in the journal. This entry was not sent. Give "
+        "it an id of its own."
     )

@@ -16,7 +16,8 @@ from videorouter.downloads.file import find_free
 from videorouter.downloads.names import fill_template, number_name
 from videorouter.downloads.save import still_stands
 from videorouter.errors import DownloadError, JournalError, VideoRouterError
-from videorouter.journal.records import show_path
+from videorouter.journal.journal import SavedFile
+from videorouter.journal.records import encode, read_media, read_mismatches, show_path
 from videorouter.journal.states import describe_failure
 from videorouter.models import Download, Video
 
@@ -100,13 +101,19 @@ class Saver:
             known = next((file for file in await journal.find_files(item.id) if file.path == path), None)
             path = show_path(path, self._folder)
             if known is not None and await still_stands(known.path, known.size):
-                return Download(file=str(path), size=path.stat().st_size, sha256=known.sha256)
+                return Download(
+                    file=str(path),
+                    size=path.stat().st_size,
+                    sha256=known.sha256,
+                    media=read_media(known.media),
+                    mismatches=read_mismatches(known.mismatches),
+                )
         else:
             path = find_free(path)  # what stands there was paid for as well
         path.parent.mkdir(parents=True, exist_ok=True)
         download = await self._save(video, path)
         if journal is not None:
-            await journal.record_file(path, Path(download.file), size=download.size, sha256=download.sha256)
+            await journal.record_file(path, _describe_file(download))
         return download
 
     def _with_files(self, item: BatchItem, saved: list[Download]) -> BatchItem:
@@ -115,6 +122,17 @@ class Saver:
             return item.replace(files=files, sha256=None)
         mismatches = tuple(mismatch for download in saved for mismatch in download.mismatches)
         return item.replace(files=files, sha256=saved[0].sha256, media=saved[0].media, mismatches=mismatches)
+
+
+def _describe_file(download: Download) -> SavedFile:
+    """A saved file as the journal keeps it."""
+    return SavedFile(
+        path=Path(download.file),
+        size=download.size,
+        sha256=download.sha256,
+        media=None if download.media is None else encode(download.media),
+        mismatches=encode(download.mismatches) if download.mismatches else None,
+    )
 
 
 def _wrap_error(error: OSError, folder: Path) -> DownloadError:

@@ -122,6 +122,8 @@ class Sending:
         """Collect a task that an earlier run has paid for."""
         run = self._run
         self._reserved = self._priced = to_micros(row.reserved)
+        if row.state == "lost" and row.sends == 1:
+            self._priced, self._replayed = to_micros(row.unknown), True  # what was unknown is this very sending's
         self._intended = True
         self._task = task = Task(
             id=row.task_id,
@@ -246,30 +248,31 @@ class Sending:
         self, doubt: BatchItem, state: ItemState = "not_sent", error: Exception | None = None
     ) -> BatchItem:
         """Keep the earlier doubt: sending it again bought nothing."""
-        record = self._record
-        self._run.budget.release(self._reserved)
+        record, run = self._record, self._run
+        run.budget.release(self._reserved)
         if state == "refused" and error is not None:
             doubt = tell_refusal(doubt, error)
-        state = keep_doubt(state, decided=record.decided)
-        failure, earlier = doubt.failure, record.earlier
+        kept = keep_doubt(state, decided=record.decided)
         if self._intended:
-            await self._run.record_ending(
+            await run.record_ending(
                 Ending(
                     id=record.id,
                     state=state,
-                    failure=None if failure is None else encode(failure),
-                    request_id=None if failure is None else failure.request_id,
-                    idempotency_key=None if earlier is None else earlier.idempotency_key,
-                    sent=None if earlier is None else earlier.sent,
+                    failure=None if error is None else encode(describe_failure(error)),
+                    request_id=getattr(error, "request_id", None),
+                    phase=_find_phase(error),
+                    status=getattr(error, "status", None),
+                    kept=kept,
+                    kept_failure=None if doubt.failure is None else encode(doubt.failure),
                 )
             )
-        return doubt if state == "in_doubt" else record.show(state, self._submission, error=error)
+        return doubt if kept == "in_doubt" else record.show(kept, self._submission, error=error)
 
     async def _record_failure(self, state: ItemState, error: Exception | None, task_id: str | None) -> None:
         """Move the money of a failed sending, and record its end."""
         run, record = self._run, self._record
         added = 0.0
-        if state in {"in_doubt", "failed"}:
+        if state in {"in_doubt", "failed", "lost"}:
             added = run.budget.doubt(self._reserved)
             record.unknown += added
         elif state != "accepted":
@@ -285,5 +288,12 @@ class Sending:
                 failure=None if error is None else encode(describe_failure(error)),
                 task_id=task_id,
                 request_id=getattr(error, "request_id", None),
+                phase=_find_phase(error),
+                status=getattr(error, "status", None),
             )
         )
+
+
+def _find_phase(error: Exception | None) -> str | None:
+    phase = getattr(error, "phase", None)
+    return None if phase is None else str(phase)

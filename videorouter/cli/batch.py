@@ -52,6 +52,7 @@ _NOTICE = 60
 """Characters of why a batch stops while it does: the whole sentence comes at its end."""
 _STATE_EXITS = {
     "in_doubt": Exit.IN_DOUBT,
+    "lost": Exit.IN_DOUBT,
     "accepted": Exit.RUNNING,
     "failed": Exit.TASK_FAILED,
     "not_sent": Exit.NOT_SENT,
@@ -370,7 +371,7 @@ class Run:
 
     def _list_next(self, batch: Batch, left: int) -> list[str]:
         steps, summary = [], batch.summary
-        if summary.stopped or left or summary.accepted or summary.not_sent or self._unsaved:
+        if summary.stopped or left or summary.accepted or summary.lost or summary.not_sent or self._unsaved:
             why = "resumes"
             if isinstance(batch.cause, BudgetExceededError):
                 why = "resumes, with a higher --max-cost"
@@ -378,8 +379,9 @@ class Run:
                 videos = "1 video" if self._unsaved == 1 else f"{self._unsaved:,} videos"
                 why = f"resumes, and fetches {videos} that could not be saved"
             steps.append(f"{say_command(self._words)}   ({why})")
-        if summary.in_doubt or summary.cost_in_doubt:
-            count = f"{summary.in_doubt:,}" if summary.in_doubt else f"${summary.cost_in_doubt:,.2f}"
+        doubts = summary.in_doubt + summary.lost
+        if doubts or summary.cost_in_doubt:
+            count = f"{doubts:,}" if doubts else f"${summary.cost_in_doubt:,.2f}"
             steps.append(f"{say_batch('settle', self._journal)}   ({count} may have been billed)")
         again = summary.refused + summary.failed - self._settled
         if again:
@@ -391,8 +393,15 @@ class Run:
 
 def describe_summary(console: Console, summary: BatchSummary, left: int) -> list[str]:
     """How a batch stands, in two lines."""
-    styles = {"done": "green", "refused": "red", "failed": "red", "in_doubt": "yellow", "accepted": "cyan"}
-    counts = {name: getattr(summary, name) for name in ("done", "refused", "failed", "accepted", "in_doubt")}
+    styles = {
+        "done": "green",
+        "refused": "red",
+        "failed": "red",
+        "in_doubt": "yellow",
+        "lost": "yellow",
+        "accepted": "cyan",
+    }
+    counts = {name: getattr(summary, name) for name in ("done", "refused", "failed", "accepted", "in_doubt", "lost")}
     words = [
         console.style(f"{count:,} {name.replace('_', ' ')}", styles[name]) for name, count in counts.items() if count
     ]

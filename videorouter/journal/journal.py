@@ -15,7 +15,9 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar
 
 import msgspec
 
-from videorouter.journal.states import MOVES, SETTLED, STATES, ItemRow, Move, list_sources, name_item
+from videorouter.journal.identity import digest_request, digest_spelling, fill_step, name_item
+from videorouter.journal.schema import list_copies
+from videorouter.journal.states import MOVES, SETTLED, STATES, ItemRow, Move, list_sources
 from videorouter.journal.writer import INTENT, RefusedChangeError, Writer
 from videorouter.models import ItemState
 
@@ -25,6 +27,19 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 Settlement: TypeAlias = Literal["not_bought", "send_again", "bought"]
 """The user's decision about an item that may have been billed."""
+
+
+class Fingerprint(msgspec.Struct, frozen=True):
+    """What an entry asks for.
+
+    ``digest`` and ``spelling`` are of its request, by what it says and by the rule of schema 1. ``steps`` are the bodies of its
+    chain, each with the id that it was given, and ``chain`` is the digest of all of it: equal ones are takes of each other.
+    """
+
+    digest: str
+    spelling: str
+    chain: str
+    steps: tuple[tuple[str | None, bytes], ...] = ()
 
 
 class Identity(msgspec.Struct, frozen=True, kw_only=True):
@@ -52,8 +67,8 @@ class Intent(msgspec.Struct, frozen=True, kw_only=True):
 class Ending(msgspec.Struct, frozen=True, kw_only=True):
     """How a sending ended, or for now: the changes to its row.
 
-    ``reserved`` is what stays held, ``cost`` and ``unknown`` are what is added, all in US dollars. ``idempotency_key``
-    and ``sent`` are set to restore the values of an earlier sending.
+    ``reserved`` is what stays held, ``cost`` and ``unknown`` are what is added, all in US dollars. ``kept`` is the state of an item
+    of which an earlier sending is in doubt still, since this one bought nothing, and ``kept_failure`` what is told of it.
     """
 
     id: str
@@ -65,8 +80,10 @@ class Ending(msgspec.Struct, frozen=True, kw_only=True):
     failure: str | None = None
     task_id: str | None = None
     request_id: str | None = None
-    idempotency_key: str | None = None
-    sent: float | None = None
+    phase: str | None = None
+    status: int | None = None
+    kept: ItemState | None = None
+    kept_failure: str | None = None
     inline: tuple[tuple[int, str | None, bytes], ...] = ()
 
 
@@ -85,12 +102,20 @@ class SavedFile(msgspec.Struct, frozen=True, kw_only=True):
     path: Path
     size: int
     sha256: str | None = None
+    media: str | None = None
+    mismatches: str | None = None
 
 
 COLUMNS = ItemRow.__struct_fields__
 _SELECT = f"SELECT {', '.join(COLUMNS)} FROM items"  # noqa: S608  names of our own columns
-_FIRST = "INSERT OR IGNORE INTO met VALUES (?, 1)"
-_AGAIN = "UPDATE met SET times = times + 1 WHERE key = ? RETURNING times"
+_CLAIM = "INSERT OR IGNORE INTO met VALUES (?, 1)"
+_COUNT = "INSERT INTO met VALUES (?, 2) ON CONFLICT (key) DO UPDATE SET times = times + 1 RETURNING times"
+_OF_SCHEMA_1 = "SELECT EXISTS (SELECT 1 FROM items WHERE spelling IS NOT NULL)"
+_UNCLAIMED = """
+SELECT id FROM items WHERE {} = ? AND spelling IS NOT NULL AND id GLOB spelling || '-*'
+  AND NOT EXISTS (SELECT 1 FROM met WHERE key = 'i' || items.id) ORDER BY position, created
+"""
+"""Rows of schema 1 whose ids were made from their requests, and that this run has not met yet."""
 
 
 def _guard(move: Move, after: ItemState) -> str:
@@ -100,24 +125,41 @@ def _guard(move: Move, after: ItemState) -> str:
 
 def _number(statement: str, struct: type[msgspec.Struct]) -> str:
     """Number a statement's parameters by the fields of a struct, then ``now``: binding by name is slower."""
-    names = [*(field for field in struct.__struct_fields__ if field != "inline"), "now"]
+    names = [*(field for field in struct.__struct_fields__ if field not in _NO_COLUMNS), "now"]
     return re.sub(r":(\w+)", lambda name: f"?{names.index(name[1]) + 1}", statement)
 
 
-UPSERT_INTENT = _number(
+_NO_COLUMNS = ("kept", "kept_failure", "inline")
+"""The last fields of an ending, which are written by statements of their own."""
+_INSERT_INTENT = _number(
     """
-INSERT INTO items (id, position, state, digest, verb, model, request, idempotency_key, reserved, sends, parent,
+INSERT INTO items (id, position, state, digest, verb, model, request, idempotency_key, reserved, sends, number, parent,
                    created, sent)
-VALUES (:id, :position, 'sending', :digest, :verb, :model, :request, :idempotency_key, :reserved, 1, :parent,
+VALUES (:id, :position, 'sending', :digest, :verb, :model, :request, :idempotency_key, :reserved, 1, 1, :parent,
         :now, :now)
-ON CONFLICT (id) DO UPDATE SET
-  state = 'sending', digest = excluded.digest, request = excluded.request, model = excluded.model,
-  idempotency_key = excluded.idempotency_key, reserved = excluded.reserved, sends = sends + 1, sent = excluded.sent,
-  task_id = NULL, poll_url = NULL, request_id = NULL, result = NULL, failure = NULL, accepted = NULL, finished = NULL
+ON CONFLICT (id) DO
 """,
     Intent,
 )
-_INTENT = f"{UPSERT_INTENT} WHERE {_guard('intent', 'sending')}"
+UPSERT_INTENT = f"""{_INSERT_INTENT} UPDATE SET
+  state = 'sending', digest = excluded.digest, request = excluded.request, model = excluded.model,
+  idempotency_key = excluded.idempotency_key, reserved = excluded.reserved, sends = sends + 1, number = sends + 1,
+  sent = excluded.sent, phase = NULL, status = NULL, task_id = NULL, poll_url = NULL, request_id = NULL, result = NULL,
+  failure = NULL, accepted = NULL, finished = NULL
+"""
+_FIRST_INTENT = f"{_INSERT_INTENT} NOTHING"
+_NEXT_INTENT = f"{UPSERT_INTENT} WHERE {_guard('intent', 'sending')}"
+_FACTS = "number, idempotency_key, phase, status, task_id, poll_url, request_id, sent, accepted, finished"
+_SHARE = "(SELECT total({0}) FROM sendings WHERE item = items.id)"
+ARCHIVE = f"""
+INSERT INTO sendings (item, {_FACTS}, state, cost, unknown, failure)
+  SELECT id, {_FACTS},
+    CASE WHEN state = 'not_sent' AND json_valid(failure) AND json_extract(failure, '$.in_doubt') THEN 'in_doubt' ELSE state END,
+    nullif(coalesce(cost, 0) - {_SHARE.format("cost")}, 0), max(0, unknown - {_SHARE.format("unknown")}), failure
+  FROM items WHERE id = ? AND number IS NOT NULL AND
+"""  # noqa: S608  constants of our own, here and below
+_ARCHIVE_BEFORE_NEXT = f"{ARCHIVE} {_guard('intent', 'sending')}"
+_ARCHIVE_DOUBT = f"{ARCHIVE} state IN ('in_doubt', 'lost')"
 UPDATE_TASK = """
 UPDATE items SET state = 'accepted', task_id = :task_id, poll_url = :poll_url, request_id = :request_id,
   accepted = :now WHERE id = :id
@@ -128,15 +170,26 @@ UPDATE_ENDING = _number(
 UPDATE items SET state = :state, reserved = :reserved,
   cost = CASE WHEN :cost IS NULL THEN cost ELSE coalesce(cost, 0) + :cost END, unknown = max(0, unknown + :unknown),
   result = coalesce(:result, result), failure = :failure, task_id = coalesce(:task_id, task_id),
-  request_id = coalesce(:request_id, request_id),
-  idempotency_key = CASE WHEN :sent IS NULL THEN idempotency_key ELSE :idempotency_key END, sent = coalesce(:sent, sent),
-  finished = :now WHERE id = :id
+  request_id = coalesce(:request_id, request_id), phase = :phase, status = :status, finished = :now WHERE id = :id
 """,
     Ending,
 )
 _ENDINGS = {
     state: f"{UPDATE_ENDING} AND {_guard('ending', state)}" for state in STATES if list_sources("ending", state)
 }
+_ARCHIVE_VAIN = {
+    state: f"""
+INSERT INTO sendings (item, number, state, idempotency_key, phase, status, request_id, sent, finished, failure)
+  SELECT id, number, :state, idempotency_key, :phase, :status, :request_id, sent, :now, :failure
+  FROM items WHERE id = :id AND {_guard("ending", state)}
+"""  # noqa: S608
+    for state in ("in_doubt", "not_sent")
+}
+_RESTORE = f"""
+UPDATE items SET state = :kept, failure = :kept_failure, reserved = 0, ({_FACTS}) =
+  (SELECT {_FACTS} FROM sendings WHERE item = :id AND state = 'in_doubt' ORDER BY number DESC LIMIT 1) WHERE id = :id
+"""  # noqa: S608
+_FORGET_RESTORED = "DELETE FROM sendings WHERE item = :id AND number = (SELECT number FROM items WHERE id = :id)"
 INSERT_REFUSED = """
 INSERT INTO items (id, position, state, digest, verb, failure, created, finished)
 VALUES (:id, :position, 'refused', '', :verb, :failure, :now, :now)
@@ -152,23 +205,38 @@ _CRASH_NOTE = (
     '{"type":"OutcomeUnknownError","message":"The process ended after the request may have left and before its '
     'outcome was recorded: it may have been billed.","in_doubt":true}'
 )
-_BILLABLE = f"(state = 'in_doubt' OR unknown > 0) AND state IN ({', '.join(map(repr, MOVES['settlement']))})"
+DOUBTFUL = """
+(state IN ('in_doubt', 'lost') OR unknown > 0 OR id IN (SELECT item FROM sendings WHERE state IN ('in_doubt', 'lost')))
+"""
+"""The condition of a row that may have been billed, nobody knows, for one of its sendings."""
+_SETTLEABLE = f"id = :id AND {DOUBTFUL} AND state IN ({', '.join(map(repr, MOVES['settlement']))})"
 _NOT_BOUGHT = f"""
-UPDATE items SET state = CASE state WHEN 'in_doubt' THEN 'not_sent' ELSE state END, unknown = 0,
-  failure = CASE state WHEN 'in_doubt' THEN NULL ELSE failure END
-  WHERE id = :id AND {_BILLABLE}
+UPDATE items SET state = CASE WHEN state IN ('in_doubt', 'lost') THEN 'not_sent' ELSE state END, unknown = 0,
+  failure = CASE WHEN state IN ('in_doubt', 'lost') THEN NULL ELSE failure END WHERE {_SETTLEABLE}
 """  # noqa: S608
-_SEND_AGAIN = "UPDATE items SET state = 'not_sent' WHERE id = :id AND state = 'in_doubt'"
+_SEND_AGAIN = "UPDATE items SET state = 'not_sent', number = NULL WHERE id = :id AND state IN ('in_doubt', 'lost')"
 _LOST = f"""
-UPDATE items SET state = CASE state WHEN 'in_doubt' THEN 'failed' ELSE state END,
+UPDATE items SET state = CASE WHEN state IN ('in_doubt', 'lost') THEN 'failed' ELSE state END,
   cost = coalesce(cost, 0) + coalesce(:cost, unknown), unknown = 0,
-  failure = CASE state WHEN 'in_doubt' THEN :failure ELSE failure END, finished = coalesce(finished, :now)
-  WHERE id = :id AND {_BILLABLE}
+  failure = CASE WHEN state IN ('in_doubt', 'lost') THEN :failure ELSE failure END, finished = coalesce(finished, :now)
+  WHERE {_SETTLEABLE}
 """  # noqa: S608
 _FOUND = f"""
 UPDATE items SET state = 'done', cost = coalesce(cost, 0) + coalesce(:cost, unknown), unknown = 0, result = :result,
-  failure = NULL, finished = :now WHERE id = :id AND state <> 'done' AND {_BILLABLE}
+  failure = NULL, finished = :now WHERE {_SETTLEABLE} AND state <> 'done'
 """  # noqa: S608
+_SETTLE_SENDINGS = """
+UPDATE sendings SET state = CASE WHEN state IN ('in_doubt', 'lost') THEN :became ELSE state END,
+  cost = CASE WHEN :became = 'failed' AND :cost IS NULL THEN nullif(coalesce(cost, 0) + unknown, 0) ELSE cost END, unknown = 0
+  WHERE item = :id AND (state IN ('in_doubt', 'lost') OR unknown > 0)
+"""
+UPDATE_FILE = """
+UPDATE OR IGNORE files SET path = :path, size = :size, sha256 = :sha256, media = :media, mismatches = :mismatches, saved = :now
+  WHERE path = :planned
+"""
+SELECT_FILES = """
+SELECT path, size, sha256, media, mismatches FROM files WHERE item = ? AND saved IS NOT NULL ORDER BY number
+"""
 _LOST_NOTE = '{"type":"TaskFailedError","message":"Settled by hand: it was billed, its video is lost.","code":"%s"}'
 
 
@@ -179,28 +247,34 @@ class Journal:
         self.writer: Writer = Writer(path, fault=fault)
         self.path: Path = self.writer.path
         self.folder: Path = self.path.parent
+        self._of_schema_1 = False
 
     @classmethod
     async def open(cls, path: str | os.PathLike[str], *, fault: Callable[[str], None] | None = None) -> Journal:
         """Open or make a journal; whatever an ended process was sending is in doubt from now on."""
         journal = cls(path, fault=fault)
-        await journal.writer.open(lambda database: database.execute(_CRASHED, (_CRASH_NOTE,)).close())
+        await journal.writer.open(journal._recover)
         return journal
 
-    async def identify(self, digest: str, given: str | None, *, again: bool = True) -> Identity:
+    def _recover(self, database: sqlite3.Connection) -> None:
+        database.execute(_CRASHED, (_CRASH_NOTE,))
+        self._of_schema_1 = bool(database.execute(_OF_SCHEMA_1).fetchone()[0])
+
+    async def identify(self, entry: Fingerprint, given: str | None, *, again: bool = True) -> Identity:
         """Count an entry of the input, name it, and find its row. ``again``: an equal request is another item."""
 
         def work(database: sqlite3.Connection) -> Identity:
-            key = f"d{digest}" if given is None else f"i{given}"
-            times = 1
-            if not database.execute(_FIRST, (key,)).rowcount:
-                times = database.execute(_AGAIN, (key,)).fetchone()[0]
-            if given is None:
-                item = name_item(digest, times if again else 1)
-                return Identity(id=item, times=times, row=find_item(database, item))
-            return Identity(id=given, times=times, row=None if times > 1 else find_item(database, given))
+            if given is not None:
+                first = database.execute(_CLAIM, (f"i{given}",)).rowcount
+                return Identity(id=given, row=find_item(database, given)) if first else Identity(id=given, times=2)
+            item, times = self._name(database, entry, again=again)
+            return Identity(id=item, times=times, row=find_item(database, item))
 
         return await self.writer.do("identify", work)
+
+    async def claim(self, given: str) -> bool:
+        """Keep an id for the entry of this run that came with it first; whether that is this one."""
+        return await self.writer.do("identify", lambda database: database.execute(_CLAIM, (f"i{given}",)).rowcount > 0)
 
     async def find(self, item: str) -> ItemRow | None:
         """Return the row of an item."""
@@ -258,15 +332,26 @@ class Journal:
         """
         statement = {"not_bought": _NOT_BOUGHT, "send_again": _SEND_AGAIN, "bought": _LOST}[settlement]
         values: dict[str, object] = {"id": item, "cost": cost, "failure": _LOST_NOTE % SETTLED, "now": time.time()}
+        values["became"] = "failed" if settlement == "bought" else "not_sent"
         if settlement == "bought" and (url or video_id):
             statement = _FOUND
             values["result"] = msgspec.json.encode({"videos": [{"url": url, "video_id": video_id}]}).decode()
-        return await self._execute("settle", statement, values) > 0
+
+        def work(database: sqlite3.Connection) -> bool:
+            if settlement == "send_again":
+                database.execute(_ARCHIVE_DOUBT, (item,))
+            changed = database.execute(statement, values).rowcount > 0
+            if changed and settlement != "send_again":
+                database.execute(_SETTLE_SENDINGS, values)
+            return changed
+
+        return await self.writer.do("settle", work)
 
     async def erase_prompts(self) -> int:
         """Erase every prompt, and the prompts that the gateway rewrote; returns the number of rows.
 
-        Closing the journal erases them from its free pages, unless a full disk or a reader prevents it: see ``erased``.
+        Copies that were kept before the file was changed for a newer version are deleted. Closing the journal erases the
+        prompts from its free pages, unless a full disk or a reader prevents it: see ``erased``.
         """
 
         def work(database: sqlite3.Connection) -> int:
@@ -278,6 +363,8 @@ class Journal:
             return database.execute("UPDATE items SET request = NULL WHERE request IS NOT NULL").rowcount
 
         changed = await self.writer.do("forget", work)
+        for copy in list_copies(self.path):
+            copy.unlink(missing_ok=True)
         self.writer.erases = True
         return changed
 
@@ -308,17 +395,18 @@ class Journal:
         """Reserve a file name for one video of an item: the same as before, and never another file's."""
         return await self.writer.do("file", lambda database: self.choose_file(database, item, number, path))
 
-    async def record_file(self, planned: Path, path: Path, *, size: int, sha256: str | None = None) -> None:
+    async def record_file(self, planned: Path, file: SavedFile) -> None:
         """Commit that a file is whole, under its planned name or with another ending."""
-        values = {"planned": self.shorten(planned), "path": self.shorten(path), "size": size, "sha256": sha256}
-        statement = "UPDATE OR IGNORE files SET path = :path, size = :size, sha256 = :sha256, saved = :now WHERE path = :planned"
-        await self._execute("file", statement, {**values, "now": time.time()})
+        values = {**msgspec.structs.asdict(file), "path": self.shorten(file.path), "planned": self.shorten(planned)}
+        await self._execute("file", UPDATE_FILE, {**values, "now": time.time()})
 
     async def find_files(self, item: str) -> tuple[SavedFile, ...]:
         """Return the files of an item that were saved whole, in order."""
-        query = "SELECT path, size, sha256 FROM files WHERE item = ? AND saved IS NOT NULL ORDER BY number"
-        rows = await self.writer.do("find", lambda database: database.execute(query, (item,)).fetchall())
-        return tuple(SavedFile(path=self.folder / path, size=size, sha256=sha256) for path, size, sha256 in rows)
+        rows = await self.writer.do("find", lambda database: database.execute(SELECT_FILES, (item,)).fetchall())
+        return tuple(
+            SavedFile(path=self.folder / path, size=size, sha256=sha256, media=media, mismatches=mismatches)
+            for path, size, sha256, media, mismatches in rows
+        )
 
     async def find_inline(self, item: str) -> dict[int, bytes]:
         """Return the videos that arrived inside an item's answer, by number."""
@@ -358,18 +446,29 @@ class Journal:
                 return chosen
         raise sqlite3.IntegrityError(f"no free file name for {path.name}")
 
+    def _name(self, database: sqlite3.Connection, entry: Fingerprint, *, again: bool) -> tuple[str, int]:
+        """The id of an entry that was given none, and how often this run has met it."""
+        if self._of_schema_1 and again and (item := _find_earlier(database, entry)) is not None:
+            return item, 1
+        item, times = name_item(entry.chain, 1), 1
+        while not database.execute(_CLAIM, (f"i{item}",)).rowcount:
+            times = database.execute(_COUNT, (f"d{entry.chain}",)).fetchone()[0]
+            if not again:
+                break
+            item = name_item(entry.chain, times)
+        return item, times
+
     def _write_intent(self, database: sqlite3.Connection, intent: Intent, now: float) -> None:
-        if not database.execute(_INTENT, (*msgspec.structs.astuple(intent), now)).rowcount:
+        values = (*msgspec.structs.astuple(intent), now)
+        if database.execute(_FIRST_INTENT, values).rowcount:
+            return
+        database.execute(_ARCHIVE_BEFORE_NEXT, (intent.id,))
+        if not database.execute(_NEXT_INTENT, values).rowcount:
             raise self._refuse_change(database, intent.id, "sending")
 
     def _write_ending(self, database: sqlite3.Connection, ending: Ending, now: float) -> None:
-        if not database.execute(_ENDINGS[ending.state], (*msgspec.structs.astuple(ending)[:-1], now)).rowcount:
-            row = find_item(database, ending.id)
-            if row is not None and row.state == ending.state:
-                return  # an earlier commit reported failure but was stored
-            raise self._refuse_change(database, ending.id, ending.state)
-        for number, kind, data in ending.inline:
-            database.execute("INSERT OR REPLACE INTO inline VALUES (?, ?, ?, ?)", (ending.id, number, kind, data))
+        if not write_ending(database, ending, now):
+            raise self._refuse_change(database, ending.id, ending.kept or ending.state)
 
     def _refuse_change(self, database: sqlite3.Connection, item: str, after: ItemState) -> RefusedChangeError:
         row = find_item(database, item)
@@ -387,6 +486,51 @@ def find_item(database: sqlite3.Connection, item: str) -> ItemRow | None:
     """Return the row of an item."""
     row = database.execute(f"{_SELECT} WHERE id = ?", (item,)).fetchone()
     return None if row is None else ItemRow(**dict(zip(COLUMNS, row, strict=True)))
+
+
+def write_ending(database: sqlite3.Connection, ending: Ending, now: float) -> bool:
+    """Write down how a sending ended; whether that was possible, or had been done before."""
+    if ending.kept is not None:
+        values = {**msgspec.structs.asdict(ending), "now": now}
+        written = database.execute(_ARCHIVE_VAIN[ending.kept], values).rowcount
+        if written:
+            database.execute(_RESTORE, values)
+            database.execute(_FORGET_RESTORED, values)
+    else:
+        plain = msgspec.structs.astuple(ending)[: -len(_NO_COLUMNS)]
+        written = database.execute(_ENDINGS[ending.state], (*plain, now)).rowcount
+    if not written:  # perhaps by a commit that was told as failed and is on the disk all the same
+        row = find_item(database, ending.id)
+        return row is not None and row.state == (ending.kept or ending.state)
+    for number, kind, data in ending.inline:
+        database.execute("INSERT OR REPLACE INTO inline VALUES (?, ?, ?, ?)", (ending.id, number, kind, data))
+    return True
+
+
+def _find_earlier(database: sqlite3.Connection, entry: Fingerprint) -> str | None:
+    """A row of schema 1 that is this request, spelt as it is now or in another way, and that this run has not met yet."""
+    for column, value in (("spelling", entry.spelling), ("digest", entry.digest)):
+        for (item,) in database.execute(_UNCLAIMED.format(column), (value,)).fetchall():
+            if _has_chain(database, item, entry.steps) and database.execute(_CLAIM, (f"i{item}",)).rowcount:
+                return str(item)
+    return None
+
+
+def _has_chain(database: sqlite3.Connection, item: str, steps: tuple[tuple[str | None, bytes], ...]) -> bool:
+    """Whether the steps that follow from an item in the journal are those of an entry, as far as they are known."""
+    before = item
+    for number, (given, body) in enumerate(steps, 1):
+        name = given or f"{item}/{number}"
+        row = find_item(database, name)
+        if row is None:
+            return True
+        filled = fill_step(body, before)
+        if row.request is not None and not row.asks_for(
+            digest_request("edit", filled), digest_spelling("edit", filled)
+        ):
+            return False
+        before = name
+    return True
 
 
 def _tail(item: str) -> str:

@@ -13,7 +13,7 @@ import msgspec
 from videorouter import errors
 from videorouter.call.inputs import FIELDS
 from videorouter.journal.states import describe_failure, state_after_crash
-from videorouter.models import Asset, BatchItem, Failure, Video, VideoResult
+from videorouter.models import Asset, BatchItem, Failure, Media, Mismatch, Video, VideoResult
 from videorouter.threads import run_in_thread
 
 if TYPE_CHECKING:
@@ -25,6 +25,8 @@ _ONCE_MORE = " It was sent again on request, and the gateway refused that: "
 
 _encode: Callable[[object], bytes] = msgspec.json.Encoder().encode
 _read_result = msgspec.json.Decoder(VideoResult).decode
+_read_media = msgspec.json.Decoder(Media).decode
+_read_mismatches = msgspec.json.Decoder(tuple[Mismatch, ...]).decode
 _read_failure = msgspec.json.Decoder(Failure).decode
 _read_prompt = msgspec.json.Decoder(dict[str, Any]).decode
 
@@ -66,6 +68,22 @@ def read_result(text: str | None) -> VideoResult | None:
         return _read_result(text)
     except (msgspec.MsgspecError, ValueError):
         return None
+
+
+def read_media(text: str | None) -> Media | None:
+    """What a saved file says of its video, from the journal."""
+    try:
+        return None if text is None else _read_media(text)
+    except (msgspec.MsgspecError, ValueError):
+        return None
+
+
+def read_mismatches(text: str | None) -> tuple[Mismatch, ...]:
+    """How a saved file differs from what was asked for, from the journal."""
+    try:
+        return () if text is None else _read_mismatches(text)
+    except (msgspec.MsgspecError, ValueError):
+        return ()
 
 
 def read_failure(text: str | None) -> Failure | None:

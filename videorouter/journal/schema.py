@@ -5,12 +5,16 @@
 
 from __future__ import annotations
 
+import glob
 import os
 import sqlite3
 import time
 from typing import TYPE_CHECKING
 
-from videorouter.errors import JournalError
+import msgspec
+
+from videorouter.errors import InvalidRequestError, JournalError
+from videorouter.journal.identity import digest_stored
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -18,50 +22,97 @@ if TYPE_CHECKING:
 APPLICATION_ID = 0x56524A31
 """``VRJ1``: how the file says in its header that it is a journal of this package."""
 
-_FIRST = """
+_ITEMS = """
 CREATE TABLE items (
   id              TEXT PRIMARY KEY,            -- given by the caller, else digest-occurrence
   position        INTEGER NOT NULL,            -- place in the input, from 0
-  state           TEXT NOT NULL CHECK (state IN
-                    ('not_sent','sending','accepted','done','refused','failed','in_doubt')),
-  digest          TEXT NOT NULL,               -- of verb and body: the same id never stands for another request
+  state           TEXT NOT NULL CHECK (state IN ('not_sent','sending','accepted','done','refused','failed','in_doubt',
+                                                 'lost','cancelled')),
+  digest          TEXT NOT NULL,               -- of verb and request, however it is spelt; '' where it could not be read
+  spelling        TEXT,                        -- of rows that schema 1 wrote: its digest, of the very bytes
   verb            TEXT NOT NULL,               -- generate | edit
   model           TEXT,
   request         TEXT,                        -- the JSON body as it was sent; NULL once forgotten
-  idempotency_key TEXT,                        -- of the last sending
+  parent          TEXT,                        -- the item whose video it edits
+  meta            TEXT,                        -- JSON: the caller's own columns, which are never sent
+  sends           INTEGER NOT NULL DEFAULT 0,  -- intents committed
+  number          INTEGER,                     -- of the sending that the state follows from, from 1; its facts:
+  idempotency_key TEXT,
+  phase           TEXT,                        -- how far it came: QUEUED, CONNECTING, SENDING, SENT, ANSWERED, COMPLETE
+  status          INTEGER,                     -- the HTTP status of its answer, where it failed
   task_id         TEXT,
   poll_url        TEXT,
   request_id      TEXT,                        -- the gateway's, for its support
+  sent            REAL,                        -- Unix times in seconds
+  accepted        REAL,
+  finished        REAL,
   reserved        REAL NOT NULL DEFAULT 0,     -- US dollars held while it runs
-  cost            REAL,                        -- US dollars known to be spent
-  unknown         REAL NOT NULL DEFAULT 0,     -- US dollars that may have been billed, nobody knows
-  sends           INTEGER NOT NULL DEFAULT 0,  -- intents committed
+  cost            REAL,                        -- US dollars known to be spent, for all sendings of the item
+  unknown         REAL NOT NULL DEFAULT 0,     -- US dollars that may have been billed, nobody knows; for all of them
   result          TEXT,                        -- JSON: videos with their URLs and ids
   failure         TEXT,                        -- JSON: type, message, status, request_id
-  parent          TEXT,                        -- the item whose video it edits
-  created         REAL,                        -- Unix times in seconds
-  sent            REAL,
-  accepted        REAL,
-  finished        REAL
+  created         REAL,
+  owner           TEXT,                        -- of jobs, from here on
+  key             TEXT,
+  priority        INTEGER NOT NULL DEFAULT 0,
+  options         TEXT,                        -- JSON: timeout, retries, headers
+  notify          TEXT,                        -- JSON: whom to tell of its end
+  epoch           INTEGER                      -- the runner's life that sent it
 );
 CREATE INDEX items_state ON items (state) WHERE state <> 'done';
+CREATE INDEX items_digest ON items (digest) WHERE spelling IS NOT NULL;
+CREATE INDEX items_spelling ON items (spelling) WHERE spelling IS NOT NULL;
+CREATE UNIQUE INDEX items_key ON items (owner, key) WHERE key IS NOT NULL;
+CREATE TABLE sendings (                        -- the other sendings of an item: each keeps what is known of it
+  item            TEXT NOT NULL,
+  number          INTEGER NOT NULL,            -- from 1
+  state           TEXT NOT NULL,               -- how it ended
+  idempotency_key TEXT,
+  phase           TEXT,
+  status          INTEGER,
+  task_id         TEXT,
+  poll_url        TEXT,
+  request_id      TEXT,
+  sent            REAL,
+  accepted        REAL,
+  finished        REAL,
+  cost            REAL,
+  unknown         REAL NOT NULL DEFAULT 0,
+  failure         TEXT,
+  PRIMARY KEY (item, number)
+) WITHOUT ROWID;
 CREATE TABLE files (
-  path   TEXT PRIMARY KEY,                     -- relative to the journal's folder where it lies below it
-  item   TEXT NOT NULL,
-  number INTEGER NOT NULL,                     -- which of the item's videos, from 0
-  size   INTEGER,
-  sha256 TEXT,
-  saved  REAL                                  -- Unix time; NULL while it is only planned
+  path       TEXT PRIMARY KEY,                 -- relative to the journal's folder where it lies below it
+  item       TEXT NOT NULL,
+  number     INTEGER NOT NULL,                 -- which of the item's videos, from 0
+  size       INTEGER,
+  sha256     TEXT,
+  saved      REAL,                             -- Unix time; NULL while it is only planned
+  media      TEXT,                             -- JSON: seconds, width, height, frames a second, codecs, sound
+  mismatches TEXT                              -- JSON: how it differs from what was asked for
 );
 CREATE INDEX files_item ON files (item);
-CREATE TABLE inline (
-  item      TEXT NOT NULL,
-  number    INTEGER NOT NULL,
-  mime_type TEXT,
-  data      BLOB NOT NULL,                     -- a video that came inside the answer and not as a URL
-  PRIMARY KEY (item, number)
+CREATE TABLE events (                          -- changes of the states of jobs, numbered
+  number INTEGER PRIMARY KEY AUTOINCREMENT,
+  item   TEXT NOT NULL,
+  state  TEXT NOT NULL,
+  at     REAL NOT NULL,
+  note   TEXT
 );
-CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT);
+CREATE TABLE outbox (                          -- ends of jobs that somebody is still to be told of
+  number INTEGER PRIMARY KEY AUTOINCREMENT,
+  event  INTEGER NOT NULL,
+  item   TEXT NOT NULL,
+  tries  INTEGER NOT NULL DEFAULT 0,
+  due    REAL NOT NULL,                        -- Unix time of the next try
+  error  TEXT
+);
+CREATE TABLE inbox (                           -- what others ask of the run that writes this file
+  number  INTEGER PRIMARY KEY AUTOINCREMENT,
+  item    TEXT,
+  command TEXT NOT NULL,                       -- JSON
+  at      REAL NOT NULL
+);
 CREATE VIEW overview AS
   SELECT position, id, state, model, json_extract(request, '$.prompt') AS prompt, cost, unknown AS cost_in_doubt,
          task_id, request_id, json_extract(result, '$.videos[0].url') AS url,
@@ -70,9 +121,48 @@ CREATE VIEW overview AS
          datetime(finished, 'unixepoch') AS finished
   FROM items ORDER BY position, id;
 """
-
-MIGRATIONS: tuple[str, ...] = (_FIRST,)
-"""Step ``n`` makes a file of version ``n`` one of version ``n + 1``. Steps are only ever added."""
+_OTHERS = """
+CREATE TABLE inline (
+  item      TEXT NOT NULL,
+  number    INTEGER NOT NULL,
+  mime_type TEXT,
+  data      BLOB NOT NULL,                     -- a video that came inside the answer and not as a URL
+  PRIMARY KEY (item, number)
+);
+CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT);
+"""
+TABLES = f"{_ITEMS.rstrip()}{_OTHERS}"
+"""The tables of the newest version."""
+_FROM_1 = f"""
+DROP VIEW overview;
+DROP INDEX items_state;
+DROP INDEX files_item;
+ALTER TABLE items RENAME TO items_1;
+ALTER TABLE files RENAME TO files_1;
+{_ITEMS}
+INSERT INTO items (id, position, state, digest, spelling, verb, model, request, parent, sends, number, idempotency_key,
+                   task_id, poll_url, request_id, sent, accepted, finished, reserved, cost, unknown, result, failure, created)
+  SELECT id, position, state, coalesce(redigest(verb, request, parent), digest), nullif(digest, ''), verb, model, request,
+         parent, sends, nullif(sends, 0), idempotency_key, task_id, poll_url, request_id, sent, accepted, finished, reserved,
+         cost, unknown, result, failure, created
+  FROM items_1;
+UPDATE items SET digest = (SELECT one.digest FROM items AS one WHERE one.spelling = items.spelling AND one.request IS NOT NULL)
+  WHERE request IS NULL AND EXISTS
+    (SELECT 1 FROM items AS one WHERE one.spelling = items.spelling AND one.request IS NOT NULL);
+INSERT INTO files (path, item, number, size, sha256, saved) SELECT path, item, number, size, sha256, saved FROM files_1;
+DROP TABLE items_1;
+DROP TABLE files_1;
+"""  # noqa: S608  constants of our own
+MIGRATIONS: dict[int, str] = {1: _FROM_1}
+"""How a file of an earlier version becomes one of the next. ``redigest`` gives the digest of a request that is kept."""
+VERSION = 2
+_READ_1 = """
+CREATE TEMP VIEW items AS SELECT *, NULL AS spelling, NULL AS meta, nullif(sends, 0) AS number, NULL AS phase, NULL AS status
+  FROM main.items;
+CREATE TEMP VIEW files AS SELECT *, NULL AS media, NULL AS mismatches FROM main.files;
+CREATE TEMP TABLE sendings (item, number, state, idempotency_key, request_id, sent, cost, unknown);
+"""
+"""How a reader, which changes no file, sees one of schema 1 as one of this version."""
 
 
 _BUSY = {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}
@@ -101,7 +191,7 @@ def open_writable(path: Path) -> sqlite3.Connection:
         database.execute("PRAGMA busy_timeout = 5000")
         database.execute("PRAGMA synchronous = FULL")
         # Before the log is switched on: a file that holds nothing is then one whose log is missing, and never a new one.
-        migrate(database)
+        migrate(database, path)
         _switch_log_on(database)
         database.execute("BEGIN IMMEDIATE")
         database.execute("INSERT OR REPLACE INTO meta VALUES ('opened', ?)", (str(int(time.time())),))
@@ -189,8 +279,10 @@ def open_readable(path: Path) -> sqlite3.Connection:
         database = sqlite3.connect(
             f"{path.resolve().as_uri()}?mode={mode}", uri=True, isolation_level=None, timeout=5.0
         )
-        database.execute("PRAGMA query_only = ON")
         _check_identity(database, path, empty_ok=False)
+        if database.execute("PRAGMA user_version").fetchone()[0] < VERSION:
+            database.executescript(_READ_1)
+        database.execute("PRAGMA query_only = ON")
     except sqlite3.Error as error:
         raise wrap_error("read", error, path) from error
     return database
@@ -210,22 +302,71 @@ def _check_identity(database: sqlite3.Connection, path: Path, *, empty_ok: bool 
         raise JournalError(
             f"{path} is an SQLite database but not a videorouter journal. Pass another path.", path=str(path)
         )
-    if version > len(MIGRATIONS):
+    if version > VERSION:
         raise JournalError(
             f"The journal {path} was written by a newer videorouter (schema {version}, this one knows "
-            f"{len(MIGRATIONS)}). Upgrade videorouter.",
+            f"{VERSION}). Upgrade videorouter.",
             path=str(path),
         )
 
 
-def migrate(database: sqlite3.Connection) -> None:
-    """Migrate the tables to the newest version, each step in one transaction."""
+def migrate(database: sqlite3.Connection, path: Path) -> None:
+    """Make the tables, or migrate those of an earlier version to the newest, each step in one transaction."""
     version = database.execute("PRAGMA user_version").fetchone()[0]
-    for number in range(version, len(MIGRATIONS)):
-        database.executescript(
-            f"BEGIN IMMEDIATE; {MIGRATIONS[number]}; PRAGMA application_id = {APPLICATION_ID}; "
-            f"PRAGMA user_version = {number + 1}; COMMIT;"
-        )
+    if version == 0:
+        _run_step(database, TABLES, VERSION)
+        return
+    if version < VERSION:
+        keep_copy(database, path, version)
+        database.create_function("redigest", 3, _redigest, deterministic=True)
+    for number in range(version, VERSION):
+        _run_step(database, MIGRATIONS[number], number + 1)
+
+
+def _run_step(database: sqlite3.Connection, statements: str, version: int) -> None:
+    identity = f"PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {version}"
+    database.executescript(f"BEGIN IMMEDIATE; {statements}; {identity}; COMMIT;")
+
+
+def keep_copy(database: sqlite3.Connection, path: Path, version: int) -> None:
+    """Keep a copy of a journal before it is changed, for an earlier version of this package.
+
+    Raises:
+        JournalError: There is no room for it. Nothing was changed.
+    """
+    number, copy = 1, path.with_name(f"{path.name}.schema-{version}")
+    while copy.exists():
+        number += 1
+        copy = path.with_name(f"{path.name}.schema-{version}.{number}")
+    try:
+        create_file(copy)
+        kept = sqlite3.connect(copy)
+        try:
+            database.backup(kept)
+        finally:
+            kept.close()
+    except (OSError, sqlite3.Error) as error:
+        copy.unlink(missing_ok=True)
+        raise JournalError(
+            f"No copy of {path} could be kept before it is changed for this version: {error}. Nothing was changed or sent. "
+            f"Free disk space in {path.parent} and run the same batch again.",
+            path=str(path),
+        ) from error
+
+
+def list_copies(path: Path) -> list[Path]:
+    """The copies of a journal that were kept before it was changed for a newer version."""
+    return sorted(path.parent.glob(f"{glob.escape(path.name)}.schema-*"))
+
+
+def _redigest(verb: str, request: str | None, parent: str | None) -> str | None:
+    """The digest of a request that schema 1 kept; ``None`` where it is forgotten."""
+    if request is None:
+        return None
+    try:
+        return digest_stored(verb, request.encode("utf-8", "surrogatepass"), parent)
+    except (msgspec.MsgspecError, InvalidRequestError, ValueError):
+        return None
 
 
 def wrap_error(doing: str, error: Exception, path: Path) -> JournalError:

@@ -23,14 +23,15 @@ A crash leaves the last state that was committed, and the commit order makes eac
 * ``accepted``: paid, and its task id is known: it is polled again, never submitted again.
 * ``done``: never sent again; a download that is missing is finished.
 * ``refused`` and ``failed``: stay as they are until ``retry`` is asked for.
+* ``lost``: it was accepted, and the gateway knows its task no more. It may have been billed, and is settled like a doubt; until
+  then each run asks once more, since it may have asked the wrong gateway.
+* ``cancelled``: taken back before it was sent; nothing sends it.
 
 This file decides; it writes nothing, sends nothing and reads no clock.
 """
 
 from __future__ import annotations
 
-import functools
-import hashlib
 from typing import TYPE_CHECKING, Literal, get_args
 
 import msgspec
@@ -63,6 +64,8 @@ if TYPE_CHECKING:
 
 STATES: tuple[ItemState, ...] = get_args(ItemState)
 FINAL: frozenset[ItemState] = frozenset({"done", "refused", "failed"})
+UNCERTAIN: frozenset[ItemState] = frozenset({"in_doubt", "lost"})
+"""May have been billed, and nothing is in hand."""
 RETRYABLE: frozenset[ItemState] = frozenset({"refused", "failed"})
 
 Resumption = Literal["send", "poll", "collect", "doubt", "keep"]
@@ -72,14 +75,16 @@ POLICIES: tuple[Policy, ...] = get_args(Policy)
 SETTLED = "settled"
 """The code of a failure that the user has settled: it was billed, and its video is lost."""
 
+_GONE = 404
 STOP_AFTER = 20
 """Identical 400, 404 or 422 answers, or failures to connect, in a row after which a batch stops."""
 
-Move = Literal["refusal", "intent", "task", "ending", "crash", "settlement"]
-"""Causes of a change: an entry that cannot be used, a request about to be sent, its task id, its end, the death of its
-process, and the user's settlement."""
+Move = Literal["cancellation", "refusal", "intent", "task", "ending", "crash", "settlement"]
+"""Causes of a change: the user takes it back or puts it back, an entry that cannot be used, a request about to be sent, its
+task id, its end, the death of its process, and the user's settlement."""
 
 MOVES: dict[Move, dict[ItemState, frozenset[ItemState]]] = {
+    "cancellation": {"not_sent": frozenset({"cancelled"}), "cancelled": frozenset({"not_sent"})},
     "refusal": {"not_sent": frozenset({"refused"})},
     "intent": {
         "not_sent": frozenset({"sending"}),
@@ -90,11 +95,13 @@ MOVES: dict[Move, dict[ItemState, frozenset[ItemState]]] = {
     "task": {"sending": frozenset({"accepted"}), "accepted": frozenset({"accepted"})},
     "ending": {
         "sending": frozenset({"not_sent", "accepted", "done", "refused", "failed", "in_doubt"}),
-        "accepted": frozenset({"accepted", "done", "failed"}),
+        "accepted": frozenset({"accepted", "done", "failed", "lost"}),
+        "lost": frozenset({"accepted", "done", "failed", "lost"}),
     },
     "crash": {"sending": frozenset({"in_doubt"})},
     "settlement": {
         "in_doubt": frozenset({"not_sent", "done", "failed"}),
+        "lost": frozenset({"not_sent", "done", "failed"}),
         "not_sent": frozenset({"not_sent", "done"}),
         "refused": frozenset({"refused", "done"}),
         "failed": frozenset({"failed", "done"}),
@@ -129,7 +136,7 @@ def decide_resumption(
     state = state_after_crash(state)
     if state == "not_sent" or (state in RETRYABLE and state in retry and not settled):
         return "send"
-    if state == "accepted":
+    if state in {"accepted", "lost"}:
         return "poll"
     if state == "in_doubt":
         return "doubt"
@@ -145,6 +152,8 @@ def state_after_error(error: BaseException, *, sent: bool, task_id: str | None =
         task_id = task_id or error.task_id
     if isinstance(error, TaskFailedError) or (isinstance(error, ContentPolicyError) and task_id is not None):
         return "failed"
+    if isinstance(error, TaskPollError) and error.status == _GONE:
+        return "lost"
     if task_id is not None:
         return "accepted"
     if isinstance(error, TaskPollError | TaskTimeoutError):
@@ -224,23 +233,6 @@ class StopRule:
         return None
 
 
-def digest_request(verb: str, body: bytes) -> str:
-    """Digest a request's verb and body as 32 hex digits; equal requests have equal digests."""
-    hasher = _hasher(verb).copy()
-    hasher.update(body)
-    return hasher.hexdigest()
-
-
-@functools.cache
-def _hasher(verb: str) -> hashlib.blake2b:
-    return hashlib.blake2b(digest_size=16, person=verb.encode()[:16])
-
-
-def name_item(digest: str, occurrence: int) -> str:
-    """Name an item without an id. Four takes of one prompt are four items."""
-    return f"{digest}-{occurrence}"
-
-
 def check_retry(states: Iterable[str] | bool) -> frozenset[ItemState]:
     """Check the states to send again; raises ``ConfigurationError`` for any but ``refused`` and ``failed``."""
     if isinstance(states, bool):
@@ -281,6 +273,8 @@ class Counts:
             accepted=counts["accepted"],
             in_doubt=counts["in_doubt"],
             not_sent=counts["not_sent"] + unmet,
+            lost=counts["lost"],
+            cancelled=counts["cancelled"],
             cost=cost,
             cost_in_doubt=cost_in_doubt,
             stopped=stopped,
@@ -298,6 +292,7 @@ class ItemRow(msgspec.Struct, frozen=True, kw_only=True):
     position: int
     state: ItemState
     digest: str
+    spelling: str | None = None
     verb: str = "generate"
     model: str | None = None
     request: str | None = None
@@ -316,3 +311,10 @@ class ItemRow(msgspec.Struct, frozen=True, kw_only=True):
     sent: float | None = None
     accepted: float | None = None
     finished: float | None = None
+    number: int | None = None
+    phase: str | None = None
+    status: int | None = None
+
+    def asks_for(self, digest: str, spelling: str) -> bool:
+        """Whether it is this request: by what it says or, where that is not known of a row of schema 1, by its spelling."""
+        return self.digest == digest or (self.spelling is not None and self.spelling == spelling)

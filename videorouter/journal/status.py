@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from videorouter.journal.journal import COLUMNS
+from videorouter.journal.journal import COLUMNS, DOUBTFUL
 from videorouter.journal.schema import open_readable, wrap_error
-from videorouter.journal.states import RETRYABLE, SETTLED, ItemRow, state_after_crash
+from videorouter.journal.states import RETRYABLE, SETTLED, UNCERTAIN, ItemRow, state_after_crash
 from videorouter.locks import is_locked
 from videorouter.models import ItemState
 
@@ -20,10 +20,14 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
-_BY_STATE = """
-SELECT state, count(*), total(cost), total(reserved), total(unknown), sum(unknown > 0),
+_BY_STATE = f"""
+SELECT state, count(*), total(cost), total(reserved), total(unknown), sum({DOUBTFUL}),
        total(CASE WHEN json_valid(result) THEN json_extract(result, '$.cost') END),
        sum(json_valid(failure) AND json_extract(failure, '$.code') = ?) FROM items GROUP BY state
+"""  # noqa: S608  constants of our own
+_DOUBT = """
+SELECT idempotency_key, request_id, sent FROM sendings WHERE item = ? AND state IN ('in_doubt', 'lost')
+  ORDER BY number DESC LIMIT 1
 """
 _UNSAVED = """
 SELECT count(*) FROM items WHERE state = 'done' AND NOT EXISTS
@@ -120,14 +124,18 @@ def read_status(path: Path) -> JournalStatus:
 def read_rows(
     path: Path, states: tuple[str, ...] = (), *, doubtful: bool = False
 ) -> Iterator[tuple[ItemRow, tuple[str, ...]]]:
-    """Read rows in the order of the input, with their saved files; ``doubtful``: those that may have been billed."""
+    """Read rows in the order of the input, with their saved files.
+
+    ``doubtful``: what may have been billed, whatever its state, with the key, the time and the request id of the sending
+    that nobody knows of.
+    """
     running = is_locked(path)
-    states = ("in_doubt",) if doubtful else states
-    wanted = set(states)
-    if "in_doubt" in wanted and not running:
+    wanted = set() if doubtful else set(states)
+    if not running and (doubtful or "in_doubt" in wanted):
         wanted.add("sending")
-    where = f"WHERE state IN ({', '.join('?' * len(wanted))})" if wanted else ""
-    where += " OR unknown > 0" if doubtful else ""
+    conditions = [f"state IN ({', '.join('?' * len(wanted))})"] if wanted else []
+    conditions += [DOUBTFUL] if doubtful else []
+    where = f"WHERE {' OR '.join(conditions)}" if conditions else ""
     columns = ", ".join(f"items.{column}" for column in COLUMNS)
     query = (
         f"SELECT {columns}, (SELECT group_concat(path, char(0)) FROM (SELECT path FROM files WHERE item = items.id "  # noqa: S608
@@ -138,5 +146,16 @@ def read_rows(
             row = ItemRow(**dict(zip(COLUMNS, values, strict=True)))
             if row.state == "sending" and not running:
                 row = msgspec.structs.replace(row, state="in_doubt", unknown=row.unknown + row.reserved, reserved=0.0)
+            if doubtful and row.state not in UNCERTAIN:
+                row = _show_doubt(database, row)
             names = str(files).split("\0") if files else []
             yield row, tuple(str(path.parent / name) for name in names)
+
+
+def _show_doubt(database: sqlite3.Connection, row: ItemRow) -> ItemRow:
+    """A row with the key, the request id and the time of its sending that is in doubt, where that is another one."""
+    facts = database.execute(_DOUBT, (row.id,)).fetchone()
+    if facts is None:
+        return row
+    key, request_id, sent = facts
+    return msgspec.structs.replace(row, idempotency_key=key, request_id=request_id, sent=sent)

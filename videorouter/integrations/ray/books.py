@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from videorouter.batch.run import BatchOptions
     from videorouter.call.caller import Caller
     from videorouter.integrations.ray.proxy import RemoteJournal
-    from videorouter.journal.journal import Journal
+    from videorouter.journal.journal import Fingerprint, Journal
     from videorouter.journal.states import ItemRow, Resumption
 
 
@@ -41,17 +41,17 @@ class WorkerBooks(BatchRun):
     async def reserve(self, micros: int) -> None:
         """Hold nothing yet: the ledger holds the money together with the intent, for the whole cluster."""
 
-    async def identify(self, digest: str, given: str | None, index: int, *, taken: bool = False) -> Identity:  # noqa: ARG002
+    async def identify(self, entry: Fingerprint, given: str | None, index: int, *, taken: bool = False) -> Identity:  # noqa: ARG002
         """Who a row is, and what the ledger knows of it; a row that comes again gets the id that it had.
 
         Raises:
             InvalidRequestError: Another row has the id.
         """
         if self.remote is None:
-            return Identity(id=given or f"{digest}-at{index}")
+            return Identity(id=given or f"{entry.digest}-at{index}")
         if self.remote.is_new(index, given):
             return Identity(id=given or "")
-        answer = await self.remote.meet(index, digest, given)
+        answer = await self.remote.meet(index, entry.digest, given, entry.spelling)
         if answer.settled:
             self._settled.add(answer.id)
         return Identity(id=answer.id, row=answer.recorded)

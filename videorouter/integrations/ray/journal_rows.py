@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, TypeAlias
 
-from videorouter.journal.journal import UPDATE_ENDING, UPSERT_INTENT
-from videorouter.journal.states import name_item
+from videorouter.journal.identity import name_item
+from videorouter.journal.journal import ARCHIVE, UPDATE_ENDING, UPSERT_INTENT
 
 if TYPE_CHECKING:
     import sqlite3
@@ -15,7 +15,7 @@ IntentRow: TypeAlias = tuple[str, int, str, str, str, str, str, float, str | Non
 EndingRow: TypeAlias = tuple[str, str, float, float | None, float, str | None, str | None, str | None, str | None]
 """An ``Ending``: id, state, reserved, cost, unknown, result, failure, task id, request id."""
 
-RESTORE = "UPDATE items SET idempotency_key = ?, sent = ? WHERE id = ?"
+_ARCHIVE = f"{ARCHIVE} sends > 0"
 _INSERT = (
     f"{UPSERT_INTENT}, position = excluded.position, verb = excluded.verb, parent = excluded.parent WHERE digest = ''"
 )
@@ -26,6 +26,7 @@ def write_intents(database: sqlite3.Connection, rows: list[IntentRow], now: floa
     """Write down that requests are about to be sent; those without an id are named by their digest. Gives their ids."""
     named = [(*row, now) for row in rows if row[0]]
     if named:
+        database.executemany(_ARCHIVE, [(row[0],) for row in named])
         database.executemany(UPSERT_INTENT, named)
     unnamed = [(name_item(row[2], 1), *row[1:], now) for row in rows if not row[0]]
     if not unnamed:

@@ -20,8 +20,10 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
+import msgspec
+
 from videorouter.errors import JournalError
-from videorouter.integrations.ray.journal_rows import RESTORE, write_endings, write_intents
+from videorouter.integrations.ray.journal_rows import write_endings, write_intents
 from videorouter.integrations.ray.words import (
     Accept,
     Answer,
@@ -43,8 +45,18 @@ from videorouter.integrations.ray.words import (
     read_words,
 )
 from videorouter.journal.budget import Budget, to_dollars, to_micros
-from videorouter.journal.journal import INSERT_REFUSED, UPDATE_TASK, Journal, find_item
-from videorouter.journal.states import FINAL, STATES, name_item
+from videorouter.journal.identity import name_item
+from videorouter.journal.journal import (
+    INSERT_REFUSED,
+    SELECT_FILES,
+    UPDATE_FILE,
+    UPDATE_TASK,
+    Ending,
+    Journal,
+    find_item,
+    write_ending,
+)
+from videorouter.journal.states import FINAL, STATES
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -69,10 +81,14 @@ PRAGMA journal_mode = OFF;
 PRAGMA synchronous = OFF;
 PRAGMA cache_size = -65536;
 CREATE TABLE met (position INTEGER PRIMARY KEY, id TEXT NOT NULL, digest TEXT);
+CREATE INDEX met_id ON met (id);
 CREATE TABLE takes (digest TEXT PRIMARY KEY, times INTEGER NOT NULL) WITHOUT ROWID;
 CREATE TABLE given (id TEXT PRIMARY KEY, position INTEGER NOT NULL) WITHOUT ROWID;
 """
 _TAKE = "INSERT INTO takes VALUES (?, 1) ON CONFLICT (digest) DO UPDATE SET times = times + 1 RETURNING times"
+_OF_SCHEMA_1 = """
+SELECT id FROM items WHERE {} = ? AND spelling IS NOT NULL AND id GLOB spelling || '-*' ORDER BY position, created
+"""
 _DOUBT = """
 UPDATE items SET state = 'in_doubt', unknown = unknown + reserved, reserved = 0,
   failure = coalesce(failure, ?) WHERE id = ? AND state = 'sending'
@@ -322,14 +338,16 @@ class Ledger:
         elif self._fresh:
             return Answer()  # nothing of it was ever written: its intent names it
         else:
-            item = name_item(word.digest, self._met.execute(_TAKE, (word.digest,)).fetchone()[0])
+            item = self._find_earlier(database, word)
+            item = item or name_item(word.digest, self._met.execute(_TAKE, (word.digest,)).fetchone()[0])
             digest = word.digest
         if known is None:
             self._met.execute("INSERT INTO met VALUES (?, ?, ?)", (word.position, item, digest))
         recorded = find_item(database, item)
         if known is not None:
             digest = digest or (recorded.digest if recorded is not None else None) or word.digest
-            if digest != word.digest:
+            same = recorded is not None and recorded.asks_for(word.digest, word.spelling)
+            if digest != word.digest and not same:
                 return Answer(verdict="changed", id=item)
         if recorded is not None and recorded.state == "done":
             return Answer(id=item, recorded=recorded)
@@ -345,6 +363,14 @@ class Ledger:
         elif recorded.state == "accepted" and self._purse.cap is not None:
             self._held[item] = to_micros(recorded.reserved)
         return Answer(id=item, recorded=recorded, settled=recorded is not None and self._is_settled(recorded))
+
+    def _find_earlier(self, database: sqlite3.Connection, word: Meet) -> str | None:
+        """A row of schema 1 that is this request, and that no row of this run has taken yet."""
+        for column, value in (("spelling", word.spelling), ("digest", word.digest)):
+            for (item,) in database.execute(_OF_SCHEMA_1.format(column), (value,)).fetchall():
+                if self._met.execute("SELECT 1 FROM met WHERE id = ?", (item,)).fetchone() is None:
+                    return str(item)
+        return None
 
     def _put_in_doubt(self, database: sqlite3.Connection, item: str, reserved: float) -> None:
         """Nobody is left who could say what became of it."""
@@ -398,7 +424,6 @@ class Ledger:
 
     def _finish(self, database: sqlite3.Connection, worker: str, words: list[Finish]) -> list[Answer | None]:
         rows: list[EndingRow] = []
-        restored: list[tuple[str | None, float, str]] = []
         running = self._running.get(worker, set())
         for word in words:
             row: EndingRow | None = word.row
@@ -407,16 +432,18 @@ class Ledger:
                 row = self._bring_late(database, word)
             if row is None:
                 continue
-            rows.append(row)
-            if word.restored is not None:
-                restored.append((*word.restored, row[0]))
             if self._purse.cap is not None:
                 self._count_money(row)
+            if word.kept is not None:
+                state, failure, phase, status = word.kept
+                told = dict(zip(Ending.__struct_fields__, row, strict=False))
+                kept = {"kept": state, "kept_failure": failure, "phase": phase, "status": status}
+                write_ending(database, msgspec.convert({**told, **kept}, Ending), time.time())
+                continue
+            rows.append(row)
             for number, kind, data in word.inline:
                 database.execute("INSERT OR REPLACE INTO inline VALUES (?, ?, ?, ?)", (row[0], number, kind, data))
         write_endings(database, rows, time.time())
-        if restored:
-            database.executemany(RESTORE, restored)
         return [None] * len(words)
 
     def _count_money(self, row: EndingRow) -> None:
@@ -467,9 +494,8 @@ class Ledger:
         return Answer(id=word.id, inline=dict(database.execute(query, (word.id,)).fetchall()))
 
     def _find_files(self, database: sqlite3.Connection, _: str, word: FindFiles) -> Answer:
-        query = "SELECT path, size, sha256 FROM files WHERE item = ? AND saved IS NOT NULL ORDER BY number"
-        rows = database.execute(query, (word.id,)).fetchall()
-        return Answer(id=word.id, files=tuple((self._lengthen(path), size, digest) for path, size, digest in rows))
+        rows = database.execute(SELECT_FILES, (word.id,)).fetchall()
+        return Answer(id=word.id, files=tuple((self._lengthen(path), *facts) for path, *facts in rows))
 
     def _plan_file(self, database: sqlite3.Connection, _: str, word: PlanFile) -> Answer:
         if self._journal is None:
@@ -491,9 +517,8 @@ class Ledger:
         raise sqlite3.IntegrityError(f"no free name for {word.path}")
 
     def _record_file(self, database: sqlite3.Connection, _: str, word: RecordFile) -> Answer | None:
-        planned, path = self._shorten(word.planned), self._shorten(word.path or word.planned)
-        row = (path, word.size, word.sha256, time.time(), planned)
-        database.execute("UPDATE OR IGNORE files SET path = ?, size = ?, sha256 = ?, saved = ? WHERE path = ?", row)
+        places = {"planned": self._shorten(word.planned), "path": self._shorten(word.path)}
+        database.execute(UPDATE_FILE, {**msgspec.structs.asdict(word), **places, "now": time.time()})
         return None
 
     def _shorten(self, path: str) -> str:

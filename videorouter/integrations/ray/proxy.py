@@ -39,8 +39,8 @@ from videorouter.integrations.ray.words import (
     read_reply,
 )
 from videorouter.journal.budget import to_dollars, to_micros
+from videorouter.journal.identity import name_item
 from videorouter.journal.journal import SavedFile
-from videorouter.journal.states import name_item
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -157,7 +157,7 @@ class RemoteJournal:
             self._homes[given] = block.start
         return True
 
-    async def meet(self, position: int, digest: str, given: str | None) -> Answer:
+    async def meet(self, position: int, digest: str, given: str | None, spelling: str = "") -> Answer:
         """Who a row is, and what is known of it; waits while another worker that lives has it.
 
         Raises:
@@ -167,7 +167,7 @@ class RemoteJournal:
         block = self.blocks[position]
         if block.trouble is not None:
             raise block.trouble
-        answer = await self._ask(Meet(block.start, position, digest, given))
+        answer = await self._ask(Meet(block.start, position, digest, given, spelling))
         if answer.verdict == "twice":
             raise _name_twice(given)
         if answer.verdict == "changed":
@@ -238,8 +238,8 @@ class RemoteJournal:
             ending.task_id,
             ending.request_id,
         )
-        restored = None if ending.sent is None else (ending.idempotency_key, ending.sent)
-        self._post(Finish(self._homes.get(ending.id, -1), row, ending.inline, restored), None)
+        kept = None if ending.kept is None else (ending.kept, ending.kept_failure, ending.phase, ending.status)
+        self._post(Finish(self._homes.get(ending.id, -1), row, ending.inline, kept), None)
 
     async def record_invalid_entry(self, item: str, position: int, verb: str, failure: str) -> None:
         """Commit that a row could not be read."""
@@ -265,8 +265,14 @@ class RemoteJournal:
         answer = await self._say(FindFiles(item))
         # A URL stays text: as a path it would lose a slash, and all that is done with it is to show it
         return tuple(
-            SavedFile(path=cast("Path", place) if "://" in place else Path(place), size=size, sha256=sha256)
-            for place, size, sha256 in (() if answer is None else answer.files)
+            SavedFile(
+                path=cast("Path", place) if "://" in place else Path(place),
+                size=size,
+                sha256=sha256,
+                media=media,
+                mismatches=mismatches,
+            )
+            for place, size, sha256, media, mismatches in (() if answer is None else answer.files)
         )
 
     async def plan_file(self, item: str, number: int, path: Path) -> Path:
@@ -278,9 +284,9 @@ class RemoteJournal:
         answer = await self._say(PlanFile(item, number, place))
         return place if answer is None else answer.text
 
-    async def record_file(self, planned: Path | str, path: Path | str, *, size: int, sha256: str | None = None) -> None:
+    async def record_file(self, planned: Path | str, file: SavedFile) -> None:
         """Commit that a file stands whole: under the name that was planned for it, or with another ending."""
-        await self._say(RecordFile(str(planned), size, sha256, str(path)))
+        await self._say(RecordFile(str(planned), str(file.path), file.size, file.sha256, file.media, file.mismatches))
 
     def stop(self, reason: str) -> None:
         """Let no worker send anything more."""

@@ -9,11 +9,12 @@ from __future__ import annotations
 import asyncio
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from videorouter.batch.saving import Saver
 from videorouter.downloads.names import fill_template
 from videorouter.errors import ConfigurationError, DownloadError
+from videorouter.journal.journal import SavedFile
 from videorouter.models import Download
 
 if TYPE_CHECKING:
@@ -88,7 +89,8 @@ class StoreSaver(Saver):
                     path=place,
                 ) from error
         if self._remote is not None:
-            await self._remote.record_file(place, place, size=download.size, sha256=download.sha256)
+            saved = SavedFile(path=cast("Path", place), size=download.size, sha256=download.sha256)
+            await self._remote.record_file(place, saved)
         return Download(file=place, size=download.size, sha256=download.sha256)
 
     def _put(self, file: Path, place: str) -> None:

@@ -11,6 +11,7 @@ import msgspec
 
 from videorouter.integrations.ray.journal_rows import EndingRow, IntentRow
 from videorouter.journal.states import ItemRow
+from videorouter.models import ItemState
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -31,6 +32,7 @@ class Meet(msgspec.Struct, frozen=True, array_like=True, tag="m"):
     position: int
     digest: str
     given: str | None = None
+    spelling: str = ""
 
 
 class Intend(msgspec.Struct, frozen=True, array_like=True, tag="i"):
@@ -54,13 +56,14 @@ class Accept(msgspec.Struct, frozen=True, array_like=True, tag="a"):
 class Finish(msgspec.Struct, frozen=True, array_like=True, tag="f"):
     """What became of it, ``row`` as the journal writes it; ``inline`` are videos that came inside the answer.
 
-    ``restored`` are the idempotency key and the time of an earlier sending, where its row shall show these again.
+    ``kept`` are the state of the item, what is told of it, and the phase and status of this sending, where it bought nothing and
+    an earlier sending is in doubt still.
     """
 
     block: int
     row: EndingRow
     inline: tuple[tuple[int, str | None, bytes], ...] = ()
-    restored: tuple[str | None, float] | None = None
+    kept: tuple[ItemState, str | None, str | None, int | None] | None = None
 
 
 class Refuse(msgspec.Struct, frozen=True, array_like=True, tag="r"):
@@ -105,12 +108,14 @@ class PlanFile(msgspec.Struct, frozen=True, array_like=True, tag="p"):
 
 
 class RecordFile(msgspec.Struct, frozen=True, array_like=True, tag="w"):
-    """A file stands whole: under the name that was planned for it, or under another ``path``."""
+    """A file stands whole: under the name that was planned for it, or with another ending."""
 
     planned: str
+    path: str
     size: int
     sha256: str | None = None
-    path: str = ""
+    media: str | None = None
+    mismatches: str | None = None
 
 
 class Stop(msgspec.Struct, frozen=True, array_like=True, tag="x"):
@@ -148,7 +153,7 @@ class Answer(msgspec.Struct, frozen=True, array_like=True, omit_defaults=True):
         recorded: What the journal has of it.
         settled: Whether this very run has brought it to where it is, so that it is not tried again.
         text: A file's name, or a reason.
-        files: Names, sizes and digests.
+        files: Names, sizes, digests, media facts and mismatches.
         inline: Videos by number.
         twice: Rows of a fresh block, counted from its first, whose ids belong to other rows.
     """
@@ -158,7 +163,7 @@ class Answer(msgspec.Struct, frozen=True, array_like=True, omit_defaults=True):
     recorded: ItemRow | None = None
     settled: bool = False
     text: str = ""
-    files: tuple[tuple[str, int, str | None], ...] = ()
+    files: tuple[tuple[str, int, str | None, str | None, str | None], ...] = ()
     inline: dict[int, bytes] = {}
     twice: tuple[int, ...] = ()
 
