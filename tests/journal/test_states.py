@@ -140,7 +140,7 @@ def test_what_was_paid_for_is_never_sent_again_and_nothing_is_sent_unnoticed():
     assert list_sources("intent", "sending") == ("not_sent", "refused", "failed", "in_doubt")
     assert list_sources("task", "accepted") == ("sending", "accepted")
     assert list_sources("ending", "in_doubt") == ("sending",)
-    assert list_sources("ending", "done") == ("sending", "accepted")
+    assert list_sources("ending", "done") == ("sending", "accepted", "lost")
     assert list_sources("ending", "sending") == ()
 
 
