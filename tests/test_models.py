@@ -108,5 +108,5 @@ def test_a_stored_task_comes_back_whole(task):
     ],
 )
 def test_what_is_no_stored_task_is_refused(stored):
-    with pytest.raises(ValueError, match="no stored task"):
+    with pytest.raises(ValueError, match="not a stored task"):
         Task.from_dict(stored)

@@ -250,7 +250,7 @@ class Task(Record, frozen=True, kw_only=True):
                 if "data" in plain:
                     video.with_extras(data_=base64.b64decode(plain["data"], validate=True))
         except (msgspec.MsgspecError, ValueError, TypeError, AttributeError) as error:
-            msg = f"This is no stored task ({error}). Task.from_dict takes what task.to_dict() gave."
+            msg = f"This is not a stored task ({error}). Task.from_dict takes the result of task.to_dict()."
             raise ValueError(msg) from error
         return task
 

@@ -100,8 +100,8 @@ async def test_it_is_not_held_in_memory(tmp_path):
     ("body", "word"),
     [
         (b'{"data": [' + b"7," * 3_000_000 + b"7]}", "beside its videos"),
-        (b"<html>" + b" " * 5_000_000, "no JSON text"),
-        (BODY[:-1_000_000].ljust(len(BODY) - 1, b"%"), "no base64"),
+        (b"<html>" + b" " * 5_000_000, "not JSON text"),
+        (BODY[:-1_000_000].ljust(len(BODY) - 1, b"%"), "not base64"),
     ],
     ids=["numbers", "a page", "no base64"],
 )

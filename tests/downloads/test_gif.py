@@ -63,4 +63,4 @@ def test_random_bytes_never_raise(data):
 
 
 def test_bytes_that_are_no_block_are_named():
-    assert "no block" in (judge(b"GIF89a\x04\0\x04\0\0\0\0" + b"html" * 9) or "")
+    assert "not a block" in (judge(b"GIF89a\x04\0\x04\0\0\0\0" + b"html" * 9) or "")

@@ -45,7 +45,7 @@ def test_boxes_that_fill_the_file_are_whole():
         (b"", "empty"),
         (b"short", "too short"),
         (WHOLE[:-1], "cut"),
-        (WHOLE + b"x", "no box"),
+        (WHOLE + b"x", "not a box"),
         (WHOLE + b"x" * 8, "impossible size|cut"),
         (WHOLE + b"\0" * 8, "impossible size"),
         (box(b"moov") + FTYP, "begins with"),
@@ -54,7 +54,7 @@ def test_boxes_that_fill_the_file_are_whole():
         (FTYP + struct.pack(">I4s", 0, b"moov"), "impossible size"),
         (FTYP + struct.pack(">I4sQ", 1, b"mdat", 8), "impossible size"),
         (FTYP + struct.pack(">I4sQ", 1, b"mdat", 2**63), "cut"),
-        (FTYP + struct.pack(">I4s", 1, b"mdat"), "no box"),
+        (FTYP + struct.pack(">I4s", 1, b"mdat"), "not a box"),
         (FTYP + box(b"free") * (MAX_BOXES + 1), "more than"),
     ],
 )

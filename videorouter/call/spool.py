@@ -105,7 +105,7 @@ class Spool:
         if self.size > self._limit:
             raise WireError(WireFailure.TOO_LARGE, f"the answer has more than {self._limit} bytes")
         if not self.head.lstrip(b"\xef\xbb\xbf \t\r\n").startswith((b"{", b"[", *_COMPRESSED)):
-            raise WireError(WireFailure.TOO_LARGE, f"the answer has more than {self._most} bytes and is no JSON text")
+            raise WireError(WireFailure.TOO_LARGE, f"the answer has more than {self._most} bytes and is not JSON text")
         if self._waiting >= _BLOCK_BYTES:
             async with ThreadedResource(self._close) as owned:
                 await owned.run(self._flush)
@@ -218,7 +218,7 @@ def split_answer(blocks: Iterator[bytes], most: int) -> tuple[bytes, dict[bytes,
             if len(left) + len(text) > most:
                 raise NotSplitError(f"the answer has more than {most} bytes beside its videos")
     if inside or rest:
-        raise NotSplitError("the answer is no JSON text: it ends inside a string")
+        raise NotSplitError("the answer is not JSON text: it ends inside a string")
     return bytes(left), files
 
 
@@ -261,7 +261,7 @@ class _Decoder:
         text = _ESCAPES.sub(b"", text.replace(b"\\/", b"/"))
         text = self._text + text.translate(_STANDARD, b" \t\r\n")
         if text.translate(None, _ALPHABET):
-            raise NotSplitError("the answer holds a long text that is no base64")
+            raise NotSplitError("the answer holds a long text that is not base64")
         whole = len(text) // 4 * 4
         self._text = text[whole:]
         self._decode(text[:whole])
@@ -274,7 +274,7 @@ class _Decoder:
         try:
             self._file.write(binascii.a2b_base64(text))
         except binascii.Error as error:
-            raise NotSplitError("the answer holds a long text that is no base64") from error
+            raise NotSplitError("the answer holds a long text that is not base64") from error
 
 
 def _attach(video: Video, files: dict[bytes, FileBytes]) -> None:

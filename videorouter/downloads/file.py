@@ -267,7 +267,7 @@ class PartialFile:
         if stat.S_ISDIR(mode):
             raise IsADirectoryError(errno.EISDIR, "is a folder", str(self.path))
         if not (stat.S_ISREG(mode) or stat.S_ISLNK(mode)):
-            raise OSError(errno.EINVAL, "is no ordinary file; pass a file object to write to it", str(self.path))
+            raise OSError(errno.EINVAL, "is not an ordinary file; pass a file object to write to it", str(self.path))
         if self._conflict == "refuse":
             raise FileExistsError(errno.EEXIST, "exists already", str(self.path))
 

@@ -59,7 +59,7 @@ class GifParser:
         mark = data[place]
         size = {_PICTURE_MARK: _PICTURE, _EXTENSION_MARK: _EXTENSION, _TRAILER: 1}.get(mark)
         if size is None:
-            self._stop(f"bytes that are no block stand at byte {begin + place}")
+            self._stop(f"bytes that are not a block at byte {begin + place}")
         elif mark == _TRAILER:
             self.done = True
             place += 1

@@ -91,7 +91,7 @@ def check_file_url(url: object, policy: AddressPolicy) -> FileUrl:
         raise _refuse(f"{shown!r} is not a usable URL", shown)
     scheme = parts.scheme.lower()
     if scheme not in ("https", "http") or not parts.hostname:
-        raise _refuse(f"{shown!r} is no https:// URL", shown)
+        raise _refuse(f"{shown!r} is not an https:// URL", shown)
     if "@" in parts.netloc:
         raise _refuse("the URL holds a user name or password", shown)
     host = unicodedata.normalize("NFKC", parts.hostname).lower()
@@ -141,7 +141,7 @@ def follow_redirect(target: FileUrl, location: str | None, policy: AddressPolicy
     try:
         url = urljoin(target.url, quoted)
     except ValueError as error:
-        raise _refuse("the file host redirects to something that is no URL", show_url(target.url)) from error
+        raise _refuse("the file host redirects to something that is not a URL", show_url(target.url)) from error
     found = check_file_url(url, policy)
     if target.scheme == "https" and found.scheme == "http":
         raise _refuse(f"{target.host} redirects from https to http ({found.host})", show_url(url))
@@ -187,11 +187,11 @@ def _read_literal(host: str, shown: str) -> _Address | None:
     except ValueError:
         pass
     if "%" in host or ":" in host:
-        raise _refuse(f"{host!r} is no usable host", shown)
+        raise _refuse(f"{host!r} is not a usable host", shown)
     if _NUMERIC.fullmatch(host):
         raise _refuse(f"{host!r} is an IP address in an unusual spelling", shown)
     if host.isascii() and not _NAME.fullmatch(host):
-        raise _refuse(f"{host!r} is no host name", shown)
+        raise _refuse(f"{host!r} is not a host name", shown)
     return None
 
 
@@ -210,7 +210,7 @@ def _refuse(reason: str, shown: str | None = None, advice: str = "") -> Download
 def _refuse_address(target: FileUrl, address: str, kind: Kind) -> DownloadError:
     where = target.host if address in (target.host, target.literal) else f"{target.host}, which resolves to {address}"
     if kind == "unusable":
-        return _refuse(f"{where} is no address that a file can come from", show_url(target.url))
+        return _refuse(f"{where} is not an address that a file can come from", show_url(target.url))
     return _refuse(
         f"{where}: a {kind} address",
         show_url(target.url),

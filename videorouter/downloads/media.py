@@ -101,7 +101,7 @@ class MediaReader:
     def reason(self) -> str | None:
         """Why this is not a video file, as soon as that is known."""
         if self._parser is None:
-            return f"it is no video file: it begins with {show_head(self._head)}" if self._head else None
+            return f"it is not a video file: it begins with {show_head(self._head)}" if self._head else None
         return self._parser.reason
 
     @property

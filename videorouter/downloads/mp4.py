@@ -103,7 +103,7 @@ class BoxParser:
             return None if framed else "neither the file host nor the file says where it ends, so it may be cut"
         if self._ends > size:
             return f"its last box ends {self._ends - size} bytes past the end: it is cut"
-        return "bytes that are no box follow its last box" if self.place < size else None
+        return "bytes that are not a box follow its last box" if self.place < size else None
 
     def media(self) -> Media:
         """The facts that are known."""

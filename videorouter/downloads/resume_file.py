@@ -56,7 +56,7 @@ class ResumeFile:
             descriptor = self._open()
             try:
                 if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-                    raise OSError(errno.EINVAL, "is no ordinary file", str(self._path))
+                    raise OSError(errno.EINVAL, "is not an ordinary file", str(self._path))
                 _lock(descriptor)
                 if self._still_has_name(descriptor):
                     if os.fstat(descriptor).st_nlink == 1:

@@ -281,7 +281,7 @@ class _FileSave:
             container = "mp4" if self._media is None else self._media.container
             file.commit(container)
             if container != "mp4":
-                report(logging.WARNING, "the video is no MP4 file but %s: saved as %s", container, file.path)
+                report(logging.WARNING, "the video is not an MP4 file but %s: saved as %s", container, file.path)
             return
         looks = describe_content(file.head())
         kept = file.reject() if file.size else None

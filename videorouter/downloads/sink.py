@@ -83,7 +83,7 @@ class Sink:
 
     def _name_failure(self, error: Exception) -> DownloadError:
         msg = (
-            f"Writing to {self.name} failed ({type(error).__name__}: {error}). What was written so far is no whole "
+            f"Writing to {self.name} failed ({type(error).__name__}: {error}). What was written so far is not a whole "
             "video. Fix the writer and save again: nothing is paid for that. Files must be open in binary mode."
         )
         return DownloadError(msg)

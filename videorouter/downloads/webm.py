@@ -120,7 +120,7 @@ class ElementParser:
             size_length = _LENGTHS[size]
             head = id_length + size_length
             if kind < _LEAST_ID or not size_length:
-                self.reason = f"bytes that are no element stand at byte {begin + place}"
+                self.reason = f"bytes that are not an element at byte {begin + place}"
                 break
             if room < head:
                 self.need = head
@@ -186,7 +186,7 @@ class ElementParser:
         if ends > size:
             return f"its last element ends {ends - size} bytes past the end: it is cut"
         if self.place < size:
-            return "bytes that are no element follow its last one"
+            return "bytes that are not an element follow its last one"
         if self._tracks is None:
             return "it holds no tracks"
         if self._segment_end is None:

@@ -165,5 +165,5 @@ def _read_length(texts: set[bytes]) -> int:
     found = [_LENGTH.fullmatch(text) for text in texts]
     lengths = {int(match.group(1)) for match in found if match is not None}
     if None in found or len(lengths) != 1:
-        raise UnreadableError("lengths that differ, or are none")
+        raise UnreadableError("lengths that differ, or are invalid")
     return lengths.pop()
