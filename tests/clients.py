@@ -141,8 +141,10 @@ async def _own() -> AsyncIterator[dict[str, Any]]:
 @contextlib.asynccontextmanager
 async def _proxied(*, lend: bool) -> AsyncIterator[dict[str, Any]]:
     tasks: set[asyncio.Task[None]] = set()
+    writers: list[asyncio.StreamWriter] = []
 
     def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writers.append(writer)
         tasks.add(asyncio.ensure_future(relay(reader, writer)))
 
     server = await asyncio.start_server(serve, "127.0.0.1", 0)
@@ -158,6 +160,8 @@ async def _proxied(*, lend: bool) -> AsyncIterator[dict[str, Any]]:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        for writer in writers:  # of a relay that had not begun, too
+            writer.transport.abort()
         for _ in range(3):  # an aborted transport closes its socket in the loop's next turns
             await asyncio.sleep(0)
 
