@@ -208,9 +208,7 @@ def _read_slowly(status: int, body: bytes, model: str | None, request: bytes | N
     try:
         root: object = decode_json(body)
     except BROKEN_JSON as error:
-        if not 200 <= status < 300:
-            return ErrorAnswer(status=status, effective=status, body=body)
-        return Unusable(status=status, reason=f"not JSON ({type(error).__name__})", body=body)
+        return refuse_broken(status, body, error)
     error_answer = find_error(status, root, body)
     if error_answer is not None:
         return error_answer
@@ -268,9 +266,7 @@ def read_task(
     try:
         root: object = decode_json(body)
     except BROKEN_JSON as error:
-        if not 200 <= status < 300:
-            return ErrorAnswer(status=status, effective=status, body=body)
-        return Unusable(status=status, reason=f"not JSON ({type(error).__name__})", body=body)
+        return refuse_broken(status, body, error)
     place = _task_place(root)
     fields = root if isinstance(root, dict) else {}
     word = next((text for text in ((place or {}).get("status"), fields.get("status")) if isinstance(text, str)), None)
@@ -305,6 +301,13 @@ def read_task(
         return Unusable(status=status, reason="empty", body=body)
     pending = TaskStatus(task_id=task_id, state="pending", status=word, cost=cost)
     return pending.with_extras(raw_=body, candidate_=result)
+
+
+def refuse_broken(status: int, body: bytes, error: Exception) -> ErrorAnswer | Unusable:
+    """Classify an answer that is not JSON, by its status."""
+    if 200 <= status < 300:
+        return Unusable(status=status, reason=f"not JSON ({type(error).__name__})", body=body)
+    return ErrorAnswer(status=status, effective=status, body=body)
 
 
 def _task_place(root: object) -> dict[str, Any] | None:

@@ -18,7 +18,7 @@ from urllib.parse import quote
 
 import msgspec
 
-from videorouter.call.answers import MAX_ANSWER_BYTES, ErrorAnswer, Unusable, find_error, read_post
+from videorouter.call.answers import MAX_ANSWER_BYTES, ErrorAnswer, Unusable, find_error, read_post, refuse_broken
 from videorouter.call.failures import (
     FailedAttempt,
     build_error,
@@ -212,12 +212,10 @@ class FreeCall(Call[Answer], kw_only=True, eq=False):
 
 def read_json(response: Response) -> Response | ErrorAnswer | Unusable:
     """Return the error that an answer reports, or the answer itself when it is JSON without one."""
-    root: object = None
     try:
         root = decode_json(response.body)
     except BROKEN_JSON as error:
-        if 200 <= response.status < 300:
-            return Unusable(status=response.status, reason=f"not JSON ({type(error).__name__})", body=response.body)
+        return refuse_broken(response.status, response.body, error)
     return find_error(response.status, root, response.body) or response
 
 
