@@ -38,13 +38,38 @@ async def close_while(router, call, happened) -> BaseException:
     return caught.value
 
 
-async def test_a_call_that_waits_for_its_retry_after_is_woken():
-    async with calling(answer(429, None, "Retry-After: 60"), adaptive=False) as (gateway, router):
+@pytest.mark.parametrize("adaptive", [True, False])
+async def test_calls_that_wait_for_a_retry_after_are_woken(adaptive):
+    async with calling(answer(429, None, "Retry-After: 60"), adaptive=adaptive) as (gateway, router):
         call = router.generate("otter", model="veo", timeout=300)
-        error = await close_while(router, call, lambda: gateway.posts)
+        behind = []
+
+        async def queue_behind():
+            await until(lambda: gateway.posts)
+            await asyncio.sleep(0.02)
+            behind.append(asyncio.ensure_future(router.generate("snow", model="veo", timeout=300)))
+
+        queueing = asyncio.ensure_future(queue_behind())
+        error = await close_while(router, call, lambda: behind)
         assert type(error) is ClientClosedError
         assert not error.in_doubt
-        assert len(gateway.posts) == 1
+        with pytest.raises(ClientClosedError):
+            await behind[0]
+        await queueing
+        assert len(gateway.posts) <= 2
+        assert router.in_doubt == ()
+
+
+async def test_an_upload_under_review_and_a_file_that_must_wait_are_woken(tmp_path):
+    pending = answer(200, {"data": {"id": 7, "upstream_status": "Processing"}})
+    slow = answer(503, None, "Retry-After: 60")
+    async with calling(pending, slow) as (gateway, router):
+        call = router.upload(b"\x89PNG\r\n\x1a\n" + b"\0" * 16, model="veo", timeout=300)
+        assert type(await close_while(router, call, lambda: gateway.gets)) is ClientClosedError
+    async with calling(slow) as (gateway, router):
+        call = router.save(gateway.url + "/v.mp4", tmp_path / "v.mp4", timeout=300)
+        error = await close_while(router, call, lambda: gateway.gets)
+        assert isinstance(error, DownloadError | ClientClosedError)
 
 
 async def test_a_wait_between_polls_is_woken_and_leaves_the_id():

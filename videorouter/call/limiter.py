@@ -302,10 +302,11 @@ class ClientLimit:
     ``blocked`` has the queues that wait for this limit only, in order: the models of a client take turns.
     """
 
-    __slots__ = ("__weakref__", "_queues", "blocked", "generation", "limit", "used", "waiting")
+    __slots__ = ("__weakref__", "_queues", "blocked", "closed", "generation", "limit", "used", "waiting")
 
     def __init__(self, limit: int) -> None:
         self.limit: int = limit
+        self.closed: bool = False
         self._queues: dict[tuple[Origin, str, bool], WaitQueue] = {}
         self._reset()
 
@@ -347,8 +348,9 @@ class ClientLimit:
             queue.model_limit.dispatch(now)
 
     def close(self) -> None:
-        """End all waits."""
+        """End all waits, and let nobody wait any more."""
         with PROCESS_LIMITS.lock:
+            self.closed = True
             for queue in self._queues.values():
                 while queue.waiters:
                     waiter, _ = queue.waiters.popitem(last=False)
@@ -492,6 +494,8 @@ class Slot:
         """
         queue = self.queue
         with PROCESS_LIMITS.lock:
+            if queue.client_limit.closed:
+                return False
             now = time.monotonic()
             waiter = _Waiter(self)
             queue.waiters[waiter] = None
