@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
     from videorouter.journal.states import ItemRow
 
+_LARGE = 2**20
+"""Bytes from which on an input is digested in a thread."""
 _ONCE_MORE = " It was sent again on request, and the gateway refused that: "
 
 _encode: Callable[[object], bytes] = msgspec.json.Encoder().encode
@@ -161,8 +163,9 @@ async def digest_inputs(fields: Mapping[str, Any]) -> dict[str, Any]:
 async def _digest_input(value: object) -> str:
     if isinstance(value, str):
         return value
-    if isinstance(value, bytes):
-        return f"content:{hashlib.blake2b(value, digest_size=16).hexdigest()}"
+    if isinstance(value, bytes | bytearray | memoryview):
+        # Hundreds of megabytes would hold up the loop; a thread for each small picture would cost more than its digest.
+        return _digest_bytes(value) if len(value) < _LARGE else await run_in_thread(partial(_digest_bytes, value))
     if isinstance(value, Path):
         return await run_in_thread(partial(_digest_file, value))
     if isinstance(value, Asset):
@@ -170,6 +173,10 @@ async def _digest_input(value: object) -> str:
     if isinstance(value, VideoResult | Video):
         return f"video:{value.video_id or value.url}"
     return f"file:{getattr(value, 'name', type(value).__name__)}"
+
+
+def _digest_bytes(value: bytes | bytearray | memoryview) -> str:
+    return f"content:{hashlib.blake2b(value, digest_size=16).hexdigest()}"
 
 
 def _digest_file(path: Path) -> str:
