@@ -23,7 +23,7 @@ pytestmark = pytest.mark.anyio
 
 
 def fingerprint(digest: str) -> Fingerprint:
-    return Fingerprint(digest, digest, digest)
+    return Fingerprint("generate", b"{}", digest, digest)
 
 
 def intent(item: str, position: int = 0, **more) -> Intent:
@@ -178,7 +178,7 @@ def fault(step):
             os.kill(os.getpid(), signal.SIGKILL)
 async def main():
     journal = await Journal.open(path, fault=fault)
-    await journal.identify(Fingerprint("d" * 32, "s", "d" * 32), "a")
+    await journal.identify(Fingerprint("generate", b"{}", "d" * 32, "d" * 32), "a")
     await journal.record_intent(Intent(id="a", position=0, digest="d" * 32, verb="generate", model="m", request="{}",
                                 idempotency_key="k"))
     print("intended", flush=True)

@@ -15,7 +15,7 @@ from videorouter.batch.run import name_clash, name_mismatch
 from videorouter.batch.sending import ItemRecord, Sending
 from videorouter.call.uploads import needs_upload
 from videorouter.errors import ConfigurationError, InvalidRequestError, JournalError, VideoRouterError
-from videorouter.journal.identity import UNNAMED, digest_chain, digest_request, digest_spelling, name_parent
+from videorouter.journal.identity import UNNAMED, digest_chain, digest_request, name_parent
 from videorouter.journal.journal import Fingerprint
 from videorouter.journal.records import digest_inputs, encode, read_failure, to_item
 from videorouter.journal.states import describe_failure, state_after_error
@@ -99,8 +99,9 @@ class Item:
             known = await self._describe()
         except Exception as error:  # noqa: BLE001  one broken entry never loses the others
             return await self._refuse(error)
-        fingerprint = await self._fingerprint(known)
-        record.digest = fingerprint.digest
+        record.digest = digest_request(known.verb, known.body)
+        chain, steps = (await self._describe_chain(record.digest)) if self._entry.then else (record.digest, ())
+        fingerprint = Fingerprint(known.verb, known.body, record.digest, chain, steps)
         try:
             taken = self._given is not None and self._future is None
             identity = await run.identify(fingerprint, self._given, record.index, taken=taken)
@@ -117,7 +118,7 @@ class Item:
         row = identity.row
         if row is None or not row.digest:
             return await self._send(known)
-        if not row.asks_for(fingerprint.digest, fingerprint.spelling):
+        if not fingerprint.matches(row):
             if self._given == self._entry.id and self._given is not None:
                 raise BatchAbortedError(name_mismatch(row, record.index, run.journal))
             return await self._refuse(name_clash(row), taken=True)
@@ -137,13 +138,10 @@ class Item:
         self._submission = await self._builder.prepare(entry.verb, entry.prompt, self._options, video=entry.video)
         return self._submission
 
-    async def _fingerprint(self, known: Submission) -> Fingerprint:
-        """What makes the entry the same as another one: its request and, for its takes, the chain that follows from it."""
-        digest, spelling = digest_request(known.verb, known.body), digest_spelling(known.verb, known.body)
-        if not self._entry.then:
-            return Fingerprint(digest, spelling, digest)
+    async def _describe_chain(self, digest: str) -> tuple[str, tuple[tuple[str | None, bytes], ...]]:
+        """The digest of the entry with the chain that follows from it, and the chain's bodies."""
         steps = [(step.id, await self._describe_step(step)) for step in self._entry.then]
-        return Fingerprint(digest, spelling, digest_chain(digest, [body for _, body in steps]), tuple(steps))
+        return digest_chain(digest, [body for _, body in steps]), tuple(steps)
 
     async def _describe_step(self, step: Entry) -> bytes:
         options = {**self._run.options.common, **(step.options or {})}

@@ -30,16 +30,26 @@ Settlement: TypeAlias = Literal["not_bought", "send_again", "bought"]
 
 
 class Fingerprint(msgspec.Struct, frozen=True):
-    """What an entry asks for.
+    """What an entry asks for: its request, the digest of what that says, and the chain that follows from it.
 
-    ``digest`` and ``spelling`` are of its request, by what it says and by the rule of schema 1. ``steps`` are the bodies of its
-    chain, each with the id that it was given, and ``chain`` is the digest of all of it: equal ones are takes of each other.
+    ``steps`` are the bodies of the chain, each with the id that it was given, and ``chain`` is the digest of all of it: equal
+    ones are takes of each other.
     """
 
+    verb: str
+    body: bytes
     digest: str
-    spelling: str
     chain: str
     steps: tuple[tuple[str | None, bytes], ...] = ()
+
+    @property
+    def spelling(self) -> str:
+        """The digest by the rule of schema 1."""
+        return digest_spelling(self.verb, self.body)
+
+    def matches(self, row: ItemRow) -> bool:
+        """Whether a row is this request."""
+        return row.digest == self.digest or (row.spelling is not None and row.asks_for(self.digest, self.spelling))
 
 
 class Identity(msgspec.Struct, frozen=True, kw_only=True):
@@ -525,9 +535,8 @@ def _has_chain(database: sqlite3.Connection, item: str, steps: tuple[tuple[str |
         if row is None:
             return True
         filled = fill_step(body, before)
-        if row.request is not None and not row.asks_for(
-            digest_request("edit", filled), digest_spelling("edit", filled)
-        ):
+        digest = digest_request("edit", filled)
+        if row.request is not None and not Fingerprint("edit", filled, digest, digest).matches(row):
             return False
         before = name
     return True

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from videorouter.errors import InvalidRequestError, JournalError
+from videorouter.errors import JournalError
 from videorouter.journal.identity import digest_stored
 
 if TYPE_CHECKING:
@@ -365,7 +365,7 @@ def _redigest(verb: str, request: str | None, parent: str | None) -> str | None:
         return None
     try:
         return digest_stored(verb, request.encode("utf-8", "surrogatepass"), parent)
-    except (msgspec.MsgspecError, InvalidRequestError, ValueError):
+    except (msgspec.MsgspecError, ValueError):
         return None
 
 
