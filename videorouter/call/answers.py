@@ -180,7 +180,7 @@ def read_post(
                 for item in quick.data
                 if (url := clean_url(item.url)) is not None
             )
-            echoes = request is not None and b"://" in request and leave_out(videos, request) != videos
+            echoes = request is not None and request.find(b"://") >= 0 and leave_out(videos, request) != videos
             if len(videos) == len(quick.data) and not echoes:
                 return _result(
                     videos,

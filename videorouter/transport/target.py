@@ -76,6 +76,6 @@ class Payload:
         # One join for all: a loop over the fields costs as much as the rest of a head.
         head = b"\r\n".join((method.encode("ascii") + target.line + host, *map(b": ".join, fields), framing))
         lines = 2 + len(fields) + framing.count(b"\n")
-        if head.count(b"\n") != lines or head.count(b"\r") != lines or b"\0" in head:
+        if head.count(b"\n") != lines or head.count(b"\r") != lines or head.find(b"\0") >= 0:
             raise WireError(WireFailure.PROTOCOL, "a header field or the URL has a line break in it; nothing was sent")
         self.data: bytes = head + joined if joined else head
