@@ -102,3 +102,16 @@ async def test_what_the_old_journal_lacks_is_bought_and_met_again_by_the_new_rul
                 pass
         assert await sandbox.charges() == {"takes": 2, "new": 1}
     assert read(tmp_path / "run.db", "SELECT count(*) FROM items WHERE request LIKE '%takes%'") == [(5,)]
+
+
+async def test_equal_entries_that_are_wanted_once_are_the_first_of_them(tmp_path):
+    facts = unpack("plain", tmp_path)
+    async with Sandbox() as sandbox, AsyncVideoRouter("key", base_url=sandbox.base_url) as router:
+        options = {**facts["options"], "journal": tmp_path / "run.db", "deduplicate": True}
+        items = [
+            item
+            async for item in router.generate_many(["takes", {"prompt": "takes"}, "takes", "new", "new"], **options)
+        ]
+        assert await sandbox.charges() == {"new": 1}
+    assert [item.state for item in items] == ["done"] * 5
+    assert len({item.id for item in items}) == 2

@@ -121,11 +121,10 @@ _SELECT = f"SELECT {', '.join(COLUMNS)} FROM items"  # noqa: S608  names of our 
 _CLAIM = "INSERT OR IGNORE INTO met VALUES (?, 1)"
 _COUNT = "INSERT INTO met VALUES (?, 2) ON CONFLICT (key) DO UPDATE SET times = times + 1 RETURNING times"
 _OF_SCHEMA_1 = "SELECT EXISTS (SELECT 1 FROM items WHERE spelling IS NOT NULL)"
-_UNCLAIMED = """
-SELECT id FROM items WHERE {} = ? AND spelling IS NOT NULL AND id GLOB spelling || '-*'
-  AND NOT EXISTS (SELECT 1 FROM met WHERE key = 'i' || items.id) ORDER BY position, created
-"""
-"""Rows of schema 1 whose ids were made from their requests, and that this run has not met yet."""
+_OF_ENTRY = "SELECT id FROM items WHERE {} = ? AND spelling IS NOT NULL AND id GLOB spelling || '-*'"
+"""Rows of schema 1 whose ids were made from their requests."""
+_UNCLAIMED = "AND NOT EXISTS (SELECT 1 FROM met WHERE key = 'i' || items.id)"
+"""Those that this run has not met yet."""
 
 
 def _guard(move: Move, after: ItemState) -> str:
@@ -458,9 +457,8 @@ class Journal:
 
     def _name(self, database: sqlite3.Connection, entry: Fingerprint, *, again: bool) -> tuple[str, int]:
         """The id of an entry that was given none, and how often this run has met it."""
-        if self._of_schema_1 and again and (item := _find_earlier(database, entry)) is not None:
-            return item, 1
-        item, times = name_item(entry.chain, 1), 1
+        earlier = _find_earlier(database, entry, claimed=not again) if self._of_schema_1 else None
+        item, times = earlier or name_item(entry.chain, 1), 1
         while not database.execute(_CLAIM, (f"i{item}",)).rowcount:
             times = database.execute(_COUNT, (f"d{entry.chain}",)).fetchone()[0]
             if not again:
@@ -517,11 +515,12 @@ def write_ending(database: sqlite3.Connection, ending: Ending, now: float) -> bo
     return True
 
 
-def _find_earlier(database: sqlite3.Connection, entry: Fingerprint) -> str | None:
-    """A row of schema 1 that is this request, spelt as it is now or in another way, and that this run has not met yet."""
+def _find_earlier(database: sqlite3.Connection, entry: Fingerprint, *, claimed: bool) -> str | None:
+    """A row of schema 1 that is this request, spelt as it is now or in another way; ``claimed`` ones, too, where asked for."""
+    query = _OF_ENTRY if claimed else f"{_OF_ENTRY} {_UNCLAIMED}"
     for column, value in (("spelling", entry.spelling), ("digest", entry.digest)):
-        for (item,) in database.execute(_UNCLAIMED.format(column), (value,)).fetchall():
-            if _has_chain(database, item, entry.steps) and database.execute(_CLAIM, (f"i{item}",)).rowcount:
+        for (item,) in database.execute(f"{query.format(column)} ORDER BY position, created", (value,)).fetchall():
+            if _has_chain(database, item, entry.steps):
                 return str(item)
     return None
 
