@@ -48,19 +48,21 @@ class RequestBuilder:
                 warnings.warn(note, FieldWarning, stacklevel=3)
         if not FIELDS.keys().isdisjoint(options):
             check_addresses(options)
-        if needs_upload(options):
-            check = self.build(verb, prompt, {**options, **dict.fromkeys(FIELDS)}, video=video)
-            deadline = time.monotonic() + check.timeout
-            resolved = await resolve_fields(self._caller, self._uploads, options, model=check.model, deadline=deadline)
-            left = deadline - time.monotonic()
-            if left <= 0:
-                raise DeadlineExceededError(
-                    "The deadline passed while inputs were uploaded. No video was bought. Call again: what was uploaded is "
-                    "remembered. Or allow a longer timeout.",
-                    model=check.model,
+            if needs_upload(options):
+                check = self.build(verb, prompt, {**options, **dict.fromkeys(FIELDS)}, video=video)
+                deadline = time.monotonic() + check.timeout
+                resolved = await resolve_fields(
+                    self._caller, self._uploads, options, model=check.model, deadline=deadline
                 )
-            submission = self.build(verb, prompt, {**resolved, "timeout": left}, video=video)
-            return msgspec.structs.replace(submission, waited=check.timeout - left > UNDELAYED_SECONDS)
+                left = deadline - time.monotonic()
+                if left <= 0:
+                    raise DeadlineExceededError(
+                        "The deadline passed while inputs were uploaded. No video was bought. Call again: what was uploaded is "
+                        "remembered. Or allow a longer timeout.",
+                        model=check.model,
+                    )
+                submission = self.build(verb, prompt, {**resolved, "timeout": left}, video=video)
+                return msgspec.structs.replace(submission, waited=check.timeout - left > UNDELAYED_SECONDS)
         return self.build(verb, prompt, options, video=video)
 
     def build(self, verb: Verb, prompt: object, options: Mapping[str, Any], *, video: object = None) -> Submission:
