@@ -17,7 +17,7 @@ import msgspec
 from videorouter.errors import Phase
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator, Sequence
+    from collections.abc import AsyncIterator, Iterable, Iterator
     from pathlib import Path
 
 Header: TypeAlias = tuple[bytes, bytes]
@@ -58,10 +58,12 @@ def name_host(url: str) -> str:
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
-def find_header(headers: Sequence[Header], name: bytes) -> str | None:
+def find_header(headers: Iterable[Header], name: bytes) -> str | None:
     """Return the first header field of a name, which is in lower case as in a ``Response``."""
-    value = dict(reversed(headers)).get(name)
-    return None if value is None else value.decode("latin-1")
+    for key, value in headers:
+        if key == name:
+            return value.decode("latin-1")
+    return None
 
 
 class Request(msgspec.Struct, frozen=True, kw_only=True):
