@@ -24,11 +24,11 @@ _AGAIN = "INSERT INTO met VALUES (?, 2) ON CONFLICT (key) DO UPDATE SET times = 
 
 def write_intents(database: sqlite3.Connection, rows: list[IntentRow], now: float) -> list[str]:
     """Write down that requests are about to be sent; those without an id are named by their digest. Gives their ids."""
-    named = [(*row, now) for row in rows if row[0]]
+    named = [(*row, now, now) for row in rows if row[0]]
     if named:
         database.executemany(_ARCHIVE, [(row[0],) for row in named])
         database.executemany(UPSERT_INTENT, named)
-    unnamed = [(name_item(row[2], 1), *row[1:], now) for row in rows if not row[0]]
+    unnamed = [(name_item(row[2], 1), *row[1:], now, now) for row in rows if not row[0]]
     if not unnamed:
         return [row[0] for row in rows]
     if database.executemany(_INSERT, unnamed).rowcount == len(unnamed):
@@ -40,7 +40,7 @@ def _name_intent(database: sqlite3.Connection, row: IntentRow, now: float) -> st
     """The id of an intent that has just been written, unless an equal one was there: then it is written now."""
     item = name_item(row[2], 1)
     key = database.execute("SELECT idempotency_key FROM items WHERE id = ?", (item,)).fetchone()[0]
-    while key != row[6] and not database.execute(_INSERT, (item, *row[1:], now)).rowcount:
+    while key != row[6] and not database.execute(_INSERT, (item, *row[1:], now, now)).rowcount:
         times: int = database.execute(_AGAIN, (f"n{row[2]}",)).fetchone()[0]
         item = name_item(row[2], times)
     return item
@@ -48,4 +48,4 @@ def _name_intent(database: sqlite3.Connection, row: IntentRow, now: float) -> st
 
 def write_endings(database: sqlite3.Connection, rows: list[EndingRow], now: float) -> None:
     """Write down what became of requests, of results that hold no video."""
-    database.executemany(UPDATE_ENDING, [(*row, None, None, now) for row in rows])
+    database.executemany(UPDATE_ENDING, [(*row[1:], None, None, now, row[0]) for row in rows])
