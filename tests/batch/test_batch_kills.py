@@ -1,10 +1,11 @@
-"""The short form of ``tests/kill/kill_batches.py``: SIGKILL at random points, resume, ledger against journal."""
+"""The short forms of the scripts in ``tests/kill``: SIGKILL at random points, resume, ledger against journal."""
 
 import sys
 import time
 
 import pytest
 
+from tests.kill import respell_batches
 from tests.kill.kill_batches import run
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="SIGKILL is POSIX")
@@ -32,3 +33,10 @@ def test_killed_downloads_are_whole_after_the_next_run():
     assert total.sound, (seed, total)
     assert total.files > 0
     assert total.kills == 4
+
+
+def test_a_batch_that_is_killed_and_spelt_anew_each_time_is_bought_once():
+    seed = time.time_ns()
+    total = respell_batches.run(batches=2, count=20, runs=3, seed=seed)
+    assert total.sound, (seed, total)
+    assert total.kills > 0, (seed, total)
