@@ -54,6 +54,7 @@ DECIDING = {
     "videorouter.journal.states",
     "videorouter.lenient_json",
     "videorouter.models",
+    "videorouter.plain",
     "videorouter.secrets",
 }
 """The files that decide, named here and in pyproject.toml, so that none leaves the list by the way."""
@@ -77,6 +78,7 @@ COMPUTING |= {
     "json",
     "math",
     "msgspec",
+    "numbers",
     "pathlib",
     "re",
     "string",

@@ -15,6 +15,7 @@ import msgspec
 from videorouter._version import __version__
 from videorouter.errors import ConfigurationError
 from videorouter.http import DEFAULT_PORTS, Origin, origin_of, split_url
+from videorouter.plain import as_number, as_text, as_url
 from videorouter.secrets import Secret, seal
 
 if TYPE_CHECKING:
@@ -211,9 +212,9 @@ def _key(
 
 def check_url(url: object, *, name: str, allow_insecure: bool = False) -> str:
     """Check a base URL and strip its slash: https, or http for loopback or where ``allow_insecure`` says so."""
-    if not isinstance(url, str) or not url.strip():
+    text = (as_url(url) or "").strip()
+    if not text:
         fail(f"{name} must be a URL such as {VENDOR_BASE_URL!r}, not {url!r}.")
-    text = url.strip()
     parts = split_url(text)
     if parts is None or parts.scheme not in DEFAULT_PORTS or not parts.hostname:
         fail(f"{name}={text!r} is not a usable URL: it needs https:// and a host, such as {VENDOR_BASE_URL!r}.")
@@ -247,16 +248,18 @@ def check_timeout(value: object, *, name: str = "timeout") -> float:
         return NO_DEADLINE
     if type(value) is float and 0.0 < value <= NO_DEADLINE:
         return value
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or value <= 0:
+    seconds = as_number(value)
+    if seconds is None or not math.isfinite(seconds) or seconds <= 0:
         fail(f"{name} must be a positive number of seconds (or None), not {value!r}.")
-    return min(float(value), NO_DEADLINE)
+    return min(float(seconds), NO_DEADLINE)
 
 
 def check_count(value: object, name: str, *, least: int) -> int:
     """Check a whole number that is not below ``least``."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+    count = as_number(value)
+    if not isinstance(count, int) or count < least:
         fail(f"{name} must be a whole number of at least {least}, not {value!r}.")
-    return value
+    return count
 
 
 def check_header(name: object, value: object, *, argument: str = "default_headers") -> tuple[str, str]:
@@ -287,7 +290,7 @@ def check_headers(headers: Mapping[str, str] | None, argument: str) -> tuple[tup
 
 
 def _follow(given: str | None, vendors: str, base: str, *, vendor: bool) -> str:
-    if given is None or given.rstrip("/") == vendors:
+    if given is None or (as_url(given) or "").rstrip("/") == vendors:
         return vendors if vendor else base
     return given
 
@@ -300,10 +303,11 @@ def _scheme(value: str | None) -> str | None:
     return value
 
 
-def _model(value: str | None) -> str | None:
-    if value is not None and not str(value).strip():
+def _model(value: object) -> str | None:
+    model = as_text(value)
+    if value is not None and not (model or "").strip():
         fail(f"model must be a non-empty text, not {value!r}.")
-    return value
+    return model
 
 
 def _idempotency(value: object) -> Idempotency:

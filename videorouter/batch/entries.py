@@ -16,6 +16,7 @@ import msgspec
 from videorouter.call.requests import Verb
 from videorouter.errors import InvalidRequestError
 from videorouter.models import BatchItem, Task, Video, VideoResult
+from videorouter.plain import as_number, as_text
 
 MAX_ID = 200
 _OWN = frozenset({"id", "prompt", "edit_of", "video", "video_id", "then"})
@@ -141,12 +142,15 @@ def _read_step(raw: object, model: object) -> Entry:
 
 
 def _check_id(value: object, name: str) -> str | None:
-    if value is None or value == "":
+    if value is None:
         return None
-    if isinstance(value, int) and not isinstance(value, bool):
-        value = str(value)
-    if not isinstance(value, str) or not value.strip() or len(value) > MAX_ID or not value.isprintable():
+    text = value if type(value) is str else as_text(value)
+    if text == "":
+        return None
+    if text is None and isinstance(number := as_number(value), int):
+        text = str(number)
+    if text is None or not text.strip() or len(text) > MAX_ID or not text.isprintable():
         raise InvalidRequestError(f"{name} must be 1 to {MAX_ID} printable characters, not {value!r}.")
-    if _NAMELESS.fullmatch(value):
-        raise InvalidRequestError(f"{name} {value!r} is what a refused entry without an id is called: choose another.")
-    return value
+    if _NAMELESS.fullmatch(text):
+        raise InvalidRequestError(f"{name} {text!r} is what a refused entry without an id is called: choose another.")
+    return text

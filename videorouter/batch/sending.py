@@ -17,6 +17,7 @@ from videorouter.journal.journal import Ending, Intent
 from videorouter.journal.records import encode, list_inline, tell_refusal
 from videorouter.journal.states import describe_failure, keep_doubt, state_after_error
 from videorouter.models import BatchItem, Task, VideoResult
+from videorouter.plain import as_text
 
 if TYPE_CHECKING:
     from videorouter.batch.run import BatchRun
@@ -37,7 +38,7 @@ class ItemRecord:
     def __init__(self, index: int, item_id: str, prompt: object, parent: str | None) -> None:
         self.index: int = index
         self.id: str = item_id
-        self.prompt: str | None = prompt if isinstance(prompt, str) else None
+        self.prompt: str | None = as_text(prompt)
         self.parent: str | None = parent
         self.digest: str = ""
         self.doubt: BatchItem | None = None

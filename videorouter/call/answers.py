@@ -18,7 +18,9 @@ value, and never drops evidence: an unusable answer is returned as :class:`Unusa
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set as AbstractSet
+from decimal import Decimal
+from enum import Enum
 from typing import Any, Literal
 
 import msgspec
@@ -27,6 +29,7 @@ from videorouter.call.videos import FoundVideos, clean_url, leave_out, read_id, 
 from videorouter.errors import InvalidRequestError
 from videorouter.lenient_json import BROKEN_JSON, decode_json, is_swollen
 from videorouter.models import Task, TaskStatus, Video, VideoResult
+from videorouter.plain import as_value
 
 MAX_ANSWER_BYTES = 4 * 2**20
 _MOST_DOLLARS = 1e6
@@ -51,8 +54,6 @@ FAILED = frozenset({"failed", "failure", "fail", "error", "cancelled", "canceled
 FAILED |= {"timeout", "timed_out", "content_filter", "blocked", "aborted"}
 
 Headers = tuple[tuple[bytes, bytes], ...]
-
-_encode = msgspec.json.Encoder().encode
 
 
 class ErrorAnswer(msgspec.Struct, frozen=True, kw_only=True):
@@ -135,9 +136,20 @@ def encode_request(fields: Mapping[str, Any], extra: Mapping[str, Any] | None = 
             _check_value(name, value)
     try:
         return _encode(body)
+    except InvalidRequestError:
+        raise
     except (TypeError, ValueError, RecursionError, msgspec.MsgspecError) as error:
         msg = f"The request cannot be written as JSON: {error}. Pass plain text, numbers, lists and objects."
         raise InvalidRequestError(msg) from error
+
+
+def _encode_unusual(value: object) -> object:
+    plain: object = as_value(value)
+    _check_value(type(value).__name__, plain)
+    return plain
+
+
+_encode = msgspec.json.Encoder(enc_hook=_encode_unusual, decimal_format="number").encode
 
 
 def _check_value(name: str, value: object, depth: int = 0) -> None:
@@ -150,10 +162,19 @@ def _check_value(name: str, value: object, depth: int = 0) -> None:
     elif isinstance(value, bytes | bytearray | memoryview):
         msg = f"{name} holds bytes, which have no JSON form here. Pass a URL, or base64 text if the model takes it."
         raise InvalidRequestError(msg)
+    elif isinstance(value, Decimal):
+        if not value.is_finite():
+            msg = f"{name}={value!r} has no JSON form. Pass a finite number."
+            raise InvalidRequestError(msg)
+    elif isinstance(value, Enum):
+        _check_value(name, value.value, depth)
     elif depth < 64 and isinstance(value, Mapping):
         for key, item in value.items():
+            if isinstance(key, Decimal):
+                msg = f"{name} has {key!r} for a key, which has no JSON form. Pass text."
+                raise InvalidRequestError(msg)
             _check_value(f"{name}.{key}", item, depth + 1)
-    elif depth < 64 and isinstance(value, Sequence):
+    elif depth < 64 and isinstance(value, Sequence | AbstractSet):
         for item in value:
             _check_value(name, item, depth + 1)
 

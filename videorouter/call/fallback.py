@@ -24,6 +24,7 @@ from videorouter.errors import (
     VideoRouterError,
 )
 from videorouter.models import SkippedModel, VideoResult
+from videorouter.plain import as_text
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
@@ -37,10 +38,11 @@ def check_models(models: object) -> tuple[str, ...]:
     if isinstance(models, str) or not isinstance(models, list | tuple):
         msg = 'models must be a list of model ids to try in order, such as ["veo3-fast", "sora-2"].'
         raise InvalidRequestError(msg)
-    if not models or not all(isinstance(model, str) and model.strip() for model in models):
+    names = tuple(as_text(model) or "" for model in models)
+    if not names or not all(name.strip() for name in names):
         msg = "models must name at least one model, each as text."
         raise InvalidRequestError(msg)
-    return tuple(models)
+    return names
 
 
 async def run_with_fallback(

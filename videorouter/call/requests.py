@@ -17,6 +17,7 @@ from videorouter.call.answers import encode_request
 from videorouter.config import check_headers, check_timeout
 from videorouter.errors import ConfigurationError, InvalidRequestError
 from videorouter.models import BatchItem, Task, Video, VideoResult
+from videorouter.plain import as_number, as_text
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -73,8 +74,8 @@ def build_submission(
     ``options`` has the call's options and fields by name; where it leaves out the key, the model, the timeout or the
     retries, those of the arguments hold.
     """
-    if not isinstance(prompt, str) or not prompt.strip():
-        raise _refuse_prompt(prompt)
+    if type(prompt) is not str or not prompt.strip():
+        prompt = check_prompt(prompt)
     fields = dict(options)
     chosen = check_model(fields.pop("model", None), model)
     given_timeout, given_retries = fields.pop("timeout", UNSET), fields.pop("max_retries", None)
@@ -102,10 +103,11 @@ def build_submission(
     except ConfigurationError as error:
         raise InvalidRequestError(error.message) from error
     if given_retries is not None:
-        if type(given_retries) is not int or given_retries < 0:
+        retries = as_number(given_retries)
+        if not isinstance(retries, int) or retries < 0:
             msg = f"max_retries must be a whole number of at least 0, not {given_retries!r}."
             raise InvalidRequestError(msg)
-        max_retries = given_retries
+        max_retries = retries
     return Submission(
         verb=verb,
         model=chosen,
@@ -145,18 +147,23 @@ def describe_near_miss(name: str, near: str) -> str:
     )
 
 
-def _refuse_prompt(prompt: object) -> InvalidRequestError:
+def check_prompt(prompt: object) -> str:
+    """Return a prompt as plain text, unchanged; raises ``InvalidRequestError`` when there is none."""
+    text = as_text(prompt)
+    if text is not None and text.strip():
+        return text
     if prompt is None:
-        return InvalidRequestError("There is no prompt. Say what the video should show.")
-    if not isinstance(prompt, str):
-        return InvalidRequestError(f"prompt must be text, not {type(prompt).__name__}.")
-    return InvalidRequestError("prompt is empty. Say what the video should show.")
+        raise InvalidRequestError("There is no prompt. Say what the video should show.")
+    if text is None:
+        raise InvalidRequestError(f"prompt must be text, not {type(prompt).__name__}.")
+    raise InvalidRequestError("prompt is empty. Say what the video should show.")
 
 
 def check_model(model: object, default: str | None = None) -> str:
     """Return the model id of a call, unchanged; raises ``InvalidRequestError`` when it has none."""
-    chosen = model if model is not None else default
-    if not isinstance(chosen, str) or not chosen.strip():
+    given = model if model is not None else default
+    chosen = given if type(given) is str else as_text(given)
+    if chosen is None or not chosen.strip():
         msg = (
             'No model. Pass model="veo3-fast" (ids are on the vendor\'s model page, or in `await router.models()`), '
             "or give the client a default with AsyncVideoRouter(model=...)."
@@ -167,10 +174,11 @@ def check_model(model: object, default: str | None = None) -> str:
 
 def check_idempotency_key(key: object) -> str:
     """Return a key that a header can carry; raises ``InvalidRequestError``."""
-    if not isinstance(key, str) or not _KEY.fullmatch(key):
+    text = as_text(key)
+    if text is None or not _KEY.fullmatch(text):
         msg = "idempotency_key must be 1 to 255 printable ASCII characters without spaces."
         raise InvalidRequestError(msg)
-    return key
+    return text
 
 
 def find_video_id(video: object) -> str:
@@ -187,7 +195,8 @@ def find_video_id(video: object) -> str:
             )
             raise InvalidRequestError(msg)
         return video.video_id
-    if not isinstance(video, str) or not video.strip():
+    video = as_text(video)
+    if video is None or not video.strip():
         msg = "video must be a VideoResult, a Video, or the text of a video_id from an earlier generation."
         raise InvalidRequestError(msg)
     if video.startswith(("http://", "https://")):
@@ -202,7 +211,8 @@ def find_task_id(task: object) -> str:
         task = task.id
     elif hasattr(task, "task_id"):
         task = task.task_id
-    if not isinstance(task, str) or not task.strip():
+    task = as_text(task)
+    if task is None or not task.strip():
         msg = "task must be a Task, or the text of a task id."
         raise InvalidRequestError(msg)
     try:

@@ -44,6 +44,7 @@ from videorouter.errors import (
 )
 from videorouter.http import Attempt, Response
 from videorouter.models import Asset, Video, VideoResult
+from videorouter.plain import as_input, find_file_name
 from videorouter.threads import run_in_thread
 
 if TYPE_CHECKING:
@@ -75,6 +76,7 @@ class Uploads:
         ``field`` is the request field that it is for, for checks and messages. ``UnprocessableEntityError`` means that
         its review failed; whatever is raised, no video was bought.
         """
+        source = as_input(source)
         if isinstance(source, str):
             check_address(source, field or "file")
             return await self._once(caller, source, ("", source, ""), source, model=model, deadline=deadline)
@@ -148,6 +150,7 @@ async def resolve_fields(
 
 
 async def _address(caller: Caller, uploads: Uploads, value: object, field: str, *, model: str, deadline: float) -> str:
+    value = as_input(value)
     if isinstance(value, str):
         return value
     if isinstance(value, VideoResult):
@@ -175,16 +178,18 @@ async def _read(source: object, field: str | None) -> tuple[tuple[bytes, ...], s
         except OSError as error:
             msg = f"{place}{source} cannot be read: {error.strerror or error}. Nothing was uploaded or paid."
             raise InvalidRequestError(msg) from error
-    read = getattr(source, "read", None)
+    # Uploads of web frameworks have `filename`, beside `read`, that may be a coroutine, or a file inside
+    read = getattr(source, "read", None) or getattr(getattr(source, "file", None), "read", None)
     if read is None:
         msg = f"{place}pass a URL, a pathlib.Path, bytes, a file opened in binary mode, or an Asset, not {source!r}."
         raise InvalidRequestError(msg)
     data = await run_in_thread(read)
+    if hasattr(data, "__await__"):
+        data = await data
     if not isinstance(data, bytes):
         msg = f"{place}the file object gives {type(data).__name__}, not bytes. Open it in binary mode ('rb')."
         raise InvalidRequestError(msg)
-    name = getattr(source, "name", "file")
-    return (data,), Path(name).name if isinstance(name, str) else "file"
+    return (data,), Path(find_file_name(source) or "").name or "file"
 
 
 def _read_path(path: Path) -> tuple[bytes, ...]:

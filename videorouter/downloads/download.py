@@ -23,10 +23,13 @@ from videorouter.downloads.save import save_one, stream_one
 from videorouter.downloads.sink import is_sink
 from videorouter.errors import DownloadError, InvalidRequestError, VideoRouterError
 from videorouter.models import BatchItem, Download, Task, TaskStatus, Video, VideoResult
+from videorouter.plain import as_url
 from videorouter.threads import run_in_thread
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Sequence
+
+    from typing_extensions import TypeIs
 
     from videorouter.call.caller import Caller
     from videorouter.downloads.file import Conflict
@@ -38,7 +41,7 @@ LOOK_SECONDS = 60.0
 """Timeout for the poll that refreshes a task's links."""
 
 _WAITING = frozenset({408, 425, 429})
-SOURCES = (Video, VideoResult, Task, TaskStatus, BatchItem, str)
+_RESULTS = (Video, VideoResult, Task, TaskStatus, BatchItem)
 
 
 async def save(caller: Caller, source: Source, dest: Place, options: DownloadOptions) -> Download:
@@ -107,7 +110,7 @@ async def fetch_current_result(caller: Caller, source: Source) -> VideoResult | 
     """Fetch the current links of the task behind a result, if it has one; nothing is paid for that."""
     if isinstance(source, Task):
         task = source
-    elif isinstance(source, str | Video) or source.task_id is None:
+    elif not isinstance(source, VideoResult | TaskStatus | BatchItem) or source.task_id is None:
         return None
     else:
         result = source if isinstance(source, VideoResult) else source.result
@@ -133,12 +136,15 @@ def _may_have_expired(found: Download | VideoRouterError, place: Place) -> bool:
     return isinstance(place, Path) or found.attempts == 1  # a file object may have bytes of an earlier attempt
 
 
+def is_source(source: object) -> TypeIs[Source]:
+    """Whether it is one thing to save, and not many."""
+    return isinstance(source, _RESULTS) or as_url(source) is not None
+
+
 def find_videos(source: object) -> tuple[Video, ...]:
     """Return the videos of a call's result; a URL counts as a video."""
     if isinstance(source, Video):
         videos: tuple[Video, ...] = (source,)
-    elif isinstance(source, str):
-        videos = (Video(url=source),)
     elif isinstance(source, VideoResult):
         videos = source.videos
     elif isinstance(source, Task | TaskStatus | BatchItem):
@@ -146,6 +152,8 @@ def find_videos(source: object) -> tuple[Video, ...]:
             msg = "It has no result yet, so there is nothing to save: `await router.wait(task)` first."
             raise InvalidRequestError(msg)
         videos = source.result.videos
+    elif (url := as_url(source)) is not None:
+        videos = (Video(url=url),)
     else:
         msg = (
             f"A result, a video, a finished task or a URL can be saved, not {type(source).__name__}. "

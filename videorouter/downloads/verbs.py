@@ -114,7 +114,7 @@ class DownloadVerbs:
             InvalidRequestError: There is nothing to save, or no way to write there.
         """
         chosen = self._download_options(**options)
-        if isinstance(source, download.SOURCES):
+        if download.is_source(source):
             return await download.save(self._caller, source, dest, chosen)
         at_once = check_count(concurrency, "concurrency", least=1)
         found = await download.save_many(self._caller, source, dest, chosen, concurrency=at_once)

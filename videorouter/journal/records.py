@@ -14,6 +14,7 @@ from videorouter import errors
 from videorouter.call.inputs import FIELDS
 from videorouter.journal.states import describe_failure, state_after_crash
 from videorouter.models import Asset, BatchItem, Failure, Media, Mismatch, Video, VideoResult
+from videorouter.plain import as_input, find_file_name
 from videorouter.threads import run_in_thread
 
 if TYPE_CHECKING:
@@ -161,6 +162,7 @@ async def digest_inputs(fields: Mapping[str, Any]) -> dict[str, Any]:
 
 
 async def _digest_input(value: object) -> str:
+    value = as_input(value)
     if isinstance(value, str):
         return value
     if isinstance(value, bytes | bytearray | memoryview):
@@ -172,7 +174,7 @@ async def _digest_input(value: object) -> str:
         return f"asset:{value.uri or value.id or value.url}"
     if isinstance(value, VideoResult | Video):
         return f"video:{value.video_id or value.url}"
-    return f"file:{getattr(value, 'name', type(value).__name__)}"
+    return f"file:{find_file_name(value) or type(value).__name__}"
 
 
 def _digest_bytes(value: bytes | bytearray | memoryview) -> str:
