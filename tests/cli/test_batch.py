@@ -122,7 +122,7 @@ def test_a_dry_run_names_a_column_that_looks_mistyped_and_an_id_that_comes_twice
     assert ended.code == 2
     assert "'modle' goes to the gateway as a field of that name. Is it meant to be 'model'?" in ended.err
     assert "'mood'" not in ended.err
-    assert "#1: the id 'a' came before" in ended.err
+    assert "line 3: the id 'a' came before" in ended.err
 
 
 def test_a_run_names_a_column_that_looks_mistyped(run, sandbox, tmp_path):
@@ -207,6 +207,26 @@ def test_a_journal_that_cannot_grow_stops_the_batch_loses_nothing_and_has_its_ex
     assert states(tmp_path / "clips").get("in_doubt", 0) == lost <= 4
 
 
+def test_rows_that_cannot_be_read_are_all_named_and_nothing_is_sent(run, sandbox, tmp_path):
+    (tmp_path / "p.csv").write_text("prompt,seed\notter,1\nheron,x\nboat,2,3\n")
+    ended = run("batch", "run", "p.csv", env=point_at(sandbox))
+    assert ended.code == 2
+    assert "line 3: seed" in ended.err
+    assert "line 4: 3 cells for 2 columns" in ended.err
+    assert "2 of 3 rows of p.csv cannot be read" in ended.err
+    assert sandbox.charges() == {}
+    ended = run("batch", "run", "p.csv", "--skip-bad-rows", env=point_at(sandbox))
+    assert ended.code == 0, ended.err
+    assert sandbox.charges() == {"otter": 1}
+    assert "2 rows of p.csv cannot be read and were left out" in ended.err
+
+
+def test_plain_prompts_come_over_stdin_by_their_form(run, sandbox):
+    ended = run("batch", "run", "-", "--format", "lines", "--no-save", stdin="otter\nheron", env=point_at(sandbox))
+    assert ended.code == 0, ended.err
+    assert sandbox.charges() == {"otter": 1, "heron": 1}
+
+
 def test_a_cap_without_a_price_is_refused(run, sandbox, prompts):
     ended = run("batch", "run", "prompts.csv", "--max-cost", "1", env=point_at(sandbox))
     assert ended.code == 2
@@ -220,16 +240,17 @@ def test_a_dry_run_reads_stdin_too(run):
     assert "3  calls, cost $6.00" in ended.out
 
 
-def test_stdin_is_read_as_json_lines_or_prompts(run, sandbox, tmp_path):
+def test_stdin_is_read_as_json_lines_and_ends_at_the_first_that_is_none(run, sandbox, tmp_path):
     ended = run(
         *("batch", "run", "-", "--no-save", "--json"),
-        stdin='plain words\n"quoted words"\n{"prompt": "fields", "model": "m"}\n\n{broken\n',
+        stdin='\ufeff"quoted words"\n{"prompt": "fields", "model": "m"}\n\nplain words\n"after it"\n',
         env=point_at(sandbox),
     )
     assert ended.code == 2
+    assert "the input ended early: stdin, line 4: 'plain words' is no JSON object" in ended.err
     items = [record for record in ended.records if "index" in record]
-    assert {item.get("prompt") for item in items} == {"plain words", "quoted words", "fields", None}
-    assert ended.records[-1]["summary"]["done"] == 3
+    assert {item["prompt"] for item in items} == {"quoted words", "fields"}
+    assert ended.records[-1]["summary"]["done"] == 2
     assert (tmp_path / "batch-videos" / "run.db").is_file()
 
 

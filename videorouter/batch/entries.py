@@ -24,12 +24,6 @@ _PLAIN = frozenset({"id", "prompt"})
 _NAMELESS = re.compile(r"entry@\d+(/\d+)?")
 
 
-class Unreadable(msgspec.Struct, frozen=True):
-    """An entry that its reader could not read, such as a broken line of a file, with the reason in words."""
-
-    reason: str
-
-
 class Entry(msgspec.Struct):
     """One entry of a batch's input.
 
@@ -55,8 +49,6 @@ def read_entry(raw: object, verb: Verb = "generate") -> Entry:
                 "An edit needs a video and a prompt: give pairs (video, prompt), or dicts with `video` and `prompt`."
             )
         return Entry(prompt=raw)
-    if isinstance(raw, Unreadable):
-        raise InvalidRequestError(raw.reason)
     if type(raw) is dict or isinstance(raw, Mapping):
         return _read_mapping(raw, verb)
     if isinstance(raw, tuple | list) and len(raw) == 2 and verb == "edit":

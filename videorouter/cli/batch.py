@@ -16,9 +16,8 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from videorouter.batch.entries import read_entry
 from videorouter.cli.batch_board import Gauge, Moment, make_board, say_left
-from videorouter.cli.batch_files import EntryFile, read_stdin
+from videorouter.cli.batch_files import EntryFile
 from videorouter.cli.batch_places import find_folder, find_journal, make_folder, say_batch, say_command
 from videorouter.cli.console import Console, clean, plain
 from videorouter.cli.driver import drive
@@ -41,7 +40,6 @@ if TYPE_CHECKING:
     import argparse
 
     from videorouter.batch.batch import Batch
-    from videorouter.batch.entries import Entry
     from videorouter.cli.batch_board import BatchBoard
     from videorouter.client import AsyncVideoRouter
     from videorouter.models import BatchItem, BatchSummary
@@ -114,32 +112,23 @@ def _estimate(args: argparse.Namespace, console: Console) -> int:
     """Read everything, send nothing, say what it would cost."""
     prices = _read_prices(args)
     _check_cap(args)
+    with EntryFile.of(args) as file:
+        found = file.survey()
     models: dict[str, int] = {}
-    broken: list[str] = []
-    total = 0
-    file = EntryFile(args.file, args.format)
-    for number, raw in enumerate(file):
-        try:
-            file.note(raw)
-            for model in _list_models(read_entry(raw), args.model or MODELS["generate"]):
-                total += find_price(prices, {"model": model}, needed=args.max_cost is not None)
-                models[model] = models.get(model, 0) + 1
-        except InvalidRequestError as error:
-            broken.append(f"#{number}: {error.message}")
-    calls = sum(models.values())
-    cost = to_dollars(total)
-    for words in broken[:_MOST_TOLD]:
-        console.tell(f"{console.style('cannot be read:', 'red')} {clean(words)}")
-    if len(broken) > _MOST_TOLD:
-        console.tell(f"... and {len(broken) - _MOST_TOLD:,} more")
-    _tell_typos(file, console)
+    for model, count in found.models.items():
+        name = model or args.model or MODELS["generate"]
+        models[name] = models.get(name, 0) + count
+    needed = args.max_cost is not None
+    total = sum(find_price(prices, {"model": name}, needed=needed) * count for name, count in models.items())
+    calls, cost = found.total, to_dollars(total)
+    found.tell(console)
     fits = args.max_cost is None or cost <= args.max_cost
     if console.json:
         console.record(
             {
                 "calls": calls,
                 "models": models,
-                "unreadable": len(broken),
+                "unreadable": len(found.bad),
                 "cost": cost if prices else None,
                 "fits": fits,
             }
@@ -152,21 +141,8 @@ def _estimate(args: argparse.Namespace, console: Console) -> int:
     if prices and not fits:
         console.tell(f"--max-cost ${args.max_cost:,.2f} will stop it before its end.")
     console.say("Nothing was sent.")
+    broken = found.repeated or (found.bad and not args.skip_bad_rows)
     return Exit.USAGE if broken else Exit.OK
-
-
-def _tell_typos(file: EntryFile, console: Console) -> None:
-    """A field passes to the gateway whatever its name; one that looks like a known one is named all the same."""
-    for name, meant in file.find_typos():
-        words = f"{clean(name)!r} goes to the gateway as a field of that name. Is it meant to be {meant!r}?"
-        console.tell(f"{console.style('note:', 'yellow')} {words}")
-
-
-def _list_models(entry: Entry, default: str) -> list[str]:
-    steps = (entry, *entry.then)
-    if not all(isinstance(step.prompt, str) and step.prompt.strip() for step in steps):
-        raise InvalidRequestError("it has no prompt")
-    return [str((step.options or {}).get("model") or default) for step in steps]
 
 
 class Run:
@@ -187,20 +163,27 @@ class Run:
         self._told = 0
         self._signals = 0
         self._notice = ""
+        self._ended: str | None = None
 
     async def go(self) -> int:
         """Run it to its end, or to the second Ctrl-C."""
+        with EntryFile.of(self._args) as file:
+            return await self._go(file)
+
+    async def _go(self, file: EntryFile) -> int:
         args = self._args
-        file = None if args.file == "-" else EntryFile(args.file, args.format)
         _check_cap(args)
-        planned = await asyncio.to_thread(file.count) if file is not None else None
-        if file is not None:
-            _tell_typos(file, self._console)
+        found = await asyncio.to_thread(file.survey) if file.regular else None
+        if found is not None:
+            found.tell(self._console)
+            if found.bad and not args.skip_bad_rows:
+                raise ConfigurationError(found.say_bad())
+        planned = found.total if found is not None else None
         if not (args.no_save and args.journal):
             make_folder(self._folder)
         gauge = Gauge(planned, args.max_cost)
         async with open_router(args, self._console) as router:
-            batch = self._start(router, file)
+            batch = self._start(router, file, nameless=found is None or None in found.models)
             board = make_board(self._console, gauge)
             counted = "" if planned is None or args.deduplicate else str(planned)  # equal entries share a row
             batch.note({"command": json.dumps(self._words), "folder": str(Path.cwd()), "planned": counted})
@@ -208,16 +191,19 @@ class Run:
             with board, self._obey_signals(batch):
                 async with batch:
                     await self._follow(batch, board, router)
+            if file.skipped:
+                self._console.tell(f"{file.skipped:,} rows of {file.name} cannot be read and were left out.")
+            self._ended = file.ended
             return self._conclude(batch, planned)
 
-    def _start(self, router: AsyncVideoRouter, file: EntryFile | None) -> Batch:
+    def _start(self, router: AsyncVideoRouter, file: EntryFile, *, nameless: bool) -> Batch:
         args = self._args
-        if args.model is None and (file is None or file.unnamed):
+        if args.model is None and nameless:
             words = f"Entries that name no model are made by {MODELS['generate']}; --model names another."
             self._console.say(self._console.style(words, "dim"))
         fields = read_fields(args)
         return router.generate_many(
-            file if file is not None else read_stdin(args.format),
+            file if file.regular else file.stream(),
             model=args.model or MODELS["generate"],
             concurrency=args.concurrency,
             journal=self._journal,
@@ -356,6 +342,9 @@ class Run:
             console.say(line)
         if summary.stopped:
             console.tell(f"{console.style('stopped:', 'yellow')} {clean(summary.stopped)}")
+        if self._ended is not None:
+            self._codes.add(Exit.USAGE)
+            console.tell(f"{console.style('the input ended early:', 'yellow')} {clean(self._ended)}.")
         if batch.unwritten:
             console.tell(
                 f"{console.style('keep the lines above:', 'yellow')} {batch.unwritten:,} outcomes could not be written "
@@ -371,7 +360,15 @@ class Run:
 
     def _list_next(self, batch: Batch, left: int) -> list[str]:
         steps, summary = [], batch.summary
-        if summary.stopped or left or summary.accepted or summary.lost or summary.not_sent or self._unsaved:
+        if (
+            summary.stopped
+            or self._ended
+            or left
+            or summary.accepted
+            or summary.lost
+            or summary.not_sent
+            or self._unsaved
+        ):
             why = "resumes"
             if isinstance(batch.cause, BudgetExceededError):
                 why = "resumes, with a higher --max-cost"

@@ -1,234 +1,226 @@
-"""Reads the entries of a batch from a file or stdin: JSON lines, CSV, a JSON list, or plain prompts.
+"""The input of a batch: a file, which is checked whole before anything is sent, or a stream, which ends at its first bad row.
 
-A line that cannot be read is an entry of its own that says why: it never loses the others. Files are read as they are
-sent, never whole (a JSON list excepted).
+A regular file is read twice through one descriptor. The first pass checks, counts and digests all of it; the second finds
+the same bytes, or the input ends there.
 """
 
 from __future__ import annotations
 
-import csv
-import inspect
-import json
+import hashlib
+import io
+import stat
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, Any, Self, TextIO
 
-from videorouter.batch.entries import Unreadable
+from videorouter.cli.input_csv import read_csv
+from videorouter.cli.input_json import read_json_lines, read_json_list
+from videorouter.cli.input_survey import Survey, check_entry
+from videorouter.cli.input_text import BadRow, find_encoding, read_prompts
 from videorouter.errors import ConfigurationError, InvalidRequestError
 
 if TYPE_CHECKING:
+    import argparse
     from collections.abc import AsyncIterator, Iterator
 
-MAX_LINE = 4 * 2**20
-_MOST_NAMES = 1000
-_NUMBERS = frozenset({"seed", "n"})
-_SWITCHES = frozenset({"generate_audio"})
-_YES_NO = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
+    from videorouter.cli.input_text import Row
+
+_BLOCK = 2**18
+"""Bytes that are digested, and compared, at once."""
+_HEAD = 4096
+_FORMS = {".csv": "csv", ".tsv": "csv", ".txt": "lines", ".json": "json", ".jsonl": "jsonl", ".ndjson": "jsonl"}
+_SPREADSHEETS = frozenset({".xlsx", ".xls", ".xlsm", ".ods", ".numbers"})
+
+
+class InputChangedError(Exception):
+    """The file holds something else than its first pass has checked."""
 
 
 class EntryFile:
     """The entries of one file; ``-`` is stdin. A form of ``None`` goes by the file's ending."""
 
-    def __init__(self, name: str, form: str | None = None) -> None:
-        self.name = name
+    def __init__(
+        self, name: str, form: str | None = None, *, prompt_field: str = "prompt", skip_bad_rows: bool = False
+    ) -> None:
+        self.name: str = "stdin" if name == "-" else name
         self.path: Path | None = None if name == "-" else Path(name)
-        self.form: str = form or _guess_form(name)
-        self.unnamed: int = 0
-        """Entries that name no model, once they have been counted."""
-        self._names: set[str] = set()
-        self._ids: set[object] = set()
-        if self.path is not None:
-            self._open().close()
+        self.prompt_field = prompt_field
+        self.skip_bad_rows = skip_bad_rows
+        self.skipped: int = 0
+        """Bad rows that were left out."""
+        self.ended: str | None = None
+        """Why the entries ended before the file did; what came before it is as good as ever."""
+        self._digests: list[bytes] = []
+        self._size = 0
+        self.regular: bool = self.path is not None and _is_regular(self.path)
+        """Whether it can be read twice: no pipe, no terminal."""
+        self.form: str = form or _find_form(self.path)
+        self._file: io.FileIO | None = _open(self.path) if self.path is not None and self.regular else None
+
+    @classmethod
+    def of(cls, args: argparse.Namespace) -> EntryFile:
+        """The input that a command names."""
+        return cls(args.file, args.format, prompt_field=args.prompt_field or "prompt", skip_bad_rows=args.skip_bad_rows)
+
+    def survey(self) -> Survey:
+        """The first pass: read all of it, and say what it holds. A stream has no second one."""
+        found = Survey(self.name)
+        self._digests, self._size = [], 0
+        with self._open_text(first=True) as text:
+            for row in self._read(text):
+                found.add(row, text=self.form == "lines")
+        found.check_whole()
+        return found
 
     def __iter__(self) -> Iterator[Any]:
-        with self._open() as file:
-            yield from read_entries(file, self.form, self.name)
+        """The entries, up to the first bad row. Of a regular file this is the second pass, after ``survey``."""
+        try:
+            with self._open_text(first=False) as text:
+                for row in self._read(text):
+                    entry = _find_entry(row)
+                    if not isinstance(entry, BadRow):
+                        yield entry
+                    elif self.skip_bad_rows:
+                        self.skipped += 1
+                    else:
+                        self.ended = f"{self.name}, {entry.place}: {entry.reason}"
+                        return
+        except (ConfigurationError, InputChangedError) as error:
+            self.ended = str(error)
 
-    def count(self) -> int:
-        """How many items it makes: its entries, and the edits that follow from them."""
-        total = self.unnamed = 0
-        for entry in self:
-            total += 1 + _count_steps(entry)
-            self.unnamed += isinstance(entry, str) or (isinstance(entry, dict) and not entry.get("model"))
-            if isinstance(entry, dict):
-                self._names.update(entry)
-        return total
+    async def stream(self) -> AsyncIterator[Any]:
+        """Entries as they come in, without holding up what runs."""
+        from anyio.to_thread import run_sync  # noqa: PLC0415  only here
 
-    def note(self, entry: object) -> None:
-        """Look at an entry that will not be sent now, and refuse it where an earlier one has its id."""
-        if isinstance(entry, dict):
-            self._names.update(entry)
-            given = entry.get("id")
-            if isinstance(given, str | int) and given != "":
-                if given in self._ids:
-                    raise InvalidRequestError(f"the id {given!r} came before: give each entry an id of its own")
-                self._ids.add(given)
+        entries, end = iter(self), object()
+        while True:
+            entry = await run_sync(next, entries, end, abandon_on_cancel=True)
+            if entry is end:
+                return
+            yield entry
 
-    def find_typos(self) -> list[tuple[str, str]]:
-        """Names of fields that look like known ones, each with the one that it looks like."""
-        from difflib import get_close_matches  # noqa: PLC0415  who runs a batch pays for it
+    def __enter__(self) -> Self:
+        return self
 
-        from videorouter.client import AsyncVideoRouter  # noqa: PLC0415  as above
+    def __exit__(self, *exc: object) -> None:
+        if self._file is not None:
+            self._file.close()
 
-        known = {
-            *inspect.signature(AsyncVideoRouter.submit).parameters,
-            "id",
-            "edit_of",
-            "video",
-            "video_id",
-            "then",
-        } - {"self", "fields"}
-        strange = sorted(self._names - known)[:_MOST_NAMES]
-        close = {name: get_close_matches(name.lower(), known, 1, 0.8) for name in strange}
-        return [(name, found[0]) for name, found in close.items() if found]
+    def _read(self, file: TextIO) -> Iterator[Row | BadRow]:
+        if self.form == "csv":
+            rows = read_csv(file, self.name, self.prompt_field)
+        elif self.form == "json":
+            rows = read_json_list(file, self.name)
+        else:
+            rows = (read_prompts if self.form == "lines" else read_json_lines)(file, self.name)
+        if self.prompt_field == "prompt":
+            return rows
+        return (_rename_prompt(row, self.prompt_field) for row in rows)
 
-    def _open(self) -> TextIO:
+    def _open_text(self, *, first: bool) -> TextIO:
+        encoding = "utf-8"
         if self.path is None:
-            return sys.stdin
-        try:
-            return self.path.open(encoding="utf-8-sig", errors="surrogateescape", newline="")
-        except OSError as error:
-            raise ConfigurationError(
-                f"{self.path} cannot be read: {error.strerror or error}. Check the path; - reads stdin."
-            ) from error
+            raw: Any = io.BufferedReader(io.FileIO(sys.stdin.fileno(), closefd=False))
+        elif self._file is None:
+            raw = io.BufferedReader(_open(self.path))
+        else:
+            self._file.seek(0)
+            encoding = find_encoding(self._file.read(_HEAD), self.name)
+            self._file.seek(0)
+            raw = io.BufferedReader(_Pass(self, self._file, first=first), _BLOCK)
+        errors = "surrogateescape" if encoding == "utf-8" else "strict"
+        return io.TextIOWrapper(raw, encoding=encoding, errors=errors, newline="")
+
+    def note_block(self, block: bytes, number: int, *, first: bool) -> None:
+        """Remember what the first pass read; raise where the second reads something else."""
+        digest = hashlib.blake2b(block, digest_size=16).digest()
+        if first:
+            self._digests.append(digest)
+        elif number >= len(self._digests) or self._digests[number] != digest:
+            raise InputChangedError(
+                f"{self.name} was changed while it was read. What it holds from there on was not checked, and is not sent"
+            )
 
 
-def _count_steps(entry: object) -> int:
-    then = entry.get("then") if isinstance(entry, dict) else None
-    return len(then) if isinstance(then, list) else int(bool(then))
+class _Pass(io.RawIOBase):
+    """One pass over a file, a block at a time."""
+
+    def __init__(self, owner: EntryFile, file: io.FileIO, *, first: bool) -> None:
+        self._owner = owner
+        self._file = file
+        self._first = first
+        self._number = 0
+        self._rest = memoryview(b"")
+        self._ended = False
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, into: Any, /) -> int:
+        if not self._rest and not self._ended:
+            block = self._read_block()
+            self._owner.note_block(block, self._number, first=self._first)
+            self._number += 1
+            self._ended = not block  # the end is digested too: a file that has grown is another
+            self._rest = memoryview(block)
+        count = min(len(self._rest), len(into))
+        into[:count] = self._rest[:count]
+        self._rest = self._rest[count:]
+        return count
+
+    def _read_block(self) -> bytes:
+        parts, wanted = [], _BLOCK
+        while wanted and (part := self._file.read(wanted)):
+            parts.append(part)
+            wanted -= len(part)
+        return b"".join(parts)
 
 
-async def read_stdin(form: str | None) -> AsyncIterator[Any]:
-    """Entries as they come in on stdin, without holding up what runs."""
-    from anyio.to_thread import run_sync  # noqa: PLC0415  only here
-
-    entries = read_entries(sys.stdin, form or "jsonl", "stdin")
-    end = object()
-    while True:
-        entry = await run_sync(next, entries, end, abandon_on_cancel=True)
-        if entry is end:
-            return
-        yield entry
-
-
-def read_entries(file: TextIO, form: str, name: str) -> Iterator[Any]:
-    """Entries of an open file."""
-    if form == "csv":
-        yield from _read_csv(file, name)
-    elif form == "json":
-        yield from _read_list(file, name)
-    else:
-        for number, line in enumerate(_read_lines(file), 1):
-            text = line.strip()
-            if text:
-                yield text if form == "lines" else _read_line(text, f"{name}, line {number}")
-
-
-def _guess_form(name: str) -> str:
-    ending = Path(name).suffix.lower()
-    return {".csv": "csv", ".tsv": "csv", ".txt": "lines", ".json": "json"}.get(ending, "jsonl")
-
-
-def _read_lines(file: TextIO) -> Iterator[str]:
-    while line := file.readline(MAX_LINE):
-        yield line
-
-
-def _read_line(text: str, place: str) -> object:
-    if text[0] not in '{"[':
-        return text if _is_text(text) else Unreadable(f"{place}: this is not UTF-8 text.")
+def _find_entry(row: Row | BadRow) -> Any:
+    """The entry of a row, or why it is none."""
+    if isinstance(row, BadRow):
+        return row
     try:
-        value = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        return Unreadable(f"{place}: this is no JSON ({error}).")
-    return _check(value, place)
+        check_entry(row.value)
+    except InvalidRequestError as error:
+        return BadRow(row.place, error.message.removesuffix("."))
+    return row.value
 
 
-def _check(value: object, place: str) -> object:
-    if isinstance(value, str | dict):
-        return value if _is_text(json.dumps(value, ensure_ascii=False)) else Unreadable(f"{place}: not UTF-8 text.")
-    return Unreadable(f"{place}: an entry is a prompt or an object of fields, not {type(value).__name__}.")
+def _rename_prompt(row: Row | BadRow, field: str) -> Row | BadRow:
+    if isinstance(row, BadRow) or not isinstance(row.value, dict) or field not in row.value:
+        return row
+    if "prompt" in row.value:
+        return BadRow(row.place, f"it has both prompt and {field}: which one is the prompt?")
+    return row._replace(value={"prompt" if key == field else key: value for key, value in row.value.items()})
 
 
-def _is_text(text: str) -> bool:
+def _is_regular(path: Path) -> bool:
     try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
+        return stat.S_ISREG(path.stat().st_mode)
+    except OSError as error:
+        raise _name_unreadable(path, error) from error
 
 
-def _read_list(file: TextIO, name: str) -> Iterator[Any]:
-    try:
-        values = json.load(file)
-    except (ValueError, RecursionError) as error:
-        raise ConfigurationError(f"{name} is no JSON: {error}. One object a line is JSONL: name it .jsonl.") from error
-    if not isinstance(values, list):
-        raise ConfigurationError(f"{name} must hold a list of prompts or objects.")
-    for number, value in enumerate(values, 1):
-        yield _check(value, f"{name}, entry {number}")
-
-
-def _read_csv(file: TextIO, name: str) -> Iterator[Any]:
-    csv.field_size_limit(MAX_LINE)
-    head = file.readline(MAX_LINE)
-    dialect = "excel-tab" if head.count("\t") > head.count(",") else "excel"
-    delimiter = ";" if dialect == "excel" and head.count(";") > head.count(",") else None
-    options: dict[str, Any] = {"dialect": dialect} if delimiter is None else {"delimiter": delimiter}
-    names = next(csv.reader([head], **options), [])
-    columns = [column.strip() for column in names]
-    if not _is_text(head) or "\0" in head:
-        raise ConfigurationError(f"{name} is not UTF-8 text. Save it as UTF-8: in a spreadsheet, as 'CSV UTF-8'.")
-    if "prompt" not in columns:
+def _find_form(path: Path | None) -> str:
+    if path is None:
+        return "jsonl"
+    ending = path.suffix.lower()
+    if ending in _SPREADSHEETS:
+        raise ConfigurationError(f"{path} is a spreadsheet. Open it there and save it as 'CSV UTF-8'.")
+    if ending not in _FORMS:
         raise ConfigurationError(
-            f"{name} has no column named prompt: its first line must name the columns, such as id,prompt,model. "
-            f"It reads {', '.join(columns[:8]) or 'nothing'}."
+            f"The name of {path} does not say how to read it. Pass --format jsonl, csv, json or lines (a prompt a line)."
         )
-    # Strict, so that a quote that is never closed does not make one prompt of the rest of the file.
-    rows = csv.reader(file, strict=True, **options)
-    number = 1
-    while True:
-        number += 1
-        try:
-            cells = next(rows)
-        except StopIteration:
-            return
-        except csv.Error as error:
-            words = "a quote is opened and never closed" if "unexpected end" in str(error) else str(error)
-            yield Unreadable(f"{name}, row {number}: {words}.")
-            continue
-        if any(cell.strip() for cell in cells):
-            yield _read_row(columns, cells, f"{name}, row {number}")
+    return _FORMS[ending]
 
 
-def _read_row(columns: list[str], cells: list[str], place: str) -> object:
-    if len(cells) > len(columns):
-        return Unreadable(f"{place}: {len(cells)} cells for {len(columns)} columns. Quote cells that hold commas.")
-    entry: dict[str, Any] = {}
-    for column, cell in zip(columns, cells, strict=False):
-        if not cell.strip() or not column:
-            continue
-        if not _is_text(cell):
-            return Unreadable(f"{place}: {column} is not UTF-8 text.")
-        try:
-            field, value = _read_cell(column, cell)
-        except (ValueError, KeyError, RecursionError) as error:
-            return Unreadable(f"{place}: {column} cannot be read from {cell[:60]!r} ({error}).")
-        entry[field] = value
-    return entry
+def _open(path: Path) -> io.FileIO:
+    try:
+        return io.FileIO(path)
+    except OSError as error:
+        raise _name_unreadable(path, error) from error
 
 
-def _read_cell(column: str, cell: str) -> tuple[str, Any]:
-    """A cell is text. A few documented fields are not, and ``name:json`` says that a column holds JSON."""
-    field, _, form = column.partition(":")
-    if form == "json":
-        return field, json.loads(cell)
-    if field in _NUMBERS:
-        return field, int(cell)
-    if field in _SWITCHES:
-        return field, _YES_NO[cell.strip().lower()]
-    if field.endswith("_urls"):
-        return field, json.loads(cell) if cell.lstrip().startswith("[") else cell.split()
-    if field == "then":
-        return field, json.loads(cell) if cell.lstrip().startswith(("[", "{")) else cell
-    return field, cell
+def _name_unreadable(path: Path, error: OSError) -> ConfigurationError:
+    return ConfigurationError(f"{path} cannot be read: {error.strerror or error}. Check the path; - reads stdin.")

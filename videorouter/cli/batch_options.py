@@ -61,7 +61,12 @@ def _add_run(subparsers: Any) -> None:
     parser.add_argument(
         "file", metavar="FILE", help=".jsonl, .csv, .json or .txt (a prompt a line); - reads JSON lines from stdin"
     )
-    parser.add_argument("--format", choices=FORMS, help="how to read FILE, where its name does not say")
+    reading = parser.add_argument_group("reading")
+    reading.add_argument("--format", choices=FORMS, help="how to read FILE, where its name does not say")
+    reading.add_argument("--prompt-field", metavar="NAME", help="the column or key that holds the prompts (prompt)")
+    reading.add_argument(
+        "--skip-bad-rows", action="store_true", help="leave out rows that cannot be read (without it nothing is sent)"
+    )
     options.add_path(
         parser, "--out", "the folder for videos and journal (default: FILE's name, -videos)", "-o", metavar="DIR"
     )
