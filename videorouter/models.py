@@ -10,50 +10,20 @@ from __future__ import annotations
 import base64
 import html
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, Literal, Self
+from typing import TYPE_CHECKING, Any, BinaryIO, Literal
 
 import msgspec
 
 from videorouter.lenient_json import decode_raw
+from videorouter.record import Record
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Mapping
 
     from videorouter.errors import VideoRouterError
 
 TaskState = Literal["pending", "completed", "failed"]
 ItemState = Literal["not_sent", "sending", "accepted", "done", "refused", "failed", "in_doubt", "lost", "cancelled"]
-
-
-class Record(msgspec.Struct, frozen=True, kw_only=True, dict=True):
-    """The base of all values: encodable fields, and a place beside them for what is not encoded."""
-
-    def with_extras(self, **values: object) -> Self:
-        """The same record, with values that are reachable on it but never encoded or compared."""
-        self.__dict__.update(values)
-        return self
-
-    def replace(self, **changes: Any) -> Self:
-        """A copy with other fields. What is not encoded goes along."""
-        return msgspec.structs.replace(self, **changes).with_extras(**self.__dict__)
-
-    def to_dict(self) -> dict[str, Any]:
-        """The fields as plain Python values, ready for any JSON encoder."""
-        plain: dict[str, Any] = msgspec.to_builtins(self)
-        return plain
-
-    def __copy__(self) -> Self:
-        return self.replace()
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        reduced: tuple[Any, ...] = super().__reduce__()  # type: ignore[assignment]
-        return _rebuild, (reduced[0], reduced[1], dict(self.__dict__))
-
-
-def _rebuild(build: Callable[..., Record], arguments: tuple[Any, ...], beside: dict[str, object]) -> Record:
-    record = build(*arguments)
-    record.__dict__.update(beside)
-    return record
 
 
 class Video(Record, frozen=True, kw_only=True):
@@ -222,6 +192,10 @@ class Task(Record, frozen=True, kw_only=True):
             if video.data is not None:
                 plain["result"]["videos"][number]["data"] = base64.b64encode(video.data).decode()
         return plain
+
+    @classmethod
+    def _read(cls, value: object) -> Task:
+        return value if isinstance(value, cls) else cls.from_dict(value)  # type: ignore[arg-type]  # it refuses the rest
 
     @classmethod
     def of(cls, source: VideoRouterError | InDoubt) -> Task | None:

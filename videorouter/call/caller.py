@@ -37,7 +37,8 @@ from videorouter.errors import DeadlineExceededError, Phase
 from videorouter.events import OutcomeInDoubt
 from videorouter.http import Attempt, Body, Request, Response, WireError, origin_of
 from videorouter.lenient_json import BROKEN_JSON, decode_json
-from videorouter.models import Record, VideoResult
+from videorouter.models import VideoResult
+from videorouter.record import Record
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable
