@@ -102,7 +102,11 @@ class AsyncVideoRouter(BatchVerbs):
         self._is_view = False
         settings = resolve(self._options, self._environ)
         self._sender = sender = open_sender(
-            http_client=http_client, proxy=settings.proxy, trust_env=settings.trust_env, ssl_context=ssl_context
+            http_client=http_client,
+            proxy=settings.proxy,
+            trust_env=settings.trust_env,
+            ssl_context=ssl_context,
+            urls=(settings.base_url, settings.media_base_url, settings.models_base_url, *settings.failover_urls),
         )
         self._catalog = Catalog()
         self._uploads = Uploads()

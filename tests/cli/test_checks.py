@@ -1,6 +1,8 @@
+import socket
+
 import pytest
 
-from videorouter.cli.checks import check_base_url, check_certificates, check_machine, check_proxy, check_secret
+from videorouter.cli.checks import check_base_url, check_certificates, check_machine, check_proxies, check_secret
 from videorouter.cli.parser import parse
 
 VENDOR = "https://gateway.invalid/v1"
@@ -58,6 +60,8 @@ def test_an_address_is_judged(url, state):
         ("http://u:secret@proxy.invalid:3128", VENDOR, "info"),
         ("proxy.invalid:3128", VENDOR, "info"),
         ("ftp://proxy.invalid", VENDOR, "fail"),
+        ("socks://proxy.invalid:1080", VENDOR, "fail"),
+        ("http://127.0.0.1:9", VENDOR, "fail"),
         ("http://proxy.invalid:3128", "http://127.0.0.1:1/v1", "warn"),
     ],
 )
@@ -65,15 +69,34 @@ def test_a_proxy_is_judged(monkeypatch, proxy, url, state):
     if proxy is not None:
         monkeypatch.setenv("https_proxy", proxy)
         monkeypatch.setenv("http_proxy", proxy)
-    check = check_proxy(url)
-    assert check.state == state
+    check, *_ = check_proxies(url, online=False)
+    assert (check.name, check.state) == ("proxy", state)
     assert "secret" not in check.found
+
+
+def test_a_proxy_that_no_request_needs_is_told_and_is_no_problem(monkeypatch):
+    monkeypatch.setenv("https_proxy", "http://proxy.invalid:3128")
+    monkeypatch.setenv("all_proxy", "socks://proxy.invalid:1080/")
+    used, unused = check_proxies(VENDOR, online=False)
+    assert (used.found, used.state) == ("http://proxy.invalid:3128", "info")
+    assert (unused.name, unused.state) == ("unused proxy", "info")
+    assert "ALL_PROXY" in unused.found
+
+
+def test_a_proxy_that_is_not_there_is_named_as_the_proxy(monkeypatch):
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        monkeypatch.setenv("https_proxy", f"http://127.0.0.1:{port}")
+        [there] = check_proxies(VENDOR, online=False)
+    [gone] = check_proxies(VENDOR, online=False)
+    assert (there.state, gone.state) == ("info", "fail")
+    assert f"127.0.0.1:{port} cannot be reached" in gone.found
 
 
 def test_no_proxy_is_heeded(monkeypatch):
     monkeypatch.setenv("https_proxy", "http://proxy.invalid:3128")
     monkeypatch.setenv("no_proxy", "gateway.invalid")
-    assert check_proxy(VENDOR).state == "ok"
+    assert [check.state for check in check_proxies(VENDOR, online=True)] == ["ok"]
 
 
 def test_certificates_that_cannot_be_read_are_said(tmp_path, monkeypatch):

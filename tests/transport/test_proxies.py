@@ -4,6 +4,7 @@ import asyncio
 
 import pytest
 
+from videorouter import AsyncVideoRouter
 from videorouter.errors import ConfigurationError, Phase
 from videorouter.http import Attempt, WireError, WireFailure
 from videorouter.transport.proxies import Route, choose_proxy, read_routes
@@ -72,6 +73,28 @@ def test_a_setting_that_is_no_proxy_url(proxy):
 def test_a_socks_proxy_without_its_package_is_said_clearly():
     with pytest.raises(ConfigurationError, match="socksio"):
         read_routes("socks5://proxy:1080", trust_env=False)
+
+
+@pytest.mark.parametrize(
+    "other", ["socks://127.0.0.1:1080/", "socks5://127.0.0.1:1080", "nonsense://", "ftp://proxy:1"]
+)
+async def test_an_entry_that_no_request_needs_stops_nothing(serve, monkeypatch, other):
+    """GNOME sets ALL_PROXY=socks://... beside the entries that are used."""
+    proxy = Proxy()
+    server = await serve(proxy)
+    monkeypatch.setenv("HTTP_PROXY", server.url)
+    monkeypatch.setenv("ALL_PROXY", other)
+    sender = open_sender(urls=["http://gateway.invalid"])
+    assert (await send(sender, post("http://gateway.invalid"))).body == ANSWER
+    attempt = Attempt()
+    with pytest.raises(WireError, match="ALL_PROXY") as caught:
+        await send(sender, post("https://gateway.invalid"), attempt=attempt)
+    assert (caught.value.failure, attempt.phase) == (WireFailure.PROXY_REFUSED, Phase.QUEUED)
+    await sender.aclose()
+    with pytest.raises(ConfigurationError, match=r"ALL_PROXY .*Nothing was sent"):
+        AsyncVideoRouter("key", base_url="https://gateway.invalid/v1")
+    monkeypatch.setenv("NO_PROXY", "gateway.invalid")
+    await AsyncVideoRouter("key", base_url="https://gateway.invalid/v1").aclose()
 
 
 class Proxy:

@@ -20,11 +20,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 from urllib.parse import urlsplit
-from urllib.request import getproxies, proxy_bypass
 
 import videorouter
 from videorouter.config import KEY_VARIABLES, check_key, check_url, is_loopback
 from videorouter.errors import ConfigurationError
+from videorouter.http import DEFAULT_PORTS, WireError
+from videorouter.transport.proxies import choose_proxy, read_routes
 
 if TYPE_CHECKING:
     import argparse
@@ -151,33 +152,49 @@ def check_base_url(url: str, source: str, *, allow_insecure: bool) -> Check:
 
 
 def find_proxy(url: str) -> str | None:
-    """The proxy that the environment names for an address."""
-    parts = urlsplit(url)
-    proxies = getproxies()
-    proxy = proxies.get(parts.scheme) or proxies.get("all")
-    if proxy is None or not parts.hostname or proxy_bypass(parts.hostname):
+    """The proxy of an address, as the client itself chooses it; ``None`` without one, or without one that can be used."""
+    try:
+        return choose_proxy(read_routes(None, trust_env=True), url)
+    except WireError:
         return None
-    return proxy
 
 
-def check_proxy(url: str) -> Check:
-    """Whether a proxy stands in the way, and whether it can be used."""
+def check_proxies(url: str, *, online: bool) -> list[Check]:
+    """Whether a proxy stands in the way and can be used, and what the environment names beside it."""
     group, name = "gateway", "proxy"
-    proxy = find_proxy(url)
+    routes = read_routes(None, trust_env=True)
+    try:
+        proxy, problem = choose_proxy(routes, url), ""
+    except WireError as error:
+        proxy, problem = None, error.message
+    unused = [
+        Check(group=group, name="unused proxy", state="info", found=route.problem, mend="no request needs it")
+        for route in routes
+        if route.problem and not problem.startswith(route.problem)
+    ]
+    if problem:
+        mend = "set it to something like http://proxy.example:3128, or unset it"
+        return [Check(group=group, name=name, state="fail", found=problem, mend=mend), *unused]
     if proxy is None:
-        return Check(group=group, name=name, state="ok", found="none for this address")
-    parts = urlsplit(proxy if "://" in proxy else f"http://{proxy}")
+        return [Check(group=group, name=name, state="ok", found="none for this address"), *unused]
+    return [_check_proxy(proxy, url, online=online), *unused]
+
+
+def _check_proxy(proxy: str, url: str, *, online: bool) -> Check:
+    group, name = "gateway", "proxy"
+    parts = urlsplit(proxy)
     shown = f"{parts.scheme}://{parts.hostname}{f':{parts.port}' if parts.port else ''}"
+    host, port = parts.hostname or "", parts.port or DEFAULT_PORTS.get(parts.scheme, 1080)
+    if online or is_loopback(host):
+        try:
+            socket.create_connection((host, port), timeout=5).close()
+        except OSError as error:
+            mend = "start it or correct its address, or unset HTTPS_PROXY, HTTP_PROXY and ALL_PROXY"
+            found = f"{shown} cannot be reached: {error.strerror or error}"
+            return Check(group=group, name=name, state="fail", found=found, mend=mend)
     if is_loopback(urlsplit(url).hostname or ""):
         mend = "export NO_PROXY=127.0.0.1,localhost"
         return Check(group=group, name=name, state="warn", found=f"{shown}, for an address on this machine", mend=mend)
-    if parts.scheme.startswith("socks"):
-        if importlib.util.find_spec("socksio") is None:
-            mend = "pip install 'httpx[socks]'"
-            return Check(group=group, name=name, state="fail", found=f"{shown} needs the package socksio", mend=mend)
-    elif parts.scheme not in {"http", "https"} or not parts.hostname:
-        mend = "set HTTPS_PROXY to something like http://proxy.example:3128, or unset it"
-        return Check(group=group, name=name, state="fail", found=f"{shown} is no proxy's address", mend=mend)
     mend = "a proxy that drops quiet connections loses answers of minutes: ask it to allow 15 minutes"
     return Check(group=group, name=name, state="info", found=shown, mend=mend)
 

@@ -19,7 +19,7 @@ from videorouter.cli.checks import (
     check_certificates,
     check_machine,
     check_program,
-    check_proxy,
+    check_proxies,
     check_secret,
 )
 from videorouter.cli.console import Console, clean
@@ -80,9 +80,10 @@ async def _look_at_gateway(args: argparse.Namespace, console: Console) -> list[C
     url, source = _find_url(args)
     checks.append(check_base_url(url, source, allow_insecure=args.allow_insecure))
     usable = all(check.state != "fail" for check in checks if check.group in {"key", "gateway"})
-    checks.append(check_proxy(url))
+    checks += check_proxies(url, online=args.online)
     if url.startswith("https://"):
         checks.append(check_certificates(os.environ))
+    usable = usable and all(check.state != "fail" for check in checks if check.name == "proxy")
     if not usable:
         words = "not tried: mend what is above first"
         checks.append(Check(group="gateway", name="connection", state="info", found=words))

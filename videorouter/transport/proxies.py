@@ -1,28 +1,37 @@
-"""Chooses the proxy of a request: from a setting, or from the environment with its ``NO_PROXY``."""
+"""Chooses the proxy of a request: from a setting, or from the environment with its ``NO_PROXY``.
+
+An entry of the environment that cannot be used stops only the requests that would go through it: desktops set entries
+that nobody needs, such as ``ALL_PROXY=socks://...`` beside a usable ``HTTPS_PROXY``.
+"""
 
 from __future__ import annotations
 
+import importlib.util
 import ipaddress
 from typing import NamedTuple
 from urllib.parse import urlsplit
 from urllib.request import getproxies
 
 from videorouter.errors import ConfigurationError
-from videorouter.http import origin_of
+from videorouter.http import WireError, WireFailure, name_host, origin_of
 
 
 class Route(NamedTuple):
-    """Requests of one scheme to hosts that are not excepted go through ``proxy``."""
+    """Requests of one scheme to hosts that are not excepted go through ``proxy``; ``problem`` says why they cannot."""
 
     scheme: str
     proxy: str
     exceptions: tuple[str, ...]
+    problem: str = ""
 
 
 def read_routes(proxy: str | None, *, trust_env: bool) -> tuple[Route, ...]:
     """Read the routes of a client, in the order to try them; with ``proxy`` the environment is ignored."""
     if proxy is not None:
-        return (Route("all", _check(proxy, "proxy="), ()),)
+        route = _read_route("all", proxy, "proxy=", ())
+        if route.problem:
+            raise ConfigurationError(route.problem)
+        return (route,)
     if not trust_env:
         return ()
     found = getproxies()
@@ -30,37 +39,35 @@ def read_routes(proxy: str | None, *, trust_env: bool) -> tuple[Route, ...]:
     if "*" in exceptions:
         return ()
     return tuple(
-        Route(scheme, _check(found[scheme], f"the environment's {scheme.upper()}_PROXY"), exceptions)
+        _read_route(scheme, found[scheme], f"the environment's {scheme.upper()}_PROXY", exceptions)
         for scheme in ("http", "https", "all")
         if found.get(scheme)
     )
 
 
-def _check(proxy: str, source: str) -> str:
+def _read_route(scheme: str, proxy: str, source: str, exceptions: tuple[str, ...]) -> Route:
     url = proxy if "://" in proxy else f"http://{proxy}"
     try:
         parts = urlsplit(url)
         usable = parts.scheme in ("http", "https", "socks5", "socks5h") and parts.hostname and (parts.port or 1)
     except ValueError:
         usable = None
+    problem = ""
     if not usable:
-        msg = f"{source} is not a proxy URL: it must look like http://host:port"
-        raise ConfigurationError(msg)
-    if parts.scheme.startswith("socks"):
-        try:
-            import socksio  # type: ignore[import-not-found]  # noqa: F401, PLC0415 - httpx needs it for SOCKS only
-        except ImportError as error:
-            msg = f"{source} names a SOCKS proxy, which needs the package socksio: pip install 'httpx[socks]'"
-            raise ConfigurationError(msg) from error
-    return url
+        problem = f"{source} is not a proxy URL: it must look like http://host:port or socks5://host:port"
+    elif parts.scheme.startswith("socks") and importlib.util.find_spec("socksio") is None:
+        problem = f"{source} names a SOCKS proxy, which needs the package socksio: pip install 'httpx[socks]'"
+    return Route(scheme, url, exceptions, problem)
 
 
 def choose_proxy(routes: tuple[Route, ...], url: str) -> str | None:
-    """Return the proxy for a URL; ``None`` for a direct connection."""
+    """Return the proxy for a URL; ``None`` for a direct connection. Raises ``WireError`` for one that cannot be used."""
     scheme, host, port = origin_of(url)
     for route in routes:
         if route.scheme in ("all", scheme):
             excepted = any(_matches(exception, host, port) for exception in route.exceptions)
+            if not excepted and route.problem:
+                raise WireError(WireFailure.PROXY_REFUSED, f"{route.problem}, or set NO_PROXY", host=name_host(url))
             return None if excepted else route.proxy
     return None
 

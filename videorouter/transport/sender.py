@@ -12,15 +12,18 @@ from typing import TYPE_CHECKING
 
 import httpx
 
+from videorouter.errors import ConfigurationError
+from videorouter.http import WireError
 from videorouter.transport.dialing import resolve_name
 from videorouter.transport.httpx_sender import HttpxSender
 from videorouter.transport.httpx_stock import is_client_patched
 from videorouter.transport.httpx_transport import VideoTransport
-from videorouter.transport.proxies import Route, read_routes
+from videorouter.transport.proxies import Route, choose_proxy, read_routes
 
 if TYPE_CHECKING:
     import ssl
     import urllib.request
+    from collections.abc import Iterable
 
     from videorouter.http import Attempt, Request, Response, ResponseStream
 
@@ -130,9 +133,18 @@ def open_sender(
     trust_env: bool = True,
     ssl_context: ssl.SSLContext | None = None,
     connect_timeout: float = 10.0,
+    urls: Iterable[str] = (),
 ) -> HttpxSender | SocketSender:
-    """Make the sender for a client's settings; a user's own ``http_client`` keeps all its settings but the timeout."""
+    """Make the sender for a client's settings; a user's own ``http_client`` keeps all its settings but the timeout.
+
+    Raises ``ConfigurationError`` when the proxy of one of ``urls`` cannot be used.
+    """
     if http_client is not None:
         return HttpxSender(http_client, connect_timeout=connect_timeout)
     routes = read_routes(proxy, trust_env=trust_env)
+    try:
+        for url in urls:
+            choose_proxy(routes, url)
+    except WireError as error:
+        raise ConfigurationError(f"{error.message}. Nothing was sent.") from error
     return SocketSender(ssl_context=ssl_context, connect_timeout=connect_timeout, routes=routes)
