@@ -180,6 +180,11 @@ class SyncBatch:
         """Requests that run now."""
         return self._batch.in_flight
 
+    @property
+    def paused(self) -> str:
+        """Why nothing new is sent for now, in words: many outcomes in doubt in a row. Empty while the batch goes on."""
+        return self._batch.paused
+
     def stop(self, reason: str = "stopped by the caller") -> None:
         """Send nothing more; what runs comes to its end, and the loop ends after the last of it."""
 

@@ -109,6 +109,18 @@ def test_sigterm_writes_down_what_is_in_doubt_too(start, prompts, tmp_path):
         assert states(tmp_path / "clips") == {"in_doubt": 2}
 
 
+def test_a_batch_that_pauses_says_so_and_ends_at_once_when_it_is_told_to(start, sandbox, prompts, tmp_path):
+    sandbox.faults.add("status=500")
+    process = start(
+        "batch", "run", "prompts.csv", "--out", "clips", "-c", "1", "--stop-after", "1", env=point_at(sandbox)
+    )
+    told = next(line for line in process.stderr if line.startswith(b"Paused, probe 1 of 4: one request probes"))
+    assert b"Outcomes in doubt in a row: 1. The last one: " in told
+    ended = finish(process, signal.SIGINT)
+    assert ended.code == 130
+    assert states(tmp_path / "clips") == {"in_doubt": 1}
+
+
 def test_a_dry_run_says_what_it_would_cost_and_sends_nothing(run, sandbox, prompts):
     ended = run("batch", "run", "prompts.csv", "--dry-run", "--price", "0.4", env=point_at(sandbox))
     assert ended.code == 0, ended.err

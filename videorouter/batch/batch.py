@@ -59,6 +59,7 @@ class Batch:
         self._limit = min(options.limit, caller.limit.limit)
         self._source = EntrySource(source, self._fail)
         self._items = ItemQueue()
+        self._hand_out = self._items.put_in_order if options.ordered else self._items.put
         self._builder = builder
         self._run = BatchRun(caller, options, self.stop)
         self._saver = None if options.save_to is None else Saver(self._run, options.save_to, options.name, save)
@@ -104,6 +105,11 @@ class Batch:
     def caught_up(self) -> int:
         """Items of earlier runs whose missing files this run has fetched."""
         return self._caught_up
+
+    @property
+    def paused(self) -> str:
+        """Why nothing new is sent for now, in words: many outcomes in doubt in a row. Empty while the batch goes on."""
+        return self._run.breaker.notice
 
     @property
     def cause(self) -> VideoRouterError | None:
@@ -321,12 +327,6 @@ class Batch:
     async def _tell(self, item: BatchItem) -> None:
         await self._caller.emit(ItemFinished(call_id=item.id, item=item))
         await self._caller.emit(BatchProgressed(call_id="batch", summary=self.summary, in_flight=self._run.in_flight))
-
-    def _hand_out(self, item: BatchItem) -> None:
-        if self._options.ordered:
-            self._items.put_in_order(item)
-        else:
-            self._items.put(item)
 
 
 def _name_broken(error: Exception) -> InvalidRequestError:

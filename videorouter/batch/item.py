@@ -207,7 +207,10 @@ class Item:
         """Send, and send again if the caller wants that for an unknown outcome."""
         record = self.record
         while True:
-            item = await self._send_once(known, key)
+            try:
+                item = await self._send_once(known, key)
+            finally:
+                self._run.breaker.release(record)
             if item.state == "in_doubt" and not asked:
                 asked = True
                 sent = self._submission
@@ -240,6 +243,8 @@ class Item:
             submission = self._submission or await self._complete()
             if key is not None:
                 submission = msgspec.structs.replace(submission, idempotency_key=key)
+            if run.breaker.holds:
+                await run.breaker.admit(self.record)  # with the video of its parent in hand, which may be held, too
             priced = run.find_price(submission)
             reserved = run.price_correction.correct(submission.model, priced) if priced else 0
             run.check_running()

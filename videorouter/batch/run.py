@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import msgspec
 
+from videorouter.batch.breaker import CircuitBreaker
 from videorouter.call.requests import OPTIONS, Verb, describe_near_miss, find_near_miss
 from videorouter.config import check_count
 from videorouter.downloads.names import DEFAULT_NAME, check_template
@@ -163,6 +164,7 @@ class BatchRun:
         self.stopped: str | None = None
         self.cause: VideoRouterError | None = None
         """The error that stopped dispatch, where one did."""
+        self.breaker: CircuitBreaker = CircuitBreaker(options.stop_after, self.stop_for)
         self._rule = StopRule(options.stop_after)
         self._money_back = asyncio.Event()
         self._occurrences: dict[str, int] = {}
@@ -247,7 +249,9 @@ class BatchRun:
             self.wake()
 
     def wake(self) -> None:
-        """Wake those who wait for money."""
+        """Wake those who wait for money or, once the batch has stopped, for the gateway."""
+        if self.stopped is not None:
+            self.breaker.stop()
         waiting, self._money_back = self._money_back, asyncio.Event()
         waiting.set()
 

@@ -175,14 +175,19 @@ class Sending:
     async def _record_task(self, task: Task) -> None:
         """Record the id of the accepted task, before its first poll."""
         self._task = task
-        self._run.note_success()
+        self._note_accepted()
         await self._run.record_task(self._record.id, task)
+
+    def _note_accepted(self) -> None:
+        self._run.note_success()
+        self._run.breaker.note_accepted(self._record)
 
     async def _finish(self, result: VideoResult) -> BatchItem:
         run, record = self._run, self._record
         run.price_correction.note(self._submission.model, self._priced, result.cost)
         cost = run.budget.confirm(self._reserved, self._priced, result.cost)
-        run.note_success()
+        if self._task is None:
+            self._note_accepted()
         cleared = record.unknown if self._replayed else 0.0
         if cleared:
             run.budget.clear_unknown(cleared)
@@ -213,6 +218,8 @@ class Sending:
             run.note_error(error)
             return await self._keep_doubt(record.doubt, state, error)
         await self._record_failure(state, error, task_id)
+        if state == "in_doubt":
+            run.breaker.note_doubt(record, error)
         run.note_error(error)
         return record.show(state, self._submission, error=error, task_id=task_id)
 

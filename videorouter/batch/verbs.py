@@ -65,7 +65,9 @@ class BatchVerbs(DownloadVerbs):
                 once (a second charge is accepted), ``"replay"`` its key (on a gateway that honours keys), or a
                 function of the item that gives one of these.
             deduplicate: Whether equal entries without an id are sent once.
-            stop_after: Identical 400, 404 or 422 answers in a row after which nothing more is sent.
+            stop_after: Identical 400, 404 or 422 answers in a row after which nothing more is sent. After as many outcomes
+                in doubt in a row (those of one second count once) it pauses, and stops when four probes, after 1, 2, 5
+                and 10 minutes, end so, too.
             retry: States of the journal to send again: ``"refused"``, ``"failed"``.
             **fields: Fields and options of all entries, as ``generate`` takes them.
 

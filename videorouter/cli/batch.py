@@ -244,6 +244,7 @@ class Run:
         notice = self._notice
         if not notice and summary.stopped and (batch.in_flight or batch.saving):
             notice = f"Stopping: {shorten(summary.stopped, _NOTICE)}"
+        notice = notice or batch.paused
         return Moment(
             summary=summary,
             in_flight=batch.in_flight - waiting,

@@ -104,7 +104,11 @@ def _add_run(subparsers: Any) -> None:
     )
     care.add_argument("--deduplicate", action="store_true", help="send equal entries without an id once")
     care.add_argument(
-        "--stop-after", type=read_positive, default=20, metavar="N", help="equal refusals in a row that stop it (20)"
+        "--stop-after",
+        type=read_positive,
+        default=20,
+        metavar="N",
+        help="equal refusals in a row that stop it, and outcomes in doubt that pause it (20)",
     )
     care.add_argument(
         "--grace",
