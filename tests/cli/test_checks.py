@@ -1,6 +1,7 @@
 import socket
 
 import pytest
+import truststore
 
 from videorouter.cli.checks import check_base_url, check_certificates, check_machine, check_proxies, check_secret
 from videorouter.cli.parser import parse
@@ -99,9 +100,26 @@ def test_no_proxy_is_heeded(monkeypatch):
     assert [check.state for check in check_proxies(VENDOR, online=True)] == ["ok"]
 
 
-def test_certificates_that_cannot_be_read_are_said(tmp_path, monkeypatch):
-    assert check_certificates({"SSL_CERT_DIR": str(tmp_path / "none")}).state == "fail"
-    assert check_certificates({"SSL_CERT_FILE": __file__}).state in {"ok", "info"}
+@pytest.mark.parametrize("variable", ["SSL_CERT_DIR", "SSL_CERT_FILE"])
+def test_certificates_that_cannot_be_read_are_said(tmp_path, monkeypatch, variable):
+    assert check_certificates().state in {"ok", "info"}
+    monkeypatch.setenv(variable, str(tmp_path / "none"))
+    check = check_certificates()
+    assert check.state == "fail"
+    assert f"{variable}={tmp_path / 'none'}" in check.found
+
+
+def test_a_file_that_holds_no_certificate_is_said(monkeypatch):
+    monkeypatch.setenv("SSL_CERT_FILE", __file__)
+    assert check_certificates().state == "fail"
+
+
+def test_certificates_that_the_system_decides_about_are_fine():
+    truststore.inject_into_ssl()
+    try:
+        assert (check_certificates().state, check_certificates().found) == ("ok", "the system decides (truststore)")
+    finally:
+        truststore.extract_from_ssl()
 
 
 def test_a_clock_from_before_the_install_is_said():

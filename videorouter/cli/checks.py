@@ -26,6 +26,7 @@ from videorouter.config import KEY_VARIABLES, check_key, check_url, is_loopback
 from videorouter.errors import ConfigurationError
 from videorouter.http import DEFAULT_PORTS, WireError
 from videorouter.transport.proxies import choose_proxy, read_routes
+from videorouter.transport.tls import count_authorities, make_context
 
 if TYPE_CHECKING:
     import argparse
@@ -199,20 +200,17 @@ def _check_proxy(proxy: str, url: str, *, online: bool) -> Check:
     return Check(group=group, name=name, state="info", found=shown, mend=mend)
 
 
-def check_certificates(environ: Mapping[str, str]) -> Check:
+def check_certificates() -> Check:
     """Whether there are certificates to trust."""
     group, name = "gateway", "certificates"
-    for variable, exists in (("SSL_CERT_FILE", os.path.isfile), ("SSL_CERT_DIR", os.path.isdir)):
-        path = environ.get(variable)
-        if path and not exists(path):
-            mend = f"unset {variable}, or let it name what is there"
-            return Check(group=group, name=name, state="fail", found=f"{variable}={path} does not exist", mend=mend)
     try:
-        count = ssl.create_default_context().cert_store_stats()["x509_ca"]
+        context = make_context()
     except (ssl.SSLError, OSError) as error:
-        mend = "SSL_CERT_FILE must name a PEM file of certificates; unset it to use the system's"
-        return Check(group=group, name=name, state="fail", found=f"they cannot be read: {error}", mend=mend)
-    paths = ssl.get_default_verify_paths()
+        mend = "unset SSL_CERT_FILE and SSL_CERT_DIR, or let them name certificates in PEM that are there"
+        return Check(group=group, name=name, state="fail", found=str(error.args[-1]), mend=mend)
+    count, paths = count_authorities(context), ssl.get_default_verify_paths()
+    if count is None:
+        return Check(group=group, name=name, state="ok", found="the system decides (truststore)")
     if count:
         return Check(
             group=group, name=name, state="ok", found=f"{count} authorities from {paths.cafile or 'the system'}"

@@ -82,7 +82,7 @@ async def _look_at_gateway(args: argparse.Namespace, console: Console) -> list[C
     usable = all(check.state != "fail" for check in checks if check.group in {"key", "gateway"})
     checks += check_proxies(url, online=args.online)
     if url.startswith("https://"):
-        checks.append(check_certificates(os.environ))
+        checks.append(check_certificates())
     usable = usable and all(check.state != "fail" for check in checks if check.name == "proxy")
     if not usable:
         words = "not tried: mend what is above first"

@@ -24,6 +24,8 @@ from videorouter.errors import (
     PermissionDeniedError,
     VideoRouterError,
 )
+from videorouter.transport.causes import advise_on_certificate
+from videorouter.transport.tls import make_context
 
 if TYPE_CHECKING:
     from videorouter.client import AsyncVideoRouter
@@ -49,9 +51,9 @@ async def probe(router: AsyncVideoRouter, url: str, *, trust_env: bool) -> list[
 async def _connect(url: str) -> list[Check]:
     parts = urlsplit(url)
     host, port = parts.hostname or "", parts.port or (443 if parts.scheme == "https" else 80)
-    context = ssl.create_default_context() if parts.scheme == "https" else None
     began = time.monotonic()
     try:
+        context = make_context() if parts.scheme == "https" else None
         async with asyncio.timeout(_PATIENCE):
             reader, writer = await asyncio.open_connection(host, port, ssl=context)
             try:
@@ -88,8 +90,8 @@ def _blame(error: BaseException, host: str, port: int) -> Check:
     if isinstance(error, socket.gaierror):
         found, mend = f"the name {host} does not resolve", "look at the spelling, the network and /etc/resolv.conf"
     elif isinstance(error, ssl.SSLCertVerificationError):
-        found = f"the certificate of {place} is not trusted: {error.verify_message}"
-        mend = "behind a company's TLS inspection, put its authority into SSL_CERT_FILE; else look at the clock, and do not go on"
+        found = f"the certificate of {place} is not trusted: {getattr(error, 'verify_message', error)}"
+        mend = advise_on_certificate(error)
     elif isinstance(error, ssl.SSLError):
         found, mend = f"TLS with {place} fails: {error.reason}", "something between here and there cuts TLS short"
     elif isinstance(error, ConnectionRefusedError):

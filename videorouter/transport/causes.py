@@ -6,6 +6,7 @@ It never decides whether a request left: the phase does, and the phase never com
 from __future__ import annotations
 
 import errno
+import os
 import socket
 import ssl
 from typing import TYPE_CHECKING
@@ -96,12 +97,45 @@ _HINTS = {
     WireFailure.NAME_TEMPORARY: "the name server did not answer; check the network's DNS",
     WireFailure.NAME_MISSING: "no such host name; check the base URL for a typing error",
     WireFailure.TLS_CUT: "the TLS handshake was cut short or refused; check that the port speaks TLS",
-    WireFailure.CERTIFICATE: "the server's certificate is not trusted for this host; behind an inspecting proxy set"
-    " SSL_CERT_FILE to its authority, or pass ssl_context=",
     WireFailure.PROXY_UNAVAILABLE: "the proxy could not reach the gateway",
     WireFailure.PROXY_REFUSED: "the proxy refuses; check its address and the credentials in proxy= or HTTPS_PROXY",
     WireFailure.OUT_OF_FILES: "this process has no file descriptor left; lower max_concurrency or raise `ulimit -n`",
 }
+
+
+_EXPIRED = "the server's certificate is out of date, or this machine's clock is wrong"
+_OTHER_HOST = (
+    "the server's certificate is for another host; check the base URL, or whether a login page of the network answers"
+)
+_STRICT = (
+    "the authority's certificate fails a strict check that Python 3.13 has begun to make, as those of many inspecting"
+    " proxies do; set INFRON_X509_STRICT=0 to leave these checks out, or pass an ssl_context= without"
+    " ssl.VERIFY_X509_STRICT"
+)
+_UNKNOWN = "nobody whom this machine trusts has issued the server's certificate; "
+_NO_FILE = "correct the variable, or unset it to trust the system's store"
+_CODES = {
+    **dict.fromkeys((9, 10), _EXPIRED),
+    **dict.fromkeys((62, 64), _OTHER_HOST),
+    **dict.fromkeys(range(80, 95), _STRICT),
+}
+"""What OpenSSL's codes of a failed verification mean (``X509_V_ERR_...``); any other is an unknown issuer."""
+
+
+def advise_on_certificate(error: BaseException | None) -> str:
+    """Say why a certificate is not trusted, and what to do about it."""
+    refused = None if error is None else _find_refusal(error)
+    code = getattr(refused, "verify_code", None)
+    if refused is not None and code is None and "SSL_CERT_" in str(refused):
+        return _NO_FILE
+    if code in _CODES:
+        return _CODES[code]
+    named = os.environ.get("SSL_CERT_FILE")
+    if named:
+        return (
+            f"{_UNKNOWN}SSL_CERT_FILE={named} was read and does not hold the issuer: add it there, or pass ssl_context="
+        )
+    return f"{_UNKNOWN}behind an inspecting proxy set SSL_CERT_FILE to its authority, or pass ssl_context="
 
 
 _PROXY_HINT = "the gateway was not asked; check proxy=, HTTPS_PROXY or the proxy of http_client"
@@ -118,9 +152,19 @@ def explain(
     if detail:
         text = f"{text}: {detail}"
     hint = _HINTS.get(failure) if proxy is None else _PROXY_HINT
+    if failure is WireFailure.CERTIFICATE:
+        hint = advise_on_certificate(error)
     return WireError(failure, f"{text} ({hint})" if hint else text, host=host)
 
 
+def _find_refusal(error: BaseException) -> ssl.SSLCertVerificationError | None:
+    """Return the refusal of a certificate among an error's causes."""
+    return next((cause for cause in _list_causes(error) if isinstance(cause, ssl.SSLCertVerificationError)), None)
+
+
 def _innermost(error: BaseException) -> str:
+    refused = _find_refusal(error)
+    if refused is not None:
+        return str(refused)[:400]
     words = [str(part) for part in _list_causes(error) if isinstance(part, OSError) and str(part)]
     return (words[-1] if words else str(error) or type(error).__name__)[:400]

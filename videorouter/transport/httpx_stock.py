@@ -63,10 +63,11 @@ class StockTransport(httpx.AsyncBaseTransport):
         return response
 
     async def _make(self) -> httpx.AsyncHTTPTransport:
-        if self._ssl_context is None:
-            self._ssl_context = await anyio.to_thread.run_sync(wait_for_context)
+        context = self._ssl_context
+        if context is None:
+            context = await anyio.to_thread.run_sync(wait_for_context)
         limits = httpx.Limits(max_connections=1, max_keepalive_connections=1, keepalive_expiry=IDLE_SECONDS)
-        return httpx.AsyncHTTPTransport(verify=self._ssl_context, trust_env=False, limits=limits, proxy=self.proxy)
+        return httpx.AsyncHTTPTransport(verify=context, trust_env=False, limits=limits, proxy=self.proxy)
 
     async def aclose(self) -> None:
         """Close what is idle."""

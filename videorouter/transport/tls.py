@@ -3,15 +3,17 @@
 asyncio's own TLS costs 300 KiB a connection, most of it a read buffer; here the only buffers are OpenSSL's. The
 handshake is driven by the same reader that later feeds the parser.
 
-The context that every client of a process shares is made once, on first use, in a thread of its own: reading the trust
-store takes tens of milliseconds. It trusts the system's store, where that is empty certifi's, and honours
-``SSL_CERT_FILE``.
+The context that every client of a process shares is made on first use, in a thread of its own: reading the trust store
+takes tens of milliseconds. It trusts the system's store, where that is empty certifi's, and honours ``SSL_CERT_FILE`` and
+``SSL_CERT_DIR``. When what they name has changed, the next connection gets a new one.
 """
 
 from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import contextlib
+import os
 import ssl
 import threading
 from pathlib import Path
@@ -26,6 +28,8 @@ if TYPE_CHECKING:
     from videorouter.transport.connection import OriginPool
 
 _RECORD = 16_384
+STRICT_VARIABLE = "INFRON_X509_STRICT"
+"""``0`` leaves out the strict checks of RFC 5280, which Python 3.13 has begun to make and many companies' roots fail."""
 HTTP1 = "http/1.1"
 """The protocol that is asked for (ALPN), and the only one that is spoken."""
 
@@ -149,13 +153,16 @@ class _SharedContext:
         """Drop it in a forked child, which would wait for its parent's thread."""
         self._mutex = threading.Lock()
         self._making: concurrent.futures.Future[ssl.SSLContext] | None = None
+        self._source: tuple[object, ...] = ()
 
     def make(self) -> concurrent.futures.Future[ssl.SSLContext]:
         """Return the context or a future of it; a failure is reported to those who wait and not remembered."""
+        source = _find_source()
         with self._mutex:
             making = self._making
-            if making is not None and not (making.done() and making.exception()):
+            if making is not None and source == self._source and not (making.done() and making.exception()):
                 return making
+            self._source = source
             self._making = making = concurrent.futures.Future()
             # A running future cannot be cancelled, so that one waiter's cancellation is not everybody's.
             making.set_running_or_notify_cancel()
@@ -176,14 +183,50 @@ def _fill(making: concurrent.futures.Future[ssl.SSLContext]) -> None:
 
 
 def make_context() -> ssl.SSLContext:
-    """Make a verifying client context for HTTP/1.1, with the trust store described in this file's head."""
+    """Make a verifying client context for HTTP/1.1, with the trust store described in this file's head.
+
+    Raises ``ssl.SSLCertVerificationError`` when the environment names certificates that are not there.
+    """
+    file, folders = os.environ.get("SSL_CERT_FILE"), os.environ.get("SSL_CERT_DIR")
+    if folders and not any(map(os.path.isdir, folders.split(os.pathsep))):
+        raise ssl.SSLCertVerificationError(f"SSL_CERT_DIR={folders} does not exist")
     context = ssl.create_default_context()
-    if not context.cert_store_stats()["x509_ca"] and not _has_directory():
+    if file:
+        try:
+            context.load_verify_locations(cafile=file)  # OpenSSL itself ignores one that it cannot read
+        except OSError as error:
+            raise ssl.SSLCertVerificationError(
+                f"SSL_CERT_FILE={file} cannot be read: {error.strerror or error}"
+            ) from error
+    if os.environ.get(STRICT_VARIABLE) == "0":
+        context.verify_flags &= ~ssl.VERIFY_X509_STRICT
+    if count_authorities(context) == 0 and not _has_directory():
         import certifi  # noqa: PLC0415 - comes with httpx; read only where the system has no store
 
         context.load_verify_locations(certifi.where())
     context.set_alpn_protocols([HTTP1])
     return context
+
+
+def count_authorities(context: ssl.SSLContext) -> int | None:
+    """Return how many authorities a context holds; ``None`` for truststore's, which asks the system about each."""
+    try:
+        return context.cert_store_stats()["x509_ca"]
+    except NotImplementedError:
+        return None
+
+
+def _find_source() -> tuple[object, ...]:
+    """What the shared context is made from, and when that was last written."""
+    paths = ssl.get_default_verify_paths()
+    found = (paths.cafile, paths.capath, os.environ.get("SSL_CERT_FILE"), os.environ.get("SSL_CERT_DIR"))
+    written: list[object] = []
+    for place in (paths.cafile, paths.capath):
+        with contextlib.suppress(OSError):
+            if place:
+                state = Path(place).stat()
+                written.append((state.st_mtime_ns, state.st_size, state.st_ino))
+    return ssl.SSLContext, os.environ.get(STRICT_VARIABLE), *found, *written
 
 
 def _has_directory() -> bool:
