@@ -391,6 +391,7 @@ class BatchSummary(Record, frozen=True, kw_only=True):
         cancelled: Taken back before it was sent.
         cost: US dollars of what is done, as far as they are known.
         cost_in_doubt: US dollars that the items in doubt may have cost, as far as prices are known.
+        mismatched: Items whose saved videos are not what was asked for.
         stopped: Why dispatch stopped early, as text.
         elapsed: Seconds of this run.
     """
@@ -405,6 +406,7 @@ class BatchSummary(Record, frozen=True, kw_only=True):
     cancelled: int = 0
     cost: float = 0.0
     cost_in_doubt: float = 0.0
+    mismatched: int = 0
     stopped: str | None = None
     elapsed: float = 0.0
 
@@ -416,12 +418,10 @@ class BatchSummary(Record, frozen=True, kw_only=True):
     def _repr_html_(self) -> str:
         counts = {name.replace("_", " "): getattr(self, name) for name in _STATES}
         facts = {**counts, "cost": f"${self.cost:.2f}", "seconds": f"{self.elapsed:.1f}"}
-        if self.cost_in_doubt:
-            facts["cost in doubt"] = f"${self.cost_in_doubt:.2f}"
-        if self.stopped is not None:
-            facts["stopped"] = self.stopped
-        heads = "".join(f"<th>{name}</th>" for name in facts)
-        cells = "".join(f"<td>{html.escape(str(value))}</td>" for value in facts.values())
+        doubt = f"${self.cost_in_doubt:.2f}" if self.cost_in_doubt else ""
+        facts |= {"cost in doubt": doubt, "not as asked": self.mismatched or "", "stopped": self.stopped or ""}
+        heads = "".join(f"<th>{name}</th>" for name, value in facts.items() if value != "")
+        cells = "".join(f"<td>{html.escape(str(value))}</td>" for value in facts.values() if value != "")
         return f"<table><tr>{heads}</tr><tr>{cells}</tr></table>"
 
 

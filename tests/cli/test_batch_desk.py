@@ -243,6 +243,39 @@ def read_page(run, tmp_path):
     return json.loads(page.split('id="batch">')[1].split("</script>")[0])
 
 
+def test_what_is_not_as_it_was_asked_for_is_counted_exported_and_shown(run, sandbox, tmp_path):
+    (tmp_path / "p.jsonl").write_text(
+        "".join(json.dumps({"prompt": f"otter {n}", "duration": "8s", "generate_audio": True}) + "\n" for n in range(4))
+    )
+    sandbox.faults.add("wrong_seconds=4", prompt="otter 1")
+    sandbox.faults.add("wrong_seconds=12", prompt="otter 2")
+    sandbox.faults.add("no_sound", prompt="otter 3")
+    command = ("batch", "run", "p.jsonl", "--out", "clips", "-m", "veo3-fast")
+    ended = run(*command, env=point_at(sandbox))
+    assert ended.code == 0, ended.err
+    assert "3 not what was asked for" in ended.err
+    line = "        3  videos are not what was asked for: 1 longer, 1 shorter, 1 without sound"
+    assert line in run("batch", "status", "clips").lines
+    status = run("batch", "status", "clips", "--json").records[0]
+    assert (status["mismatched"], status["mismatches"]) == (3, {"shorter": 1, "longer": 1, "without sound": 1})
+    records = run("batch", "export", "clips").records
+    assert [[one["kind"] for one in record["mismatches"]] for record in records] == [
+        [],
+        ["shorter"],
+        ["longer"],
+        ["without sound"],
+    ]
+    assert [record["media"]["seconds"] for record in records] == [8.0, 4.0, 12.0, 8.0]
+    run("batch", "export", "clips", "--format", "csv", "-o", "items.csv")
+    rows = list(csv.DictReader(io.StringIO((tmp_path / "items.csv").read_text())))
+    assert [row["mismatches"] for row in rows[:2]] == ["", "asked for 8 s, got 4 s"]
+    assert [(row["seconds"], row["has_sound"]) for row in rows[:4:3]] == [("8.0", "True"), ("8.0", "False")]
+    items = read_page(run, tmp_path)["items"]
+    assert [len(item.get("mismatches", ())) for item in items] == [0, 1, 1, 1]
+    assert items[1]["media"]["width"] == 640
+    assert "3 not what was asked for" in run(*command, env=point_at(sandbox)).err
+
+
 def test_equal_entries_that_share_a_row_are_not_said_to_be_missing(run, sandbox, tmp_path):
     (tmp_path / "p.txt").write_text("otter\n" * 5)
     assert run("batch", "run", "p.txt", "--out", "clips", "--deduplicate", env=point_at(sandbox)).code == 0

@@ -26,6 +26,7 @@ from media_files import (
 
 from videorouter import Media, Mismatch
 from videorouter.downloads.media import MediaReader, find_mismatches
+from videorouter.journal.records import name_kind
 
 FRAGMENTS = [moof(tfhd(), tfdt(start), trun(512, 512, 512)) for start in (0, 1536, 3072)]
 FILES = {
@@ -373,6 +374,22 @@ def test_every_mismatch_is_named_and_other_fields_are_nothing():
     found = find_mismatches(asked, SEEN)
     assert [each.field for each in found] == ["duration", "aspect_ratio", "resolution", "generate_audio"]
     assert [str(each) for each in found][2] == "asked for 1080p, got 1280x720"
+
+
+@pytest.mark.parametrize(
+    ("asked", "kind"),
+    [
+        ({"duration": 20}, "shorter"),
+        ({"duration": 2}, "longer"),
+        ({"aspect_ratio": "1:1"}, "of another shape"),
+        ({"ratio": "1:1"}, "of another shape"),
+        ({"resolution": "360p"}, "of another resolution"),
+        ({"generate_audio": not SEEN.has_sound}, "without sound" if not SEEN.has_sound else "with sound"),
+    ],
+)
+def test_a_mismatch_has_a_word_for_its_kind(asked, kind):
+    (found,) = find_mismatches(asked, SEEN)
+    assert name_kind(found) == kind
 
 
 def test_what_is_not_known_of_the_file_is_no_mismatch():

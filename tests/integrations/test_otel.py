@@ -14,7 +14,7 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
-from videorouter import OutcomeUnknownError, RateLimitError
+from videorouter import DownloadError, OutcomeUnknownError, RateLimitError
 from videorouter.integrations.otel import instrument
 from videorouter.testing import EventRecorder, open_router, open_sync_router, run_sandbox
 
@@ -165,6 +165,25 @@ async def test_metrics_count_how_often_a_video_is_not_what_was_asked_for(sandbox
             await router.save(result, tmp_path / f"{number}.mp4")
     (point,) = telemetry.metrics()["videorouter.client.mismatches"]
     assert (point.value, dict(point.attributes)) == (2, {"videorouter.field": "duration"})
+    _, first, _, _ = telemetry.spans()
+    assert (first.name, first.attributes["videorouter.mismatches"]) == ("download", ("asked for 8 s, got 4 s",))
+    shown = {
+        name: first.attributes[f"videorouter.media.{name}"] for name in ("seconds", "width", "height", "container")
+    }
+    assert shown == {"seconds": 4.0, "width": 640, "height": 360, "container": "mp4"}
+    assert first.start_time < first.end_time
+
+
+@pytest.mark.anyio
+async def test_a_download_that_fails_is_a_span_with_its_error(sandbox, telemetry, tmp_path):
+    async with open_router(sandbox, on_event=telemetry.hook(), max_retries=0) as router:
+        result = await router.generate(PROMPT)
+        sandbox.faults.add("expired")
+        with pytest.raises(DownloadError) as raised:
+            await router.save(result, tmp_path / "otter.mp4")
+    span = telemetry.spans()[-1]
+    assert (span.name, span.attributes["error.type"]) == ("download", type(raised.value).__name__)
+    assert span.status.status_code is trace.StatusCode.ERROR
 
 
 def test_a_sync_call_is_a_child_of_its_callers_span(sandbox, telemetry):

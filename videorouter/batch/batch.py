@@ -281,6 +281,7 @@ class Batch:
                 entry = Entry(prompt=None, id=find_id(raw), broken=_name_broken(error))
             item = await Item(self._run, self._builder, index, entry, given=entry.id).process()
             if self._saver is None and self._caller.on_event is None:
+                self._run.count_mismatches(item)
                 self._hand_out(item)
             else:
                 await self._deliver(item, 0)
@@ -302,6 +303,7 @@ class Batch:
             self._savers.add(task)
             task.add_done_callback(self._end_saver)
             return
+        self._run.count_mismatches(item)
         if self._caller.on_event is not None:
             await self._tell(item)
         self._hand_out(item)
@@ -310,6 +312,7 @@ class Batch:
         try:
             saved = (await saver.save(item, step)).with_extras(fetched_=True)
             self._caught_up += saved.resumed
+            self._run.count_mismatches(saved)
             if self._caller.on_event is not None:
                 await self._tell(saved)
             self._hand_out(saved)

@@ -203,6 +203,10 @@ class BatchRun:
         if unknown:
             counts.unknown += to_micros(unknown)
 
+    def count_mismatches(self, item: BatchItem) -> None:
+        """Count an item whose files, if it has any, are saved."""
+        self.counts.mismatched += bool(item.mismatches)
+
     def note_success(self) -> None:
         """Reset the count of equal errors after an accepted request."""
         self._rule.note_success()

@@ -390,7 +390,7 @@ class Run:
 
 
 def describe_summary(console: Console, summary: BatchSummary, left: int) -> list[str]:
-    """How a batch stands, in two lines."""
+    """How a batch stands, in a few lines."""
     styles = {
         "done": "green",
         "refused": "red",
@@ -409,4 +409,7 @@ def describe_summary(console: Console, summary: BatchSummary, left: int) -> list
     money = f"spent ${summary.cost:,.2f}" if summary.cost else ""
     if summary.cost_in_doubt:
         money = f"{money or 'spent $0.00'}, and up to ${summary.cost_in_doubt:,.2f} more in doubt"
-    return [", ".join(words) or "nothing to do", *([money] if money else [])]
+    lines = [", ".join(words) or "nothing to do", *([money] if money else [])]
+    if summary.mismatched:
+        lines.append(console.style(f"{summary.mismatched:,} not what was asked for", "yellow"))
+    return lines

@@ -13,13 +13,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from videorouter.cli.batch_places import find_journal, say_batch, say_command
-from videorouter.cli.console import Console, clean
+from videorouter.cli.console import Console, clean, plain
 from videorouter.cli.driver import drive
 from videorouter.cli.exits import Exit, exit_of
 from videorouter.cli.reporting import report_error, shorten
 from videorouter.errors import ConfigurationError, JournalError, VideoRouterError
 from videorouter.journal.journal import Journal
-from videorouter.journal.records import to_item
+from videorouter.journal.records import name_kind, read_media, read_mismatches, to_item
 from videorouter.journal.states import STATES
 from videorouter.journal.status import Money, read_rows, read_status
 
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from videorouter.journal.journal import Settlement
     from videorouter.journal.status import JournalStatus
 
+_MEDIA = ("seconds", "width", "height", "fps", "has_sound")
 _COLUMNS = (
     "index",
     "id",
@@ -46,6 +47,8 @@ _COLUMNS = (
     "url",
     "video_id",
     "file",
+    *_MEDIA,
+    "mismatches",
     "failure",
 )
 
@@ -85,6 +88,8 @@ def _show_status(path: Path, console: Console) -> int:
             cost_at_most=round(status.cost + status.reserved + status.unknown, 6),
             cost_reported=round(status.reported, 6),
             files_missing=_count_missing(status),
+            mismatched=status.mismatched,
+            mismatches=dict(status.mismatches),
         )
         console.record(values)
         return Exit.OK
@@ -98,6 +103,8 @@ def _show_status(path: Path, console: Console) -> int:
     missing = _count_missing(status)
     if missing:
         console.data(f"{missing:>9,}  of those done are not saved yet")
+    if status.mismatched:
+        console.data(_say_mismatches(status))
     reported = status.reported
     source = (
         f"  ${reported:,.4f} as the gateway says, the rest by your --price" if status.cost - reported > 5e-7 else ""
@@ -111,6 +118,12 @@ def _show_status(path: Path, console: Console) -> int:
     for words in _list_next(path, status):
         console.say(f"  {console.style('next:', 'cyan')} {words}")
     return Exit.OK
+
+
+def _say_mismatches(status: JournalStatus) -> str:
+    kinds = ", ".join(f"{count:,} {kind}" for kind, count in status.mismatches.items())
+    count = status.mismatched
+    return f"{count:>9,}  {'video is' if count == 1 else 'videos are'} not what was asked for: {kinds}"
 
 
 def _list_money(money: Money) -> Iterator[str]:
@@ -146,6 +159,8 @@ def list_records(path: Path, states: tuple[str, ...] = (), *, doubtful: bool = F
     for row, files in read_rows(path, states, doubtful=doubtful):
         item = to_item(row)
         video = item.result.video if item.result is not None and item.result.videos else None
+        media = read_media(files[0].media) if files else None
+        mismatches = [mismatch for file in files for mismatch in read_mismatches(file.mismatches)]
         yield {
             "index": item.index,
             "id": item.id,
@@ -161,7 +176,10 @@ def list_records(path: Path, states: tuple[str, ...] = (), *, doubtful: bool = F
             "url": video.url if video is not None else None,
             "urls": [each.url for each in item.result.videos if each.url] if item.result is not None else [],
             "video_id": video.video_id if video is not None else None,
-            "files": list(files),
+            "files": [str(file.path) for file in files],
+            "sha256": files[0].sha256 if files else None,
+            "media": None if media is None else plain(media),
+            "mismatches": [{**plain(mismatch), "kind": name_kind(mismatch)} for mismatch in mismatches],
             "failure": item.failure.message if item.failure is not None else None,
             "failure_type": item.failure.type if item.failure is not None else None,
             "parent": row.parent,
@@ -210,9 +228,13 @@ def _write_csv(records: Iterator[dict[str, Any]]) -> Iterator[str]:
     yield row(_COLUMNS)
     for record in records:
         record["file"] = record["files"][0] if record["files"] else None
+        record.update({name: (record["media"] or {}).get(name) for name in _MEDIA})
+        record["mismatches"] = "; ".join(
+            f"asked for {one['asked']}, got {one['delivered']}" for one in record["mismatches"]
+        )
         # A cell that begins like a formula would be run by a spreadsheet.
         yield row(
-            f"'{value}" if isinstance(value, str) and value[:1] in "=+-@" else value
+            f"'{value}" if isinstance(value, str) and value.startswith(("=", "+", "-", "@")) else value
             for value in (record[name] for name in _COLUMNS)
         )
 

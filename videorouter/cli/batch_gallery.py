@@ -38,6 +38,7 @@ _KEPT = (
     "request_id",
     "failure",
     "parent",
+    "media",
     "finished",
     "sent",
 )
@@ -98,6 +99,8 @@ def write_gallery(journal: Path, page: Path, *, title: str) -> int:
 
 def _show(record: dict[str, Any], page: Path) -> dict[str, Any]:
     shown = {name: record[name] for name in _KEPT if record.get(name) is not None}
+    if record["mismatches"]:
+        shown["mismatches"] = record["mismatches"]
     if record["files"]:
         shown["files"] = [_link(name, page) for name in record["files"]]
     urls = [url for url in record["urls"] if url.startswith(("https://", "http://"))]

@@ -1,4 +1,4 @@
-"""OpenTelemetry: one span a call and a few metrics, made from the client's own events.
+"""OpenTelemetry: one span a call, one a download, and a few metrics, made from the client's own events.
 
 Spans of an instrumented HTTP library become children of the call's span. No prompt, key or URL is recorded: events hold
 none. Nothing of this is loaded, or costs anything, unless it is imported. It never configures a provider and never
@@ -8,6 +8,7 @@ exports anything.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import OrderedDict
 from typing import TYPE_CHECKING, Any
 
@@ -191,8 +192,28 @@ class Instrument:
     def _note_download(self, event: DownloadFinished) -> None:
         if event.error_type is None and event.size is not None:
             self._bytes.add(event.size)
+        self._trace_download(event)
         for mismatch in event.mismatches:
             self._mismatches.add(1, {"videorouter.field": mismatch.field})
+
+    def _trace_download(self, event: DownloadFinished) -> None:
+        """One span a download, made at its end: what came, and how that differs from what was asked for."""
+        ended = time.time_ns()
+        media = event.media
+        facts: dict[str, Any] = {"videorouter.size": event.size, "error.type": event.error_type}
+        if media is not None:
+            facts |= {f"videorouter.media.{name}": getattr(media, name) for name in media.__struct_fields__}
+        if event.mismatches:
+            facts["videorouter.mismatches"] = [str(mismatch) for mismatch in event.mismatches]
+        span = self._tracer.start_span(
+            "download",
+            kind=trace.SpanKind.CLIENT,
+            attributes={name: value for name, value in facts.items() if value is not None},
+            start_time=ended - int((event.elapsed or 0.0) * 1e9),
+        )
+        if event.error_type is not None:
+            span.set_status(trace.StatusCode.ERROR, event.error_type)
+        span.end(ended)
 
     def _add(self, event: Event, name: str, **facts: str | float | None) -> None:
         opened = self._open.get(event.call_id)

@@ -89,6 +89,15 @@ def read_mismatches(text: str | None) -> tuple[Mismatch, ...]:
         return ()
 
 
+def name_kind(mismatch: Mismatch) -> str:
+    """Name what is wrong with a video, in a word or two that can be counted."""
+    if mismatch.field == "duration":
+        return "shorter" if float(mismatch.delivered.split()[0]) < float(mismatch.asked.split()[0]) else "longer"
+    if mismatch.field == "generate_audio":
+        return "without sound" if mismatch.delivered == "no sound" else "with sound"
+    return "of another resolution" if mismatch.field == "resolution" else "of another shape"
+
+
 def read_failure(text: str | None) -> Failure | None:
     """Decode a failure from the journal."""
     if not text:

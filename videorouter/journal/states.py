@@ -250,12 +250,13 @@ def check_retry(states: Iterable[str] | bool) -> frozenset[ItemState]:
 class Counts:
     """Counts the items of a batch by state, and their cost."""
 
-    __slots__ = ("cost", "counts", "unknown")
+    __slots__ = ("cost", "counts", "mismatched", "unknown")
 
     def __init__(self) -> None:
         self.counts: dict[ItemState, int] = dict.fromkeys(STATES, 0)
         self.cost: int = 0
         self.unknown: int = 0
+        self.mismatched: int = 0
 
     def count(self, state: ItemState, number: int = 1) -> None:
         """Count items in their state; one that is still sending is in doubt."""
@@ -277,6 +278,7 @@ class Counts:
             cancelled=counts["cancelled"],
             cost=cost,
             cost_in_doubt=cost_in_doubt,
+            mismatched=self.mismatched,
             stopped=stopped,
             elapsed=elapsed,
         )

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import sqlite3
+from collections import Counter
 from collections.abc import Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import msgspec
 
-from videorouter.journal.journal import COLUMNS, DOUBTFUL
+from videorouter.journal.journal import COLUMNS, DOUBTFUL, SavedFile
+from videorouter.journal.records import name_kind, read_mismatches
 from videorouter.journal.schema import open_readable, wrap_error
 from videorouter.journal.states import RETRYABLE, SETTLED, UNCERTAIN, ItemRow, state_after_crash
 from videorouter.locks import is_locked
@@ -29,10 +31,20 @@ _DOUBT = """
 SELECT idempotency_key, request_id, sent FROM sendings WHERE item = ? AND state IN ('in_doubt', 'lost')
   ORDER BY number DESC LIMIT 1
 """
+_MISMATCHES = """
+SELECT mismatches, count(*) FROM files WHERE saved IS NOT NULL AND mismatches IS NOT NULL GROUP BY mismatches
+"""
+_FILES = """
+SELECT json_group_array(json_array(path, size, sha256, media, mismatches)) FROM
+  (SELECT * FROM files WHERE item = items.id AND saved IS NOT NULL ORDER BY number)
+"""
 _UNSAVED = """
 SELECT count(*) FROM items WHERE state = 'done' AND NOT EXISTS
   (SELECT 1 FROM files WHERE files.item = items.id AND saved IS NOT NULL)
 """
+
+
+_read_files = msgspec.json.Decoder(list[tuple[str, int, str | None, str | None, str | None]]).decode
 
 
 class Money(msgspec.Struct, frozen=True, kw_only=True):
@@ -49,7 +61,8 @@ class JournalStatus(msgspec.Struct, frozen=True, kw_only=True):
     ``running``: a process is writing it right now. An item that was being sent when its process ended counts as in
     doubt. ``reported`` is the part of ``cost`` that the gateway named; the rest goes by the caller's price.
     ``doubtful`` items may have been billed; ``retryable`` ones were refused or failed and not settled as lost;
-    ``unsaved`` ones are done without a saved file. ``meta`` has the notes of the batch about itself.
+    ``unsaved`` ones are done without a saved file. ``mismatched`` files are not what was asked for, and ``mismatches`` says
+    how many of them are shorter, without sound and so on. ``meta`` has the notes of the batch about itself.
     """
 
     running: bool
@@ -62,6 +75,8 @@ class JournalStatus(msgspec.Struct, frozen=True, kw_only=True):
     doubtful: int
     retryable: int
     unsaved: int
+    mismatched: int
+    mismatches: Mapping[str, int]
     meta: Mapping[str, str]
 
     @property
@@ -90,6 +105,10 @@ def read_status(path: Path) -> JournalStatus:
         rows = database.execute(_BY_STATE, (SETTLED,)).fetchall()
         meta = dict(database.execute("SELECT key, value FROM meta").fetchall())
         unsaved = database.execute(_UNSAVED).fetchone()[0]
+        found = [(read_mismatches(text), count) for text, count in database.execute(_MISMATCHES)]
+    mismatches: Counter[str] = Counter()
+    for differences, count in found:
+        mismatches.update(dict.fromkeys((name_kind(each) for each in differences), count))
     counts: dict[ItemState, int] = {}
     money: dict[ItemState, Money] = {}
     reported, doubtful, retryable = 0.0, 0, 0
@@ -117,13 +136,15 @@ def read_status(path: Path) -> JournalStatus:
         doubtful=doubtful,
         retryable=retryable,
         unsaved=unsaved,
+        mismatched=sum(count for differences, count in found if differences),
+        mismatches=dict(sorted(mismatches.items(), key=lambda kind: (-kind[1], kind[0]))),
         meta=meta,
     )
 
 
 def read_rows(
     path: Path, states: tuple[str, ...] = (), *, doubtful: bool = False
-) -> Iterator[tuple[ItemRow, tuple[str, ...]]]:
+) -> Iterator[tuple[ItemRow, tuple[SavedFile, ...]]]:
     """Read rows in the order of the input, with their saved files.
 
     ``doubtful``: what may have been billed, whatever its state, with the key, the time and the request id of the sending
@@ -137,10 +158,7 @@ def read_rows(
     conditions += [DOUBTFUL] if doubtful else []
     where = f"WHERE {' OR '.join(conditions)}" if conditions else ""
     columns = ", ".join(f"items.{column}" for column in COLUMNS)
-    query = (
-        f"SELECT {columns}, (SELECT group_concat(path, char(0)) FROM (SELECT path FROM files WHERE item = items.id "  # noqa: S608
-        f"AND saved IS NOT NULL ORDER BY number)) FROM items {where} ORDER BY position, created"
-    )
+    query = f"SELECT {columns}, ({_FILES}) FROM items {where} ORDER BY position, created"  # noqa: S608  our own columns
     with open_reader(path) as database:
         for *values, files in database.execute(query, tuple(sorted(wanted))):
             row = ItemRow(**dict(zip(COLUMNS, values, strict=True)))
@@ -148,8 +166,12 @@ def read_rows(
                 row = msgspec.structs.replace(row, state="in_doubt", unknown=row.unknown + row.reserved, reserved=0.0)
             if doubtful and row.state not in UNCERTAIN:
                 row = _show_doubt(database, row)
-            names = str(files).split("\0") if files else []
-            yield row, tuple(str(path.parent / name) for name in names)
+            yield row, tuple(_to_file(path.parent, values) for values in _read_files(files))
+
+
+def _to_file(folder: Path, values: tuple[str, int, str | None, str | None, str | None]) -> SavedFile:
+    name, size, sha256, media, mismatches = values
+    return SavedFile(path=folder / name, size=size, sha256=sha256, media=media, mismatches=mismatches)
 
 
 def _show_doubt(database: sqlite3.Connection, row: ItemRow) -> ItemRow:
