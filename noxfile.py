@@ -116,7 +116,7 @@ def types(session: nox.Session) -> None:
 @nox.session
 def tests(session: nox.Session) -> None:
     """Everything but the sessions of their own, on the built wheel, with branch coverage."""
-    install_wheel(session, "sandbox,otel", *group("test", "web"))
+    install_wheel(session, "sandbox,otel,data", *group("test", "web"))
     leave_source(session)
     ignored = [f"--ignore=tests/{name}" for name in SESSIONS_OF_THEIR_OWN]
     session.run("coverage", "run", "-m", "pytest", "-m", "not fuzz and not ray", *ignored, *session.posargs)
@@ -170,7 +170,7 @@ def smoke(session: nox.Session) -> None:
 @nox.session
 def docs(session: nox.Session) -> None:
     """The book: built with warnings as errors, every block run, every link followed."""
-    install_wheel(session, "sandbox,otel", *group("test", "web", "docs"))
+    install_wheel(session, "sandbox,otel,data", *group("test", "web", "docs"))
     leave_source(session)
     session.run("zensical", "build", "--clean", "--strict", "-f", ".zensical.toml")
     for page in (ROOT / "docs").rglob("*.md"):  # what llms.txt links to

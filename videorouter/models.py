@@ -429,7 +429,7 @@ class Download(Record, frozen=True, kw_only=True):
     """A file that was saved whole.
 
     Attributes:
-        file: Where it stands; ``path`` is the same as a ``pathlib.Path``.
+        file: Where it stands, a path or an object's URL; ``path`` is the same as a ``pathlib.Path``.
         size: Bytes.
         url: Where it came from; ``None`` for inline bytes.
         sha256: Hex digest, when it was asked for.

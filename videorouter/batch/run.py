@@ -146,6 +146,11 @@ def _check_path(value: str | os.PathLike[str], name: str) -> Path:
         raise ConfigurationError(f"{name} must be a path, not {type(value).__name__}.") from error
     if not isinstance(text, str) or not text.strip() or "\0" in text:
         raise ConfigurationError(f"{name} must be a path, not {value!r}.")
+    if "://" in text:
+        raise ConfigurationError(
+            f"{name} must be a path, not the URL {text!r}. To put videos into an object store, leave save_to= out and save "
+            "each item as it comes: `await router.save(item, 's3://bucket/otter.mp4')`. Nothing was sent."
+        )
     return Path(text)
 
 

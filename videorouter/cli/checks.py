@@ -39,6 +39,7 @@ _EXTRAS = {
     "cli": ("progress bars", ("rich",)),
     "sandbox": ("demo, sandbox and --sandbox", ("aiohttp", "av", "PIL")),
     "otel": ("traces", ("opentelemetry",)),
+    "data": ("videos straight into object storage", ("fsspec", "s3fs", "gcsfs", "adlfs")),
     "ray": ("batches over many machines", ("ray", "pyarrow")),
 }
 _ENOUGH_FILES = 1100

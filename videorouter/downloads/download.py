@@ -21,6 +21,7 @@ from videorouter.downloads.file import is_folder
 from videorouter.downloads.names import name_video, number_name
 from videorouter.downloads.save import save_one, stream_one
 from videorouter.downloads.sink import is_sink
+from videorouter.downloads.store import ObjectURL, read_url
 from videorouter.errors import DownloadError, InvalidRequestError, VideoRouterError
 from videorouter.models import BatchItem, Download, Task, TaskStatus, Video, VideoResult
 from videorouter.plain import as_url
@@ -87,7 +88,7 @@ async def save_many(
         if is_sink(dest):
             msg = "Many files do not fit into one file object; give a folder, or a list of places."
             raise InvalidRequestError(msg)
-        places = [f"{os.fsdecode(_as_path(dest))}/"] * len(wanted)
+        places = [f"{os.fsdecode(_as_path(dest)).removesuffix('/')}/"] * len(wanted)
     pairs = zip(wanted, places, strict=True)
     return await _run([partial(save, caller, *pair, options) for pair in pairs], concurrency=concurrency)
 
@@ -133,7 +134,9 @@ def is_expired(error: VideoRouterError) -> bool:
 def _may_have_expired(found: Download | VideoRouterError, place: Place) -> bool:
     if isinstance(found, Download) or not is_expired(found):
         return False
-    return isinstance(place, Path) or found.attempts == 1  # a file object may have bytes of an earlier attempt
+    return (
+        isinstance(place, Path | ObjectURL) or found.attempts == 1
+    )  # a file object may have bytes of an earlier attempt
 
 
 def is_source(source: object) -> TypeIs[Source]:
@@ -179,6 +182,9 @@ async def _choose_places(
             raise InvalidRequestError(msg)
         return [dest], conflict
     text = os.fsdecode(_as_path(dest))
+    url = read_url(text)
+    if url is not None:
+        return _choose_objects(videos, url, options)
     if "\0" in text:
         raise DownloadError("The destination's path contains a NUL character, which file names may not.")
     path = Path(text)
@@ -187,6 +193,20 @@ async def _choose_places(
         places = [path / name_video(video.url, video.video_id) for video in videos]
         conflict = "number" if options.overwrite is None else conflict
     if several:
+        places = [place.with_name(number_name(place.name, number)) for number, place in enumerate(places, 1)]
+    return places, conflict
+
+
+def _choose_objects(
+    videos: tuple[Video, ...], url: ObjectURL, options: DownloadOptions
+) -> tuple[Sequence[Place], Conflict]:
+    """Choose an object for each video, as for paths: a URL that ends in a slash is a folder."""
+    conflict: Conflict = "refuse" if options.overwrite is False else "replace"
+    places = [url] * len(videos)
+    if url.endswith("/"):
+        places = [url.with_name(name_video(video.url, video.video_id)) for video in videos]
+        conflict = "number" if options.overwrite is None else conflict
+    if len(videos) > 1:
         places = [place.with_name(number_name(place.name, number)) for number, place in enumerate(places, 1)]
     return places, conflict
 

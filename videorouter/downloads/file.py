@@ -20,7 +20,7 @@ from hashlib import sha256
 from itertools import chain, islice
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
-from videorouter.downloads.media import MediaReader
+from videorouter.downloads.media import look_through
 from videorouter.downloads.names import name_content, number_paths, part_name, rejected_name
 from videorouter.downloads.resume import TransferState
 from videorouter.downloads.resume_file import OPEN_FLAGS, Busy, ResumeFile, boot_id
@@ -78,16 +78,12 @@ def is_cut(path: Path, size: int) -> bool:
 
 def read_media(descriptor: int, size: int, *, framed: bool = True) -> tuple[Media | None, str | None]:
     """Read the facts of an open file, and why it is not a whole video file. It skips what it can."""
-    reader = MediaReader()
-    while (missing := reader.missing) > 0 and reader.wanted < size:
-        reader.at = reader.wanted
-        os.lseek(descriptor, reader.at, os.SEEK_SET)
-        data = os.read(descriptor, max(missing, _LOOK_BYTES))
-        if not data:
-            break
-        reader.feed(data)
-    reason = reader.finish(size, framed=framed)
-    return reader.media, reason
+
+    def read(start: int, count: int) -> bytes:
+        os.lseek(descriptor, start, os.SEEK_SET)
+        return os.read(descriptor, max(count, _LOOK_BYTES))
+
+    return look_through(read, size, framed=framed)
 
 
 class PartialFile:

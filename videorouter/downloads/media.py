@@ -17,7 +17,7 @@ from videorouter.downloads.webm import ElementParser
 from videorouter.models import Media, Mismatch
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
 _SNIFF = 12
 _LEAST = 8
@@ -129,6 +129,21 @@ class MediaReader:
             self._parser = ElementParser()
         elif head[:6] in _GIF:
             self._parser = GifParser()
+
+
+def look_through(
+    read: Callable[[int, int], bytes], size: int, *, framed: bool = True
+) -> tuple[Media | None, str | None]:
+    """Read the facts of a file of this size, and why it is not a whole video; ``read(start, count)`` gives its bytes."""
+    reader = MediaReader()
+    while (missing := reader.missing) > 0 and reader.wanted < size:
+        reader.at = reader.wanted
+        data = read(reader.at, missing)
+        if not data:
+            break
+        reader.feed(data)
+    reason = reader.finish(size, framed=framed)
+    return reader.media, reason
 
 
 _SECONDS = re.compile(r"\s*(\d{1,3}(?:\.\d{1,3})?)\s*(?:s|sec|secs|seconds?)?\s*", re.IGNORECASE)

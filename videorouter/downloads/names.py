@@ -83,9 +83,14 @@ def number_name(name: str, number: int, mark: str = "-") -> str:
 
 def number_paths(path: Path, mark: str = "-") -> Iterator[Path]:
     """Yield the path, then ``otter-2.mp4``, ``otter-3.mp4`` and so on, to search for a free one."""
-    yield path
+    return (path.with_name(name) for name in number_names(path.name, mark))
+
+
+def number_names(name: str, mark: str = "-") -> Iterator[str]:
+    """Yield the name, then ``otter-2.mp4``, ``otter-3.mp4`` and so on."""
+    yield name
     for number in count(2):
-        yield path.with_name(number_name(path.name, number, mark))
+        yield number_name(name, number, mark)
 
 
 def name_content(name: str, container: str) -> str:

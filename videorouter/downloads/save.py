@@ -30,6 +30,7 @@ from videorouter.downloads.names import name_video
 from videorouter.downloads.resume import FullContent, TransferState, choose_block_size
 from videorouter.downloads.resume_file import Busy
 from videorouter.downloads.sink import Sink, name_sink
+from videorouter.downloads.store import BLOCK, ObjectURL, StoredObject
 from videorouter.errors import DownloadError, VideoRouterError
 from videorouter.events import DownloadFinished
 from videorouter.logs import report
@@ -113,15 +114,18 @@ def read_options(given: SaveOptions, *, timeout: float, max_retries: int) -> Dow
 
 
 async def save_one(
-    caller: Caller, video: Video, place: Path | Any, options: DownloadOptions, *, conflict: Conflict
+    caller: Caller, video: Video, place: Path | ObjectURL | Any, options: DownloadOptions, *, conflict: Conflict
 ) -> Download:
-    """Save one video to a path or an object with ``write``, and report its end."""
+    """Save one video to a path, an object store or an object with ``write``, and report its end."""
     async with _limits.find().transfers:
         call_id = uuid.uuid4().hex
         emit = _find_emit(caller, options)
         began = time.monotonic()
         try:
-            if isinstance(place, Path):
+            if isinstance(place, ObjectURL):
+                name, path = place.name, str(place)
+                saved = await _save_to_store(caller, video, place, options, conflict=conflict, call_id=call_id)
+            elif isinstance(place, Path):
                 name, path = place.name, str(place)
                 saved = await _FileSave(caller, video, place, options, conflict=conflict, call_id=call_id).run()
             else:
@@ -328,6 +332,73 @@ async def _save_to_sink(caller: Caller, video: Video, target: Any, options: Down
     )
 
 
+async def _save_to_store(
+    caller: Caller, video: Video, place: ObjectURL, options: DownloadOptions, *, conflict: Conflict, call_id: str
+) -> Download:
+    target = StoredObject(place, hashed=options.sha256, overwrite=options.overwrite, conflict=conflict)
+    data, transferred = view_inline(video), 0
+    try:
+        async with ThreadedResource(target.abort) as owned:
+            await owned.run(target.open)
+            if data is not None:
+                media = _read_inline(data, check=options.check)
+                written = await owned.run(target.begin, len(data), _name_container(media, options))
+                for start in range(0, len(data) if written else 0, BLOCK):
+                    await owned.run(target.write, [data[start : start + BLOCK]])
+            else:
+                fetch = _open_fetch(caller, video, place.name, options, call_id)
+                written, media = await _fetch_to_store(fetch, target, options, owned)
+                transferred = fetch.transferred
+            if written:
+                await owned.run(target.commit)
+            else:
+                media = await owned.run(target.measure)
+    except VideoRouterError:
+        raise
+    except FileExistsError as error:
+        raise DownloadError(f"{target.url} exists already. Nothing was changed.") from error
+    except Exception as error:
+        raise _name_store_failure(error, target.url) from error
+    if not written:
+        report(logging.WARNING, "%s is there already, with the same size: it is left as it is", target.url)
+    return Download(
+        file=str(target.url),
+        size=target.size,
+        url=video.url,
+        sha256=target.sha256,
+        transferred=transferred,
+        media=media,
+    )
+
+
+async def _fetch_to_store(
+    fetch: Fetch, target: StoredObject, options: DownloadOptions, owned: ThreadedResource
+) -> tuple[bool, Media | None]:
+    """Put the bytes of a video into a store; return whether that was needed, and what the file says of itself."""
+    reader, parts, size, begun = MediaReader(), list[bytes](), 0, False
+    async with aclosing(stream_once(fetch, check=options.check, media=reader)) as pieces:
+        async for piece in pieces:
+            if not begun:
+                begun = await owned.run(target.begin, fetch.state.total, _name_container(reader.media, options))
+                if not begun:
+                    return False, None
+            parts.append(piece)
+            size += len(piece)
+            if size >= BLOCK:
+                await owned.run(target.write, parts)
+                parts, size = [], 0
+    if not begun:
+        begun = await owned.run(target.begin, 0, "mp4")
+    if begun:
+        await owned.run(target.write, parts)
+    return begun, reader.media
+
+
+def _name_container(media: Media | None, options: DownloadOptions) -> str:
+    """The kind of file whose ending the name takes."""
+    return "mp4" if media is None or not options.check else media.container
+
+
 def _open_fetch(caller: Caller, video: Video, name: str, options: DownloadOptions, call_id: str) -> Fetch:
     return Fetch(
         caller=caller,
@@ -362,6 +433,14 @@ def _read_inline(data: memoryview, *, check: bool) -> Media | None:
         msg = f"The inline bytes are not a whole video file: {reason} (they look like {looks}). Pass check=False to take them."
         raise DownloadError(msg)
     return reader.media
+
+
+def _name_store_failure(error: Exception, url: ObjectURL) -> DownloadError:
+    msg = (
+        f"{url} could not be written ({type(error).__name__}: {error}). What was there is as it was, and nothing of the new "
+        "video is there. Mend the store or choose another place, and save again: nothing is paid for that."
+    )
+    return DownloadError(msg)
 
 
 def _name_disk_failure(error: OSError, path: Path) -> DownloadError:

@@ -45,11 +45,13 @@ class DownloadVerbs:
             source: What ``generate``, ``edit`` or ``wait`` gave, one video of it, or a URL. Several videos of one
                 result get ``-1``, ``-2``, ... behind their names.
             dest: A file's path; a folder (one that exists, or a text that ends in ``/``), where the name comes from
-                the URL; or an object with a plain or async ``write``, which is never closed.
+                the URL; an object store's URL (``s3://``, ``gs://``, ``az://``, ``memory://``), with the extra
+                ``data``; or an object with a plain or async ``write``, which is never closed.
             check: Whether only a whole video file will do: MP4, or WebM, Matroska, QuickTime or GIF, which are saved
                 under their own ending. What fails is kept as ``NAME.rejected``.
             sha256: Whether to compute the digest.
             overwrite: Whether an older file is replaced. Default: at a path, yes; in a folder, another name is taken.
+                An object of the video's own size is left as it is then, and told.
             timeout: Seconds for one file; default: the client's; ``None`` means thirty days.
             max_retries: Attempts in a row that may bring nothing; default: the client's.
             on_progress: Is handed ``DownloadProgressed`` and ``DownloadFinished``, beside the client's own hook.
