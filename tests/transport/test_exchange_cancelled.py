@@ -122,7 +122,7 @@ async def test_a_cancelled_post_is_aborted_at_once(serve, any_sender, monkeypatc
 
 
 async def test_a_post_that_runs_out_of_time_is_aborted(serve, any_sender):
-    slow, call, attempt = await start(serve, any_sender, timeout=0.5)
+    slow, call, attempt = await start(serve, any_sender, timeout=2.0)
     with pytest.raises(WireError) as caught:
         await call
     slow.resume.set()

@@ -10,7 +10,7 @@ import respx
 
 from videorouter.errors import Phase
 from videorouter.http import Attempt, WireError, WireFailure
-from videorouter.transport.httpx_stock import is_client_patched, is_transport_patched
+from videorouter.transport.httpx_api import OWN
 from videorouter.transport.httpx_transport import VideoTransport
 from videorouter.transport.sender import open_sender
 
@@ -93,7 +93,7 @@ async def test_a_patched_stock_transport_catches_us(sender, monkeypatch):
         return httpx.Response(200, content=b"caught")
 
     monkeypatch.setattr(httpx.AsyncHTTPTransport, "handle_async_request", handle)
-    assert is_transport_patched()
+    assert OWN.is_transport_patched()
     assert (await send(sender, post(URL))).body == b"caught"
 
 
@@ -104,13 +104,13 @@ async def test_a_patched_send_catches_us(sender, monkeypatch):
         return httpx.Response(200, content=b"caught", request=request)
 
     monkeypatch.setattr(httpx.AsyncClient, "send", handle)
-    assert is_client_patched()
+    assert OWN.is_client_patched()
     assert (await send(sender, post(URL))).body == b"caught"
 
 
 async def test_nothing_catches_when_nothing_is_patched():
-    assert not is_client_patched()
-    assert not is_transport_patched()
+    assert not OWN.is_client_patched()
+    assert not OWN.is_transport_patched()
 
 
 async def test_hooks_on_our_own_client_see_every_request(serve, sender):

@@ -1,4 +1,4 @@
-"""Sends through any ``httpx.AsyncClient``: a user's own, a mock, the stock transport behind a proxy.
+"""Sends through any ``AsyncClient`` of httpx or httpx2: a user's own, a mock, the stock transport behind a proxy.
 
 The phase comes from httpx's ``trace`` request extension, and from our own transport. Until an event of this very
 sending says otherwise it is unknown, whatever class the transport is, and unknown counts as in doubt;
@@ -11,12 +11,10 @@ from __future__ import annotations
 
 import asyncio
 import time
-from functools import lru_cache
 from typing import TYPE_CHECKING, Any, TypeAlias
 from weakref import WeakKeyDictionary
 
 import anyio
-import httpx
 
 from videorouter.errors import ConfigurationError, Phase
 from videorouter.http import (
@@ -36,16 +34,19 @@ from videorouter.transport.body import decode_body
 from videorouter.transport.causes import explain, name_connect_failure
 from videorouter.transport.dialing import resolve_name
 from videorouter.transport.exchange import CANCEL_GRACE, UNSAFE_METHODS
-from videorouter.transport.httpx_stock import StockTransport, is_mocked, is_transport_patched
-from videorouter.transport.httpx_transport import EXTENSION, RequestBody, VideoTransport
+from videorouter.transport.httpx_api import HttpxApi, find_api, is_httpx_error, is_mocked
+from videorouter.transport.httpx_stock import StockTransport
+from videorouter.transport.httpx_transport import EXTENSION, VideoTransport
 from videorouter.transport.live_guard import check_host
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
+    import httpx
+
     from videorouter.http import BodySpool, Header
 
-Places: TypeAlias = "WeakKeyDictionary[httpx.AsyncHTTPTransport, anyio.Semaphore]"
+Places: TypeAlias = "WeakKeyDictionary[Any, anyio.Semaphore]"
 
 _IDENTITY = (b"Accept-Encoding", b"identity")
 _REST_TIMEOUT = 30.0
@@ -56,9 +57,6 @@ def ask_identity(headers: tuple[Header, ...]) -> list[Header]:
     kept = [(name, value) for name, value in headers if name.lower() != b"accept-encoding"]
     kept.append(_IDENTITY)
     return kept
-
-
-_parse = lru_cache(maxsize=256)(httpx.URL)
 
 
 class _AbandonedError(Exception):
@@ -127,21 +125,28 @@ def _lower(headers: Any) -> tuple[Header, ...]:
     return tuple((bytes(name).lower(), bytes(value)) for name, value in headers)
 
 
-def _check_client(client: object) -> None:
-    if not isinstance(client, httpx.AsyncClient):
-        kind = type(client)
-        advice = " AsyncVideoRouter needs the async one." if isinstance(client, httpx.Client) else ""
-        msg = f"http_client must be an httpx.AsyncClient of httpx 0.28, not {kind.__module__}.{kind.__qualname__}.{advice}"
+def _find_client_api(client: object) -> HttpxApi:
+    kind = type(client)
+    api = find_api(kind, "AsyncClient")
+    if api is None:
+        is_sync = find_api(kind, "Client") is not None
+        advice = " VideoRouter, too, takes the async one, since it sends on a loop of its own." if is_sync else ""
+        msg = (
+            f"http_client must be an httpx.AsyncClient (httpx 0.28) or an httpx2.AsyncClient, not "
+            f"{kind.__module__}.{kind.__qualname__}.{advice}"
+        )
         raise ConfigurationError(msg)
+    return api
 
 
 class HttpxSender:
-    """A ``Sender`` over any ``httpx.AsyncClient``, which is never closed here."""
+    """A ``Sender`` over any ``AsyncClient`` of httpx or httpx2, which is never closed here."""
 
     def __init__(
         self, client: httpx.AsyncClient, *, connect_timeout: float = 10.0, rest_timeout: float = _REST_TIMEOUT
     ) -> None:
-        _check_client(client)
+        self._api = _find_client_api(client)
+        self.httpx: Any = self._api.module
         self._client = client
         self._rest_timeout = rest_timeout
         self._timeouts = {"connect": connect_timeout, "read": None, "write": None, "pool": None}
@@ -166,7 +171,7 @@ class HttpxSender:
         loop = running_loop()
         if loop is None:
             return await self._send(request, tracer, deadline=deadline, max_body=max_body)
-        places = self._find_places(_parse(request.url))
+        places = self._find_places(self._api.parse_url(request.url))
         if places is not None:
             await _wait_for_place(places, deadline - time.monotonic(), attempt.host)
         task = loop.create_task(self._send(request, tracer, deadline=deadline, max_body=max_body))
@@ -180,7 +185,7 @@ class HttpxSender:
 
     async def _abandon(self, task: asyncio.Task[Response], tracer: _Tracer, *, unsafe: bool, pooled: bool) -> None:
         """Listen for a late response after the caller was cancelled, then end the task where that is safe."""
-        tracer.abandoned = pooled and not tracer.fired and not is_transport_patched()
+        tracer.abandoned = pooled and not tracer.fired and not self._api.is_transport_patched()
         self._abandoned.add(task)
         task.add_done_callback(self._discard)
         with anyio.CancelScope(shield=True):
@@ -198,10 +203,10 @@ class HttpxSender:
         if not task.cancelled():
             task.exception()
 
-    def _find_places(self, url: httpx.URL) -> anyio.Semaphore | None:
+    def _find_places(self, url: Any) -> anyio.Semaphore | None:
         """Return our own queue before httpcore's, with as many places as its pool has connections."""
         transport = self._find_transport(url)
-        if type(transport) is not httpx.AsyncHTTPTransport:
+        if type(transport) is not self.httpx.AsyncHTTPTransport:
             return None
         by_transport = self._places.find()
         places = by_transport.get(transport)
@@ -211,9 +216,9 @@ class HttpxSender:
             by_transport[transport] = places
         return places
 
-    def _find_transport(self, url: httpx.URL) -> object:
+    def _find_transport(self, url: Any) -> Any:
         find = getattr(self._client, "_transport_for_url", None)
-        transport: object = None if find is None else find(url)
+        transport: Any = None if find is None else find(url)
         return transport.find_stock(str(url)) or transport if isinstance(transport, VideoTransport) else transport
 
     async def _send(self, request: Request, tracer: _Tracer, *, deadline: float, max_body: int) -> Response:
@@ -229,11 +234,11 @@ class HttpxSender:
                 built = self._build(request, tracer, deadline)
                 tracer.place = _name_place(built.url)
                 if request.body is not None:
-                    built.stream = RequestBody(request.body, attempt)
+                    built.stream = self._api.request_body(request.body, attempt)
                 attempt.phase = Phase.UNKNOWN
                 try:
                     httpx_response = await self._client.send(built, stream=True, follow_redirects=False)
-                except httpx.RemoteProtocolError:
+                except self.httpx.RemoteProtocolError:
                     # httpx parses Location even of a redirect that nobody follows.
                     if attempt.response is None or not 300 <= attempt.response.status < 400:
                         raise
@@ -268,13 +273,13 @@ class HttpxSender:
         if self.closed or self._client.is_closed:
             raise explain(WireFailure.CLOSED, attempt.host)
 
-    def _build(self, request: Request, tracer: _Tracer, deadline: float) -> httpx.Request:
+    def _build(self, request: Request, tracer: _Tracer, deadline: float) -> Any:
         """Build the request as the client itself would, without cookies and parameters, in a fraction of the time."""
         client = self._client
         headers = ask_identity(request.headers)
-        content: bytes | RequestBody | None
+        content: Any
         if isinstance(request.body, tuple):
-            content = RequestBody(request.body, tracer.attempt)
+            content = self._api.request_body(request.body, tracer.attempt)
             headers.append((b"Content-Length", b"%d" % sum(map(len, request.body))))
         else:
             content = request.body
@@ -289,8 +294,12 @@ class HttpxSender:
             )
         names = {name.lower() for name, _ in headers}
         own = [(name, value) for name, value in client.headers.raw if name.lower() not in names]
-        return httpx.Request(
-            request.method, _parse(request.url), headers=own + headers, content=content, extensions=extensions
+        return self.httpx.Request(
+            request.method,
+            self._api.parse_url(request.url),
+            headers=own + headers,
+            content=content,
+            extensions=extensions,
         )
 
     async def stream(
@@ -326,8 +335,8 @@ class HttpxSender:
 
     def _build_bare(
         self, request: Request, tracer: _Tracer, deadline: float, stall: float, addresses: tuple[str, ...]
-    ) -> httpx.Request:
-        url = _parse(request.url)
+    ) -> Any:
+        url = self._api.parse_url(request.url)
         headers = ask_identity(request.headers)
         extensions: dict[str, Any] = {
             "timeout": {**self._timeouts, "read": stall},
@@ -339,27 +348,39 @@ class HttpxSender:
             headers = [*headers, (b"Host", url.netloc), (b"Connection", b"close")]
             extensions["sni_hostname"] = url.host
             url = url.copy_with(host=addresses[0])
-        return httpx.Request(request.method, url, headers=headers, extensions=extensions)
+        return self.httpx.Request(request.method, url, headers=headers, extensions=extensions)
 
     async def resolve(self, url: str, *, deadline: float) -> tuple[str, ...]:
         """Return the addresses that a stock transport would connect to; none behind a proxy, mock or foreign one."""
-        if is_mocked() or is_transport_patched() or not _resolves(self._find_transport(httpx.URL(url))):
+        if (
+            is_mocked()
+            or self._api.is_transport_patched()
+            or not self._resolves(self._find_transport(self._api.parse_url(url)))
+        ):
             return ()
         return await resolve_name(url, deadline=deadline)
+
+    def _resolves(self, transport: Any) -> bool:
+        """Whether a transport resolves names itself, and here: not a proxy or a foreign transport."""
+        if isinstance(transport, StockTransport):
+            return transport.proxy is None
+        if type(transport) is self.httpx.AsyncHTTPTransport:
+            return type(transport._pool).__name__ == "AsyncConnectionPool"  # noqa: SLF001 - there is no public way
+        return isinstance(transport, VideoTransport)
 
     def _explain(self, error: Exception, attempt: Attempt, tracer: _Tracer, url: str) -> WireError:
         """Explain a client's error. Not a context manager: its frame would show the error, which may quote the key."""
         if isinstance(error.__cause__, WireError):
             return error.__cause__
         failure = name_httpx_failure(error)
-        connecting = isinstance(error, (httpx.ConnectError, httpx.ConnectTimeout))
+        connecting = is_httpx_error(error, "ConnectError", "ConnectTimeout")
         if connecting and not tracer.fired and self._is_mock(url):
             attempt.phase = Phase.CONNECTING
         unreached = connecting and attempt.phase is Phase.CONNECTING and attempt.step is ConnectStep.CONNECT
         return explain(failure, attempt.host, error, proxy=attempt.proxy if unreached else None)
 
     def _is_mock(self, url: str) -> bool:
-        return is_mocked() or type(self._find_transport(httpx.URL(url))) is httpx.MockTransport
+        return is_mocked() or type(self._find_transport(self._api.parse_url(url))) is self.httpx.MockTransport
 
     async def aclose(self) -> None:
         """Abort what runs here. The client, and other requests through it, go on."""
@@ -370,15 +391,6 @@ class HttpxSender:
 def _cancel_all(scopes: set[anyio.CancelScope]) -> None:
     for scope in tuple(scopes):
         scope.cancel()
-
-
-def _resolves(transport: object) -> bool:
-    """Whether a transport resolves names itself, and here: not a proxy or a foreign transport."""
-    if isinstance(transport, StockTransport):
-        return transport.proxy is None
-    if type(transport) is httpx.AsyncHTTPTransport:
-        return type(transport._pool).__name__ == "AsyncConnectionPool"  # noqa: SLF001 - there is no public way
-    return isinstance(transport, VideoTransport)
 
 
 async def _wait_for_place(places: anyio.Semaphore, seconds: float, host: str | None) -> None:
@@ -452,7 +464,9 @@ def _find_read_body(httpx_response: httpx.Response, host: str | None) -> bytes:
     """Return the body that a hook of the client has read already; its stream is exhausted, and may never end."""
     try:
         return httpx_response.content
-    except httpx.ResponseNotRead as error:
+    except Exception as error:
+        if not is_httpx_error(error, "ResponseNotRead"):
+            raise
         raise explain(WireFailure.BODY_CUT, host, error) from error
 
 
@@ -476,6 +490,7 @@ class _ClientStream:
         self._deadline = deadline
         self._stall = stall
         self._sender = sender
+        self._httpx = sender.httpx
 
     async def chunks(self) -> AsyncIterator[bytes]:
         host = self._attempt.host
@@ -496,11 +511,11 @@ class _ClientStream:
                     piece = await anext(pieces)
             except StopAsyncIteration:
                 break
-            except httpx.ReadTimeout as error:
+            except self._httpx.ReadTimeout as error:
                 raise explain(self._name_end(), host) from error
-            except httpx.RemoteProtocolError as error:
+            except self._httpx.RemoteProtocolError as error:
                 raise explain(WireFailure.BODY_CUT, host, error) from error
-            except (httpx.HTTPError, httpx.StreamError) as error:
+            except (self._httpx.HTTPError, self._httpx.StreamError) as error:
                 raise explain(name_httpx_failure(error), host, error) from error
             finally:
                 scopes.discard(scope)
@@ -519,7 +534,7 @@ class _ClientStream:
         await self._response.aclose()
 
 
-def _name_proxy_failure(error: httpx.ProxyError) -> WireFailure:
+def _name_proxy_failure(error: Exception) -> WireFailure:
     """Classify a ``ProxyError`` by its status, the first word of ``"407 Proxy Authentication Required"``."""
     status = str(error).partition(" ")[0]
     if status.isdigit() and 400 <= int(status) < 500:
@@ -529,21 +544,21 @@ def _name_proxy_failure(error: httpx.ProxyError) -> WireFailure:
 
 def name_httpx_failure(error: Exception) -> WireFailure:
     """Return the failure behind an httpx exception, else ``RESET``. It never says whether a request left."""
-    if isinstance(error, httpx.ProxyError):
+    if is_httpx_error(error, "ProxyError"):
         return _name_proxy_failure(error)
-    if isinstance(error, httpx.ConnectTimeout):
+    if is_httpx_error(error, "ConnectTimeout"):
         return WireFailure.CONNECT_TIMEOUT
-    if isinstance(error, httpx.ConnectError):
+    if is_httpx_error(error, "ConnectError"):
         return name_connect_failure(error)
-    if isinstance(error, httpx.PoolTimeout):
+    if is_httpx_error(error, "PoolTimeout"):
         return WireFailure.DEADLINE
-    if isinstance(error, (httpx.WriteError, httpx.WriteTimeout)):
+    if is_httpx_error(error, "WriteError", "WriteTimeout"):
         return WireFailure.WRITE_FAILED
-    if isinstance(error, httpx.ReadTimeout):
+    if is_httpx_error(error, "ReadTimeout"):
         return WireFailure.STALLED
-    if isinstance(error, (httpx.UnsupportedProtocol, httpx.InvalidURL, httpx.LocalProtocolError)):
+    if is_httpx_error(error, "UnsupportedProtocol", "InvalidURL", "LocalProtocolError"):
         return WireFailure.PROTOCOL
-    if isinstance(error, httpx.RemoteProtocolError):
+    if is_httpx_error(error, "RemoteProtocolError"):
         text = str(error)
         if "disconnected" in text:
             return WireFailure.RESET

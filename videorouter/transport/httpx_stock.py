@@ -3,19 +3,12 @@
 Its pool scans every connection twice a request and loses slots for good when a caller is cancelled at its limit. So
 each transport here has one connection and one request at a time, and waits in a free list between them: there is
 nothing to scan and nothing to queue, and what was cancelled is thrown away whole.
-
-It also notices mocks. respx, pytest-httpx, recorders and tracers patch httpx or httpcore. A test suite that mocks HTTP
-must not reach the network, and somebody's money, because this package sends by another way. So whenever a method of
-httpx is not the one that its own file defines, requests take the way that leads through that method. Nothing is
-patched here.
 """
 
 from __future__ import annotations
 
-import operator
-import sys
 from collections import deque
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 import anyio
 import anyio.to_thread
@@ -26,13 +19,12 @@ from videorouter.transport.tls import wait_for_context
 
 if TYPE_CHECKING:
     import ssl
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import AsyncIterator
 
 _MOST_IDLE = 128
 IDLE_SECONDS = 2.0
 FreeList: TypeAlias = "deque[tuple[float, httpx.AsyncHTTPTransport]]"
 """Idle transports, each with the time since when."""
-_CORE = "httpcore._async.connection_pool"
 
 
 class StockTransport(httpx.AsyncBaseTransport):
@@ -109,59 +101,3 @@ async def _discard(*open_ones: httpx.AsyncByteStream | httpx.AsyncHTTPTransport)
     with anyio.CancelScope(shield=True, deadline=anyio.current_time() + 1.0):
         for one in open_ones:
             await one.aclose()
-
-
-class _Patches:
-    """Methods of one class that a mock may replace, and whether they are still the original ones."""
-
-    __slots__ = ("_genuine", "_names", "_owner", "_read")
-
-    def __init__(self, owner: Any, *names: str) -> None:
-        self._owner = owner
-        self._names = names
-        self._read: Callable[[object], object] = operator.attrgetter(*names)
-        self._genuine: object = None
-
-    def is_patched(self) -> bool:
-        """Whether one is replaced. This runs for each request, so that methods found genuine are only compared."""
-        methods = self._read(self._owner)
-        if methods == self._genuine:
-            return False
-        if any(map(self._differs, self._names)):
-            return True
-        self._genuine = methods
-        return False
-
-    def _differs(self, name: str) -> bool:
-        method = getattr(self._owner, name)
-        code = getattr(method, "__code__", None)
-        if code is None or hasattr(method, "__wrapped__"):
-            return True
-        # The module may have been loaded while a mock was already in place: only the file can tell.
-        return bool(code.co_filename != self._owner.__aenter__.__code__.co_filename)
-
-
-is_client_patched: Callable[[], bool] = _Patches(httpx.AsyncClient, "send", "_transport_for_url").is_patched
-"""Whether a method of ``httpx.AsyncClient`` is replaced: send through a client, over our own transport."""
-_transport = _Patches(httpx.AsyncHTTPTransport, "handle_async_request")
-_core: list[_Patches] = []
-
-
-def is_transport_patched() -> bool:
-    """Whether the stock transport, or httpcore below it, is replaced: send through the stock transport."""
-    if _transport.is_patched():
-        return True
-    if not _core:
-        module = sys.modules.get(_CORE)
-        if module is None:
-            return False
-        _core.append(_Patches(module.AsyncConnectionPool, "handle_async_request"))
-    return _core[0].is_patched()
-
-
-def is_mocked() -> bool:
-    """Whether respx intercepts requests right now: then connect errors mean what they say."""
-    mocks = sys.modules.get("respx.mocks")
-    if mocks is None:
-        return False
-    return any(mocker._patches for mocker in mocks.Mocker.registry.values())  # noqa: SLF001 - respx has no public way

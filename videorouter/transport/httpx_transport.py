@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING, Any
 import httpx
 
 from videorouter.errors import Phase
-from videorouter.http import Attempt, Body, Request, WireError, WireFailure, cut_body
+from videorouter.http import Attempt, Request, WireError, WireFailure
 from videorouter.loops import running_loop
 from videorouter.transport.exchange import Exchanger
-from videorouter.transport.httpx_stock import StockTransport, is_transport_patched
+from videorouter.transport.httpx_api import OWN, RequestBody
+from videorouter.transport.httpx_stock import StockTransport
 from videorouter.transport.proxies import Route, choose_proxy
 
 if TYPE_CHECKING:
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
 EXTENSION = "videorouter"
 """The request extension by which a sender of this package hands its attempt, deadline and addresses through httpx."""
 
-_BODY_PIECE = 65_536
 _WINDOWS = sys.platform == "win32"
 _DAY = 86_400.0
 _ERRORS: dict[WireFailure, type[httpx.TransportError]] = {
@@ -73,7 +73,7 @@ class VideoTransport(httpx.AsyncBaseTransport):
         # trio and the proactor of Windows cannot watch sockets.
         watches = loop is not None and (not _WINDOWS or hasattr(loop, "_selector"))
         # A mock below httpx's own transport means us too.
-        if proxy is None and watches and not is_transport_patched():
+        if proxy is None and watches and not OWN.is_transport_patched():
             return None
         stock = self._stocks.get(proxy)
         if stock is None:
@@ -122,27 +122,6 @@ class VideoTransport(httpx.AsyncBaseTransport):
         self.exchanger.pools.close()
         for stock in self._stocks.values():
             await stock.aclose()
-
-
-class RequestBody(httpx.AsyncByteStream):
-    """A body in pieces: once its request is given up, the rest is never sent.
-
-    In one piece it would stay in a buffer of the transport, which is still written after the request was given up.
-    """
-
-    def __init__(self, body: Body, attempt: Attempt) -> None:
-        self.body = body
-        self._attempt = attempt
-
-    async def __aiter__(self) -> AsyncIterator[bytes]:
-        pieces = cut_body(self.body, _BODY_PIECE)
-        piece = next(pieces, b"")
-        for following in pieces:
-            self._attempt.half_written = True
-            yield bytes(piece)
-            piece = following
-        self._attempt.half_written = False
-        yield bytes(piece)
 
 
 class _Body(httpx.AsyncByteStream):

@@ -15,8 +15,8 @@ import httpx
 from videorouter.errors import ConfigurationError
 from videorouter.http import WireError
 from videorouter.transport.dialing import resolve_name
+from videorouter.transport.httpx_api import OWN
 from videorouter.transport.httpx_sender import HttpxSender
-from videorouter.transport.httpx_stock import is_client_patched
 from videorouter.transport.httpx_transport import VideoTransport
 from videorouter.transport.proxies import Route, choose_proxy, read_routes
 
@@ -82,7 +82,7 @@ class SocketSender:
         """Return the path through httpx; ``None`` when neither the user nor a patch changed httpx."""
         client = self._client
         touched = client is not None and _is_touched(client, self._transport)
-        if not touched and not is_client_patched() and self._transport.find_stock(url) is None:
+        if not touched and not OWN.is_client_patched() and self._transport.find_stock(url) is None:
             return None
         if self._client_sender is None:
             self._client_sender = HttpxSender(self.client, connect_timeout=self._connect_timeout)
