@@ -10,6 +10,9 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Iterator
 from typing import assert_type
 
+import httpx
+import httpx2
+
 from videorouter import (
     AsyncVideoRouter,
     Balance,
@@ -95,6 +98,9 @@ def make_clients() -> None:
         if isinstance(event, CallFinished):
             assert_type(event.cost, float | None)
 
+    AsyncVideoRouter("key", http_client=httpx.AsyncClient())
+    VideoRouter("key", http_client=httpx2.AsyncClient())
+    AsyncVideoRouter("key", http_client=httpx.Client())  # type: ignore[arg-type]
     AsyncVideoRouter(fetch_key, on_event=hook, max_retries=0)
     VideoRouter("key", on_event=print, idempotency="honoured")
     VideoRouter("key", idempotency="maybe")  # type: ignore[arg-type]

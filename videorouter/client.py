@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from videorouter.call.requests import Submission
     from videorouter.config import Idempotency
     from videorouter.events import EventHook, InDoubtHook
+    from videorouter.http import HTTPClient
     from videorouter.models import Input
     from videorouter.transport.httpx_sender import HttpxSender
     from videorouter.transport.sender import SocketSender
@@ -71,7 +72,7 @@ class AsyncVideoRouter(BatchVerbs):
         proxy: A proxy's URL.
         trust_env: Whether proxy variables count.
         ssl_context: The TLS context, which is asked to offer HTTP/1.1 only; default: the system's trust store.
-        http_client: Your own ``httpx.AsyncClient``. It is never closed, and its timeouts are overridden per request.
+        http_client: Your own ``AsyncClient`` of httpx or httpx2. It is never closed, and its timeouts are overridden per request.
         on_event: A plain or coroutine function that is handed every event.
         on_in_doubt: A plain or coroutine function that is handed every request whose outcome nobody knows.
         hook_timeout: Seconds that a coroutine hook may take. A call waits for it, but not past its own deadline; for one
@@ -88,7 +89,7 @@ class AsyncVideoRouter(BatchVerbs):
         api_key: object = None,
         *,
         ssl_context: ssl.SSLContext | None = None,
-        http_client: httpx.AsyncClient | None = None,
+        http_client: HTTPClient | None = None,
         on_event: EventHook | None = None,
         on_in_doubt: InDoubtHook | None = None,
         **options: Any,
@@ -139,7 +140,7 @@ class AsyncVideoRouter(BatchVerbs):
         proxy: str | None = None,
         trust_env: bool = True,
         ssl_context: ssl.SSLContext | None = None,
-        http_client: httpx.AsyncClient | None = None,
+        http_client: HTTPClient | None = None,
         on_event: EventHook | None = None,
         on_in_doubt: InDoubtHook | None = None,
         hook_timeout: float | None = 5.0,

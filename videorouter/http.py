@@ -123,6 +123,30 @@ class ConnectStep(enum.Enum):
 _SENT = frozenset({Phase.SENDING, Phase.SENT, Phase.ANSWERED, Phase.COMPLETE})
 
 
+class HTTPClient(Protocol):
+    """The shape of an ``AsyncClient`` of httpx or httpx2."""
+
+    headers: Any
+    cookies: Any
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether it was closed."""
+        ...
+
+    def build_request(self, method: str, url: Any) -> Any:
+        """Build a request of the client's own package."""
+        ...
+
+    async def send(self, request: Any, *, stream: bool = False) -> Any:
+        """Send a request that ``build_request`` made."""
+        ...
+
+    async def aclose(self) -> None:
+        """Close it; videorouter never does."""
+        ...
+
+
 class BodySpool(Protocol):
     """Stores a body that is too large for memory."""
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias, cast
 from weakref import WeakKeyDictionary
 
 import anyio
@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 
     import httpx
 
-    from videorouter.http import BodySpool, Header
+    from videorouter.http import BodySpool, Header, HTTPClient
 
 Places: TypeAlias = "WeakKeyDictionary[Any, anyio.Semaphore]"
 
@@ -143,11 +143,11 @@ class HttpxSender:
     """A ``Sender`` over any ``AsyncClient`` of httpx or httpx2, which is never closed here."""
 
     def __init__(
-        self, client: httpx.AsyncClient, *, connect_timeout: float = 10.0, rest_timeout: float = _REST_TIMEOUT
+        self, client: HTTPClient, *, connect_timeout: float = 10.0, rest_timeout: float = _REST_TIMEOUT
     ) -> None:
         self._api = _find_client_api(client)
         self.httpx: Any = self._api.module
-        self._client = client
+        self._client: Any = client
         self._rest_timeout = rest_timeout
         self._timeouts = {"connect": connect_timeout, "read": None, "write": None, "pool": None}
         self._places: PerLoop[Places] = PerLoop(WeakKeyDictionary)
@@ -158,7 +158,7 @@ class HttpxSender:
     @property
     def client(self) -> httpx.AsyncClient:
         """The client that requests go through."""
-        return self._client
+        return cast("httpx.AsyncClient", self._client)
 
     async def send(self, request: Request, attempt: Attempt, *, deadline: float, max_body: int) -> Response:
         """Send once and read the whole response; see ``Sender.send``.

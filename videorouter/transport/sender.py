@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     import urllib.request
     from collections.abc import Iterable
 
-    from videorouter.http import Attempt, Request, Response, ResponseStream
+    from videorouter.http import Attempt, HTTPClient, Request, Response, ResponseStream
 
 
 class SocketSender:
@@ -128,7 +128,7 @@ def _is_touched(client: httpx.AsyncClient, transport: VideoTransport) -> bool:
 
 def open_sender(
     *,
-    http_client: httpx.AsyncClient | None = None,
+    http_client: HTTPClient | None = None,
     proxy: str | None = None,
     trust_env: bool = True,
     ssl_context: ssl.SSLContext | None = None,
