@@ -48,3 +48,11 @@ def test_what_cannot_be_written_is_refused_at_once(tmp_path):
             Destination(output)
     with pytest.raises(InvalidRequestError):
         Destination("-", count=2)
+
+
+def test_an_object_stores_url_is_refused_and_makes_no_folder_of_its_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for url in ("s3://bucket/otter.mp4", "s3://bucket/clips/"):
+        with pytest.raises(InvalidRequestError, match="Into an object store"):
+            Destination(url)
+    assert list(tmp_path.iterdir()) == []

@@ -18,6 +18,10 @@ class Destination:
     def __init__(self, output: str | None, *, count: int = 1) -> None:
         self._output = output
         self.stdout: bool = output == "-"
+        if output and "://" in output:
+            _refuse(
+                f"-o {output}: this saves into files. Into an object store, `router.save` puts a video from Python."
+            )
         self.path: Path | None = Path(output) if output and not self.stdout else None
         self.folder: bool = self.path is not None and (str(output).endswith(("/", os.sep)) or self.path.is_dir())
         self._count = count
