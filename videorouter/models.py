@@ -331,6 +331,7 @@ class BatchItem(Record, frozen=True, kw_only=True):
         media: What the first file says of its video.
         mismatches: How the files differ from what was asked for.
         resumed: Whether an earlier run of the same journal had finished it.
+        meta: The entry's own ``meta``, JSON values, which was kept and not sent.
     """
 
     index: int
@@ -347,6 +348,7 @@ class BatchItem(Record, frozen=True, kw_only=True):
     media: Media | None = None
     mismatches: tuple[Mismatch, ...] = ()
     resumed: bool = False
+    meta: Any = None
 
     @property
     def path(self) -> Path | None:

@@ -257,6 +257,24 @@ async def test_moderation_does_not(sandbox, router):
     assert batch.summary.stopped is None
 
 
+async def test_what_is_the_callers_own_comes_back_and_is_never_sent(sandbox, router, tmp_path):
+    entries = [{"prompt": "otter", "meta": {"row": 7}, "then": ["rain"]}, {"prompt": "heron", "meta": None}]
+    for _ in range(2):
+        batch = router.generate_many(entries, journal=tmp_path / "run.db")
+        kept = {item.prompt: item.meta async for item in batch}
+        assert kept == {"otter": {"row": 7}, "rain": {"row": 7}, "heron": None}
+    assert len(await sandbox.charge_list()) == 3
+    assert not any("meta" in record.body for record in sandbox.requests)
+    # Other notes are no other request, and those of now are told.
+    batch = router.generate_many(
+        [{"prompt": "otter", "meta": {"row": 8}, "then": ["rain"]}], journal=tmp_path / "run.db"
+    )
+    assert [item.meta async for item in batch] == [{"row": 8}, {"row": 8}]
+    assert len(await sandbox.charge_list()) == 3
+    with pytest.raises(ConfigurationError, match="meta"):
+        router.generate_many(["otter"], meta={"row": 7})
+
+
 async def test_an_edit_waits_for_the_entry_whose_video_it_edits(sandbox, router):
     entries = [
         {"id": "a", "prompt": "An otter", "model": "sora-2"},

@@ -75,6 +75,8 @@ def test_a_chain_is_edit_of_or_then():
         ({"prompt": "x", "then": [{"prompt": "y", "video": "v"}]}, "generate"),
         ({"prompt": "x", "then": [3]}, "generate"),
         ({3: "x"}, "generate"),
+        ({"prompt": "x", "meta": {"note": object()}}, "generate"),
+        ({"prompt": "x", "then": [{"prompt": "y", "meta": {1j}}]}, "generate"),
     ],
 )
 def test_what_cannot_be_read_is_an_invalid_request(raw, verb):
@@ -97,3 +99,12 @@ def test_what_cannot_be_read_is_an_invalid_request(raw, verb):
 )
 def test_of_what_cannot_be_read_an_id_that_can_be_used_is_kept(raw, found):
     assert find_id(raw) == found
+
+
+def test_meta_is_the_callers_own_and_no_field():
+    entry = read_entry(
+        {"prompt": "x", "meta": {"row": 7}, "seed": 1, "then": ["y", {"prompt": "z", "meta": {"row": 8}}]}
+    )
+    assert entry.meta == {"row": 7}
+    assert entry.options == {"seed": 1}
+    assert [(step.meta, step.options) for step in entry.then] == [({"row": 7}, None), ({"row": 8}, None)]

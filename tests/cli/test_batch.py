@@ -130,17 +130,74 @@ def test_a_dry_run_says_what_it_would_cost_and_sends_nothing(run, sandbox, promp
 
 def test_a_dry_run_names_a_column_that_looks_mistyped_and_an_id_that_comes_twice(run, tmp_path):
     (tmp_path / "prompts.csv").write_text("id,prompt,modle,mood\na,otter,m,wet\na,heron,m,dry\n")
-    ended = run("batch", "run", "prompts.csv", "--dry-run")
+    ended = run("batch", "run", "prompts.csv", "--dry-run", "--field-columns", "all")
     assert ended.code == 2
     assert "'modle' goes to the gateway as a field of that name. Is it meant to be 'model'?" in ended.err
     assert "'mood'" not in ended.err
     assert "line 3: the id 'a' came before" in ended.err
 
 
-def test_a_run_names_a_column_that_looks_mistyped(run, sandbox, tmp_path):
-    (tmp_path / "prompts.csv").write_text("prompt,modle\notter,m\n")
-    ended = run("batch", "run", "prompts.csv", env=point_at(sandbox))
-    assert "Is it meant to be 'model'?" in ended.err
+@pytest.fixture
+def noted(tmp_path):
+    """A table with columns that are no documented fields."""
+    (tmp_path / "p.csv").write_text("id,prompt,modle,mood\na,otter,m,wet\nb,heron,m,=dry\n")
+
+
+def sent_fields(sandbox):
+    return [sorted(json.loads(record.body)) for record in sandbox.requests if record.method == "POST"]
+
+
+@pytest.mark.usefixtures("noted")
+def test_columns_that_nobody_knows_stop_the_run_before_it_pays(run, sandbox):
+    ended = run("batch", "run", "p.csv", env=point_at(sandbox))
+    assert ended.code == 2
+    assert "no documented fields: modle, mood. Is 'modle' meant to be 'model'?" in ended.err
+    assert "--field-columns" in ended.err
+    assert sandbox.charges() == {}
+
+
+@pytest.mark.usefixtures("noted")
+@pytest.mark.parametrize(
+    ("choice", "fields", "own"),
+    [("all", ["modle", "mood"], []), ("none", [], ["modle", "mood"]), ("mood", ["mood"], ["modle"])],
+)
+def test_own_columns_are_kept_and_exported_and_never_sent(run, sandbox, choice, fields, own):
+    ended = run("batch", "run", "p.csv", "--field-columns", choice, "--json", env=point_at(sandbox))
+    assert ended.code == 0, ended.err
+    assert sent_fields(sandbox) == [sorted(["model", "output_format", "prompt", *fields])] * 2
+    kept = {record["id"]: record.get("meta", {}) for record in ended.records if "id" in record}
+    assert {name: list(meta) for name, meta in kept.items()} == {"a": own, "b": own}
+    # The journal remembers: the same command without the choice, and `export`.
+    ended = run("batch", "run", "p.csv", "--json", env=point_at(sandbox))
+    assert ended.code == 0, ended.err
+    assert {record["id"]: record.get("meta", {}) for record in ended.records if "id" in record} == kept
+    assert sandbox.charges() == {"otter": 1, "heron": 1}
+    lines = run("batch", "export", "p-videos", "--format", "csv").lines
+    assert lines[0].endswith(",".join(["failure", *own]))
+    assert [json.loads(line)["meta"] for line in run("batch", "export", "p-videos").lines] == [
+        kept[name] or None for name in "ab"
+    ]
+    if "mood" in own:
+        assert lines[2].endswith(",m,'=dry")
+
+
+@pytest.mark.usefixtures("noted")
+def test_a_journal_of_a_version_that_sent_every_column_is_gone_on_with_like_that(run, sandbox, tmp_path):
+    run("batch", "run", "p.csv", "--field-columns", "all", env=point_at(sandbox))
+    database = sqlite3.connect(tmp_path / "p-videos" / "run.db")
+    with database:
+        database.execute("DELETE FROM meta WHERE key = 'field_columns'")
+    database.close()
+    ended = run("batch", "run", "p.csv", env=point_at(sandbox))
+    assert ended.code == 0, ended.err
+    assert sandbox.charges() == {"otter": 1, "heron": 1}
+
+
+@pytest.mark.usefixtures("noted")
+def test_a_choice_that_the_table_does_not_have_is_refused(run):
+    ended = run("batch", "run", "p.csv", "--dry-run", "--field-columns", "moo")
+    assert ended.code == 2
+    assert "no column 'moo'. Its own are modle, mood" in ended.err
 
 
 def test_a_dry_run_names_the_lines_that_cannot_be_read(run, tmp_path):

@@ -33,7 +33,7 @@ def test_csv_cells_are_text_and_a_few_documented_fields_are_not(read):
         "id,prompt,duration,seed,generate_audio,image_urls,extra:json,empty\n"
         '7,"An otter, swimming\nin rain",8s,42,yes,https://a https://b,"{""k"": 1}",\n'
     )
-    entries, _ = read("a.csv", text)
+    entries, _ = read("a.csv", text, field_columns="all")
     assert entries == [
         {
             "id": "7",

@@ -49,7 +49,7 @@ async def say(ledger, worker, *words):
 
 
 def intend(item, position=0, digest="d1", micros=0, block=0, key="k"):
-    row = (item, position, digest, "generate", "m", "{}", key, micros / MICROS, None)
+    row = (item, position, digest, "generate", "m", "{}", key, micros / MICROS, None, None)
     return Intend(block, micros, row)
 
 

@@ -19,8 +19,8 @@ from videorouter.models import BatchItem, Task, Video, VideoResult
 from videorouter.plain import as_number, as_text
 
 MAX_ID = 200
-_OWN = frozenset({"id", "prompt", "edit_of", "video", "video_id", "then"})
-_PLAIN = frozenset({"id", "prompt"})
+_OWN = frozenset({"id", "prompt", "edit_of", "video", "video_id", "then", "meta"})
+_PLAIN = frozenset({"id", "prompt", "meta"})
 _NAMELESS = re.compile(r"entry@\d+(/\d+)?")
 
 
@@ -28,7 +28,7 @@ class Entry(msgspec.Struct):
     """One entry of a batch's input.
 
     ``video`` is the video to edit; ``parent`` is the id of the item whose video is edited; ``then`` are edits of this
-    entry's own video, one after the other; ``broken`` says why it could not be read.
+    entry's own video, one after the other; ``meta`` is the caller's own and is never sent; ``broken`` says why it could not be read.
     """
 
     prompt: object
@@ -38,6 +38,7 @@ class Entry(msgspec.Struct):
     video: object = None
     parent: str | None = None
     then: tuple[Entry, ...] = ()
+    meta: Any = None
     broken: InvalidRequestError | None = None
 
 
@@ -90,8 +91,11 @@ def _read_mapping(raw: Mapping[Any, Any], verb: Verb) -> Entry:
             options[name] = value
         else:
             raise InvalidRequestError(f"Field names must be text, not {name!r}.")
+    meta = own.get("meta")
+    if meta is not None:
+        _check_meta(meta)
     if verb == "generate" and own.keys() <= _PLAIN:
-        return Entry(prompt=own.get("prompt"), options=options or None, id=_check_id(own.get("id"), "id"))
+        return Entry(prompt=own.get("prompt"), options=options or None, id=_check_id(own.get("id"), "id"), meta=meta)
     then = raw.get("then") or ()
     if isinstance(then, str | Mapping):
         then = (then,)
@@ -115,12 +119,13 @@ def _read_mapping(raw: Mapping[Any, Any], verb: Verb) -> Entry:
         id=_check_id(raw.get("id"), "id"),
         video=video,
         parent=_check_id(parent, "edit_of"),
-        then=tuple(_read_step(step, raw.get("model")) for step in then),
+        then=tuple(_read_step(step, raw.get("model"), meta) for step in then),
+        meta=meta,
     )
 
 
-def _read_step(raw: object, model: object) -> Entry:
-    """Read a step; without a model of its own it gets the model of the video that it edits."""
+def _read_step(raw: object, model: object, meta: object) -> Entry:
+    """Read a step; without a model or a ``meta`` of its own it gets those of the video that it edits."""
     if isinstance(raw, str):
         raw = {"prompt": raw}
     if not isinstance(raw, Mapping):
@@ -130,7 +135,23 @@ def _read_step(raw: object, model: object) -> Entry:
     options = {str(name): value for name, value in raw.items() if name not in _OWN}
     if model is not None:
         options.setdefault("model", model)
-    return Entry(verb="edit", prompt=raw.get("prompt"), options=options or None, id=_check_id(raw.get("id"), "id"))
+    own = raw.get("meta")
+    if own is not None:
+        _check_meta(own)
+    return Entry(
+        verb="edit",
+        prompt=raw.get("prompt"),
+        options=options or None,
+        id=_check_id(raw.get("id"), "id"),
+        meta=meta if own is None else own,
+    )
+
+
+def _check_meta(value: object) -> None:
+    try:
+        msgspec.json.encode(value)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise InvalidRequestError(f"meta is your own and is kept as JSON: {error}.") from error
 
 
 def _check_id(value: object, name: str) -> str | None:

@@ -69,7 +69,7 @@ class Item:
         step: int = 0,
     ) -> None:
         parent = before.id if before is not None else entry.parent
-        self.record: ItemRecord = ItemRecord(index, given or "", entry.prompt, parent)
+        self.record: ItemRecord = ItemRecord(index, given or "", entry.prompt, parent, entry.meta)
         self._run = run
         self._builder = builder
         self._entry = entry
@@ -307,12 +307,14 @@ class Item:
             return self._end(
                 "not_sent", known, InvalidRequestError("The equal entry before it in this batch was not sent.")
             )
-        copy = equal.replace(index=self.record.index, cost=None)
+        copy = equal.replace(index=self.record.index, cost=None, meta=self.record.meta)
         self._run.count(copy)
         return copy
 
     def _show_row(self, row: ItemRow, known: Submission, **changed: Any) -> BatchItem:
-        return to_item(row).replace(index=self.record.index, prompt=known.prompt, **changed)
+        item = to_item(row)
+        meta = item.meta if self.record.meta is None else self.record.meta
+        return item.replace(index=self.record.index, prompt=known.prompt, meta=meta, **changed)
 
     def _end(self, state: ItemState, known: Submission | None, error: Exception) -> BatchItem:
         item = self.record.show(state, known, error=error)

@@ -58,7 +58,7 @@ REMEMBERED = 16_384
 """Distinct requests, and finished parents, that a batch without a journal remembers."""
 MOST_AT_ONCE = 1000
 _NOT_HERE = frozenset(
-    {"models", "fallback_on_failure", "idempotency_key", "prompt", "id", "then", "edit_of", "video", "video_id"}
+    {"models", "fallback_on_failure", "idempotency_key", "prompt", "id", "then", "edit_of", "video", "video_id", "meta"}
 )
 _decode = msgspec.json.Decoder(dict[str, Any]).decode
 

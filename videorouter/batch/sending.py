@@ -33,13 +33,14 @@ class ItemRecord:
     if an earlier run left one. ``spent`` and ``unknown`` are US dollars of earlier sendings: spent, and perhaps spent.
     """
 
-    __slots__ = ("digest", "doubt", "earlier", "id", "index", "parent", "prompt", "spent", "unknown")
+    __slots__ = ("digest", "doubt", "earlier", "id", "index", "meta", "parent", "prompt", "spent", "unknown")
 
-    def __init__(self, index: int, item_id: str, prompt: object, parent: str | None) -> None:
+    def __init__(self, index: int, item_id: str, prompt: object, parent: str | None, meta: object = None) -> None:
         self.index: int = index
         self.id: str = item_id
         self.prompt: str | None = as_text(prompt)
         self.parent: str | None = parent
+        self.meta = meta
         self.digest: str = ""
         self.doubt: BatchItem | None = None
         self.earlier: ItemRow | None = None
@@ -74,6 +75,7 @@ class ItemRecord:
             failure=None if error is None else describe_failure(error),
             cost=cost,
             task_id=task_id,
+            meta=self.meta,
         )
         return item if error is None else item.with_extras(error_=error)
 
@@ -164,6 +166,7 @@ class Sending:
                 idempotency_key=submission.idempotency_key,
                 reserved=self._reserved / MICROS,
                 parent=record.parent,
+                meta=None if record.meta is None else encode(record.meta),
             )
         )
         self._intended = True

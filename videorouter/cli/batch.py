@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from videorouter.cli.batch_board import Gauge, Moment, make_board, say_left
 from videorouter.cli.batch_files import EntryFile
-from videorouter.cli.batch_places import find_folder, find_journal, make_folder, say_batch, say_command
+from videorouter.cli.batch_places import JOURNAL, find_folder, find_journal, make_folder, say_batch, say_command
 from videorouter.cli.console import Console, clean, plain
 from videorouter.cli.driver import drive
 from videorouter.cli.exits import Exit, exit_of, gravest
@@ -108,11 +108,25 @@ def _check_cap(args: argparse.Namespace) -> None:
         raise ConfigurationError("--max-cost needs --price: what one call costs, in US dollars.")
 
 
+def _place_journal(args: argparse.Namespace) -> Path:
+    return Path(args.journal) if args.journal else find_folder(args.file, args.out) / JOURNAL
+
+
+def _open_input(args: argparse.Namespace) -> EntryFile:
+    """The input, read as the journal remembers that it was read before."""
+    journal = _place_journal(args)
+    if args.field_columns is None and journal.is_file():
+        notes = read_status(journal).meta
+        # An earlier version sent all columns, and made no note of it.
+        args.field_columns = notes.get("field_columns", "all" if "command" in notes else "") or None
+    return EntryFile.of(args)
+
+
 def _estimate(args: argparse.Namespace, console: Console) -> int:
     """Read everything, send nothing, say what it would cost."""
     prices = _read_prices(args)
     _check_cap(args)
-    with EntryFile.of(args) as file:
+    with _open_input(args) as file:
         found = file.survey()
     models: dict[str, int] = {}
     for model, count in found.models.items():
@@ -153,7 +167,7 @@ class Run:
         self._console = console
         self._words = words
         self._folder = find_folder(args.file, args.out)
-        self._journal = Path(args.journal) if args.journal else self._folder / "run.db"
+        self._journal = _place_journal(args)
         self._codes: set[Exit] = set()
         self._fresh = 0
         self._handed = 0
@@ -167,7 +181,7 @@ class Run:
 
     async def go(self) -> int:
         """Run it to its end, or to the second Ctrl-C."""
-        with EntryFile.of(self._args) as file:
+        with _open_input(self._args) as file:
             return await self._go(file)
 
     async def _go(self, file: EntryFile) -> int:
@@ -186,6 +200,7 @@ class Run:
             batch = self._start(router, file, nameless=found is None or None in found.models)
             board = make_board(self._console, gauge)
             counted = "" if planned is None or args.deduplicate else str(planned)  # equal entries share a row
+            batch.note({"field_columns": args.field_columns or ""})
             batch.note({"command": json.dumps(self._words), "folder": str(Path.cwd()), "planned": counted})
             # Ctrl-C is obeyed before the first request leaves.
             with board, self._obey_signals(batch):

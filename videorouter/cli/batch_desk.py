@@ -19,7 +19,7 @@ from videorouter.cli.exits import Exit, exit_of
 from videorouter.cli.reporting import report_error, shorten
 from videorouter.errors import ConfigurationError, JournalError, VideoRouterError
 from videorouter.journal.journal import Journal
-from videorouter.journal.records import name_kind, read_media, read_mismatches, to_item
+from videorouter.journal.records import name_kind, read_media, read_meta, read_mismatches, to_item
 from videorouter.journal.states import STATES
 from videorouter.journal.status import Money, read_rows, read_status
 
@@ -183,6 +183,7 @@ def list_records(path: Path, states: tuple[str, ...] = (), *, doubtful: bool = F
             "failure": item.failure.message if item.failure is not None else None,
             "failure_type": item.failure.type if item.failure is not None else None,
             "parent": row.parent,
+            "meta": item.meta,
             "sends": row.sends,
             "sent": row.sent,
             "finished": row.finished,
@@ -194,7 +195,10 @@ def _export(path: Path, args: argparse.Namespace, console: Console) -> int:
     if wrong:
         raise ConfigurationError(f"--state takes {', '.join(STATES)}, not {', '.join(sorted(wrong))}.")
     records = list_records(path, tuple(args.state))
-    lines = _write_csv(records) if args.format == "csv" else (json.dumps(one, ensure_ascii=False) for one in records)
+    if args.format == "csv":
+        lines = _write_csv(records, _list_own(path, tuple(args.state)))
+    else:
+        lines = (json.dumps(one, ensure_ascii=False) for one in records)
     if args.output and args.output != "-":
         try:
             count = _write_lines(Path(args.output), lines)
@@ -219,24 +223,35 @@ def _write_lines(path: Path, lines: Iterator[str]) -> int:
     return count
 
 
-def _write_csv(records: Iterator[dict[str, Any]]) -> Iterator[str]:
+def _list_own(path: Path, states: tuple[str, ...]) -> list[str]:
+    """The names of the columns that are the user's own, in the order in which they come."""
+    names: dict[str, None] = {}
+    for row, _ in read_rows(path, states):
+        if row.meta is not None and isinstance(meta := read_meta(row.meta), dict):
+            names.update(dict.fromkeys(meta))
+    return list(names)
+
+
+def _write_csv(records: Iterator[dict[str, Any]], own: list[str]) -> Iterator[str]:
     def row(cells: Any) -> str:
         line = io.StringIO()
         csv.writer(line, lineterminator="").writerow(cells)
         return line.getvalue()
 
-    yield row(_COLUMNS)
+    # A cell that begins like a formula would be run by a spreadsheet.
+    def guard(value: object) -> object:
+        text = value if value is None or isinstance(value, str | int | float) else json.dumps(value, ensure_ascii=False)
+        return f"'{text}" if isinstance(text, str) and text.startswith(("=", "+", "-", "@")) else text
+
+    yield row((*_COLUMNS, *(guard(f"meta.{name}" if name in _COLUMNS else name) for name in own)))
     for record in records:
         record["file"] = record["files"][0] if record["files"] else None
         record.update({name: (record["media"] or {}).get(name) for name in _MEDIA})
         record["mismatches"] = "; ".join(
             f"asked for {one['asked']}, got {one['delivered']}" for one in record["mismatches"]
         )
-        # A cell that begins like a formula would be run by a spreadsheet.
-        yield row(
-            f"'{value}" if isinstance(value, str) and value.startswith(("=", "+", "-", "@")) else value
-            for value in (record[name] for name in _COLUMNS)
-        )
+        meta = record["meta"] if isinstance(record["meta"], dict) else {}
+        yield row(guard(value) for value in (*(record[name] for name in _COLUMNS), *(meta.get(name) for name in own)))
 
 
 def _wants_verdict(args: argparse.Namespace) -> bool:

@@ -40,11 +40,19 @@ class EntryFile:
     """The entries of one file; ``-`` is stdin. A form of ``None`` goes by the file's ending."""
 
     def __init__(
-        self, name: str, form: str | None = None, *, prompt_field: str = "prompt", skip_bad_rows: bool = False
+        self,
+        name: str,
+        form: str | None = None,
+        *,
+        prompt_field: str = "prompt",
+        field_columns: str | None = None,
+        skip_bad_rows: bool = False,
     ) -> None:
         self.name: str = "stdin" if name == "-" else name
         self.path: Path | None = None if name == "-" else Path(name)
         self.prompt_field = prompt_field
+        self.field_columns = field_columns
+        """Which columns of a CSV that are no documented fields are sent: ``all``, ``none``, or their names."""
         self.skip_bad_rows = skip_bad_rows
         self.skipped: int = 0
         """Bad rows that were left out."""
@@ -60,7 +68,13 @@ class EntryFile:
     @classmethod
     def of(cls, args: argparse.Namespace) -> EntryFile:
         """The input that a command names."""
-        return cls(args.file, args.format, prompt_field=args.prompt_field or "prompt", skip_bad_rows=args.skip_bad_rows)
+        return cls(
+            args.file,
+            args.format,
+            prompt_field=args.prompt_field or "prompt",
+            field_columns=args.field_columns,
+            skip_bad_rows=args.skip_bad_rows,
+        )
 
     def survey(self) -> Survey:
         """The first pass: read all of it, and say what it holds. A stream has no second one."""
@@ -108,7 +122,7 @@ class EntryFile:
 
     def _read(self, file: TextIO) -> Iterator[Row | BadRow]:
         if self.form == "csv":
-            rows = read_csv(file, self.name, self.prompt_field)
+            rows = read_csv(file, self.name, self.prompt_field, self.field_columns)
         elif self.form == "json":
             rows = read_json_list(file, self.name)
         else:

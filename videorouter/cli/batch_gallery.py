@@ -39,6 +39,7 @@ _KEPT = (
     "failure",
     "parent",
     "media",
+    "meta",
     "finished",
     "sent",
 )

@@ -65,6 +65,11 @@ def _add_run(subparsers: Any) -> None:
     reading.add_argument("--format", choices=FORMS, help="how to read FILE, where its name does not say")
     reading.add_argument("--prompt-field", metavar="NAME", help="the column or key that holds the prompts (prompt)")
     reading.add_argument(
+        "--field-columns",
+        metavar="all|none|NAME,...",
+        help="which undocumented columns of a CSV are fields of the gateway; the others are yours: kept, never sent",
+    )
+    reading.add_argument(
         "--skip-bad-rows", action="store_true", help="leave out rows that cannot be read (without it nothing is sent)"
     )
     options.add_path(

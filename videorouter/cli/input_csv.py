@@ -5,8 +5,11 @@ from __future__ import annotations
 import csv
 import json
 import re
+import shlex
 from typing import TYPE_CHECKING, Any, TextIO
 
+from videorouter.cli.console import clean
+from videorouter.cli.input_fields import find_known_fields, find_typos
 from videorouter.cli.input_text import MAX_LINE, BadRow, Row, find_fault, find_text_fault, read_lines, say_too_long
 from videorouter.errors import ConfigurationError
 
@@ -22,14 +25,23 @@ _HINT = re.compile(r'"?sep=([,;\t|])"?')
 """The line that a spreadsheet may write before the header."""
 
 
-def read_csv(file: TextIO, name: str, prompt: str = "prompt") -> Iterator[Row | BadRow]:
-    """A row as fields, after the header; ``prompt`` is the column that holds the prompts."""
+class UnknownColumnsError(ConfigurationError):
+    """A table has columns that are no documented fields, and nobody has said whose they are."""
+
+
+def read_csv(file: TextIO, name: str, prompt: str = "prompt", sent: str | None = None) -> Iterator[Row | BadRow]:
+    """A row as fields, after the header.
+
+    ``prompt`` is the column that holds the prompts; ``sent`` says which columns that are no documented fields are the
+    gateway's (``all``, ``none``, or their names). The others are the user's own and become ``meta``.
+    """
     csv.field_size_limit(MAX_LINE)
     reader = _Reader(file, name)
     columns = _read_header(reader, name, prompt)
+    own = _find_own(columns, name, prompt, sent)
     while (cells := reader.read()) is not None:
         if any(cell.strip() for cell in cells):
-            yield _read_row(columns, cells, f"line {reader.line}")
+            yield _read_row(columns, cells, f"line {reader.line}", own)
 
 
 class _Reader:
@@ -96,17 +108,48 @@ def _read_header(reader: _Reader, name: str, prompt: str) -> list[str]:
     return columns
 
 
-def _read_row(columns: list[str], cells: list[str], place: str) -> Row | BadRow:
+def _find_own(columns: list[str], name: str, prompt: str, sent: str | None) -> set[str]:
+    """The columns that are the user's own."""
+    fields = find_known_fields()
+    own = {"meta"} & set(columns)
+    unknown = [column for column in columns if column and column != prompt and column.partition(":")[0] not in fields]
+    unknown = [column for column in unknown if column not in own]
+    if not unknown or sent == "all":
+        return own
+    if sent is None:
+        shown = ", ".join(clean(column) for column in unknown)
+        close = "".join(
+            f" Is {name!r} meant to be {meant!r}?" for name, meant in find_typos(unknown, {*fields, "prompt"})
+        )
+        raise UnknownColumnsError(
+            f"{name} has columns that are no documented fields: {shown}.{close} Say whose they are: --field-columns none (all "
+            "yours: kept, shown, exported, never sent), --field-columns all (fields of the gateway), or name those that are "
+            f"the gateway's: --field-columns {shlex.quote(unknown[0])}."
+        )
+    named = [] if sent == "none" else [each.strip() for each in sent.split(",") if each.strip()]
+    strange = next((each for each in named if each not in columns), None)
+    if strange is not None or not (named or sent == "none"):
+        raise ConfigurationError(
+            f"--field-columns {sent}: {name} has no column {strange!r}. Its own are {', '.join(unknown)}."
+        )
+    return own | {column for column in unknown if column not in named}
+
+
+def _read_row(columns: list[str], cells: list[str], place: str, own: set[str]) -> Row | BadRow:
     if len(cells) != len(columns):
         quote = ". Quote cells that hold the separator" if len(cells) > len(columns) else ""
         return BadRow(place, f"{len(cells)} cells for {len(columns)} columns{quote}")
     entry: dict[str, Any] = {}
+    meta: dict[str, str] = {}
     for column, cell in zip(columns, cells, strict=True):
         if not cell.strip():
             continue
         fault = find_text_fault(cell) or (None if column else f"{cell[:40]!r} stands in a column without a name")
         if fault:
             return BadRow(place, f"{column}: {fault}" if column else fault)
+        if column in own:
+            meta[column] = cell
+            continue
         try:
             field, value = _read_cell(column, cell)
         except (ValueError, KeyError, RecursionError) as error:
@@ -114,6 +157,8 @@ def _read_row(columns: list[str], cells: list[str], place: str) -> Row | BadRow:
         if fault := find_fault(value):
             return BadRow(place, f"{column}: {fault}")
         entry[field] = value
+    if meta:
+        entry["meta"] = {"meta": entry["meta"], **meta} if "meta" in entry else meta
     return Row(place, entry)
 
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import inspect
 import re
 from collections import Counter
 from typing import TYPE_CHECKING
 
 from videorouter.batch.entries import read_entry
 from videorouter.cli.console import clean
+from videorouter.cli.input_fields import find_known_fields, find_typos
 from videorouter.cli.input_text import BadRow, has_words
 from videorouter.errors import ConfigurationError, InvalidRequestError
 
@@ -106,7 +106,7 @@ class Survey:
             )
         for each in self.repeated[:20]:
             yield f"{clean(each)}: it will be refused. Give each entry an id of its own."
-        for name, meant in self._find_typos():
+        for name, meant in find_typos(self.names, find_known_fields()):
             yield f"{clean(name)!r} goes to the gateway as a field of that name. Is it meant to be {meant!r}?"
 
     def _note_id(self, given: object, place: str) -> None:
@@ -115,23 +115,6 @@ class Survey:
             self._ids.add(hash(str(given)))
             if len(self._ids) == before:
                 self.repeated.append(f"{place}: the id {given!r} came before")
-
-    def _find_typos(self) -> list[tuple[str, str]]:
-        """Names of fields that look like known ones, each with the one that it looks like."""
-        from difflib import get_close_matches  # noqa: PLC0415  who runs a batch pays for it
-
-        known = find_known_fields()
-        strange = sorted(self.names - known)
-        close = {name: get_close_matches(name.lower(), known, 1, 0.8) for name in strange}
-        return [(name, found[0]) for name, found in close.items() if found]
-
-
-def find_known_fields() -> set[str]:
-    """The documented fields of an entry."""
-    from videorouter.client import AsyncVideoRouter  # noqa: PLC0415  who runs a batch pays for it
-
-    own = {"id", "edit_of", "video", "video_id", "then"}
-    return {*inspect.signature(AsyncVideoRouter.submit).parameters, *own} - {"self", "fields"}
 
 
 def check_entry(value: object) -> Entry:

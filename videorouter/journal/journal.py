@@ -71,6 +71,7 @@ class Intent(msgspec.Struct, frozen=True, kw_only=True):
     idempotency_key: str
     reserved: float = 0.0
     parent: str | None = None
+    meta: str | None = None
 
 
 class Ending(msgspec.Struct, frozen=True, kw_only=True):
@@ -135,13 +136,14 @@ _NO_COLUMNS = ("kept", "kept_failure", "inline")
 """The last fields of an ending, which are written by statements of their own."""
 _INSERT_INTENT = """
 INSERT INTO items (id, position, state, digest, verb, model, request, idempotency_key, reserved, sends, number, parent,
-                   created, sent)
-VALUES (?, ?, 'sending', ?, ?, ?, ?, ?, ?, 1, 1, ?, ?, ?)
+                   meta, created, sent)
+VALUES (?, ?, 'sending', ?, ?, ?, ?, ?, ?, 1, 1, ?, ?, ?, ?)
 ON CONFLICT (id) DO
 """
 """Takes an intent's fields in their order, then the time twice: binding by name is slower."""
 UPSERT_INTENT = f"""{_INSERT_INTENT} UPDATE SET
   state = 'sending', digest = excluded.digest, request = excluded.request, model = excluded.model,
+  meta = coalesce(excluded.meta, meta),
   idempotency_key = excluded.idempotency_key, reserved = excluded.reserved, sends = sends + 1, number = sends + 1,
   sent = excluded.sent, phase = NULL, status = NULL, task_id = NULL, poll_url = NULL, request_id = NULL, result = NULL,
   failure = NULL, accepted = NULL, finished = NULL
@@ -344,7 +346,7 @@ class Journal:
         return await self.writer.do("settle", work)
 
     async def erase_prompts(self) -> int:
-        """Erase every prompt, and the prompts that the gateway rewrote; returns the number of rows.
+        """Erase every prompt, the prompts that the gateway rewrote, and the caller's own columns; returns the number of rows.
 
         Copies that were kept before the file was changed for a newer version are deleted. Closing the journal erases the
         prompts from its free pages, unless a full disk or a reader prevents it: see ``erased``.
@@ -356,6 +358,7 @@ class Journal:
                 "UPDATE items SET result = json_set(result, '$.videos', (SELECT json_group_array(json_remove(value, "
                 "'$.revised_prompt')) FROM json_each(result, '$.videos'))) WHERE json_valid(result)"
             )
+            database.execute("UPDATE items SET meta = NULL WHERE meta IS NOT NULL")
             return database.execute("UPDATE items SET request = NULL WHERE request IS NOT NULL").rowcount
 
         changed = await self.writer.do("forget", work)

@@ -54,6 +54,7 @@ def to_item(row: ItemRow) -> BatchItem:
         cost=row.cost,
         task_id=row.task_id,
         resumed=True,
+        meta=read_meta(row.meta),
     )
     return item if failure is None else item.with_extras(error_=revive_error(failure, row))
 
@@ -77,6 +78,14 @@ def read_media(text: str | None) -> Media | None:
     """What a saved file says of its video, from the journal."""
     try:
         return None if text is None else _read_media(text)
+    except (msgspec.MsgspecError, ValueError):
+        return None
+
+
+def read_meta(text: str | None) -> Any:
+    """The caller's own columns of an item, from the journal."""
+    try:
+        return None if text is None else msgspec.json.decode(text)
     except (msgspec.MsgspecError, ValueError):
         return None
 

@@ -316,6 +316,7 @@ class ItemRow(msgspec.Struct, frozen=True, kw_only=True):
     number: int | None = None
     phase: str | None = None
     status: int | None = None
+    meta: str | None = None
 
     def asks_for(self, digest: str, spelling: str) -> bool:
         """Whether it is this request: by what it says or, where that is not known of a row of schema 1, by its spelling."""

@@ -10,8 +10,8 @@ from videorouter.journal.journal import ARCHIVE, UPDATE_ENDING, UPSERT_INTENT
 if TYPE_CHECKING:
     import sqlite3
 
-IntentRow: TypeAlias = tuple[str, int, str, str, str, str, str, float, str | None]
-"""An ``Intent``: id, position, digest, verb, model, request, idempotency key, reserved, parent."""
+IntentRow: TypeAlias = tuple[str, int, str, str, str, str, str, float, str | None, str | None]
+"""An ``Intent``: id, position, digest, verb, model, request, idempotency key, reserved, parent, meta."""
 EndingRow: TypeAlias = tuple[str, str, float, float | None, float, str | None, str | None, str | None, str | None]
 """An ``Ending``: id, state, reserved, cost, unknown, result, failure, task id, request id."""
 

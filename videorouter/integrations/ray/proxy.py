@@ -199,6 +199,7 @@ class RemoteJournal:
             intent.idempotency_key,
             intent.reserved,
             intent.parent,
+            intent.meta,
         )
         answer = await self._ask(Intend(block.start, micros, row))
         if answer.verdict == "over":
