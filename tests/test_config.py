@@ -5,7 +5,8 @@ import traceback
 
 import pytest
 
-from videorouter.config import NO_DEADLINE, check_key, is_loopback, resolve
+from videorouter._version import __version__
+from videorouter.config import NO_DEADLINE, check_key, default_user_agent, is_loopback, resolve
 from videorouter.errors import ConfigurationError
 
 KEY = "sk-secret-0123"
@@ -122,3 +123,9 @@ def test_loopback_is_this_machine(host):
 @pytest.mark.parametrize("host", ["", "localhost.example", "10.0.0.1", "0.0.0.0", "video.example"])
 def test_other_hosts_are_not(host):
     assert not is_loopback(host)
+
+
+def test_the_default_agent_names_this_package_and_no_page_of_somebody_else():
+    agent = default_user_agent()
+    assert agent.startswith(f"videorouter/{__version__} ")
+    assert "://" not in agent

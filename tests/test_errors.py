@@ -3,7 +3,7 @@
 import pytest
 
 from videorouter import errors
-from videorouter.errors import OutcomeUnknownError, RateLimitError, VideoRouterError
+from videorouter.errors import APIStatusError, OutcomeUnknownError, RateLimitError, VideoRouterError
 
 
 def test_facts_are_attributes_and_what_is_not_given_is_its_default():
@@ -32,7 +32,6 @@ def test_errors_are_equal_by_class_message_and_facts():
     assert RateLimitError("a", status=429) == RateLimitError("a", status=429)
     assert RateLimitError("a", status=429) != RateLimitError("a", status=503)
     assert RateLimitError("a") != VideoRouterError("a")
-    assert len({RateLimitError("a"), RateLimitError("a")}) == 2
 
 
 @pytest.mark.parametrize(
@@ -46,3 +45,12 @@ def test_errors_are_equal_by_class_message_and_facts():
 )
 def test_some_are_what_python_calls_them_too(cls, standard):
     assert issubclass(cls, standard)
+
+
+def test_equal_errors_are_one_in_a_set_and_stay_there_when_a_fact_is_added():
+    first, second = (RateLimitError("Slow down.", status=429) for _ in range(2))
+    assert {first, second} == {first}
+    known = {first}
+    first.add(elapsed=1.0)
+    assert first in known
+    assert len({first, RateLimitError("Slower."), APIStatusError("Slow down.", status=429)}) == 3

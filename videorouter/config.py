@@ -119,7 +119,7 @@ class ClientSettings(msgspec.Struct, frozen=True, kw_only=True):
 
 def default_user_agent() -> str:
     """The agent string of this package: library defaults are refused by the vendor's Cloudflare (error 1010)."""
-    return f"videorouter/{__version__} (+https://pypi.org/project/videorouter/)"
+    return f"videorouter/{__version__} (asyncio client for AI video)"
 
 
 OPTIONS: frozenset[str] = frozenset(ClientSettings.__struct_fields__) - {"api_key_source", "origins", "seen_keys"}

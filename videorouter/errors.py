@@ -155,7 +155,7 @@ class VideoRouterError(Exception):
         return self.args == other.args and self.facts == other.facts
 
     def __hash__(self) -> int:
-        return Exception.__hash__(self)
+        return hash((type(self), self.args))  # without the facts, which may still be added
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _rebuild, (self.__class__, self.args[0], dict(self.__dict__))

@@ -1,5 +1,6 @@
 import pytest
 
+from videorouter.cli.batch_places import find_folder
 from videorouter.cli.destination import Destination, name_of_url
 from videorouter.errors import InvalidRequestError
 
@@ -56,3 +57,11 @@ def test_an_object_stores_url_is_refused_and_makes_no_folder_of_its_name(tmp_pat
         with pytest.raises(InvalidRequestError, match="Into an object store"):
             Destination(url)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_tilde_that_no_shell_has_read_is_the_home_folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path))
+    assert Destination("~/otter.mp4").place(1, "x") == tmp_path / "otter.mp4"
+    assert Destination("~/clips/").place(1, "otter") == tmp_path / "clips" / "otter.mp4"
+    assert find_folder("prompts.txt", "~/clips") == tmp_path / "clips"

@@ -65,6 +65,13 @@ class TestWhole:
         assert (saved.size, saved.transferred, saved.resumed_from) == (len(host.body), len(host.body), 0)
         assert names(tmp_path) == ["otter.mp4"]
 
+    async def test_a_tilde_is_the_home_folder(self, host, router, tmp_path, monkeypatch):
+        monkeypatch.setenv("HOME", str(tmp_path))
+        monkeypatch.setenv("USERPROFILE", str(tmp_path))
+        assert (await router.save(host.video(), "~/otter.mp4")).path == tmp_path / "otter.mp4"
+        (saved,) = await router.download([host.video()], "~/clips")
+        assert saved.path.parent == tmp_path / "clips"
+
     async def test_neither_key_nor_cookie_nor_default_header_reaches_the_file_host(self, host, tmp_path):
         host.plans = [type(host.usual)(headers=(("Set-Cookie", "a=b"),))]
         async with AsyncVideoRouter(

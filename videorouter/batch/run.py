@@ -151,7 +151,7 @@ def _check_path(value: str | os.PathLike[str], name: str) -> Path:
             f"{name} must be a path, not the URL {text!r}. To put videos into an object store, leave save_to= out and save "
             "each item as it comes: `await router.save(item, 's3://bucket/otter.mp4')`. Nothing was sent."
         )
-    return Path(text)
+    return Path(text).expanduser()
 
 
 class BatchRun:

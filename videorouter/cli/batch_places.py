@@ -23,7 +23,7 @@ def find_journal(name: str) -> Path:
 def find_folder(file: str, out: str | None) -> Path:
     """The folder of a batch."""
     if out:
-        return Path(out)
+        return Path(out).expanduser()
     return Path("batch-videos") if file == "-" else Path(f"{Path(file).stem}-videos")
 
 

@@ -22,7 +22,7 @@ class Destination:
             _refuse(
                 f"-o {output}: this saves into files. Into an object store, `router.save` puts a video from Python."
             )
-        self.path: Path | None = Path(output) if output and not self.stdout else None
+        self.path: Path | None = Path(output).expanduser() if output and not self.stdout else None
         self.folder: bool = self.path is not None and (str(output).endswith(("/", os.sep)) or self.path.is_dir())
         self._count = count
         self._taken: set[Path] = set()

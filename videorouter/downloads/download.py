@@ -88,7 +88,7 @@ async def save_many(
         if is_sink(dest):
             msg = "Many files do not fit into one file object; give a folder, or a list of places."
             raise InvalidRequestError(msg)
-        places = [f"{os.fsdecode(_as_path(dest)).removesuffix('/')}/"] * len(wanted)
+        places = [f"{_spell_place(dest).removesuffix('/')}/"] * len(wanted)
     pairs = zip(wanted, places, strict=True)
     return await _run([partial(save, caller, *pair, options) for pair in pairs], concurrency=concurrency)
 
@@ -181,7 +181,7 @@ async def _choose_places(
             msg = f"This result has {len(videos)} videos, which do not fit into one file object: save each one."
             raise InvalidRequestError(msg)
         return [dest], conflict
-    text = os.fsdecode(_as_path(dest))
+    text = _spell_place(dest)
     url = read_url(text)
     if url is not None:
         return _choose_objects(videos, url, options)
@@ -211,14 +211,14 @@ def _choose_objects(
     return places, conflict
 
 
-def _as_path(dest: object) -> Any:
+def _spell_place(dest: object) -> str:
     if not isinstance(dest, str | bytes | os.PathLike):
         msg = (
             "The destination is a path, a folder, or an object with write(), "
             f"not {type(dest).__name__}. Open files in binary mode ('wb')."
         )
         raise InvalidRequestError(msg)
-    return dest
+    return os.path.expanduser(os.fsdecode(dest))  # noqa: PTH111  a slash at its end tells of a folder
 
 
 async def _run(

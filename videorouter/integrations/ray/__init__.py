@@ -15,10 +15,14 @@ import uuid
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import ray
-import ray.data
-import ray.exceptions
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+try:
+    import ray
+    import ray.data
+    import ray.exceptions
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+except ModuleNotFoundError as _error:
+    _msg = f"Batches on Ray need the package {_error.name}. In a clone of videorouter: pip install '.[ray]'"
+    raise ModuleNotFoundError(_msg, name=_error.name) from _error
 
 from videorouter import errors
 from videorouter.client import AsyncVideoRouter
