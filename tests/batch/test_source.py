@@ -24,6 +24,11 @@ def test_text_and_what_is_no_iterable_is_refused(source):
         EntrySource(source, pytest.fail)
 
 
+def test_a_dict_is_no_list_of_its_names():
+    with pytest.raises(ConfigurationError, match="a dict gives only its names"):
+        EntrySource({"prompt": "otter", "model": "m"}, pytest.fail)
+
+
 async def test_an_iterable_is_taken_without_waiting_and_counted():
     entries = opened(["a", "b"])
     assert entries.at_once

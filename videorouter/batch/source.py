@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Iterator, Sized
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Iterator, Mapping, Sized
 from typing import Any
 
 from videorouter.errors import ConfigurationError
@@ -37,6 +37,11 @@ class EntrySource:
             raise ConfigurationError(
                 f"A batch takes an iterable or async iterable of entries, not {type(source).__name__}. For one prompt "
                 "pass [prompt], or call generate()."
+            )
+        if isinstance(source, Mapping):
+            raise ConfigurationError(
+                "A batch takes entries, and a dict gives only its names. For one entry pass [entry]; of a dict of entries pass "
+                "its values()."
             )
         self.known: int | None = len(source) if isinstance(source, Sized) else None
         self.taken: int = 0
