@@ -391,8 +391,9 @@ class BatchSummary(Record, frozen=True, kw_only=True):
         not_sent: Never sent.
         lost: Accepted, and the gateway knows its task no more; may have been billed.
         cancelled: Taken back before it was sent.
-        cost: US dollars of what is done, as far as they are known.
-        cost_in_doubt: US dollars that the items in doubt may have cost, as far as prices are known.
+        cost: US dollars of what is done, as far as they are known; ``None`` where they are known of nothing.
+        cost_in_doubt: US dollars that the items in doubt may have cost, as far as prices are known; ``None`` where none is.
+        unpriced: Items that were bought, or may have been, for a price that nobody knows: neither you nor the gateway said it.
         mismatched: Items whose saved videos are not what was asked for.
         stopped: Why dispatch stopped early, as text.
         elapsed: Seconds of this run.
@@ -406,8 +407,9 @@ class BatchSummary(Record, frozen=True, kw_only=True):
     not_sent: int = 0
     lost: int = 0
     cancelled: int = 0
-    cost: float = 0.0
-    cost_in_doubt: float = 0.0
+    cost: float | None = 0.0
+    cost_in_doubt: float | None = 0.0
+    unpriced: int = 0
     mismatched: int = 0
     stopped: str | None = None
     elapsed: float = 0.0
@@ -418,10 +420,11 @@ class BatchSummary(Record, frozen=True, kw_only=True):
         return sum(getattr(self, state) for state in _STATES)
 
     def _repr_html_(self) -> str:
-        counts = {name.replace("_", " "): getattr(self, name) for name in _STATES}
-        facts = {**counts, "cost": f"${self.cost:.2f}", "seconds": f"{self.elapsed:.1f}"}
-        doubt = f"${self.cost_in_doubt:.2f}" if self.cost_in_doubt else ""
-        facts |= {"cost in doubt": doubt, "not as asked": self.mismatched or "", "stopped": self.stopped or ""}
+        facts: dict[str, object] = {name.replace("_", " "): getattr(self, name) for name in _STATES}
+        money = {"cost": self.cost, "cost in doubt": self.cost_in_doubt}
+        facts |= {name: "unknown" if amount is None else f"${amount:.2f}" for name, amount in money.items()}
+        facts |= {"without a price": self.unpriced or "", "seconds": f"{self.elapsed:.1f}"}
+        facts |= {"not as asked": self.mismatched or "", "stopped": self.stopped or ""}
         heads = "".join(f"<th>{name}</th>" for name, value in facts.items() if value != "")
         cells = "".join(f"<td>{html.escape(str(value))}</td>" for value in facts.values() if value != "")
         return f"<table><tr>{heads}</tr><tr>{cells}</tr></table>"

@@ -303,6 +303,22 @@ def test_a_cap_without_a_price_is_refused(run, sandbox, prompts):
     assert run("batch", "run", "prompts.csv", "--max-cost", "1", "--dry-run").code == 2
 
 
+@pytest.mark.parametrize("price", ["0", "$0.00", "*=0", "=1"])
+def test_0_is_a_price_only_by_name(run, sandbox, prompts, price):
+    ended = run("batch", "run", "prompts.csv", "--max-cost", "1", "--price", price, env=point_at(sandbox))
+    assert ended.code == 2
+    assert "MODEL=" in ended.err
+    assert sandbox.charges() == {}
+
+
+def test_a_dry_run_counts_what_has_no_price(run, prompts):
+    del prompts
+    ended = run("batch", "run", "-", "--dry-run", "--price", "a=2", stdin='{"prompt": "A", "model": "a"}\n"B"\n')
+    assert "2  calls, cost $2.00, and 1 without a price" in ended.out
+    ended = run("batch", "run", "-", "--dry-run", "--price", "b=0", stdin='{"prompt": "A", "model": "b"}\n')
+    assert "1  calls, cost $0.00" in ended.out
+
+
 def test_a_dry_run_reads_stdin_too(run):
     ended = run("batch", "run", "-", "--dry-run", "--price", "2", stdin='"A"\n{"prompt": "B", "then": ["C"]}\n')
     assert ended.code == 0, ended.err

@@ -33,6 +33,27 @@ def test_status_accounts_for_every_cent(run, clips):
     assert record["cost_at_most"] == 1.2
 
 
+def test_what_nobody_knows_the_price_of_is_unknown_and_never_0(run, sandbox, tmp_path):
+    (tmp_path / "p.txt").write_text("otter 0\notter 1\notter 2\n")
+    sandbox.faults.add("status=500", prompt="otter 1", charged=True, times=1)
+    ended = run("batch", "run", "p.txt", "--out", "clips", env=point_at(sandbox))
+    assert "cost unknown, and 3 without a price" in ended.err
+    ended = run("batch", "status", "clips")
+    assert "        2  done       2 without a price" in ended.lines
+    assert "        1  in doubt   1 without a price" in ended.lines
+    assert ended.lines[-3:] == [
+        "spent      unknown",
+        "in doubt   unknown  may have been billed",
+        "at most    unknown  3 without a price",
+    ]
+    record = run("batch", "status", "clips", "--json").records[0]
+    money = ("cost", "reserved", "cost_in_doubt", "cost_at_most", "unpriced")
+    assert [record[name] for name in money] == [None, 0, None, None, 3]
+    run("batch", "gallery", "clips", "-o", "page.html")
+    assert '"cost":null,"reserved":0.0,"unknown":null,"unpriced":3' in (tmp_path / "page.html").read_text()
+    assert "$" not in "".join(ended.lines)
+
+
 def test_status_says_what_each_state_holds_and_whose_word_it_is(run, task_sandbox, tmp_path):
     (tmp_path / "p.jsonl").write_text(
         "".join(json.dumps({"prompt": f"otter {n}", "model": model}) + "\n" for n, model in enumerate(["a/b"] * 3))

@@ -97,7 +97,7 @@ def test_a_model_that_cost_more_than_its_price_is_held_at_what_it_cost_from_then
     assert correction.correct("other", 1_200_000) == 1_200_000
 
 
-@pytest.mark.parametrize(("priced", "cost"), [(1_200_000, 0.4), (1_200_000, None), (0, 3.2)])
+@pytest.mark.parametrize(("priced", "cost"), [(1_200_000, 0.4), (1_200_000, None), (None, 3.2)])
 def test_a_price_that_was_enough_or_unknown_is_held_as_it_is(priced, cost):
     correction = PriceCorrection()
     correction.note("m", priced, cost)
@@ -135,13 +135,23 @@ def test_a_cap_or_price_that_is_no_money_is_refused(cap, price):
 
 @pytest.mark.parametrize(
     ("cap", "price"),
-    [(0, 0), (1e12, 1e12), (None, 1.0), (None, None), (1.0, {"m": 1}), (1.0, lambda _: None), (None, {"*": 0.5})],
+    [
+        (0, {"m": 0}),
+        (1e12, 1e12),
+        (None, 1.0),
+        (None, None),
+        (1.0, {"m": 1}),
+        (1.0, lambda _: None),
+        (None, {"*": 0.5}),
+    ],
 )
 def test_a_cap_and_a_price_that_can_be_kept_are_taken(cap, price):
     check_budget(cap, price)
 
 
-@pytest.mark.parametrize(("price", "micros"), [(0.0000001, 1), (0.1 + 0.2, 300_000), (1.0000001, 1_000_001), (0, 0)])
+@pytest.mark.parametrize(
+    ("price", "micros"), [(0.0000001, 1), (0.1 + 0.2, 300_000), (1.0000001, 1_000_001), ({"m": 0}, 0)]
+)
 def test_a_price_is_rounded_up_to_a_millionth_but_not_for_the_noise_of_floats(price, micros):
     assert find_price(price, {"model": "m"}, needed=True) == micros
 
@@ -174,5 +184,25 @@ def test_a_request_without_a_price_is_not_sent_under_a_cap(price, told):
 
 
 def test_without_a_cap_an_unknown_price_is_nothing():
-    assert find_price({"other": 1}, {"model": "m"}, needed=False) == 0
-    assert find_price(None, {"model": "m"}, needed=False) == 0
+    assert find_price({"other": 1}, {"model": "m"}, needed=False) is None
+    assert find_price(None, {"model": "m"}, needed=False) is None
+
+
+@pytest.mark.parametrize("price", [0, 0.0, -0.0, {"*": 0}, {"m": 1.0, "*": 0}])
+def test_a_price_of_0_is_refused_unless_it_is_given_by_name(price):
+    for cap in (None, 1.0):
+        with pytest.raises(ConfigurationError, match="counts only for a model that it is given to by name"):
+            check_budget(cap, price)
+
+
+def test_a_function_that_says_0_does_not_know_the_price():
+    assert find_price(lambda _: 0, {"model": "m"}, needed=False) is None
+    with pytest.raises(InvalidRequestError, match="came out as 0"):
+        find_price(lambda _: 0, {"model": "m"}, needed=True)
+
+
+def test_a_model_that_was_free_and_costs_is_held_at_what_it_cost_from_then_on():
+    correction = PriceCorrection()
+    correction.note("m", 0, 0.4)
+    correction.note("m", 0, 0.3)
+    assert (correction.correct("m", 0), correction.correct("other", 0)) == (400_000, 0)

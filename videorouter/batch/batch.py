@@ -84,8 +84,8 @@ class Batch:
         unmet = max(0, known - taken) if self._state == "closed" and known is not None else 0
         elapsed = self._elapsed if self._state == "closed" else time.monotonic() - self._began if self._began else 0.0
         return counts.summarise(
-            cost=to_dollars(counts.cost),
-            cost_in_doubt=to_dollars(counts.unknown),
+            cost=None if counts.unpriced and not counts.cost else to_dollars(counts.cost),
+            cost_in_doubt=None if counts.unpriced_doubts and not counts.unknown else to_dollars(counts.unknown),
             unmet=unmet,
             stopped=self._stopped,
             elapsed=elapsed,

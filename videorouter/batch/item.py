@@ -219,7 +219,7 @@ class Item:
                     record.doubt, record.earlier = item, None
                     key = sent.idempotency_key if sent is not None and policy == "replay" else None
                     continue
-            self._run.count(item, record.unknown)
+            self._run.count(item, record.unknown, doubted=record.doubt is not None)
             return item
 
     async def _ask(self, item: BatchItem) -> str:
@@ -245,8 +245,8 @@ class Item:
                 submission = msgspec.structs.replace(submission, idempotency_key=key)
             if run.breaker.holds:
                 await run.breaker.admit(self.record)  # with the video of its parent in hand, which may be held, too
-            priced = run.find_price(submission)
-            reserved = run.price_correction.correct(submission.model, priced) if priced else 0
+            priced = run.prices.find(submission)
+            reserved = run.prices.correct(submission.model, priced)
             run.check_running()
             if reserved or run.budget.cap is not None:
                 await run.reserve(reserved)
@@ -307,7 +307,7 @@ class Item:
             return self._end(
                 "not_sent", known, InvalidRequestError("The equal entry before it in this batch was not sent.")
             )
-        copy = equal.replace(index=self.record.index, cost=None, meta=self.record.meta)
+        copy = equal.replace(index=self.record.index, cost=0.0, meta=self.record.meta)
         self._run.count(copy)
         return copy
 

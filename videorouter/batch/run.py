@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import msgspec
 
 from videorouter.batch.breaker import CircuitBreaker
+from videorouter.batch.prices import Prices
 from videorouter.call.requests import OPTIONS, Verb, describe_near_miss, find_near_miss
 from videorouter.config import check_count
 from videorouter.downloads.names import DEFAULT_NAME, check_template
@@ -29,7 +30,7 @@ from videorouter.errors import (
     JournalMismatchError,
     VideoRouterError,
 )
-from videorouter.journal.budget import Budget, PriceCorrection, check_budget, find_price, to_dollars, to_micros
+from videorouter.journal.budget import Budget, check_budget, to_dollars, to_micros
 from videorouter.journal.identity import name_item
 from videorouter.journal.journal import Identity
 from videorouter.journal.records import read_failure, read_media, read_mismatches, restore_inline, show_path, to_item
@@ -37,6 +38,7 @@ from videorouter.journal.states import (
     POLICIES,
     SETTLED,
     STOP_AFTER,
+    UNCERTAIN,
     Counts,
     ItemRow,
     StopRule,
@@ -47,7 +49,6 @@ from videorouter.models import BatchItem, ItemState
 
 if TYPE_CHECKING:
     from videorouter.call.caller import Caller
-    from videorouter.call.requests import Submission
     from videorouter.config import ClientSettings
     from videorouter.journal.journal import Ending, Fingerprint, Journal
     from videorouter.journal.states import Resumption
@@ -60,7 +61,6 @@ MOST_AT_ONCE = 1000
 _NOT_HERE = frozenset(
     {"models", "fallback_on_failure", "idempotency_key", "prompt", "id", "then", "edit_of", "video", "video_id", "meta"}
 )
-_decode = msgspec.json.Decoder(dict[str, Any]).decode
 
 
 class BatchOptions(msgspec.Struct, frozen=True, kw_only=True):
@@ -163,7 +163,7 @@ class BatchRun:
         self.stop = stop
         self.journal: Journal | None = None
         self.budget: Budget = Budget(options.max_cost)
-        self.price_correction: PriceCorrection = PriceCorrection()
+        self.prices: Prices = Prices(options.price, needed=options.max_cost is not None)
         self.counts: Counts = Counts()
         self.in_flight: int = 0
         self.stopped: str | None = None
@@ -183,6 +183,7 @@ class BatchRun:
     async def open(self, journal: Journal) -> None:
         """Load what earlier runs recorded and spent."""
         self.journal = journal
+        await self.prices.take_up(journal)
         totals = await journal.totals()
         self.budget.carry_over(reserved=totals.reserved, confirmed=totals.cost, unknown=totals.unknown)
 
@@ -199,14 +200,23 @@ class BatchRun:
         finally:
             await self.journal.aclose()
 
-    def count(self, item: BatchItem, unknown: float = 0.0) -> None:
-        """Count an item in its final state; ``unknown`` are US dollars that it may have cost."""
+    def count(self, item: BatchItem, unknown: float = 0.0, *, doubted: bool = False) -> None:
+        """Count an item in its final state; ``unknown`` are US dollars that it may have cost.
+
+        ``doubted``: an earlier sending of it is in doubt.
+        """
         counts = self.counts
         counts.count(item.state)
         if item.cost is not None:
             counts.cost += to_micros(item.cost)
         if unknown:
             counts.unknown += to_micros(unknown)
+        if self.prices.is_free(item.model):
+            return
+        if item.state == "done" and item.cost is None:
+            counts.unpriced += 1
+        if not unknown and (doubted or item.state in UNCERTAIN or (item.state == "failed" and item.cost is None)):
+            counts.unpriced_doubts += 1
 
     def count_mismatches(self, item: BatchItem) -> None:
         """Count an item whose files, if it has any, are saved."""
@@ -386,14 +396,6 @@ class BatchRun:
         return item.replace(
             files=files, sha256=saved[0].sha256, media=read_media(saved[0].media), mismatches=mismatches
         )
-
-    def find_price(self, submission: Submission) -> int:
-        """Return the reservation for a request, in millionths of a dollar."""
-        price, needed = self.options.price, self.options.max_cost is not None
-        if price is None:
-            return 0
-        fields: dict[str, Any] = _decode(submission.body) if callable(price) else {"model": submission.model}
-        return find_price(price, fields, needed=needed)
 
     async def ask_policy(self, item: BatchItem) -> str:
         """Ask the caller what to do about an item that may have been billed."""

@@ -92,7 +92,7 @@ class Sending:
         submission: Submission,
         *,
         reserved: int = 0,
-        priced: int = 0,
+        priced: int | None = None,
         replayed: bool = False,
     ) -> None:
         self._run = run
@@ -124,9 +124,13 @@ class Sending:
     async def poll(self, row: ItemRow) -> BatchItem:
         """Collect a task that an earlier run has paid for."""
         run = self._run
-        self._reserved = self._priced = to_micros(row.reserved)
+        self._reserved = held = to_micros(row.reserved)
         if row.state == "lost" and row.sends == 1:
-            self._priced, self._replayed = to_micros(row.unknown), True  # what was unknown is this very sending's
+            held, self._replayed = to_micros(row.unknown), True  # what was unknown is this very sending's
+        self._priced = held or None
+        if row.state != "lost" or self._replayed:
+            quoted = run.prices.quote(row.model, row.request)
+            self._priced = self._priced if quoted is None else quoted
         self._intended = True
         self._task = task = Task(
             id=row.task_id,
@@ -187,7 +191,7 @@ class Sending:
 
     async def _finish(self, result: VideoResult) -> BatchItem:
         run, record = self._run, self._record
-        run.price_correction.note(self._submission.model, self._priced, result.cost)
+        run.prices.learn(self._submission.model, self._priced, result.cost)
         cost = run.budget.confirm(self._reserved, self._priced, result.cost)
         if self._task is None:
             self._note_accepted()
@@ -195,6 +199,8 @@ class Sending:
         if cleared:
             run.budget.clear_unknown(cleared)
             record.unknown = 0.0
+        if self._replayed:
+            record.doubt = None
         task_id = result.task_id or (self._task.id if self._task is not None else None)
         if run.journal is not None:
             await run.record_ending(

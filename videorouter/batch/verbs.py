@@ -61,6 +61,7 @@ class BatchVerbs(DownloadVerbs):
             ordered: Whether items come out in the order of their entries, and not as they are done.
             max_cost: US dollars that are never exceeded, earlier runs of the journal included. Needs a price.
             price: US dollars of one entry: a number, a table by model, or a function of the request's fields.
+                0 is a price only in a table, under the model's own name.
             on_outcome_unknown: What to do about an entry that may have been billed: ``"report"`` it, ``"resend"`` it
                 once (a second charge is accepted), ``"replay"`` its key (on a gateway that honours keys), or a
                 function of the item that gives one of these.

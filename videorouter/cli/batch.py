@@ -133,7 +133,9 @@ def _estimate(args: argparse.Namespace, console: Console) -> int:
         name = model or args.model or MODELS["generate"]
         models[name] = models.get(name, 0) + count
     needed = args.max_cost is not None
-    total = sum(find_price(prices, {"model": name}, needed=needed) * count for name, count in models.items())
+    priced = {name: find_price(prices, {"model": name}, needed=needed) for name in models}
+    total = sum((priced[name] or 0) * count for name, count in models.items())
+    unpriced = sum(count for name, count in models.items() if priced[name] is None)
     calls, cost = found.total, to_dollars(total)
     found.tell(console)
     fits = args.max_cost is None or cost <= args.max_cost
@@ -143,15 +145,17 @@ def _estimate(args: argparse.Namespace, console: Console) -> int:
                 "calls": calls,
                 "models": models,
                 "unreadable": len(found.bad),
-                "cost": cost if prices else None,
+                "cost": None if unpriced else cost,
+                "unpriced": unpriced,
                 "fits": fits,
             }
         )
     else:
         for model, count in sorted(models.items(), key=lambda pair: -pair[1]):
             console.data(f"{count:>9,}  {model}")
-        price = f"${cost:,.2f}" if prices else "unknown: pass --price"
-        console.data(f"{calls:>9,}  calls, cost {price}")
+        told = f"${cost:,.2f}" if total or not unpriced else "unknown: pass --price"
+        without = f", and {unpriced:,} without a price" if total and unpriced else ""
+        console.data(f"{calls:>9,}  calls, cost {told}{without}")
     if prices and not fits:
         console.tell(f"--max-cost ${args.max_cost:,.2f} will stop it before its end.")
     console.say("Nothing was sent.")
@@ -308,8 +312,9 @@ class Run:
         prices = _read_prices(self._args)
         if cost is None or prices is None or item.model in self._dearer:
             return
-        price = to_dollars(find_price(prices, {"model": item.model}, needed=False))
-        if 0 < price < cost - 1e-6:
+        priced = find_price(prices, {"model": item.model}, needed=False)
+        price = cost if priced is None else to_dollars(priced)
+        if price < cost - 1e-6:
             self._dearer.add(item.model)
             console, cap = self._console, self._args.max_cost
             words = "; what is in flight at the end may exceed --max-cost by the difference" if cap is not None else ""
@@ -421,10 +426,11 @@ def describe_summary(console: Console, summary: BatchSummary, left: int) -> list
     not_sent = summary.not_sent + left
     if not_sent:
         words.append(f"{not_sent:,} not sent")
-    money = f"spent ${summary.cost:,.2f}" if summary.cost else ""
-    if summary.cost_in_doubt:
-        money = f"{money or 'spent $0.00'}, and up to ${summary.cost_in_doubt:,.2f} more in doubt"
-    lines = [", ".join(words) or "nothing to do", *([money] if money else [])]
+    spent, doubt = summary.cost, summary.cost_in_doubt
+    money = ["cost unknown"] if spent is None else [f"spent ${spent:,.2f}"] if spent or doubt else []
+    money += [f"up to ${doubt:,.2f} more in doubt"] if doubt else []
+    money += [f"{summary.unpriced:,} without a price"] if summary.unpriced else []
+    lines = [", ".join(words) or "nothing to do", *([", and ".join(money)] if money else [])]
     if summary.mismatched:
         lines.append(console.style(f"{summary.mismatched:,} not what was asked for", "yellow"))
     return lines

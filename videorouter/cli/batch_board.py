@@ -137,11 +137,15 @@ def _say_rate(rate: float) -> str:
 
 
 def _list_cost(summary: BatchSummary, max_cost: float | None) -> Iterator[str]:
-    if summary.cost or summary.cost_in_doubt or max_cost is not None:
+    if summary.cost is None:
+        yield "cost unknown"
+    elif summary.cost or summary.cost_in_doubt or max_cost is not None:
         cap = f" of ${max_cost:,.2f}" if max_cost is not None else ""
         yield f"${summary.cost:,.2f}{cap}"
     if summary.cost_in_doubt:
         yield f"+${summary.cost_in_doubt:,.2f} in doubt"
+    if summary.unpriced:
+        yield f"{summary.unpriced:,} without a price"
 
 
 def fit(figures: list[tuple[str, str]], width: int) -> list[list[tuple[str, str]]]:

@@ -82,10 +82,11 @@ def _show_status(path: Path, console: Console) -> int:
         values.update((state, status.counts.get(state, 0)) for state in STATES)
         values.update(
             not_met=left,
-            cost=round(status.cost, 6),
-            reserved=round(status.reserved, 6),
-            cost_in_doubt=round(status.unknown, 6),
-            cost_at_most=round(status.cost + status.reserved + status.unknown, 6),
+            cost=_round(status.cost),
+            reserved=_round(status.reserved),
+            cost_in_doubt=_round(status.unknown),
+            cost_at_most=_round(status.at_most),
+            unpriced=status.unpriced,
             cost_reported=round(status.reported, 6),
             files_missing=_count_missing(status),
             mismatched=status.mismatched,
@@ -106,15 +107,15 @@ def _show_status(path: Path, console: Console) -> int:
     if status.mismatched:
         console.data(_say_mismatches(status))
     reported = status.reported
-    source = (
-        f"  ${reported:,.4f} as the gateway says, the rest by your --price" if status.cost - reported > 5e-7 else ""
-    )
-    console.data(f"spent      ${status.cost:,.4f}{source if reported else ''}")
-    if status.reserved:
-        console.data(f"held       ${status.reserved:,.4f}  for what is accepted or runs")
-    if status.unknown:
-        console.data(f"in doubt   ${status.unknown:,.4f}  may have been billed")
-    console.data(f"at most    ${status.cost + status.reserved + status.unknown:,.4f}")
+    priced = reported and (status.cost or 0.0) - reported > 5e-7
+    source = f"  ${reported:,.4f} as the gateway says, the rest by your --price" if priced else ""
+    console.data(f"spent      {_say_dollars(status.cost)}{source}")
+    if status.reserved != 0:
+        console.data(f"held       {_say_dollars(status.reserved)}  for what is accepted or runs")
+    if status.unknown != 0:
+        console.data(f"in doubt   {_say_dollars(status.unknown)}  may have been billed")
+    without = f"  {status.unpriced:,} without a price" if status.unpriced else ""
+    console.data(f"at most    {_say_dollars(status.at_most)}{without}")
     for words in _list_next(path, status):
         console.say(f"  {console.style('next:', 'cyan')} {words}")
     return Exit.OK
@@ -130,6 +131,16 @@ def _list_money(money: Money) -> Iterator[str]:
     for amount, words in ((money.cost, "spent"), (money.reserved, "held"), (money.unknown, "may have been billed")):
         if amount:
             yield f"${amount:,.4f} {words}"
+    if money.unpriced:
+        yield f"{money.unpriced:,} without a price"
+
+
+def _say_dollars(amount: float | None) -> str:
+    return "unknown" if amount is None else f"${amount:,.4f}"
+
+
+def _round(amount: float | None) -> float | None:
+    return None if amount is None else round(amount, 6)
 
 
 def _count_missing(status: JournalStatus) -> int:

@@ -80,6 +80,7 @@ def write_gallery(journal: Path, page: Path, *, title: str) -> int:
         "cost": status.cost,
         "reserved": status.reserved,
         "unknown": status.unknown,
+        "unpriced": status.unpriced,
         "unmet": status.unmet,
         "items": items,
     }

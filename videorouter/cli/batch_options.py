@@ -94,7 +94,7 @@ def _add_run(subparsers: Any) -> None:
         type=read_price,
         default=[],
         metavar="[MODEL=]USD",
-        help="what one call costs; may be repeated, once a model",
+        help="what one call costs; may be repeated, once a model (0 only with its MODEL)",
     )
     money.add_argument("--dry-run", action="store_true", help="read the input, estimate the cost, send nothing")
     care = parser.add_argument_group("care")
@@ -252,4 +252,9 @@ def read_money(text: str) -> float:
 def read_price(text: str) -> tuple[str, float]:
     """``0.4`` or ``veo3-fast=0.4``."""
     model, found, amount = text.rpartition("=")
-    return (model.strip() if found else "*"), read_money(amount)
+    model, price = (model.strip() if found else "*"), read_money(amount)
+    if not model:
+        raise argparse.ArgumentTypeError(f"{text!r} names no model: write MODEL=USD, or USD for all others")
+    if model == "*" and not price:
+        raise argparse.ArgumentTypeError("0 is a price only for a model that it is given to by name: write MODEL=0")
+    return model, price

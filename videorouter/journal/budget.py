@@ -69,14 +69,16 @@ class Budget:
         """Release the money of a request that was never accepted."""
         self.reserved -= micros
 
-    def confirm(self, reserved: int, priced: int, cost: float | None) -> float | None:
+    def confirm(self, reserved: int, priced: int | None, cost: float | None) -> float | None:
         """Confirm the cost of a finished request: the gateway's, else the price; ``None`` when neither is known."""
         self.reserved -= reserved
         if cost is not None:
             self.confirmed += to_micros(cost)
             return cost
+        if priced is None:
+            return None
         self.confirmed += priced
-        return to_dollars(priced) if priced else None
+        return to_dollars(priced)
 
     def clear_unknown(self, dollars: float) -> None:
         """Remove an unknown amount: a replayed key has shown that it is the request that is now confirmed."""
@@ -90,21 +92,30 @@ class Budget:
 
 
 class PriceCorrection:
-    """Tracks the highest ratio of a model's cost to its price, so that later reservations cover the real cost."""
+    """Tracks the highest ratio of a model's cost to its price, so that later reservations cover the real cost.
 
-    __slots__ = ("_factors",)
+    Beside a price of 0 there is no ratio: the highest cost itself is then the least that is reserved.
+    """
+
+    __slots__ = ("_factors", "_least")
 
     def __init__(self) -> None:
         self._factors: dict[str, float] = {}
+        self._least: dict[str, int] = {}
 
-    def note(self, model: str, priced: int, cost: float | None) -> None:
+    def note(self, model: str, priced: int | None, cost: float | None) -> None:
         """Record a cost in US dollars beside its price in millionths of a dollar."""
-        if priced and cost is not None and to_micros(cost) > priced * self._factors.get(model, 1.0):
-            self._factors[model] = to_micros(cost) / priced
+        if priced is None or cost is None:
+            return
+        paid = to_micros(cost)
+        if not priced:
+            self._least[model] = max(paid, self._least.get(model, 0))
+        elif paid > priced * self._factors.get(model, 1.0):
+            self._factors[model] = paid / priced
 
     def correct(self, model: str, priced: int) -> int:
         """Return the reservation for a price, in millionths of a dollar, rounded up."""
-        return math.ceil(round(priced * self._factors.get(model, 1.0), 3))
+        return max(math.ceil(round(priced * self._factors.get(model, 1.0), 3)), self._least.get(model, 0))
 
 
 def check_budget(max_cost: float | None, price: Price | None) -> None:
@@ -123,16 +134,23 @@ def check_budget(max_cost: float | None, price: Price | None) -> None:
     for value in prices:
         if not _is_money(value):
             raise ConfigurationError(f"price must be US dollars, 0 or more, not {value!r}.")
+    if (price.get("*") if isinstance(price, Mapping) else price) == 0:
+        raise ConfigurationError(
+            'A price of 0 counts only for a model that it is given to by name: price={"my-model": 0}. For all models it would '
+            "make any cap hold. Leave the price out where it is unknown."
+        )
 
 
-def find_price(price: Price | None, request: Mapping[str, Any], *, needed: bool) -> int:
-    """Return the reservation for one request, in millionths of a dollar, rounded up.
+def find_price(price: Price | None, request: Mapping[str, Any], *, needed: bool) -> int | None:
+    """Return the price of one request, in millionths of a dollar, rounded up; ``None`` where it has none.
 
-    With ``needed``, a request without a price is refused.
+    With ``needed``, a request without a price is refused. 0 is a price only in a table, under the model's own name.
     """
     value: object
+    by_name = False
     if isinstance(price, Mapping):
         model = str(request.get("model"))
+        by_name = model in price
         value = price.get(model, price.get("*"))
         if value is None and needed:
             raise InvalidRequestError(
@@ -146,9 +164,16 @@ def find_price(price: Price | None, request: Mapping[str, Any], *, needed: bool)
     else:
         value = price
     if value is None:
-        return 0
+        return None
     if not _is_money(value):
         raise InvalidRequestError(f"The price of a request must be US dollars, 0 or more, not {value!r}.")
+    if value == 0 and not by_name:
+        if needed:
+            raise InvalidRequestError(
+                "The price of this request came out as 0, which counts only for a model that it is given to by name, as in "
+                'price={"my-model": 0}, and max_cost needs a price.'
+            )
+        return None
     return math.ceil(round(float(value) * MICROS, 3))
 
 

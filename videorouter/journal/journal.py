@@ -156,7 +156,8 @@ ARCHIVE = f"""
 INSERT INTO sendings (item, {_FACTS}, state, cost, unknown, failure)
   SELECT id, {_FACTS},
     CASE WHEN state = 'not_sent' AND json_valid(failure) AND json_extract(failure, '$.in_doubt') THEN 'in_doubt' ELSE state END,
-    nullif(coalesce(cost, 0) - {_SHARE.format("cost")}, 0), max(0, unknown - {_SHARE.format("unknown")}), failure
+    CASE state WHEN 'failed' THEN cost - {_SHARE.format("cost")} ELSE nullif(coalesce(cost, 0) - {_SHARE.format("cost")}, 0) END,
+    max(0, unknown - {_SHARE.format("unknown")}), failure
   FROM items WHERE id = ? AND number IS NOT NULL AND
 """  # noqa: S608  constants of our own, here and below
 _ARCHIVE_BEFORE_NEXT = f"{ARCHIVE} {_guard('intent', 'sending')}"
@@ -210,17 +211,20 @@ DOUBTFUL = """
 _SETTLEABLE = f"id = :id AND {DOUBTFUL} AND state IN ({', '.join(map(repr, MOVES['settlement']))})"
 _NOT_BOUGHT = f"""
 UPDATE items SET state = CASE WHEN state IN ('in_doubt', 'lost') THEN 'not_sent' ELSE state END, unknown = 0,
-  failure = CASE WHEN state IN ('in_doubt', 'lost') THEN NULL ELSE failure END WHERE {_SETTLEABLE}
+  failure = CASE WHEN state IN ('in_doubt', 'lost') THEN NULL ELSE failure END,
+  cost = CASE WHEN state = 'failed' THEN coalesce(cost, 0) ELSE cost END WHERE {_SETTLEABLE}
 """  # noqa: S608
 _SEND_AGAIN = "UPDATE items SET state = 'not_sent', number = NULL WHERE id = :id AND state IN ('in_doubt', 'lost')"
+_WITH_COST = "coalesce(coalesce(cost, 0) + coalesce(:cost, nullif(unknown, 0)), cost)"
+"""What an item cost with what was in doubt: unknown, where nobody knows what that was."""
 _LOST = f"""
 UPDATE items SET state = CASE WHEN state IN ('in_doubt', 'lost') THEN 'failed' ELSE state END,
-  cost = coalesce(cost, 0) + coalesce(:cost, unknown), unknown = 0,
+  cost = {_WITH_COST}, unknown = 0,
   failure = CASE WHEN state IN ('in_doubt', 'lost') THEN :failure ELSE failure END, finished = coalesce(finished, :now)
   WHERE {_SETTLEABLE}
 """  # noqa: S608
 _FOUND = f"""
-UPDATE items SET state = 'done', cost = coalesce(cost, 0) + coalesce(:cost, unknown), unknown = 0, result = :result,
+UPDATE items SET state = 'done', cost = {_WITH_COST}, unknown = 0, result = :result,
   failure = NULL, finished = :now WHERE {_SETTLEABLE} AND state <> 'done'
 """  # noqa: S608
 _SETTLE_SENDINGS = """

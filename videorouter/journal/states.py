@@ -250,20 +250,22 @@ def check_retry(states: Iterable[str] | bool) -> frozenset[ItemState]:
 class Counts:
     """Counts the items of a batch by state, and their cost."""
 
-    __slots__ = ("cost", "counts", "mismatched", "unknown")
+    __slots__ = ("cost", "counts", "mismatched", "unknown", "unpriced", "unpriced_doubts")
 
     def __init__(self) -> None:
         self.counts: dict[ItemState, int] = dict.fromkeys(STATES, 0)
         self.cost: int = 0
         self.unknown: int = 0
         self.mismatched: int = 0
+        self.unpriced: int = 0
+        self.unpriced_doubts: int = 0
 
     def count(self, state: ItemState, number: int = 1) -> None:
         """Count items in their state; one that is still sending is in doubt."""
         self.counts[state_after_crash(state)] += number
 
     def summarise(
-        self, *, cost: float, cost_in_doubt: float, unmet: int, stopped: str | None, elapsed: float
+        self, *, cost: float | None, cost_in_doubt: float | None, unmet: int, stopped: str | None, elapsed: float
     ) -> BatchSummary:
         """Return the counts as a value. ``unmet`` are known items that the batch never reached."""
         counts = self.counts
@@ -278,6 +280,7 @@ class Counts:
             cancelled=counts["cancelled"],
             cost=cost,
             cost_in_doubt=cost_in_doubt,
+            unpriced=self.unpriced + self.unpriced_doubts,
             mismatched=self.mismatched,
             stopped=stopped,
             elapsed=elapsed,

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from videorouter.journal.journal import COLUMNS, DOUBTFUL, SavedFile
+from videorouter.journal.money import COUNT_OTHERS, UNPRICED
 from videorouter.journal.records import name_kind, read_mismatches
 from videorouter.journal.schema import open_readable, wrap_error
 from videorouter.journal.states import RETRYABLE, SETTLED, UNCERTAIN, ItemRow, state_after_crash
@@ -18,12 +19,12 @@ from videorouter.locks import is_locked
 from videorouter.models import ItemState
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
     from pathlib import Path
 
 
 _BY_STATE = f"""
-SELECT state, count(*), total(cost), total(reserved), total(unknown), sum({DOUBTFUL}),
+SELECT state, count(*), total(cost), total(reserved), total(unknown), sum({UNPRICED}), sum({DOUBTFUL}),
        total(CASE WHEN json_valid(result) THEN json_extract(result, '$.cost') END),
        sum(json_valid(failure) AND json_extract(failure, '$.code') = ?) FROM items GROUP BY state
 """  # noqa: S608  constants of our own
@@ -48,18 +49,19 @@ _read_files = msgspec.json.Decoder(list[tuple[str, int, str | None, str | None, 
 
 
 class Money(msgspec.Struct, frozen=True, kw_only=True):
-    """US dollars: spent, held for accepted or running requests, and perhaps spent."""
+    """US dollars: spent, held for accepted or running requests, and perhaps spent; and for how many requests nobody knows it."""
 
     cost: float = 0.0
     reserved: float = 0.0
     unknown: float = 0.0
+    unpriced: int = 0
 
 
 class JournalStatus(msgspec.Struct, frozen=True, kw_only=True):
-    """The status of a batch by its journal. Money is in US dollars.
+    """The status of a batch by its journal. Money is in US dollars, and ``None`` where nothing of it is known.
 
     ``running``: a process is writing it right now. An item that was being sent when its process ended counts as in
-    doubt. ``reported`` is the part of ``cost`` that the gateway named; the rest goes by the caller's price.
+    doubt. ``unpriced`` requests were bought, or may have been, for a price that nobody knows. ``reported`` is the part of ``cost`` that the gateway named; the rest goes by the caller's price.
     ``doubtful`` items may have been billed; ``retryable`` ones were refused or failed and not settled as lost;
     ``unsaved`` ones are done without a saved file. ``mismatched`` files are not what was asked for, and ``mismatches`` says
     how many of them are shorter, without sound and so on. ``meta`` has the notes of the batch about itself.
@@ -68,9 +70,10 @@ class JournalStatus(msgspec.Struct, frozen=True, kw_only=True):
     running: bool
     counts: Mapping[ItemState, int]
     money: Mapping[ItemState, Money]
-    cost: float
-    reserved: float
-    unknown: float
+    cost: float | None
+    reserved: float | None
+    unknown: float | None
+    unpriced: int
     reported: float
     doubtful: int
     retryable: int
@@ -78,6 +81,11 @@ class JournalStatus(msgspec.Struct, frozen=True, kw_only=True):
     mismatched: int
     mismatches: Mapping[str, int]
     meta: Mapping[str, str]
+
+    @property
+    def at_most(self) -> float | None:
+        """The most US dollars that all of it can come to; ``None`` where a price is missing."""
+        return None if self.unpriced else (self.cost or 0.0) + (self.reserved or 0.0) + (self.unknown or 0.0)
 
     @property
     def unmet(self) -> int:
@@ -106,13 +114,14 @@ def read_status(path: Path) -> JournalStatus:
         meta = dict(database.execute("SELECT key, value FROM meta").fetchall())
         unsaved = database.execute(_UNSAVED).fetchone()[0]
         found = [(read_mismatches(text), count) for text, count in database.execute(_MISMATCHES)]
+        others_unpriced = database.execute(COUNT_OTHERS).fetchone()[0]
     mismatches: Counter[str] = Counter()
     for differences, count in found:
         mismatches.update(dict.fromkeys((name_kind(each) for each in differences), count))
     counts: dict[ItemState, int] = {}
     money: dict[ItemState, Money] = {}
     reported, doubtful, retryable = 0.0, 0, 0
-    for state, count, spent, held, maybe, others, told, settled in rows:
+    for state, count, spent, held, maybe, unpriced, others, told, settled in rows:
         meaning = state if running else state_after_crash(state)
         doubtful += count if meaning == "in_doubt" else others
         reported += told
@@ -124,14 +133,18 @@ def read_status(path: Path) -> JournalStatus:
             cost=before.cost + spent,
             reserved=before.reserved + (0.0 if crashed else held),
             unknown=before.unknown + maybe + (held if crashed else 0.0),
+            unpriced=before.unpriced + unpriced,
         )
+    bought, running_now = (_find_unpriced(money, states) for states in (("done",), ("sending", "accepted")))
+    everything = sum(part.unpriced for part in money.values())
     return JournalStatus(
         running=running,
         counts=counts,
         money=money,
-        cost=sum(part.cost for part in money.values()),
-        reserved=sum(part.reserved for part in money.values()),
-        unknown=sum(part.unknown for part in money.values()),
+        cost=_add_up((part.cost for part in money.values()), bought),
+        reserved=_add_up((part.reserved for part in money.values()), running_now),
+        unknown=_add_up((part.unknown for part in money.values()), everything - bought - running_now + others_unpriced),
+        unpriced=everything + others_unpriced,
         reported=reported,
         doubtful=doubtful,
         retryable=retryable,
@@ -140,6 +153,16 @@ def read_status(path: Path) -> JournalStatus:
         mismatches=dict(sorted(mismatches.items(), key=lambda kind: (-kind[1], kind[0]))),
         meta=meta,
     )
+
+
+def _find_unpriced(money: Mapping[ItemState, Money], states: tuple[ItemState, ...]) -> int:
+    return sum(money[state].unpriced for state in states if state in money)
+
+
+def _add_up(amounts: Iterable[float], unpriced: int) -> float | None:
+    """A sum, unless there are only amounts that nobody knows."""
+    known = sum(amounts)
+    return None if unpriced and not known else known
 
 
 def read_rows(
