@@ -199,6 +199,9 @@ class Run:
         planned = found.total if found is not None else None
         if not (args.no_save and args.journal):
             make_folder(self._folder)
+        if wants_sandbox(args) and not args.sandbox_state:
+            # What the journal says was bought must still be there when the same command goes on.
+            args.sandbox_state = str(self._journal.with_name(f"{self._journal.stem}.sandbox.db"))
         gauge = Gauge(planned, args.max_cost)
         async with open_router(args, self._console) as router:
             batch = self._start(router, file, nameless=found is None or None in found.models)

@@ -57,7 +57,11 @@ def add_sandbox_options(parser: argparse.ArgumentParser) -> None:
         "--sandbox-mode", choices=SANDBOX_MODES, help="how it answers (default: held, unlike `videorouter sandbox`)"
     )
     group.add_argument("--sandbox-profile", choices=SANDBOX_PROFILES, help="how long a video takes (default: quick)")
-    add_path(group, "--sandbox-state", "keep its videos and tasks in this file, for later commands")
+    add_path(
+        group,
+        "--sandbox-state",
+        "keep its videos and tasks in this file, for later commands (of a batch: beside its journal)",
+    )
 
 
 def add_request_options(parser: argparse.ArgumentParser) -> None:

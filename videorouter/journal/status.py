@@ -61,7 +61,8 @@ class JournalStatus(msgspec.Struct, frozen=True, kw_only=True):
     """The status of a batch by its journal. Money is in US dollars, and ``None`` where nothing of it is known.
 
     ``running``: a process is writing it right now. An item that was being sent when its process ended counts as in
-    doubt. ``unpriced`` requests were bought, or may have been, for a price that nobody knows. ``reported`` is the part of ``cost`` that the gateway named; the rest goes by the caller's price.
+    doubt. ``unpriced`` requests were bought, or may have been, for a price that nobody knows. ``reported`` is the part of
+    ``cost`` that the gateway named; the rest goes by the caller's price.
     ``doubtful`` items may have been billed; ``retryable`` ones were refused or failed and not settled as lost;
     ``unsaved`` ones are done without a saved file. ``mismatched`` files are not what was asked for, and ``mismatches`` says
     how many of them are shorter, without sound and so on. ``meta`` has the notes of the batch about itself.
