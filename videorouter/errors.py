@@ -21,7 +21,7 @@
       BudgetExceededError                  the money cap of a batch would be exceeded
       JournalError                         the journal could not be read or written
         JournalBusyError                   another process holds the journal
-        JournalMismatchError               the journal holds the same item with another request
+        JournalMismatchError               the journal holds the same with another request
 
 ``OutcomeUnknownError`` is deliberately no ``TimeoutError``, ``ConnectionError`` or ``OSError``: a blanket retry
 decorator that catches those must not buy the same video twice.
@@ -270,7 +270,10 @@ class JournalBusyError(JournalError):
 
 
 class JournalMismatchError(JournalError):
-    """The journal holds an item of the same id with another request."""
+    """The journal holds an item of the same id with another request, or its prompts under other options, models or ids.
+
+    In the second case so much of what it has paid for would be bought again that ``new=True`` must ask for it.
+    """
 
 
 class FieldWarning(UserWarning):

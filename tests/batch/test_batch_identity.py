@@ -88,7 +88,8 @@ async def test_options_of_all_entries_and_of_each_are_the_same_request(sandbox, 
     entries = [{"prompt": "otter", "duration": "8s", "seed": 2**63 - 1}]
     await collect(router.generate_many(entries, journal=tmp_path / "run.db"))
     await collect(router.generate_many(["otter"], journal=tmp_path / "run.db", seed=2**63 - 1, duration="8s"))
-    await collect(router.generate_many(["otter"], journal=tmp_path / "run.db", seed=2**63 - 2, duration="8s"))
+    other = {"journal": tmp_path / "run.db", "seed": 2**63 - 2, "duration": "8s"}
+    await collect(router.generate_many(["otter"], **other, new=True))
     assert await sandbox.charges() == {"otter": 2}
 
 

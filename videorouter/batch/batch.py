@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Self
 from videorouter.batch.entries import Entry, find_id, read_entry
 from videorouter.batch.item import BatchAbortedError, Item
 from videorouter.batch.output import ItemQueue
+from videorouter.batch.plan import BatchPlan, make_plan, refuse_plan
 from videorouter.batch.run import BatchRun
 from videorouter.batch.saving import Saver
 from videorouter.batch.source import END, EntrySource
@@ -69,6 +70,10 @@ class Batch:
         self._stopped: str | None = None
         self._error: BaseException | None = None
         self._notes: dict[str, str] = {}
+        self.plan: BatchPlan | None = None
+        """What it will do, known before anything is sent: inside ``async with batch``; ``None`` without a journal."""
+        self.rereadable: bool = self._source.known is not None
+        """Whether iterating over the input again gives the same entries, as it does for a list."""
         self._state = "new"
         self._opening = asyncio.Lock()
         self._closing = asyncio.Lock()
@@ -212,6 +217,10 @@ class Batch:
             self._run.journal = journal
             await journal.drop_unreadable()
             await self._run.open(journal)
+            entries = self._source.read_ahead() if self.rereadable else None
+            self.plan = plan = await make_plan(self._run, journal, self._builder, entries)
+            if plan.needs_consent and not self._options.new:
+                raise refuse_plan(plan, journal)
             for key, value in self._notes.items():
                 await journal.note(key, value)
         self._source.open()

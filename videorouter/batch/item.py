@@ -99,9 +99,8 @@ class Item:
             known = await self._describe()
         except Exception as error:  # noqa: BLE001  one broken entry never loses the others
             return await self._refuse(error)
-        record.digest = digest_request(known.verb, known.body)
-        chain, steps = (await self._describe_chain(record.digest)) if self._entry.then else (record.digest, ())
-        fingerprint = Fingerprint(known.verb, known.body, record.digest, chain, steps)
+        fingerprint = await self._read(known)
+        record.digest = fingerprint.digest
         try:
             taken = self._given is not None and self._future is None
             identity = await run.identify(fingerprint, self._given, record.index, taken=taken)
@@ -128,15 +127,29 @@ class Item:
 
     async def _describe(self) -> Submission:
         """Return the request as far as it is known before uploads and before a parent has a video."""
+        entry = self._entry
+        if self.record.parent is not None or needs_upload(self._options) or entry.broken is not None:
+            return await self._describe_unsent()
+        self._submission = await self._builder.prepare(entry.verb, entry.prompt, self._options, video=entry.video)
+        return self._submission
+
+    async def _describe_unsent(self) -> Submission:
         entry, parent = self._entry, self.record.parent
         if entry.broken is not None:
             raise entry.broken
-        if parent is not None or needs_upload(self._options):
-            video = entry.video if parent is None else name_parent(parent)
-            fields = await digest_inputs(self._options)
-            return self._builder.build(entry.verb, entry.prompt, fields, video=video)
-        self._submission = await self._builder.prepare(entry.verb, entry.prompt, self._options, video=entry.video)
-        return self._submission
+        video = entry.video if parent is None else name_parent(parent)
+        fields = await digest_inputs(self._options) if needs_upload(self._options) else self._options
+        return self._builder.build(entry.verb, entry.prompt, fields, video=video)
+
+    async def describe(self) -> tuple[Submission, Fingerprint]:
+        """What the entry asks for, as far as it is known before anything is uploaded or sent; raises where it is refused."""
+        known = await self._describe_unsent()
+        return known, await self._read(known)
+
+    async def _read(self, known: Submission) -> Fingerprint:
+        digest = digest_request(known.verb, known.body)
+        chain, steps = (await self._describe_chain(digest)) if self._entry.then else (digest, ())
+        return Fingerprint(known.verb, known.body, digest, chain, steps)
 
     async def _describe_chain(self, digest: str) -> tuple[str, tuple[tuple[str | None, bytes], ...]]:
         """The digest of the entry with the chain that follows from it, and the chain's bodies."""

@@ -77,6 +77,7 @@ class BatchOptions(msgspec.Struct, frozen=True, kw_only=True):
     price: Any = None
     on_outcome_unknown: Any = "report"
     deduplicate: bool = False
+    new: bool = False
     stop_after: int = STOP_AFTER
     retry: frozenset[ItemState] = frozenset()
 
@@ -94,7 +95,7 @@ def check_options(settings: ClientSettings, verb: Verb, given: Mapping[str, Any]
 
     max_cost, price, policy = take("max_cost"), take("price"), take("on_outcome_unknown", "report")
     concurrency, journal, save_to = take("concurrency"), take("journal"), take("save_to")
-    ordered, deduplicate = bool(take("ordered", False)), bool(take("deduplicate", False))
+    ordered, deduplicate, new = (bool(take(switch, False)) for switch in ("ordered", "deduplicate", "new"))
     name = take("name") or DEFAULT_NAME
     stop_after, retry = take("stop_after", STOP_AFTER), take("retry", ())
     check_budget(max_cost, price)
@@ -125,6 +126,7 @@ def check_options(settings: ClientSettings, verb: Verb, given: Mapping[str, Any]
         price=price,
         on_outcome_unknown=policy,
         deduplicate=deduplicate,
+        new=new,
         stop_after=check_count(stop_after, "stop_after", least=1),
         retry=check_retry(retry),
     )

@@ -59,6 +59,11 @@ class EntrySource:
         """Whether nothing will be taken any more."""
         return self._stopped
 
+    def read_ahead(self) -> Iterable[Any] | None:
+        """The entries, to be looked through before they are taken; ``None`` of an input that gives them only once."""
+        is_plain = isinstance(self._source, Iterable) and not isinstance(self._source, Iterator | AsyncIterable)
+        return self._source if is_plain else None  # type: ignore[return-value]
+
     def open(self) -> None:
         """Make the iterator of the input."""
         if isinstance(self._source, AsyncIterable):

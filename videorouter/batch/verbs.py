@@ -42,6 +42,7 @@ class BatchVerbs(DownloadVerbs):
         price: Price | None = None,
         on_outcome_unknown: DoubtPolicy = "report",
         deduplicate: bool = False,
+        new: bool = False,
         stop_after: int = 20,
         retry: Iterable[str] | bool = (),
         **fields: Any,
@@ -66,6 +67,8 @@ class BatchVerbs(DownloadVerbs):
                 once (a second charge is accepted), ``"replay"`` its key (on a gateway that honours keys), or a
                 function of the item that gives one of these.
             deduplicate: Whether equal entries without an id are sent once.
+            new: Whether to buy what the journal lacks, though it has paid for the same prompts with other options, models
+                or ids. Without it a batch that would buy a tenth of its journal again is refused.
             stop_after: Identical 400, 404 or 422 answers in a row after which nothing more is sent. After as many outcomes
                 in doubt in a row (those of one second count once) it pauses, and stops when four probes, after 1, 2, 5
                 and 10 minutes, end so, too.
@@ -78,6 +81,7 @@ class BatchVerbs(DownloadVerbs):
         Raises:
             ConfigurationError: An option cannot be used; nothing was sent.
             JournalError: From the loop, before anything is sent: the journal cannot be used.
+            JournalMismatchError: From the loop, before anything is sent: see ``new``.
         """
         raise NotImplementedError
 

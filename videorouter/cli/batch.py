@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from videorouter.cli.batch_board import Gauge, Moment, make_board, say_left
 from videorouter.cli.batch_files import EntryFile
 from videorouter.cli.batch_places import JOURNAL, find_folder, find_journal, make_folder, say_batch, say_command
-from videorouter.cli.console import Console, clean, plain
+from videorouter.cli.console import Console, ask, clean, plain
 from videorouter.cli.driver import drive
 from videorouter.cli.exits import Exit, exit_of, gravest
 from videorouter.cli.making import MODELS, read_fields
@@ -31,6 +31,7 @@ from videorouter.errors import (
     ConfigurationError,
     InvalidRequestError,
     JournalError,
+    JournalMismatchError,
 )
 from videorouter.journal.budget import find_price, to_dollars
 from videorouter.journal.states import SETTLED
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
     import argparse
 
     from videorouter.batch.batch import Batch
+    from videorouter.batch.plan import BatchPlan
     from videorouter.cli.batch_board import BatchBoard
     from videorouter.client import AsyncVideoRouter
     from videorouter.models import BatchItem, BatchSummary
@@ -69,7 +71,19 @@ def run(args: argparse.Namespace) -> int:
     except (ConfigurationError, InvalidRequestError, JournalError) as error:
         report_error(console, error, args)
         return exit_of(error)
-    return drive(lambda: Run(args, console, words).go(), args, console)
+    first = Run(args, console, words)
+    code = drive(first.go, args, console)
+    if first.question is None:
+        return code
+    try:
+        agreed = ask(console, first.question.message, "Buy them anew?")
+    except KeyboardInterrupt:
+        return Exit.INTERRUPTED
+    if not agreed:
+        console.say("Nothing was sent.")
+        return Exit.JOURNAL
+    args.new = True
+    return drive(Run(args, console, words).go, args, console)
 
 
 def _recall(args: argparse.Namespace) -> argparse.Namespace:
@@ -92,6 +106,7 @@ def _recall(args: argparse.Namespace) -> argparse.Namespace:
             "This batch was read from stdin: pipe the same input in again, with `batch run - --retry refused --retry "
             "failed` and the same options."
         )
+    recalled.new = False
     recalled.words = words if args.max_cost is None else [*words, "--max-cost", f"{args.max_cost:.15g}"]
     recalled.retry = args.state or ["refused", "failed"]
     recalled.max_cost = args.max_cost if args.max_cost is not None else recalled.max_cost
@@ -182,6 +197,8 @@ class Run:
         self._signals = 0
         self._notice = ""
         self._ended: str | None = None
+        self.question: JournalMismatchError | None = None
+        """What somebody must consent to before anything is sent."""
 
     async def go(self) -> int:
         """Run it to its end, or to the second Ctrl-C."""
@@ -207,12 +224,20 @@ class Run:
             batch = self._start(router, file, nameless=found is None or None in found.models)
             board = make_board(self._console, gauge)
             counted = "" if planned is None or args.deduplicate else str(planned)  # equal entries share a row
+            batch.rereadable = file.regular
             batch.note({"field_columns": args.field_columns or ""})
             batch.note({"command": json.dumps(self._words), "folder": str(Path.cwd()), "planned": counted})
             # Ctrl-C is obeyed before the first request leaves.
             with board, self._obey_signals(batch):
-                async with batch:
-                    await self._follow(batch, board, router)
+                try:
+                    async with batch:
+                        self._tell_plan(batch.plan)
+                        await self._follow(batch, board, router)
+                except JournalMismatchError as error:
+                    if not self._asks(batch.plan):
+                        raise
+                    self.question = error
+                    return Exit.JOURNAL
             if file.skipped:
                 self._console.tell(f"{file.skipped:,} rows of {file.name} cannot be read and were left out.")
             self._ended = file.ended
@@ -236,9 +261,29 @@ class Run:
             price=_read_prices(args),
             on_outcome_unknown=args.on_unknown,
             deduplicate=args.deduplicate,
+            new=args.new,
             stop_after=args.stop_after,
             retry=args.retry,
             **fields,
+        )
+
+    def _asks(self, plan: BatchPlan | None) -> bool:
+        """Whether the plan was refused, and somebody is there who can be asked."""
+        is_refused = plan is not None and plan.needs_consent and not self._args.new
+        return is_refused and not self._console.json and sys.stdin.isatty() and sys.stderr.isatty()
+
+    def _tell_plan(self, plan: BatchPlan | None) -> None:
+        """Say what the journal holds, and what this run adds to it, before anything is sent."""
+        if plan is None or not plan.held:
+            return
+        held = f"{self._journal} holds {plan.held:,} requests"
+        if plan.sends is None:
+            self._console.say(f"{held}; which of them this input meets is known as it is read.")
+            return
+        cost = "cost unknown without --price" if plan.cost is None else f"about ${plan.cost:,.2f}"
+        money = f" ({cost})" if plan.sends else ""
+        self._console.say(
+            f"{held}; the input meets {plan.met:,} of them, and {plan.new:,} are new. To send: {plan.sends:,}{money}."
         )
 
     async def _follow(self, batch: Batch, board: BatchBoard, router: AsyncVideoRouter) -> None:

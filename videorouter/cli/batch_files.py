@@ -87,7 +87,8 @@ class EntryFile:
         return found
 
     def __iter__(self) -> Iterator[Any]:
-        """The entries, up to the first bad row. Of a regular file this is the second pass, after ``survey``."""
+        """The entries, up to the first bad row. Of a regular file this is the second pass, after ``survey``, and may be repeated."""
+        self.skipped, self.ended = 0, None
         try:
             with self._open_text(first=False) as text:
                 for row in self._read(text):

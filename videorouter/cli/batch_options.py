@@ -107,6 +107,11 @@ def _add_run(subparsers: Any) -> None:
     care.add_argument(
         "--retry", action="append", choices=("refused", "failed"), default=[], help="send these of an earlier run again"
     )
+    care.add_argument(
+        "--new",
+        action="store_true",
+        help="buy what the journal lacks, also where it has paid for the same prompts with other options, models or ids",
+    )
     care.add_argument("--deduplicate", action="store_true", help="send equal entries without an id once")
     care.add_argument(
         "--stop-after",

@@ -80,6 +80,14 @@ def has_colour(stream: TextIO) -> bool:
     return is_terminal(stream) and not os.environ.get("NO_COLOR")
 
 
+def ask(console: Console, words: str, question: str) -> bool:
+    """Tell something and ask somebody at the terminal, who must say yes."""
+    console.tell(clean(words))
+    sys.stderr.write(f"{question} [y/N] ")
+    sys.stderr.flush()
+    return sys.stdin.readline().strip().lower() in {"y", "yes"}
+
+
 def is_terminal(stream: TextIO) -> bool:
     """Whether a stream is a terminal that can be drawn on."""
     return stream.isatty() and os.environ.get("TERM") != "dumb"

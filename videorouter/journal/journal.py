@@ -118,7 +118,7 @@ class SavedFile(msgspec.Struct, frozen=True, kw_only=True):
 
 COLUMNS = ItemRow.__struct_fields__
 _SELECT = f"SELECT {', '.join(COLUMNS)} FROM items"  # noqa: S608  names of our own columns
-_CLAIM = "INSERT OR IGNORE INTO met VALUES (?, 1)"
+CLAIM = "INSERT OR IGNORE INTO met VALUES (?, 1)"
 _COUNT = "INSERT INTO met VALUES (?, 2) ON CONFLICT (key) DO UPDATE SET times = times + 1 RETURNING times"
 _OF_SCHEMA_1 = "SELECT EXISTS (SELECT 1 FROM items WHERE spelling IS NOT NULL)"
 _OF_ENTRY = "SELECT id FROM items WHERE {} = ? AND spelling IS NOT NULL AND id GLOB spelling || '-*'"
@@ -267,16 +267,16 @@ class Journal:
 
         def work(database: sqlite3.Connection) -> Identity:
             if given is not None:
-                first = database.execute(_CLAIM, (f"i{given}",)).rowcount
+                first = database.execute(CLAIM, (f"i{given}",)).rowcount
                 return Identity(id=given, row=find_item(database, given)) if first else Identity(id=given, times=2)
-            item, times = self._name(database, entry, again=again)
+            item, times = self.name(database, entry, again=again)
             return Identity(id=item, times=times, row=find_item(database, item))
 
         return await self.writer.do("identify", work)
 
     async def claim(self, given: str) -> bool:
         """Keep an id for the entry of this run that came with it first; whether that is this one."""
-        return await self.writer.do("identify", lambda database: database.execute(_CLAIM, (f"i{given}",)).rowcount > 0)
+        return await self.writer.do("identify", lambda database: database.execute(CLAIM, (f"i{given}",)).rowcount > 0)
 
     async def find(self, item: str) -> ItemRow | None:
         """Return the row of an item."""
@@ -449,11 +449,11 @@ class Journal:
                 return chosen
         raise sqlite3.IntegrityError(f"no free file name for {path.name}")
 
-    def _name(self, database: sqlite3.Connection, entry: Fingerprint, *, again: bool) -> tuple[str, int]:
+    def name(self, database: sqlite3.Connection, entry: Fingerprint, *, again: bool) -> tuple[str, int]:
         """The id of an entry that was given none, and how often this run has met it."""
         earlier = _find_earlier(database, entry, claimed=not again) if self._of_schema_1 else None
         item, times = earlier or name_item(entry.chain, 1), 1
-        while not database.execute(_CLAIM, (f"i{item}",)).rowcount:
+        while not database.execute(CLAIM, (f"i{item}",)).rowcount:
             times = database.execute(_COUNT, (f"d{entry.chain}",)).fetchone()[0]
             if not again:
                 break
