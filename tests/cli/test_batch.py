@@ -6,6 +6,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -73,39 +74,117 @@ def test_a_killed_batch_is_resumed_by_the_same_command(start, run, prompts, tmp_
         assert states(tmp_path / "clips") == {"done": 3, "in_doubt": 3}
 
 
-def test_ctrl_c_once_lets_what_runs_come_to_its_end(start, prompts, tmp_path):
+@pytest.mark.parametrize(
+    ("number", "words", "code"),
+    [
+        (signal.SIGINT, b"Interrupted: 2 in flight, for at most 5 min.", 130),
+        (signal.SIGTERM, b"Terminated (SIGTERM): 2 in flight, for at most 8 s.", 143),
+        (signal.SIGHUP, b"Hung up (SIGHUP): 2 in flight, for at most 8 s.", 129),
+    ],
+    ids=["SIGINT", "SIGTERM", "SIGHUP"],
+)
+def test_one_signal_says_what_is_in_flight_and_lets_it_come_to_its_end(start, prompts, tmp_path, number, words, code):
     with Sandbox(latency=float("inf")).in_thread() as sandbox:
         process = start("batch", "run", "prompts.csv", "-c", "2", "--out", "clips", env=point_at(sandbox))
         sandbox.wait_until(lambda running: running.held == 2)
-        process.send_signal(signal.SIGINT)
-        assert any(b"Stopping" in line for line in process.stderr)
+        process.send_signal(number)
+        assert any(words in line for line in process.stderr)
+        assert process.stderr.readline() == b"  next: videorouter batch run prompts.csv -c 2 --out clips   (resumes)\n"
         sandbox.release()
-        out, err = process.communicate(timeout=30)
-        assert process.returncode == 130
+        out, _ = process.communicate(timeout=30)
+        assert process.returncode == code
         assert len(out.splitlines()) == 2
-        assert "videorouter batch run prompts.csv -c 2 --out clips" in err.decode()
         assert states(tmp_path / "clips") == {"done": 2}
         assert len(sandbox.charges()) == 2
 
 
-def test_ctrl_c_twice_stops_now_and_writes_down_what_is_in_doubt(start, prompts, tmp_path):
+def test_a_grace_that_is_over_ends_it_and_writes_down_what_is_in_doubt(start, prompts, tmp_path):
+    with Sandbox(latency=float("inf")).in_thread() as sandbox:
+        process = start(
+            "batch", "run", "prompts.csv", "-c", "2", "--out", "clips", "--grace", "1", env=point_at(sandbox)
+        )
+        sandbox.wait_until(lambda running: running.held == 2)
+        ended = finish(process, signal.SIGTERM)
+        assert ended.code == 143
+        assert "2 in flight, for at most 1 s." in ended.err
+        assert states(tmp_path / "clips") == {"in_doubt": 2}
+
+
+NOHUP = """\
+import signal, sys
+for number in (signal.SIGHUP, signal.SIGTERM):
+    signal.signal(number, signal.SIG_IGN)
+from videorouter.cli import main
+sys.exit(main())
+"""
+
+
+def test_signals_that_were_ignored_at_the_start_stay_so(prompts, tmp_path):
+    (tmp_path / "nohup.py").write_text(NOHUP)
+    with Sandbox(latency=float("inf")).in_thread() as sandbox:
+        words = [sys.executable, "nohup.py", "batch", "run", "prompts.csv", "-c", "6", "--out", "clips"]
+        process = subprocess.Popen(
+            words,
+            cwd=tmp_path,
+            env=make_environment(**point_at(sandbox)),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
+        try:
+            sandbox.wait_until(lambda running: running.held == 6)
+            for number in (signal.SIGHUP, signal.SIGTERM):
+                process.send_signal(number)
+            sandbox.release()
+            _, err = process.communicate(timeout=30)
+        finally:
+            process.kill()
+            process.communicate()
+    assert process.returncode == 0, err
+    assert states(tmp_path / "clips") == {"done": 6}
+
+
+def test_a_reader_that_went_away_stops_it_and_loses_nothing(start, sandbox, prompts, tmp_path):
+    process = start("batch", "run", "prompts.csv", "-c", "1", "--out", "clips", env=point_at(sandbox))
+    process.stdout.close()
+    err = process.stderr.read().decode()
+    assert process.wait(30) == 141
+    assert "Whoever read the output went away: " in err
+    assert "next: videorouter batch run prompts.csv -c 1 --out clips" in err
+    assert "Traceback" not in err
+    assert states(tmp_path / "clips") == {"done": len(sandbox.charges())}
+    assert len(sandbox.charges()) < 6
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_a_full_disk_behind_stdout_stops_it_and_is_told(sandbox, prompts, tmp_path):
+    words = [sys.executable, "-m", "videorouter.cli", "batch", "run", "prompts.csv", "-c", "1", "--out", "clips"]
+    with Path("/dev/full").open("wb") as full:
+        done = subprocess.run(
+            words,
+            stdout=full,
+            stderr=subprocess.PIPE,
+            cwd=tmp_path,
+            env=make_environment(**point_at(sandbox)),
+            check=False,
+            timeout=60,
+        )
+    err = done.stderr.decode()
+    assert done.returncode == 1
+    assert "Stdout cannot be written: No space left on device: " in err
+    assert "(resumes)" in err
+    assert "Traceback" not in err
+    assert states(tmp_path / "clips") == {"done": len(sandbox.charges())}
+
+
+def test_a_second_signal_stops_now_and_writes_down_what_is_in_doubt(start, prompts, tmp_path):
     with Sandbox(latency=float("inf")).in_thread() as sandbox:
         process = start("batch", "run", "prompts.csv", "-c", "2", "--out", "clips", env=point_at(sandbox))
         sandbox.wait_until(lambda running: running.held == 2)
         process.send_signal(signal.SIGINT)
-        assert any(b"Stopping" in line for line in process.stderr)
-        ended = finish(process, signal.SIGINT)
+        assert any(b"Interrupted" in line for line in process.stderr)
+        ended = finish(process, signal.SIGTERM)
         assert ended.code == 130
         assert "(resumes)" in ended.err
-        assert states(tmp_path / "clips") == {"in_doubt": 2}
-
-
-def test_sigterm_writes_down_what_is_in_doubt_too(start, prompts, tmp_path):
-    with Sandbox(latency=float("inf")).in_thread() as sandbox:
-        process = start("batch", "run", "prompts.csv", "-c", "2", "--out", "clips", env=point_at(sandbox))
-        sandbox.wait_until(lambda running: running.held == 2)
-        ended = finish(process, signal.SIGTERM)
-        assert ended.code == 143
         assert states(tmp_path / "clips") == {"in_doubt": 2}
 
 

@@ -7,6 +7,7 @@ what may be sent: that is the client's business.
 
 from __future__ import annotations
 
+import errno
 import sys
 
 TYPE_CHECKING = False
@@ -35,14 +36,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         sys.stderr.write("interrupted before anything was sent\n")
         return Exit.INTERRUPTED
-    except BrokenPipeError:
-        _abandon_stdout()
-        return Exit.BROKEN_PIPE
+    except BrokenPipeError as error:
+        from videorouter.cli.console import abandon  # noqa: PLC0415
+
+        abandon(sys.stdout)
+        if error.errno == errno.EPIPE:
+            return Exit.BROKEN_PIPE
+        sys.stderr.write(f"error: {error.strerror}\n")
+        return Exit.FAILURE
     return code
-
-
-def _abandon_stdout() -> None:
-    """Whoever read our output is gone; the interpreter must not complain of it at exit."""
-    import os  # noqa: PLC0415
-
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -1,6 +1,6 @@
 """``videorouter batch run`` and ``batch retry``: a file of prompts in, videos and a journal out.
 
-The journal is always on. Ctrl-C once stops dispatch and lets what runs come to its end; twice stops now; either way the
+The journal is always on. A signal stops dispatch and lets what runs come to its end; a second one ends it now; either way the
 command that resumes is told.
 """
 
@@ -8,23 +8,25 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import json
 import os
-import signal
 import sys
 import time
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from videorouter.cli.batch_board import Gauge, Moment, make_board, say_left
 from videorouter.cli.batch_files import EntryFile
 from videorouter.cli.batch_places import JOURNAL, find_folder, find_journal, make_folder, say_batch, say_command
-from videorouter.cli.console import Console, ask, clean, plain
+from videorouter.cli.console import Console, OutputGoneError, ask, clean, plain
 from videorouter.cli.driver import drive
 from videorouter.cli.exits import Exit, exit_of, gravest
 from videorouter.cli.making import MODELS, read_fields
 from videorouter.cli.reporting import report_error, shorten
 from videorouter.cli.session import open_router, wants_sandbox
+from videorouter.cli.signals import END_SIGNALS, obey_signals
 from videorouter.errors import (
     BudgetExceededError,
     ClientClosedError,
@@ -43,6 +45,7 @@ if TYPE_CHECKING:
     from videorouter.batch.batch import Batch
     from videorouter.batch.plan import BatchPlan
     from videorouter.cli.batch_board import BatchBoard
+    from videorouter.cli.signals import EndSignal
     from videorouter.client import AsyncVideoRouter
     from videorouter.models import BatchItem, BatchSummary
 
@@ -194,8 +197,9 @@ class Run:
         self._settled = 0
         self._dearer: set[str | None] = set()
         self._told = 0
-        self._signals = 0
-        self._notice = ""
+        self._exit: Exit | None = None
+        """Of what has ended it early from outside: a signal, or stdout."""
+        self._closing: list[asyncio.Future[None]] = []
         self._ended: str | None = None
         self.question: JournalMismatchError | None = None
         """What somebody must consent to before anything is sent."""
@@ -228,7 +232,7 @@ class Run:
             batch.note({"field_columns": args.field_columns or ""})
             batch.note({"command": json.dumps(self._words), "folder": str(Path.cwd()), "planned": counted})
             # Ctrl-C is obeyed before the first request leaves.
-            with board, self._obey_signals(batch):
+            with board, obey_signals(partial(self._obey, batch)):
                 try:
                     async with batch:
                         self._tell_plan(batch.plan)
@@ -297,7 +301,10 @@ class Run:
         drawing = asyncio.ensure_future(draw())
         try:
             async for item in batch:
-                self._tell(item)
+                try:
+                    self._tell(item)
+                except OutputGoneError as error:
+                    self._lose_output(batch, error)
         finally:
             drawing.cancel()
             with contextlib.suppress(asyncio.CancelledError):
@@ -308,10 +315,9 @@ class Run:
         """How it stands now."""
         summary, stats = batch.summary, router.stats()
         waiting = min(stats.queued, batch.in_flight)
-        notice = self._notice
-        if not notice and summary.stopped and (batch.in_flight or batch.saving):
+        notice = batch.paused
+        if summary.stopped and (batch.in_flight or batch.saving):
             notice = f"Stopping: {shorten(summary.stopped, _NOTICE)}"
-        notice = notice or batch.paused
         return Moment(
             summary=summary,
             in_flight=batch.in_flight - waiting,
@@ -354,6 +360,14 @@ class Run:
             if self._told == _MOST_TOLD and not console.verbose:
                 console.tell(f"... further ones are in the journal: {say_batch('status', self._journal)}")
 
+    def _lose_output(self, batch: Batch, error: OutputGoneError) -> None:
+        if self._exit is None:
+            left = error.errno == errno.EPIPE
+            words, code = (
+                ("whoever read the output went away", Exit.BROKEN_PIPE) if left else (str(error.strerror), Exit.FAILURE)
+            )
+            self._end(batch, words, code, END_SIGNALS["SIGINT"].grace)
+
     def _compare_price(self, item: BatchItem) -> None:
         """Say once for each model that it costs more than --price, with which the cap is kept."""
         cost = item.result.cost if item.result is not None and not item.resumed else None
@@ -369,43 +383,37 @@ class Run:
             told = f"{clean(item.model)} costs ${cost:,.4g}, says the gateway, and --price says ${price:,.4g}{words}."
             console.tell(f"{console.style('note:', 'yellow')} {told}")
 
-    @contextlib.contextmanager
-    def _obey_signals(self, batch: Batch) -> Any:
-        """Ctrl-C once stops dispatch, twice (or after the grace) stops now."""
-        loop = asyncio.get_running_loop()
-        closing: set[asyncio.Task[None]] = set()
-
-        def close() -> None:
-            closing.add(asyncio.ensure_future(batch.aclose()))
-
-        def obey() -> None:
-            self._signals += 1
-            if self._signals == 1:
-                batch.stop("interrupted")
-                grace = self._args.grace
-                if grace is not None:
-                    loop.call_later(grace, close)
-                bound = f", for at most {say_left(grace)}" if grace is not None else ""
-                self._notice = f"Stopping: what runs may come to its end{bound}. Ctrl-C again stops now."
-            else:
-                doubt = ": what is in flight is written down as in doubt" if batch.in_flight else ""
-                self._notice = f"Stopping now{doubt}."
-                close()
-
-        try:
-            loop.add_signal_handler(signal.SIGINT, obey)
-        except (NotImplementedError, RuntimeError, ValueError):
-            yield
+    def _obey(self, batch: Batch, by: EndSignal) -> None:
+        """The first signal stops dispatch, the second ends it at once."""
+        if self._exit is None:
+            self._end(batch, by.words, by.exit, by.grace)
             return
-        try:
-            yield
-        finally:
-            loop.remove_signal_handler(signal.SIGINT)
+        doubt = ": what is in flight is written down as in doubt" if batch.in_flight else ""
+        self._console.tell(f"Ending now{doubt}.")
+        self._close(batch)
+
+    def _end(self, batch: Batch, words: str, code: Exit, grace: float) -> None:
+        """Send nothing more, let what runs come to its end for a while, and say at once how it goes on."""
+        self._exit = code
+        batch.stop(words)
+        grace = grace if self._args.grace is None else self._args.grace
+        asyncio.get_running_loop().call_later(grace, self._close, batch)
+        parts = [(batch.in_flight, "in flight"), (batch.saving, "being saved")]
+        runs = ", ".join(f"{count:,} {what}" for count, what in parts if count)
+        limit = (
+            f"{runs}, for at most {say_left(grace)}. Another signal ends it at once" if runs else "nothing is in flight"
+        )
+        self._console.tell(f"{words[0].upper()}{words[1:]}: {limit}.")
+        self._console.tell(f"  {self._console.style('next:', 'cyan')} {say_command(self._words)}   (resumes)")
+
+    def _close(self, batch: Batch) -> None:
+        self._closing.append(asyncio.ensure_future(batch.aclose()))
 
     def _conclude(self, batch: Batch, planned: int | None) -> int:
         console, summary = self._console, batch.summary
         if console.json:
-            console.record({"summary": plain(summary), "journal": str(self._journal)})
+            with contextlib.suppress(OutputGoneError):
+                console.record({"summary": plain(summary), "journal": str(self._journal)})
         left = max(0, planned - summary.total) if planned is not None else 0
         for line in describe_summary(console, summary, left):
             console.say(line)
@@ -421,8 +429,8 @@ class Run:
             )
         for words in self._list_next(batch, left):
             console.tell(f"  {console.style('next:', 'cyan')} {words}")
-        if self._signals:
-            return Exit.INTERRUPTED
+        if self._exit is not None:
+            return self._exit
         if batch.cause is not None:
             self._codes.add(exit_of(batch.cause))
         return gravest(self._codes) if self._codes else Exit.OK

@@ -123,9 +123,8 @@ def _add_run(subparsers: Any) -> None:
     care.add_argument(
         "--grace",
         type=options.read_seconds,
-        default=300.0,
         metavar="TIME",
-        help="how long Ctrl-C lets what runs come to its end (default: 5m)",
+        help="how long a signal lets what runs come to its end (default: 5m after Ctrl-C, 8s after SIGTERM and SIGHUP)",
     )
     options.add_request_options(parser)
     options.add_client_options(parser)

@@ -32,6 +32,7 @@ class Console:
         self.quiet = quiet
         self.verbose = verbose
         self.printer: Printer | None = None
+        self._gone: OutputGoneError | None = None
 
     @classmethod
     def of(cls, args: argparse.Namespace) -> Console:
@@ -71,8 +72,27 @@ class Console:
         if self.printer is not None and stream.isatty():
             self.printer.print(text)
             return
-        stream.write(f"{text}\n")
-        stream.flush()
+        if self._gone is not None and stream is sys.stdout:
+            raise self._gone
+        try:
+            stream.write(f"{text}\n")
+            stream.flush()
+        except OSError as error:
+            abandon(stream)
+            if stream is sys.stdout:
+                self._gone = OutputGoneError(error.errno, f"stdout cannot be written: {error.strerror or error}")
+                raise self._gone from error
+
+
+class OutputGoneError(BrokenPipeError):
+    """Stdout takes no more: its reader went away, or the disk behind it is full. Each later write raises it again."""
+
+
+def abandon(stream: TextIO) -> None:
+    """Let a stream that takes no more swallow all that follows; the interpreter would complain of it at its end."""
+    null = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, stream.fileno())
+    os.close(null)
 
 
 def has_colour(stream: TextIO) -> bool:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import signal
 import warnings
 from typing import TYPE_CHECKING
 
 from videorouter.cli.console import clean
 from videorouter.cli.exits import Exit, exit_of
 from videorouter.cli.reporting import report_error
+from videorouter.cli.signals import obey_signals
 from videorouter.errors import VideoRouterError
 
 if TYPE_CHECKING:
@@ -18,26 +18,26 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator
 
     from videorouter.cli.console import Console
+    from videorouter.cli.signals import EndSignal
 
 
 def drive(work: Callable[[], Awaitable[int]], args: argparse.Namespace, console: Console) -> int:
     """Run a command.
 
-    Ctrl-C and SIGTERM cancel it, so that it can say what is paid and how to collect it.
+    Ctrl-C, SIGTERM and SIGHUP cancel it, so that it can say what is paid and how to collect it.
     """
-    terminated: list[bool] = []
+    ended: list[Exit] = []
 
     async def main() -> int:
         task = asyncio.current_task()
 
-        def terminate() -> None:
-            terminated.append(True)
+        def end(by: EndSignal) -> None:
+            ended.append(by.exit)
             if task is not None:
                 task.cancel()
 
-        with contextlib.suppress(NotImplementedError, RuntimeError, ValueError):
-            asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, terminate)
-        return await work()
+        with obey_signals(end, ("SIGTERM", "SIGHUP")):  # asyncio itself obeys SIGINT
+            return await work()
 
     try:
         with _tell_warnings(console):
@@ -49,8 +49,8 @@ def drive(work: Callable[[], Awaitable[int]], args: argparse.Namespace, console:
         console.tell(f"{console.style('error:', 'red', 'bold')} {error}")
         return Exit.MISSING_PART
     except asyncio.CancelledError:
-        if terminated:
-            return Exit.TERMINATED
+        if ended:
+            return ended[0]
         raise
     except KeyboardInterrupt:
         return Exit.INTERRUPTED

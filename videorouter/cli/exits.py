@@ -28,6 +28,7 @@ class Exit(enum.IntEnum):
     MISSING_PART = 13
     JOURNAL = 14
     BUDGET = 15
+    HUNG_UP = 129
     INTERRUPTED = 130
     BROKEN_PIPE = 141
     TERMINATED = 143
@@ -50,6 +51,7 @@ MEANINGS: dict[Exit, str] = {
     Exit.MISSING_PART: "a part that this command needs is not installed",
     Exit.JOURNAL: "the batch's journal cannot be used",
     Exit.BUDGET: "the batch's money cap is reached",
+    Exit.HUNG_UP: "hung up (SIGHUP: the terminal is gone); as interrupted",
     Exit.INTERRUPTED: "interrupted (Ctrl-C); what was accepted is printed with the command that collects it",
     Exit.BROKEN_PIPE: "whoever read the output went away",
     Exit.TERMINATED: "terminated (SIGTERM); as interrupted",
