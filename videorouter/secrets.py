@@ -22,7 +22,7 @@ _LEAST_BASE64 = 8
 class Secret:
     """An API key that does not show: repr, str, format and pickle return ``<redacted>``."""
 
-    __slots__ = ("_find", "_redact", "_reveal")
+    __slots__ = ("_redact", "_reveal", "is_in")
 
     def __init__(self, value: str) -> None:
         # Closures, not attributes: vars(), dataclass dumps and debuggers' attribute views find no text here.
@@ -30,15 +30,12 @@ class Secret:
         self._redact: Callable[[str], str] | None = None
         needle: bytes = Sealed(value.encode("latin-1", "replace"))
         # `in` first takes the needle for a number, and throws the error away: four times the price.
-        self._find: Callable[[bytes], bool] = lambda data: data.find(needle) >= 0
+        self.is_in: Callable[[bytes], bool] = lambda data: data.find(needle) >= 0
+        """Whether bytes contain the bare key."""
 
     def reveal(self) -> str:
         """Return the key. Call it only where the header is built, in a frame that cannot raise."""
         return self._reveal()
-
-    def is_in(self, data: bytes) -> bool:
-        """Whether bytes contain the bare key."""
-        return self._find(data)
 
     def redact(self, text: str) -> str:
         """Remove the key from a text, in whatever spelling a server may have echoed it, or cut it at the end."""

@@ -21,7 +21,7 @@ import math
 from collections.abc import Mapping, Sequence, Set as AbstractSet
 from decimal import Decimal
 from enum import Enum
-from typing import Any, Literal
+from typing import Any, Literal, final
 
 import msgspec
 
@@ -56,6 +56,7 @@ FAILED |= {"timeout", "timed_out", "content_filter", "blocked", "aborted"}
 Headers = tuple[tuple[bytes, bytes], ...]
 
 
+@final
 class ErrorAnswer(msgspec.Struct, frozen=True, kw_only=True):
     """An answer that reports an error, in any shape that the gateway uses.
 
@@ -78,6 +79,7 @@ class ErrorAnswer(msgspec.Struct, frozen=True, kw_only=True):
         return [("status", self.status)]
 
 
+@final
 class Unusable(msgspec.Struct, frozen=True, kw_only=True):
     """A 2xx without a usable result. ``urls`` are the URLs in it that could not be used, ``""`` where one was missing.
 
@@ -196,11 +198,12 @@ def read_post(
         except BROKEN_JSON:
             quick = None
         if quick is not None and quick.code is None and quick.error is None and quick.data:
-            videos = tuple(
-                Video(url=url, video_id=item.video_id, revised_prompt=item.revised_prompt)
-                for item in quick.data
-                if (url := clean_url(item.url)) is not None
-            )
+            found: list[Video] = []
+            for item in quick.data:
+                url = clean_url(item.url)
+                if url is not None:
+                    found.append(Video(url=url, video_id=item.video_id, revised_prompt=item.revised_prompt))
+            videos = tuple(found)
             echoes = request is not None and request.find(b"://") >= 0 and leave_out(videos, request) != videos
             if len(videos) == len(quick.data) and not echoes:
                 return _result(

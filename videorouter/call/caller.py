@@ -125,7 +125,7 @@ class Call(msgspec.Struct, Generic[Answer], kw_only=True, eq=False):
         else:
             if answer is None:
                 ended = FailedAttempt(outcome=Outcome.PENDING, attempt=attempt, response=response)
-            elif isinstance(answer, (ErrorAnswer, Unusable)):
+            elif type(answer) is ErrorAnswer or type(answer) is Unusable:
                 ended = classify_answer(answer, response, attempt, self.kind, settings, wall=time.time())
             else:
                 attempt.response = response

@@ -185,7 +185,8 @@ class ModelLimit:
             return
         with PROCESS_LIMITS.lock:
             now = time.monotonic()
-            self.probe.count_success()
+            if self.probe.troubled:
+                self.probe.count_success()
             if self.pace is not None and not slot.counted:
                 self.pace.count_success(now, self.used)
             slot.counted = True

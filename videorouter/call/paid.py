@@ -144,7 +144,7 @@ class PaidCall(Call[VideoResult | Task], kw_only=True, eq=False):
 
     def accept_result(self, answer: VideoResult | Task, response: Response) -> VideoResult | Task:
         """Return what was bought; a task keeps the host that accepted it."""
-        if isinstance(answer, Task) and answer.id is not None:
+        if not isinstance(answer, VideoResult) and answer.id is not None:
             answer = answer.replace(poll_url=self._find_poll_url(answer.id, answer.poll_url))
         return self.caller.scrub(answer, response)
 

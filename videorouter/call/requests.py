@@ -226,11 +226,11 @@ def find_task_id(task: object) -> str:
 def keep_request(made: VideoResult | Task, body: bytes) -> None:
     """Attach the request to a task and its videos: a saved file is compared with it."""
     result: VideoResult | None
-    if isinstance(made, Task):
+    if isinstance(made, VideoResult):
+        result = made
+    else:
         made.__dict__["request_"] = body
         result = made.result
-    else:
-        result = made
     if result is not None:
         for video in result.videos:
             video.__dict__["request_"] = body

@@ -125,7 +125,7 @@ async def run_job(
             )
         answer = await caller.send(call)
         keep_request(answer, submission.body)
-        if isinstance(answer, Task):
+        if not isinstance(answer, VideoResult):
             shared.running[slot] = answer.id
             answer = await _follow(call, answer, wait=wait)
         elif not wait:

@@ -172,6 +172,7 @@ class Connection:
 
     def start(
         self,
+        loop: asyncio.AbstractEventLoop,
         payload: Payload,
         attempt: Attempt,
         *,
@@ -182,10 +183,9 @@ class Connection:
     ) -> asyncio.Future[Response]:
         """Write a request and begin to listen for its response, which the future brings, or a ``WireError``.
 
-        ``deadline`` is the loop's time; ``head_only`` says that no body follows (``HEAD``); with ``streaming`` the
+        ``deadline`` is the running ``loop``'s time; ``head_only`` says that no body follows (``HEAD``); with ``streaming`` the
         future is done as soon as the head is in.
         """
-        loop = asyncio.get_running_loop()
         self.parser.head_only = head_only
         if streaming:
             self.parser.most_kept = MOST_KEPT_OF_STREAM

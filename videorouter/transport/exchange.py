@@ -64,16 +64,18 @@ class Exchanger:
         if body is None and unsafe:
             body = b""
         payload = Payload(method, target, request.headers, body)
-        now = loop.time()
-        ends = now + (deadline - time.monotonic())
+        left = deadline - time.monotonic()
+        ends = loop.time() + left
         pool = self._find_pool(target)
         origin = pool.find_origin(target.key)
         connection = origin.acquire(unsafe=unsafe)
         if connection is None:
             connection = await self._dial(pool, origin, target, attempt, deadline=ends)
-        if time.monotonic() >= deadline:
+            left = deadline - time.monotonic()
+        if left <= 0:
             raise _come_too_late(connection, target)
         future = connection.start(
+            loop,
             payload,
             attempt,
             deadline=ends,
@@ -126,6 +128,7 @@ class Exchanger:
         if time.monotonic() >= deadline:
             raise _come_too_late(connection, target)
         future = connection.start(
+            loop,
             payload,
             attempt,
             deadline=min(ends, now + head_within),

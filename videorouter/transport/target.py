@@ -67,9 +67,11 @@ class Payload:
         self.rest: tuple[bytes, ...] = body if isinstance(body, tuple) else ()
         joined = body if isinstance(body, bytes) else None
         fields, host = headers, target.netloc
-        if not _ORDINARY.issuperset(dict(headers)):
-            fields = [field for field in headers if field[0].lower() not in _FRAMING]
-            host = ([value for name, value in headers if name.lower() == b"host"] or [host])[-1]
+        for name, _ in headers:
+            if name not in _ORDINARY:
+                fields = [field for field in headers if field[0].lower() not in _FRAMING]
+                host = ([value for name, value in headers if name.lower() == b"host"] or [host])[-1]
+                break
         if body is not None:
             size = len(joined) if joined is not None else sum(map(len, self.rest))
             framing = b"Accept-Encoding: identity\r\nContent-Length: %d\r\n\r\n" % size
