@@ -40,7 +40,7 @@ class ItemRecord:
         self.id: str = item_id
         self.prompt: str | None = as_text(prompt)
         self.parent: str | None = parent
-        self.meta = meta
+        self.meta: object = meta
         self.digest: str = ""
         self.doubt: BatchItem | None = None
         self.earlier: ItemRow | None = None

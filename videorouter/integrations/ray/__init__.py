@@ -47,7 +47,7 @@ _BLOCKS = 8
 """Blocks that each worker should get at least, so that none sits idle at the end."""
 BLOCKS_AT_ONCE = 64
 """Blocks that a worker has at once: one whose last row is slow holds up no other."""
-_ONE_PROCESS = {"deduplicate", "ordered"}
+_ONE_PROCESS = {"deduplicate", "new", "ordered"}
 _CHAINS = {"then", "edit_of"}
 _NOT_HERE = {"http_client", "ssl_context", "on_event", "on_in_doubt"}
 
@@ -290,6 +290,8 @@ def _check(options: dict[str, Any], client: dict[str, Any]) -> None:
     """Refuse here, before any actor starts, what a worker would refuse."""
     probe = AsyncVideoRouter(**{"api_key": "known-to-the-workers", **client})
     given = {name: value for name, value in options.items() if value is not None}
+    if "://" in str(given.get("save_to", "")):
+        del given["save_to"]  # a store, which the workers save to themselves
     probe.generate_many([], **given)
 
 
