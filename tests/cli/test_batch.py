@@ -439,6 +439,24 @@ def test_refused_entries_are_sent_again_by_retry(run, sandbox, prompts, tmp_path
     assert set(sandbox.charges().values()) == {1}
 
 
+def test_a_batch_whose_folder_was_renamed_is_retried_and_resumed_where_it_is_now(run, sandbox, prompts, tmp_path):
+    sandbox.faults.add("moderation", times=2)
+    assert run("batch", "run", "prompts.csv", "--out", "clips", env=point_at(sandbox)).code == 6
+    (tmp_path / "clips").rename(tmp_path / "kept")
+    ended = run("batch", "retry", "kept", env=point_at(sandbox))
+    assert ended.code == 0, ended.err
+    assert states(tmp_path / "kept") == {"done": 6}
+    assert not (tmp_path / "clips").exists()
+    assert set(sandbox.charges().values()) == {1}
+    next((tmp_path / "kept").glob("*.mp4")).unlink()
+    (tmp_path / "kept").rename(tmp_path / "third")
+    ended = run("batch", "retry", "third", env=point_at(sandbox))
+    assert ended.code == 0, ended.err
+    assert len(list((tmp_path / "third").glob("*.mp4"))) == 6
+    assert not (tmp_path / "kept").exists()
+    assert set(sandbox.charges().values()) == {1}
+
+
 def test_two_processes_never_share_a_journal(start, run, prompts):
     with Sandbox(latency=float("inf")).in_thread() as sandbox:
         process = start("batch", "run", "prompts.csv", "-c", "2", "--out", "clips", env=point_at(sandbox))

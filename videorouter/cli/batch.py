@@ -19,7 +19,15 @@ from typing import TYPE_CHECKING
 
 from videorouter.cli.batch_board import Gauge, Moment, make_board, say_left
 from videorouter.cli.batch_files import EntryFile
-from videorouter.cli.batch_places import JOURNAL, find_folder, find_journal, make_folder, say_batch, say_command
+from videorouter.cli.batch_places import (
+    find_folder,
+    find_journal,
+    make_folder,
+    place_journal,
+    recall_command,
+    say_batch,
+    say_command,
+)
 from videorouter.cli.console import Console, OutputGoneError, ask, clean, plain
 from videorouter.cli.driver import drive
 from videorouter.cli.exits import Exit, exit_of, gravest
@@ -95,14 +103,20 @@ def _recall(args: argparse.Namespace) -> argparse.Namespace:
 
     path = find_journal(args.journal)
     meta = read_status(path).meta
-    words = json.loads(meta.get("command", "null"))
-    if not words:
+    words = recall_command(path, meta)
+    if words is None:
         raise ConfigurationError(
             f"{path} was written by a program, not by `videorouter batch run`: run that program again with "
             'retry=["refused", "failed"].'
         )
     if meta.get("folder"):
-        os.chdir(meta["folder"])
+        try:
+            os.chdir(meta["folder"])
+        except OSError as error:
+            raise ConfigurationError(
+                f"{meta['folder']}, the folder in which {path} was made, cannot be entered ({error.strerror}), so that its input "
+                f"is not found. Run it from where the input is now: {say_command([*words, '--retry', 'refused', '--retry', 'failed'])}"
+            ) from error
     recalled = parse(words)
     if recalled.file == "-":
         raise ConfigurationError(
@@ -126,13 +140,9 @@ def _check_cap(args: argparse.Namespace) -> None:
         raise ConfigurationError("--max-cost needs --price: what one call costs, in US dollars.")
 
 
-def _place_journal(args: argparse.Namespace) -> Path:
-    return Path(args.journal) if args.journal else find_folder(args.file, args.out) / JOURNAL
-
-
 def _open_input(args: argparse.Namespace) -> EntryFile:
     """The input, read as the journal remembers that it was read before."""
-    journal = _place_journal(args)
+    journal = place_journal(args)
     if args.field_columns is None and journal.is_file():
         notes = read_status(journal).meta
         # An earlier version sent all columns, and made no note of it.
@@ -189,7 +199,7 @@ class Run:
         self._console = console
         self._words = words
         self._folder = find_folder(args.file, args.out)
-        self._journal = _place_journal(args)
+        self._journal = place_journal(args)
         self._codes: set[Exit] = set()
         self._fresh = 0
         self._handed = 0

@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from videorouter.cli.batch_places import find_journal, say_batch, say_command
+from videorouter.cli.batch_places import find_journal, recall_command, say_batch, say_command
 from videorouter.cli.console import Console, clean, plain
 from videorouter.cli.driver import drive
 from videorouter.cli.exits import Exit, exit_of
@@ -152,7 +152,7 @@ def _count_missing(status: JournalStatus) -> int:
 def _list_next(path: Path, status: JournalStatus) -> list[str]:
     steps = []
     counts = status.counts
-    words = json.loads(status.meta.get("command", "null"))
+    words = recall_command(path, status.meta)
     unfinished = status.unmet or counts.get("not_sent") or counts.get("accepted") or _count_missing(status)
     if not status.running and words and unfinished:
         steps.append(f"{say_command(words)}   (resumes)")

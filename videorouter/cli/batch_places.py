@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -9,7 +10,8 @@ from typing import TYPE_CHECKING
 from videorouter.errors import ConfigurationError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    import argparse
+    from collections.abc import Mapping, Sequence
 
 JOURNAL = "run.db"
 
@@ -25,6 +27,30 @@ def find_folder(file: str, out: str | None) -> Path:
     if out:
         return Path(out).expanduser()
     return Path("batch-videos") if file == "-" else Path(f"{Path(file).stem}-videos")
+
+
+def place_journal(args: argparse.Namespace) -> Path:
+    """The journal of `batch run` with these arguments."""
+    return Path(args.journal) if args.journal else find_folder(args.file, args.out) / JOURNAL
+
+
+def recall_command(path: Path, meta: Mapping[str, str]) -> list[str] | None:
+    """The command that a journal was made by, for the journal where it is now; ``None`` where a program made it.
+
+    A batch's folder is renamed and moved. The command as it was given would begin a new journal at the old place, and pay
+    for all of it again.
+    """
+    from videorouter.cli.parser import parse  # noqa: PLC0415  it knows the commands
+
+    words: list[str] | None = json.loads(meta.get("command", "null"))
+    if not words:
+        return None
+    args = parse(words)
+    path = path.resolve()
+    if (Path(meta.get("folder") or ".") / place_journal(args)).resolve() == path:
+        return words
+    moved = [] if args.journal else ["--out", str(path.parent)]
+    return [*words, *moved, *(["--journal", str(path)] if args.journal or path.name != JOURNAL else [])]
 
 
 def make_folder(folder: Path) -> None:
