@@ -391,8 +391,7 @@ def test_importing_the_package_loads_nothing_heavy():
 
 
 def test_importing_the_client_loads_no_guest():
-    # rich is missing here on purpose: httpx itself imports it where its command line could run
-    guests = {"aiohttp", "av", "PIL", "ray", "opentelemetry", "pytest", "sqlite3", "respx", "trio"}
+    guests = {"aiohttp", "av", "httpx", "PIL", "ray", "opentelemetry", "pytest", "sqlite3", "respx", "trio"}
     assert loaded_by("from videorouter import AsyncVideoRouter") & guests == set()
 
 

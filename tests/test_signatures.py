@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
 import inspect
+import typing
 from inspect import signature
 
 import pytest
@@ -58,3 +60,58 @@ def test_what_stands_for_a_function_is_handed_what_was_given():
 
     assert shown(1, three=3) == ((1,), {"three": 3})
     assert (str(signature(shown)), shown.__doc__, shown.__name__) == ("(one, /, *, two=2, **others)", "Docs.", "shown")
+
+
+# Annotations that programs read
+
+PUBLIC = [
+    "videorouter",
+    "videorouter.errors",
+    "videorouter.events",
+    "videorouter.integrations.notebook",
+    "videorouter.integrations.otel",
+    "videorouter.integrations.pytest_plugin",
+    "videorouter.integrations.ray",
+    "videorouter.models",
+    "videorouter.sandbox",
+    "videorouter.sync",
+    "videorouter.testing",
+]
+
+
+def list_public(module):
+    """Each public class and function that a module defines, and each public method of its classes."""
+    for name in getattr(module, "__all__", vars(module)):
+        thing = getattr(module, name)
+        here = getattr(thing, "__module__", "").startswith(module.__name__)
+        if name.startswith("_") or not here or not callable(thing):
+            continue
+        yield name, thing
+        for inner in dir(thing) if inspect.isclass(thing) else ():
+            member = inspect.getattr_static(thing, inner)
+            member = getattr(member, "fget", None) or getattr(member, "__func__", member)
+            if inspect.isfunction(member) and (inner == "__init__" or not inner.startswith("_")):
+                yield f"{name}.{inner}", member
+
+
+@pytest.mark.parametrize("name", PUBLIC)
+def test_the_annotations_of_each_public_name_can_be_evaluated(name):
+    if name.endswith(".ray"):
+        pytest.importorskip("ray.data")
+    found = dict(list_public(importlib.import_module(name)))
+    assert found
+    unreadable = {}
+    for label, thing in found.items():
+        try:
+            typing.get_type_hints(thing)
+        except NameError as error:
+            unreadable[label] = error
+    assert unreadable == {}
+
+
+def test_a_borrowed_parameter_means_what_it_means_where_it_was_written():
+    client = importlib.import_module("videorouter.client")
+    for verb in ("generate", "save", "generate_many", "download"):
+        hints = typing.get_type_hints(getattr(client.AsyncVideoRouter, verb))
+        borrowed = typing.get_type_hints(getattr(importlib.import_module("videorouter.sync").VideoRouter, verb))
+        assert {**hints, "return": None} == {**borrowed, "return": None}

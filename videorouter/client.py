@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import ssl
 import time
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn, Self
 
 from msgspec import UNSET, UnsetType
@@ -14,35 +16,41 @@ from videorouter.call.caller import Caller
 from videorouter.call.catalog import Catalog, read_account
 from videorouter.call.fallback import check_models, run_with_fallback
 from videorouter.call.prepare import RequestBuilder
-from videorouter.call.requests import check_model, find_task_id
+from videorouter.call.requests import Submission, check_model, find_task_id
 from videorouter.call.state import Shared
 from videorouter.call.uploads import Uploads
 from videorouter.config import (
     OPTIONS,
     ClientSettings,
+    Idempotency,
     check_timeout,
     read_environment,
     refuse_pickling,
     resolve,
 )
 from videorouter.errors import ConfigurationError, InvalidRequestError, VideoRouterError
-from videorouter.models import Asset, Balance, DrainReport, InDoubt, Model, Stats, Task, TaskStatus, Video, VideoResult
+from videorouter.events import EventHook, InDoubtHook
+from videorouter.http import HTTPClient
+from videorouter.models import (
+    Asset,
+    Balance,
+    DrainReport,
+    InDoubt,
+    Input,
+    Model,
+    Stats,
+    Task,
+    TaskStatus,
+    Video,
+    VideoResult,
+)
 from videorouter.secrets import seal
-from videorouter.signatures import runs, takes_what
+from videorouter.signatures import LazyModule, runs, takes_what
 
 if TYPE_CHECKING:
-    import ssl
-    from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
-
     import httpx
-
-    from videorouter.call.requests import Submission
-    from videorouter.config import Idempotency
-    from videorouter.events import EventHook, InDoubtHook
-    from videorouter.http import HTTPClient
-    from videorouter.models import Input
-    from videorouter.transport.httpx_sender import HttpxSender
-    from videorouter.transport.sender import SocketSender
+else:
+    httpx = LazyModule("httpx")
 
 
 class AsyncVideoRouter(BatchVerbs):
@@ -81,8 +89,6 @@ class AsyncVideoRouter(BatchVerbs):
     Raises:
         ConfigurationError: Something cannot be used; the message says what, and how to fix it.
     """
-
-    _sender: HttpxSender | SocketSender
 
     def _start(
         self,

@@ -7,14 +7,12 @@ what it raises is logged and changes nothing. This file never performs I/O.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Awaitable, Callable
+from typing import TypeAlias
 
 import msgspec
 
 from videorouter.models import BatchItem, BatchSummary, InDoubt, Media, Mismatch
-
-if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
 
 
 class Event(msgspec.Struct, frozen=True, kw_only=True, tag=True):
@@ -132,6 +130,5 @@ class BatchProgressed(Event, frozen=True, kw_only=True):
     in_flight: int = 0
 
 
-if TYPE_CHECKING:
-    EventHook = Callable[[Event], Awaitable[None] | None]
-    InDoubtHook = Callable[[InDoubt], Awaitable[None] | None]
+EventHook: TypeAlias = Callable[[Event], Awaitable[None] | None]
+InDoubtHook: TypeAlias = Callable[[InDoubt], Awaitable[None] | None]

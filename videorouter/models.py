@@ -9,18 +9,15 @@ from __future__ import annotations
 
 import base64
 import html
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, Literal
+from typing import Any, BinaryIO, Literal
 
 import msgspec
 
+from videorouter.errors import VideoRouterError
 from videorouter.lenient_json import decode_raw
 from videorouter.record import Record
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    from videorouter.errors import VideoRouterError
 
 TaskState = Literal["pending", "completed", "failed"]
 ItemState = Literal["not_sent", "sending", "accepted", "done", "refused", "failed", "in_doubt", "lost", "cancelled"]

@@ -1,4 +1,4 @@
-"""Lends the parameters of one function to another: ``inspect.signature``, editors and type checkers show them.
+"""What a public verb shows of itself: parameters that it borrows, and annotations that can be read while it runs.
 
 A list of parameters is written where people read it, and what does the work is handed what was given, by name.
 """
@@ -6,15 +6,29 @@ A list of parameters is written where people read it, and what does the work is 
 from __future__ import annotations
 
 import functools
+import importlib
 import inspect
-from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Container, Coroutine
+from collections.abc import Callable, Container, Coroutine
+from typing import Any, Concatenate, ForwardRef, ParamSpec, TypeVar
 
 P = ParamSpec("P")
 S = TypeVar("S")
 R = TypeVar("R")
+
+
+class LazyModule:
+    """A module that annotations name: it is imported when one of them is evaluated, as pydantic and editors do.
+
+    Type checkers are shown the import itself, ``if TYPE_CHECKING``.
+    """
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    def __getattr__(self, attribute: str) -> Any:
+        if attribute.startswith("_"):  # no annotation asks for it; programs that look around, as pytest does, do
+            raise AttributeError(attribute)
+        return getattr(importlib.import_module(self._name), attribute)
 
 
 def runs(work: Callable[..., Any]) -> Callable[[Callable[P, R]], Callable[P, R]]:
@@ -52,5 +66,10 @@ def dress(
     signature = inspect.signature(lender)
     parameters = [parameter for name, parameter in signature.parameters.items() if name not in without]
     vars(borrower)["__signature__"] = signature.replace(parameters=parameters, return_annotation=returns)
-    kept = {name: annotation for name, annotation in lender.__annotations__.items() if name not in without}
-    borrower.__annotations__ = {**kept, "return": returns}
+    # What an annotation says is known in the module that it was written in
+    written = {
+        name: ForwardRef(annotation, module=lender.__module__) if isinstance(annotation, str) else annotation
+        for name, annotation in lender.__annotations__.items()
+        if name not in without
+    }
+    borrower.__annotations__ = {**written, "return": returns}

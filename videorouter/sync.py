@@ -8,37 +8,39 @@ from __future__ import annotations
 
 import functools
 import inspect
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Iterator
+from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from typing import TYPE_CHECKING, Any, Concatenate, Literal, NoReturn, ParamSpec, Self, TypeVar, Unpack, overload
 
 from videorouter.client import AsyncVideoRouter
 from videorouter.config import refuse_pickling
+from videorouter.downloads.download import Place, Source
+from videorouter.downloads.save import ManyOptions
+from videorouter.errors import VideoRouterError
+from videorouter.models import (
+    Asset,
+    Balance,
+    BatchItem,
+    BatchSummary,
+    Download,
+    DrainReport,
+    InDoubt,
+    Model,
+    Stats,
+    Task,
+    TaskStatus,
+    VideoResult,
+)
 from videorouter.portal import Portal
-from videorouter.signatures import dress
+from videorouter.signatures import LazyModule, dress
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Iterator
-    from contextlib import AbstractAsyncContextManager, AbstractContextManager
-
     import httpx
 
-    from videorouter.batch.batch import Batch
-    from videorouter.downloads.download import Place, Source
-    from videorouter.downloads.save import ManyOptions
-    from videorouter.errors import VideoRouterError
-    from videorouter.models import (
-        Asset,
-        Balance,
-        BatchItem,
-        BatchSummary,
-        Download,
-        DrainReport,
-        InDoubt,
-        Model,
-        Stats,
-        Task,
-        TaskStatus,
-        VideoResult,
-    )
+    from videorouter.batch import batch
+else:
+    batch = LazyModule("videorouter.batch.batch")
+    httpx = LazyModule("httpx")
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -110,7 +112,7 @@ def _holds(
 
 
 def _streams(
-    verb: Callable[Concatenate[AsyncVideoRouter, P], Batch],
+    verb: Callable[Concatenate[AsyncVideoRouter, P], batch.Batch],
 ) -> Callable[[Callable[[VideoRouter], SyncBatch]], Callable[Concatenate[VideoRouter, P], SyncBatch]]:
     """Make a stub give ``verb``'s batch without ``async``."""
 
@@ -165,7 +167,7 @@ class SyncBatch:
     Leaving the loop early closes it. Inside ``with batch`` it lives until the block's end.
     """
 
-    def __init__(self, portal: Portal[AsyncVideoRouter], batch: Batch) -> None:
+    def __init__(self, portal: Portal[AsyncVideoRouter], batch: batch.Batch) -> None:
         self._portal = portal
         self._batch = batch
         self._kept_open = False

@@ -14,18 +14,14 @@ Example:
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
+import videorouter
+import videorouter.sandbox
 from videorouter.events import Event
 from videorouter.transport import live_guard
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-
-    from videorouter.client import AsyncVideoRouter
-    from videorouter.sandbox import ThreadedSandbox
-    from videorouter.sync import VideoRouter
 
 KEY = "a-key-for-tests"
 MODEL = "veo3-fast"
@@ -80,47 +76,41 @@ class EventRecorder:
 
 
 @contextmanager
-def run_sandbox(**options: Any) -> Iterator[ThreadedSandbox]:
+def run_sandbox(**options: Any) -> Iterator[videorouter.sandbox.ThreadedSandbox]:
     """Run a pretend gateway on loopback, in a thread of its own, while the block runs. Needs the extra ``sandbox``.
 
     Args:
         **options: What ``videorouter.sandbox.Settings`` lists: ``mode="task"``, ``latency=2``, ``balance=0.5``, ...
     """
-    from videorouter.sandbox import Sandbox  # noqa: PLC0415  an extra
-
-    with Sandbox(**options).in_thread() as sandbox:
+    with videorouter.sandbox.Sandbox(**options).in_thread() as sandbox:
         yield sandbox
 
 
-def open_router(sandbox: ThreadedSandbox, **options: Any) -> AsyncVideoRouter:
+def open_router(sandbox: videorouter.sandbox.ThreadedSandbox, **options: Any) -> videorouter.AsyncVideoRouter:
     """A client of a running sandbox; ``async with`` closes it.
 
     Args:
         sandbox: What ``run_sandbox`` gives.
         **options: What ``AsyncVideoRouter`` takes.
     """
-    from videorouter.client import AsyncVideoRouter  # noqa: PLC0415  nothing is loaded before it is used
-
-    return AsyncVideoRouter(**_wire(sandbox, options))
+    return videorouter.AsyncVideoRouter(**_wire(sandbox, options))
 
 
-def open_sync_router(sandbox: ThreadedSandbox, **options: Any) -> VideoRouter:
+def open_sync_router(sandbox: videorouter.sandbox.ThreadedSandbox, **options: Any) -> videorouter.VideoRouter:
     """A client of a running sandbox for tests without ``await``; ``with`` closes it.
 
     Args:
         sandbox: What ``run_sandbox`` gives.
         **options: What ``VideoRouter`` takes.
     """
-    from videorouter.sync import VideoRouter  # noqa: PLC0415  nothing is loaded before it is used
-
-    return VideoRouter(**_wire(sandbox, options))
+    return videorouter.VideoRouter(**_wire(sandbox, options))
 
 
-def _wire(sandbox: ThreadedSandbox, options: dict[str, Any]) -> dict[str, Any]:
+def _wire(sandbox: videorouter.sandbox.ThreadedSandbox, options: dict[str, Any]) -> dict[str, Any]:
     return {"api_key": KEY, "base_url": sandbox.base_url, "model": MODEL, "trust_env": False, **options}
 
 
-def environment(sandbox: ThreadedSandbox) -> dict[str, str]:
+def environment(sandbox: videorouter.sandbox.ThreadedSandbox) -> dict[str, str]:
     """The variables that wire an application to a running sandbox, for ``os.environ`` or a child process."""
     return {"INFRON_API_KEY": KEY, "INFRON_VIDEO_BASE_URL": sandbox.base_url}
 

@@ -54,7 +54,7 @@ if TYPE_CHECKING:
     from videorouter.journal.states import Resumption
     from videorouter.models import Task
 
-DoubtPolicy: TypeAlias = str | Callable[[BatchItem], "str | Awaitable[str]"]
+DoubtPolicy: TypeAlias = str | Callable[[BatchItem], str | Awaitable[str]]
 REMEMBERED = 16_384
 """Distinct requests, and finished parents, that a batch without a journal remembers."""
 MOST_AT_ONCE = 1000

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import AsyncIterable, Iterable
 from typing import TYPE_CHECKING, Any
 
+from videorouter.call.prepare import RequestBuilder
+from videorouter.call.requests import Verb
 from videorouter.downloads.verbs import DownloadVerbs
-from videorouter.signatures import runs
+from videorouter.signatures import LazyModule, runs
 
 if TYPE_CHECKING:
-    import os
-    from collections.abc import AsyncIterable, Iterable
-
-    from videorouter.batch.batch import Batch
-    from videorouter.batch.run import DoubtPolicy
-    from videorouter.call.prepare import RequestBuilder
-    from videorouter.call.requests import Verb
-    from videorouter.journal.budget import Price
+    from videorouter.batch import batch, run
+    from videorouter.journal import budget
+else:  # only a batch needs a database
+    batch = LazyModule("videorouter.batch.batch")
+    run = LazyModule("videorouter.batch.run")
+    budget = LazyModule("videorouter.journal.budget")
 
 
 class BatchVerbs(DownloadVerbs):
@@ -23,7 +25,7 @@ class BatchVerbs(DownloadVerbs):
 
     _builder: RequestBuilder
 
-    def _generate_many(self, /, prompts: Iterable[Any] | AsyncIterable[Any], **options: Any) -> Batch:
+    def _generate_many(self, /, prompts: Iterable[Any] | AsyncIterable[Any], **options: Any) -> batch.Batch:
         return self._batch("generate", prompts, options)
 
     @runs(_generate_many)
@@ -39,14 +41,14 @@ class BatchVerbs(DownloadVerbs):
         name: str | None = None,
         ordered: bool = False,
         max_cost: float | None = None,
-        price: Price | None = None,
-        on_outcome_unknown: DoubtPolicy = "report",
+        price: budget.Price | None = None,
+        on_outcome_unknown: run.DoubtPolicy = "report",
         deduplicate: bool = False,
         new: bool = False,
         stop_after: int = 20,
         retry: Iterable[str] | bool = (),
         **fields: Any,
-    ) -> Batch:
+    ) -> batch.Batch:
         """Make many videos: a stream of prompts in, a stream of finished items out.
 
         Args:
@@ -87,7 +89,7 @@ class BatchVerbs(DownloadVerbs):
 
     def edit_many(
         self, /, edits: Iterable[Any] | AsyncIterable[Any], *, model: str | None = None, **options: Any
-    ) -> Batch:
+    ) -> batch.Batch:
         """Edit many videos: a stream of edits in, a stream of finished items out.
 
         Args:
@@ -104,9 +106,6 @@ class BatchVerbs(DownloadVerbs):
         """
         return self._batch("edit", edits, {"model": model, **options})
 
-    def _batch(self, verb: Verb, source: Any, given: dict[str, Any]) -> Batch:
-        from videorouter.batch.batch import Batch  # noqa: PLC0415  only a batch needs a database
-        from videorouter.batch.run import check_options  # noqa: PLC0415  as above
-
-        options = check_options(self._caller.settings, verb, given)
-        return Batch(self._caller, source, options, builder=self._builder, save=self.save)
+    def _batch(self, verb: Verb, source: Any, given: dict[str, Any]) -> batch.Batch:
+        options = run.check_options(self._caller.settings, verb, given)
+        return batch.Batch(self._caller, source, options, builder=self._builder, save=self.save)

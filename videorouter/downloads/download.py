@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from videorouter.downloads.save import DownloadOptions
 
 Source: TypeAlias = Video | VideoResult | Task | TaskStatus | BatchItem | str
-Place: TypeAlias = "str | os.PathLike[str] | Any"
+Place: TypeAlias = str | os.PathLike[str] | Any
 LOOK_SECONDS = 60.0
 """Timeout for the poll that refreshes a task's links."""
 

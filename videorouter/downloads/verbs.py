@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal, Unpack, overload
+from collections.abc import AsyncIterator, Iterable
+from contextlib import AbstractAsyncContextManager
+from typing import Literal, Unpack, overload
 
 from msgspec import UNSET, UnsetType
 
+from videorouter.call.caller import Caller
 from videorouter.config import check_count
 from videorouter.downloads import download
-from videorouter.downloads.save import read_options
-
-if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterable
-    from contextlib import AbstractAsyncContextManager
-
-    from videorouter.call.caller import Caller
-    from videorouter.downloads.download import Place, Source
-    from videorouter.downloads.save import DownloadOptions, ManyOptions, SaveOptions
-    from videorouter.errors import VideoRouterError
-    from videorouter.events import EventHook
-    from videorouter.models import Download
+from videorouter.downloads.download import Place, Source
+from videorouter.downloads.save import DownloadOptions, ManyOptions, SaveOptions, read_options
+from videorouter.errors import VideoRouterError
+from videorouter.events import EventHook
+from videorouter.models import Download
 
 
 class DownloadVerbs:

@@ -6,12 +6,9 @@ It needs nothing but what notebooks read anyway: an object's ``_repr_html_``. Ev
 from __future__ import annotations
 
 import html
-from typing import TYPE_CHECKING
+from collections.abc import Iterable
 
-if TYPE_CHECKING:
-    from collections.abc import Iterable
-
-    from videorouter.models import BatchItem
+from videorouter.models import BatchItem
 
 _HEADS = ("#", "state", "prompt", "model", "cost", "video")
 _CELL = "padding:4px 10px;text-align:left;vertical-align:top"

@@ -10,7 +10,9 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import OrderedDict
-from typing import TYPE_CHECKING, Any
+from collections.abc import Awaitable, Callable, Mapping
+from contextvars import Token
+from typing import Any
 
 from videorouter.events import (
     AttemptFinished,
@@ -18,6 +20,8 @@ from videorouter.events import (
     CallFinished,
     CallStarted,
     DownloadFinished,
+    Event,
+    EventHook,
     OutcomeInDoubt,
     RetryScheduled,
     TaskAccepted,
@@ -26,19 +30,12 @@ from videorouter.events import (
 
 try:
     from opentelemetry import context, metrics, trace
-except ModuleNotFoundError as _error:
-    _msg = "Tracing needs the package opentelemetry-api. In a clone of videorouter: pip install '.[otel]'"
-    raise ModuleNotFoundError(_msg, name=_error.name) from _error
-
-if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Mapping
-    from contextvars import Token
-
     from opentelemetry.context import Context
     from opentelemetry.metrics import MeterProvider
     from opentelemetry.trace import Span, TracerProvider
-
-    from videorouter.events import Event, EventHook
+except ModuleNotFoundError as _error:
+    _msg = "Tracing needs the package opentelemetry-api. In a clone of videorouter: pip install '.[otel]'"
+    raise ModuleNotFoundError(_msg, name=_error.name) from _error
 
 OPERATION = "generate_content"
 """The semantic conventions' own word for an operation that makes content of any kind."""

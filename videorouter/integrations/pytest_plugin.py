@@ -7,19 +7,20 @@ takes it away, the marker ``video_gateway`` for one test. It never starts a sand
 
 from __future__ import annotations
 
+from collections.abc import Generator, Iterator
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
+import videorouter
+import videorouter.sandbox
+from videorouter.signatures import LazyModule
 from videorouter.transport import live_guard
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Iterator
-
-    from videorouter.client import AsyncVideoRouter
-    from videorouter.sandbox import Faults, ThreadedSandbox
-    from videorouter.sync import VideoRouter
-    from videorouter.testing import EventRecorder
+    from videorouter import testing
+else:  # the plugin stays light
+    testing = LazyModule("videorouter.testing")
 
 REASON = (
     "this is a test run. Take the video_sandbox fixture, respx or httpx.MockTransport; a test that is meant to pay is "
@@ -61,72 +62,66 @@ def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object
 
 
 @pytest.fixture(scope="session")
-def _shared_video_sandbox() -> Iterator[ThreadedSandbox]:
-    from videorouter.testing import run_sandbox  # noqa: PLC0415  the plugin stays light
-
-    with run_sandbox(mode="mixed") as sandbox:
+def _shared_video_sandbox() -> Iterator[videorouter.sandbox.ThreadedSandbox]:
+    with testing.run_sandbox(mode="mixed") as sandbox:
         yield sandbox
 
 
 @pytest.fixture
-def video_sandbox(request: pytest.FixtureRequest) -> Iterator[ThreadedSandbox]:
+def video_sandbox(request: pytest.FixtureRequest) -> Iterator[videorouter.sandbox.ThreadedSandbox]:
     """A pretend gateway on loopback: one for all tests, empty at the start of each.
 
     ``@pytest.mark.video_sandbox(mode="task", latency=2)`` gives a test one of its own, with these options.
     """
     marker = request.node.get_closest_marker("video_sandbox")
     if marker is None:
-        sandbox: ThreadedSandbox = request.getfixturevalue("_shared_video_sandbox")
+        sandbox: videorouter.sandbox.ThreadedSandbox = request.getfixturevalue("_shared_video_sandbox")
         sandbox.reset()
         yield sandbox
         sandbox.reset()
         return
-    from videorouter.testing import run_sandbox  # noqa: PLC0415  the plugin stays light
-
     options: dict[str, Any] = {"mode": "mixed", **marker.kwargs}
-    with run_sandbox(**options) as sandbox:
+    with testing.run_sandbox(**options) as sandbox:
         yield sandbox
 
 
 @pytest.fixture
-def video_faults(video_sandbox: ThreadedSandbox) -> Faults:
+def video_faults(video_sandbox: videorouter.sandbox.ThreadedSandbox) -> videorouter.sandbox.Faults:
     """What goes wrong in ``video_sandbox``: ``video_faults.add("status=503; retry-after=2", times=1)``."""
     return video_sandbox.faults
 
 
 @pytest.fixture
-def video_events() -> EventRecorder:
+def video_events() -> testing.EventRecorder:
     """What happened in ``video_router`` and ``video_router_sync``: ``video_events.of(TaskAccepted)``."""
-    from videorouter.testing import EventRecorder  # noqa: PLC0415  the plugin stays light
-
-    return EventRecorder()
+    return testing.EventRecorder()
 
 
 @pytest.fixture
-def video_router(video_sandbox: ThreadedSandbox, video_events: EventRecorder) -> Iterator[AsyncVideoRouter]:
+def video_router(
+    video_sandbox: videorouter.sandbox.ThreadedSandbox, video_events: testing.EventRecorder
+) -> Iterator[videorouter.AsyncVideoRouter]:
     """An ``AsyncVideoRouter`` wired to ``video_sandbox``, for tests of any async plugin; closed afterwards."""
-    from videorouter.testing import close_from_outside, open_router  # noqa: PLC0415  the plugin stays light
-
-    router = open_router(video_sandbox, on_event=video_events)
+    router = testing.open_router(video_sandbox, on_event=video_events)
     yield router
-    close_from_outside(router.aclose)
+    testing.close_from_outside(router.aclose)
 
 
 @pytest.fixture
-def video_router_sync(video_sandbox: ThreadedSandbox, video_events: EventRecorder) -> Iterator[VideoRouter]:
+def video_router_sync(
+    video_sandbox: videorouter.sandbox.ThreadedSandbox, video_events: testing.EventRecorder
+) -> Iterator[videorouter.VideoRouter]:
     """A ``VideoRouter`` wired to ``video_sandbox``; closed afterwards."""
-    from videorouter.testing import open_sync_router  # noqa: PLC0415  the plugin stays light
-
-    with open_sync_router(video_sandbox, on_event=video_events) as router:
+    with testing.open_sync_router(video_sandbox, on_event=video_events) as router:
         yield router
 
 
 @pytest.fixture
-def video_environment(video_sandbox: ThreadedSandbox, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
+def video_environment(
+    video_sandbox: videorouter.sandbox.ThreadedSandbox, monkeypatch: pytest.MonkeyPatch
+) -> dict[str, str]:
     """The environment wired to ``video_sandbox``, for an application that makes its own client."""
-    from videorouter.testing import environment  # noqa: PLC0415  the plugin stays light
-
-    variables = environment(video_sandbox)
+    variables = testing.environment(video_sandbox)
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
     return variables

@@ -9,12 +9,10 @@ from __future__ import annotations
 
 import random
 import threading
+from collections.abc import Iterator, Mapping
 from dataclasses import MISSING, dataclass, field, fields, replace
 from fnmatch import fnmatchcase
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+from typing import Any
 
 KINDS: dict[str, str] = {
     "status": "an error with this HTTP status",

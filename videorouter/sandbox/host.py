@@ -9,7 +9,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import threading
-from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack, cast
+from collections.abc import Callable, Coroutine, Mapping
+from typing import Any, Self, TypeVar, Unpack, cast
 
 from aiohttp import web
 
@@ -24,9 +25,6 @@ from videorouter.sandbox.records import RequestLog, RequestRecord
 from videorouter.sandbox.settings import Options, Settings
 from videorouter.sandbox.store import Charge, Store
 from videorouter.sandbox.studio import Studio
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Mapping
 
 _BACKLOG = 4096
 _PATIENCE = 2.0

@@ -9,14 +9,11 @@ import asyncio
 import contextlib
 import signal
 import sys
-from typing import TYPE_CHECKING, Unpack
+from collections.abc import Callable
+from typing import Unpack
 
 from videorouter.sandbox.host import Sandbox
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from videorouter.sandbox.settings import Options
+from videorouter.sandbox.settings import Options
 
 
 async def serve(*, on_start: Callable[[Sandbox], object] | None = None, **options: Unpack[Options]) -> None:

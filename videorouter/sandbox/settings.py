@@ -6,12 +6,10 @@ This file holds plain values; it never performs I/O and loads nothing but the st
 from __future__ import annotations
 
 import math
+from collections.abc import Collection
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, TypedDict
-
-if TYPE_CHECKING:
-    from collections.abc import Collection
-    from pathlib import Path
+from pathlib import Path
+from typing import Literal, TypedDict
 
 Mode = Literal["held", "task", "mixed", "final"]
 Profile = Literal["instant", "quick", "realistic"]

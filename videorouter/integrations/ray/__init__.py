@@ -12,6 +12,7 @@ import inspect
 import os
 import tempfile
 import uuid
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,13 +34,10 @@ from videorouter.integrations.ray.pacing import Pacemaker
 from videorouter.integrations.ray.rows import number_rows, open_source
 from videorouter.integrations.ray.saving import open_store
 from videorouter.integrations.ray.worker import Plan, Worker
+from videorouter.journal.budget import Price
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
-
     from ray.data.dataset import MaterializedDataset
-
-    from videorouter.journal.budget import Price
 
 __all__ = ["generate_dataset"]
 
