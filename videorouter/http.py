@@ -267,8 +267,12 @@ class ResponseStream(Protocol):
     status: int
     headers: tuple[Header, ...]
 
-    def chunks(self) -> AsyncIterator[bytes]:
-        """Yield the body as it arrives, undecoded; raises ``WireError`` when it is cut, stalls or runs over."""
+    def chunks(self, memory: Callable[[], memoryview] | None = None) -> AsyncIterator[bytes | memoryview]:
+        """Yield the body as it arrives, undecoded; raises ``WireError`` when it is cut, stalls or runs over.
+
+        It may be read into what ``memory`` returns, which is asked for before each read: fresh memory for each piece of a
+        large file costs more than the copy. A piece is then a view of that.
+        """
         ...
 
     async def aclose(self) -> None:

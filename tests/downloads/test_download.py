@@ -172,6 +172,15 @@ class TestResume:
         host.usual = plan(body=new, etag='"v2"')
         assert (await router.save(host.video(), tmp_path / "otter.mp4")).path.read_bytes() == new
 
+    @pytest.mark.parametrize(("before", "after"), [(700_000, 20 * 2**20), (20 * 2**20, 700_000), (700_000, 700_000)])
+    async def test_a_file_that_came_back_longer_or_shorter_is_whole(
+        self, host, router, tmp_path, plan, mp4, before, after
+    ):
+        old = mp4(before)
+        host.plans = [plan(cut=5 * CUTS, body=old), plan(cut=2 * CUTS, body=old)]
+        host.usual = plan(body=mp4(after), etag='"v2"')
+        assert (await router.save(host.video(), tmp_path / "otter.mp4")).path.read_bytes() == host.usual.body
+
     @pytest.mark.parametrize("etag", ['"v2"', None])
     async def test_a_host_that_ignores_if_range_cannot_mix_two_versions(self, host, router, tmp_path, plan, mp4, etag):
         old, new = host.body, mp4(len(host.body))

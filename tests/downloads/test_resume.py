@@ -222,12 +222,10 @@ def test_a_length_is_right_short_or_long():
     assert "longer" in check_length(TransferState(offset=8, total=7))
 
 
-def test_blocks_are_large_for_large_files_and_never_more_than_four_mib():
-    assert choose_block_size(200 * 2**20) == choose_block_size(2**40) == 4 * 2**20
-    assert choose_block_size(20 * 2**20) <= 2**20
-    assert choose_block_size(0) == 256 * 2**10
-    assert choose_block_size(64 * 2**20) == 2 * 2**20
-    assert choose_block_size(64 * 2**20 + 1) == 2 * 2**20
+def test_blocks_are_large_for_large_files_and_never_more_than_one_mib():
+    assert choose_block_size(200 * 2**20) == choose_block_size(2**40) == 2**20
+    assert choose_block_size(20 * 2**20) == 20 * 2**15
+    assert choose_block_size(0) == choose_block_size(8 * 2**20) == 256 * 2**10
     assert choose_block_size(None) == 2**20
 
 

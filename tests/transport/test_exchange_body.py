@@ -29,9 +29,12 @@ async def open_stream(sender, url, *, timeout=10.0, stall=5.0, addresses=(), att
     )
 
 
-async def read(stream):
+async def read(stream, size=None):
+    """Read a body, into one memory of this size again and again, if given."""
+    memory = memoryview(bytearray(size)) if size else None
     try:
-        return b"".join([piece async for piece in stream.chunks()])
+        pieces = stream.chunks(None if memory is None else lambda: memory)
+        return b"".join([bytes(piece) async for piece in pieces])
     finally:
         await stream.aclose()
 
@@ -52,7 +55,56 @@ async def test_a_body_of_known_length(serve, place):
     assert attempt.phase is Phase.COMPLETE
 
 
-async def test_a_chunked_body(serve, place):
+@pytest.mark.parametrize("size", [1, 1_000, 300_000, 2**20])
+async def test_a_body_is_read_into_one_memory_again_and_again(serve, place, size):
+    sender, options = place
+    film = FILM[: 200_000 if size == 1 else None]
+
+    async def script(peer):
+        while await peer.request():
+            await peer.say(ok(film))
+
+    server = await serve(script, **options)
+    stream = await open_stream(sender, server.url)
+    memory = memoryview(bytearray(size))
+    whole, views = b"", 0
+    async for piece in stream.chunks(lambda: memory):
+        whole += piece
+        views += isinstance(piece, memoryview)
+    assert whole == film
+    assert views
+
+
+async def test_a_body_that_is_cut_in_its_memory(serve, place):
+    sender, options = place
+
+    async def script(peer):
+        await peer.request()
+        await peer.say(ok(FILM)[:1_000_000])
+        peer.close()
+
+    server = await serve(script, **options)
+    with pytest.raises(WireError) as caught:
+        await read(await open_stream(sender, server.url), size=300_000)
+    assert caught.value.failure is WireFailure.BODY_CUT
+
+
+async def test_a_stall_in_its_memory(serve, place):
+    sender, options = place
+
+    async def script(peer):
+        await peer.request()
+        await peer.say(ok(FILM)[:100_000])
+        await peer.gone()
+
+    server = await serve(script, **options)
+    with pytest.raises(WireError) as caught:
+        await read(await open_stream(sender, server.url, stall=0.2), size=300_000)
+    assert caught.value.failure is WireFailure.STALLED
+
+
+@pytest.mark.parametrize("size", [None, 300_000])
+async def test_a_chunked_body(serve, place, size):
     sender, options = place
 
     async def script(peer):
@@ -65,7 +117,7 @@ async def test_a_chunked_body(serve, place):
 
     server = await serve(script, **options)
     for _ in range(2):
-        assert await read(await open_stream(sender, server.url)) == FILM
+        assert await read(await open_stream(sender, server.url), size=size) == FILM
     assert server.connections == 1
 
 

@@ -63,7 +63,7 @@ class Fetch(Call[tuple[ResponseStream, FullContent | PartialContent]], kw_only=T
     """One file transfer; set ``state`` before ``pieces`` to resume.
 
     ``name`` is for its events; ``framed`` says whether the end could be told from a cut; ``transferred`` are bytes on
-    the wire.
+    the wire. ``memory``, if given, returns where the next bytes may be read to: see ``ResponseStream.chunks``.
     """
 
     kind: RequestKind = RequestKind.FILE
@@ -71,6 +71,7 @@ class Fetch(Call[tuple[ResponseStream, FullContent | PartialContent]], kw_only=T
     call_id: str
     name: str
     emit: Callable[..., Awaitable[None]] | None = None
+    memory: Callable[[], memoryview] | None = None
     state: TransferState = TransferState()
     framed: bool = True
     transferred: int = 0
@@ -83,7 +84,7 @@ class Fetch(Call[tuple[ResponseStream, FullContent | PartialContent]], kw_only=T
     def __post_init__(self) -> None:
         self.history.began = self._reported = time.monotonic()
 
-    async def pieces(self) -> AsyncGenerator[FullContent | bytes, None]:
+    async def pieces(self) -> AsyncGenerator[FullContent | bytes | memoryview, None]:
         """Yield the bytes after ``state.offset`` as they arrive; ``FullContent`` means a restart from the first.
 
         Close it (``contextlib.aclosing``): it holds an open connection.
@@ -102,7 +103,7 @@ class Fetch(Call[tuple[ResponseStream, FullContent | PartialContent]], kw_only=T
                 self.framed = content.framed
                 offset, total = self.state.offset, self.state.total
                 limit = self.caller.settings.max_download_bytes if total is None else total
-                async with _closing(stream) as chunks:
+                async with _closing(stream, self.memory) as chunks:
                     async for chunk in chunks:
                         offset += len(chunk)
                         self.transferred += len(chunk)
@@ -299,8 +300,10 @@ class Fetch(Call[tuple[ResponseStream, FullContent | PartialContent]], kw_only=T
 
 
 @contextlib.asynccontextmanager
-async def _closing(stream: ResponseStream) -> AsyncGenerator[AsyncIterator[bytes], None]:
-    chunks = stream.chunks()
+async def _closing(
+    stream: ResponseStream, memory: Callable[[], memoryview] | None = None
+) -> AsyncGenerator[AsyncIterator[bytes | memoryview], None]:
+    chunks = stream.chunks(memory)
     try:
         yield chunks
     finally:

@@ -131,10 +131,11 @@ def check_length(state: TransferState) -> str | None:
 
 
 def choose_block_size(total: int | None) -> int:
-    """Choose how many bytes to gather before a write: few thread hops for large files, little loss for small ones."""
-    if total is None:
-        return 2**20
-    return min(4 * 2**20, max(256 * 2**10, total // 32))
+    """Choose how many bytes to gather before a write: few thread hops for large files, little loss for small ones.
+
+    A megabyte is still in the processor's cache when a thread takes it; four are not, and cost twice the time.
+    """
+    return 2**20 if total is None else min(2**20, max(2**18, total // 32))
 
 
 def _read_whole(headers: Headers, shown: str, host: str, limit: int) -> Answer:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import mmap
 import time
 import uuid
 from contextlib import aclosing
@@ -183,11 +184,18 @@ class _Block:
     """Pieces that wait to be written together: few writes for large files, and no late one for slow files."""
 
     def __init__(self) -> None:
-        self.parts: list[bytes] = []
+        self.parts: list[bytes | memoryview] = []
         self.size: int = 0
+        self._memory = memoryview(b"")
         self._flushed = time.monotonic()
 
-    def add(self, piece: bytes, total: int | None) -> bool:
+    def find_memory(self, total: int | None) -> memoryview:
+        """Return where the next piece can be read to: the same memory after each write, none of it before it is used."""
+        if self.size >= len(self._memory):
+            self._memory = memoryview(mmap.mmap(-1, self.size + choose_block_size(total)))
+        return self._memory[self.size :]
+
+    def add(self, piece: bytes | memoryview, total: int | None) -> bool:
         """Add a piece of a file of that length; return whether it is time to write."""
         self.parts.append(piece)
         self.size += len(piece)
@@ -261,6 +269,7 @@ class _FileSave:
                 self._caller, self._video, self._file.path.name, self._options, self._call_id
             )
             fetch.state = state
+            fetch.memory = lambda: self._block.find_memory(fetch.state.total)
             async with aclosing(fetch.pieces()) as pieces:
                 async for piece in pieces:
                     if isinstance(piece, FullContent):

@@ -281,6 +281,15 @@ class Connection:
         except (BlockingIOError, InterruptedError):
             return None
 
+    def _receive_into(self, memory: memoryview) -> int | None:
+        """Receive bytes of HTTP into memory; 0 at the end of the connection, ``None`` when there are none yet."""
+        if self.sock is None:
+            return None
+        try:
+            return self.sock.recv_into(memory)
+        except (BlockingIOError, InterruptedError):
+            return None
+
     def _feed(self, data: bytes) -> None:
         if self.future is None:
             self.close()
@@ -464,28 +473,37 @@ class Connection:
         if self.future is not None:
             resolve_future(self.future, response)
 
-    def read_piece(self) -> bytes | None:
-        """Read the next piece of the body; ``b""`` after the last, ``None`` when there is none yet."""
+    def read_piece(self, memory: Callable[[], memoryview] | None = None) -> bytes | memoryview | None:
+        """Read the next piece of the body; ``b""`` after the last, ``None`` when there is none yet.
+
+        A body of known length is read into ``memory``, if that is given: the piece is the part of it that was filled.
+        """
         if self.sock is None:
             raise explain(WireFailure.CLOSED, self.attempt.host)
         parser = self.parser
         while not (piece := parser.take_body()) and not parser.complete:
+            data: bytes | memoryview | None
             try:
-                data = self._receive(PIECE_SIZE)
+                if memory is not None and self.remaining > 0:
+                    room = memory()[: self.remaining]
+                    count = self._receive_into(room)
+                    data = None if count is None else room[:count]
+                else:
+                    data = self._receive(PIECE_SIZE)
             except OSError as error:
                 raise explain(WireFailure.BODY_CUT, self.attempt.host, error) from error
             if data is None:
                 return None
-            if data == b"":
+            if not data:
                 if not parser.end():
                     raise explain(WireFailure.BODY_CUT, self.attempt.host)
             elif self.remaining > 0:
                 return self._count(data)
             else:
-                self._feed_piece(data)
+                self._feed_piece(bytes(data))
         return piece
 
-    def _count(self, data: bytes) -> bytes:
+    def _count(self, data: bytes | memoryview) -> bytes | memoryview:
         """A body of known length needs no parser; the parser that was passed over is used up."""
         self.parser.closes = True
         if len(data) >= self.remaining:

@@ -29,7 +29,7 @@ from videorouter.transport.tls import HTTP1, TlsConnection, share_context
 if TYPE_CHECKING:
     import socket
     import ssl
-    from collections.abc import AsyncGenerator
+    from collections.abc import AsyncGenerator, Callable
 
     from videorouter.http import Attempt, Header, Request, Response
     from videorouter.transport.connection import OriginPool
@@ -266,7 +266,7 @@ async def _spool_body(connection: Connection, head: Response, deadline: float) -
     attempt.spool = attempt.make_spool()
     async with aclosing(BodyStream(connection, head, deadline=deadline, stall=REST_TIMEOUT).chunks()) as pieces:
         async for piece in pieces:
-            writing = attempt.spool.write(piece)
+            writing = attempt.spool.write(bytes(piece))
             del piece  # a traceback keeps this frame
             await writing
 
@@ -282,7 +282,7 @@ class BodyStream:
         self._stall = stall
         self._over = False
 
-    async def chunks(self) -> AsyncGenerator[bytes, None]:
+    async def chunks(self, memory: Callable[[], memoryview] | None = None) -> AsyncGenerator[bytes | memoryview, None]:
         """Yield the pieces of the body as they arrive; see ``ResponseStream.chunks``."""
         connection = self._connection
         loop = asyncio.get_running_loop()
@@ -292,7 +292,7 @@ class BodyStream:
             while True:
                 while quota.used >= _BYTES_PER_ITERATION:  # noqa: ASYNC110 - the next iteration is what is waited for
                     await asyncio.sleep(0)
-                piece = connection.read_piece()
+                piece = connection.read_piece(memory)
                 if piece is None:
                     await self._wait(connection, self._deadline - loop.time())
                 elif piece:

@@ -492,7 +492,7 @@ class _ClientStream:
         self._sender = sender
         self._httpx = sender.httpx
 
-    async def chunks(self) -> AsyncIterator[bytes]:
+    async def chunks(self, memory: Callable[[], memoryview] | None = None) -> AsyncIterator[bytes]:  # noqa: ARG002  httpx has its own
         host = self._attempt.host
         if self._response.is_stream_consumed:
             yield _find_read_body(self._response, host)

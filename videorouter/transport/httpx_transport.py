@@ -132,7 +132,7 @@ class _Body(httpx.AsyncByteStream):
     async def __aiter__(self) -> AsyncIterator[bytes]:
         try:
             async for piece in self._stream.chunks():
-                yield piece
+                yield bytes(piece)
         except WireError as error:
             raise _translate(error, self._request) from error
 

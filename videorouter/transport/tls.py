@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from videorouter.forks import after_fork
-from videorouter.transport.connection import READ_SIZE, Connection
+from videorouter.transport.connection import PIECE_SIZE, READ_SIZE, Connection
 
 if TYPE_CHECKING:
     import socket
@@ -140,6 +140,29 @@ class TlsConnection(Connection):
             self.eof = True
             self.broken: OSError | None = error
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+    def _receive_into(self, memory: memoryview) -> int | None:
+        if self.broken is not None:
+            raise self.broken
+        filled = 0
+        while filled < len(memory) and not self.eof:
+            try:
+                count: int = self.tls.read(len(memory) - filled, memory[filled:])  # type: ignore[assignment]  # with a buffer
+                filled += count
+                self.eof = count == 0
+            except ssl.SSLWantReadError:
+                if self.sock is None or not self._read_socket(min(PIECE_SIZE, len(memory))):
+                    break
+            except ssl.SSLEOFError:
+                self.eof = True
+            except ssl.SSLError as error:
+                if not filled:
+                    raise
+                self.eof, self.broken = True, error
+        if filled or self.eof:
+            return filled
+        self._write_socket()
+        return None
 
 
 class _SharedContext:
