@@ -329,6 +329,8 @@ class BatchItem(Record, frozen=True, kw_only=True):
         mismatches: How the files differ from what was asked for.
         resumed: Whether an earlier run of the same journal had finished it.
         meta: The entry's own ``meta``, JSON values, which was kept and not sent.
+        in_input: Whether this run's input has it. ``False`` is what only an earlier input had, and what was paid for all the
+            same; its ``index`` comes after those of the input.
     """
 
     index: int
@@ -346,6 +348,7 @@ class BatchItem(Record, frozen=True, kw_only=True):
     mismatches: tuple[Mismatch, ...] = ()
     resumed: bool = False
     meta: Any = None
+    in_input: bool = True
 
     @property
     def path(self) -> Path | None:
@@ -388,6 +391,8 @@ class BatchSummary(Record, frozen=True, kw_only=True):
         not_sent: Never sent.
         lost: Accepted, and the gateway knows its task no more; may have been billed.
         cancelled: Taken back before it was sent.
+        not_in_input: Items of the journal that this run's input does not have. No other count has them; of a stream they are
+            known at its end.
         cost: US dollars of what is done, as far as they are known; ``None`` where they are known of nothing.
         cost_in_doubt: US dollars that the items in doubt may have cost, as far as prices are known; ``None`` where none is.
         unpriced: Items that were bought, or may have been, for a price that nobody knows: neither you nor the gateway said it.
@@ -404,6 +409,7 @@ class BatchSummary(Record, frozen=True, kw_only=True):
     not_sent: int = 0
     lost: int = 0
     cancelled: int = 0
+    not_in_input: int = 0
     cost: float | None = 0.0
     cost_in_doubt: float | None = 0.0
     unpriced: int = 0
@@ -413,14 +419,18 @@ class BatchSummary(Record, frozen=True, kw_only=True):
 
     @property
     def total(self) -> int:
-        """All items that the batch has met."""
+        """All items of the input that the batch has met."""
         return sum(getattr(self, state) for state in _STATES)
 
     def _repr_html_(self) -> str:
         facts: dict[str, object] = {name.replace("_", " "): getattr(self, name) for name in _STATES}
         money = {"cost": self.cost, "cost in doubt": self.cost_in_doubt}
         facts |= {name: "unknown" if amount is None else f"${amount:.2f}" for name, amount in money.items()}
-        facts |= {"without a price": self.unpriced or "", "seconds": f"{self.elapsed:.1f}"}
+        facts |= {
+            "not in this input": self.not_in_input or "",
+            "without a price": self.unpriced or "",
+            "seconds": f"{self.elapsed:.1f}",
+        }
         facts |= {"not as asked": self.mismatched or "", "stopped": self.stopped or ""}
         heads = "".join(f"<th>{name}</th>" for name, value in facts.items() if value != "")
         cells = "".join(f"<td>{html.escape(str(value))}</td>" for value in facts.values() if value != "")

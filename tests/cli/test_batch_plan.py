@@ -63,6 +63,35 @@ def test_the_plan_is_said_before_anything_is_sent(run, sandbox, tmp_path):
     assert "run.db holds 5 requests; which of them this input meets is known as it is read." in stream.err
 
 
+def test_rows_that_the_input_has_no_longer_are_told_and_their_files_are_fetched(run, sandbox, tmp_path):
+    write(tmp_path, 3)
+    assert run(*RUN, "--journal", "run.db", "--no-save", env=point_at(sandbox)).code == 0
+    write(tmp_path, 1)
+    again = run(*RUN, "--journal", "run.db", env=point_at(sandbox))
+    assert again.code == 0, again.err
+    assert "the input meets 1 of them, 2 are not in this input, and 0 are new. To send: 0." in again.err
+    assert "1 done\n" in again.err
+    assert "2 in the journal are not in this input" in again.err
+    assert len(again.lines) == 3
+    assert all((tmp_path / line).is_file() for line in again.lines)
+    status = run("batch", "status", "run.db", "--json").records[0]
+    assert (status["done"], status["not_in_input"], status["not_met"], status["files_missing"]) == (3, 2, 0, 0)
+    assert "2  of them are not in the input of the last run" in run("batch", "status", "run.db").out
+    *items, last = run(*RUN, "--journal", "run.db", "--json", env=point_at(sandbox)).records
+    assert [item["in_input"] for item in items] == [True]
+    assert last["summary"]["not_in_input"] == 2
+
+
+def test_what_is_in_doubt_and_not_in_this_input_is_told_as_that(run, sandbox, tmp_path):
+    write(tmp_path, 2)
+    sandbox.faults.add("status=500", prompt="otter 1")
+    assert run(*RUN, env=point_at(sandbox)).code == 8
+    write(tmp_path, 1)
+    again = run(*RUN, env=point_at(sandbox))
+    assert again.code == 8, again.err
+    assert "batch settle prompts-videos   (1 may have been billed)" in again.err
+
+
 def test_a_batch_that_would_be_bought_again_is_refused_unless_new_is_asked_for(run, sandbox, tmp_path):
     write(tmp_path, 3)
     assert run(*RUN, env=point_at(sandbox)).code == 0

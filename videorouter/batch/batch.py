@@ -18,6 +18,7 @@ from videorouter.batch.plan import BatchPlan, make_plan, refuse_plan
 from videorouter.batch.run import BatchRun
 from videorouter.batch.saving import Saver
 from videorouter.batch.source import END, EntrySource
+from videorouter.batch.unmet import list_unmet, take_up
 from videorouter.errors import ConfigurationError, InvalidRequestError
 from videorouter.events import BatchProgressed, ItemFinished
 from videorouter.journal.budget import to_dollars
@@ -59,6 +60,8 @@ class Batch:
         self._options = options
         self._limit = min(options.limit, caller.limit.limit)
         self._source = EntrySource(source, self._fail)
+        self._unmet: EntrySource | None = None
+        """Rows of the journal that the input does not have: what is taken after the last of its entries is at its end."""
         self._items = ItemQueue()
         self._hand_out = self._items.put_in_order if options.ordered else self._items.put
         self._builder = builder
@@ -133,6 +136,8 @@ class Batch:
             self._items.make_room()
             self._run.wake()
             self._source.stop()
+            if self._unmet is not None:
+                self._unmet.stop()
 
     async def __aenter__(self) -> Self:
         self._kept_open = True
@@ -221,7 +226,9 @@ class Batch:
             self.plan = plan = await make_plan(self._run, journal, self._builder, entries)
             if plan.needs_consent and not self._options.new:
                 raise refuse_plan(plan, journal)
-            for key, value in self._notes.items():
+            self._run.counts.not_in_input = plan.unmet or 0
+            notes = {**self._notes, "not_in_input": str(plan.unmet or 0)} if plan.held else self._notes
+            for key, value in notes.items():
                 await journal.note(key, value)
         self._source.open()
 
@@ -236,7 +243,7 @@ class Batch:
 
     def _add_worker(self) -> None:
         """Start one more worker, unless there are enough or the input has ended."""
-        if len(self._workers) < self._limit and not self._source.ended:
+        if len(self._workers) < self._limit and not (self._unmet or self._source).ended:
             worker = asyncio.ensure_future(self._work())
             self._workers.add(worker)
             worker.add_done_callback(self._end_worker)
@@ -248,6 +255,16 @@ class Batch:
                 self._fail(InvalidRequestError(_CANCELLED))
         elif (error := worker.exception()) is not None:
             self._fail(error.error if isinstance(error, BatchAbortedError) else error)
+        if (
+            not self._workers
+            and self._stopped is None
+            and self._unmet is None
+            and self.plan is not None
+            and self.plan.held
+        ):
+            self._unmet = EntrySource(list_unmet(self._run, self.plan), self._fail)
+            self._unmet.open()
+            self._add_worker()
         self._items.wake()
 
     def _fail(self, error: BaseException) -> None:
@@ -258,14 +275,16 @@ class Batch:
 
     async def _work(self) -> None:
         """Process entries one after the other."""
-        source = self._source
+        source, first = self._source, 0
+        if self._unmet is not None:
+            source, first = self._unmet, source.taken
         while self._stopped is None:
             while self._is_full() and not source.ended:
                 await self._items.wait_for_room()
             raw = source.take_at_once() if source.at_once else await source.take()
             if raw is END:
                 return
-            index = source.taken - 1
+            index = first + source.taken - 1
             if len(self._workers) < self._limit:
                 self._add_worker()
             await self._process(index, raw)
@@ -284,6 +303,9 @@ class Batch:
         if self._options.ordered:
             self._items.begin(index)
         try:
+            if self._unmet is not None:
+                await self._deliver(await take_up(self._run, raw, index), 0)
+                return
             try:
                 entry = read_entry(raw, self._options.verb)
             except Exception as error:  # noqa: BLE001  an entry of any kind must not lose the others

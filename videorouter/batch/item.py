@@ -195,7 +195,11 @@ class Item:
                 self._take_stored(row, known)
             return await self._send(known)
         if action == "poll":
-            item = await Sending(run, record, known).poll(row)
+            try:
+                item = await Sending(run, record, known).poll(row)
+            except asyncio.CancelledError:
+                run.count(record.show("accepted", known), record.unknown)
+                raise
             run.count(item, record.unknown)
             return item
         item = self._show_row(row, known)

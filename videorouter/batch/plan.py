@@ -34,7 +34,8 @@ class BatchPlan(msgspec.Struct, frozen=True, kw_only=True):
     """What a batch will do, in requests: an entry is one, and so is each edit that follows from it.
 
     ``held`` are the journal's, ``paid`` those of them that were paid for, or may have been. Of a stream the rest is unknown and
-    ``None``: ``met`` are those of the input that the journal holds, ``new`` those that it lacks, ``cost`` what all that is to
+    ``None``: ``met`` are those of the input that the journal holds, ``unmet`` those of the journal that the input does not have,
+    ``new`` those that the journal lacks, ``cost`` what all that is to
     be sent may cost, in US dollars (``None``, too, where a price is unknown), and ``again`` what was paid for and would be
     bought again under another spelling.
     """
@@ -42,6 +43,7 @@ class BatchPlan(msgspec.Struct, frozen=True, kw_only=True):
     held: int = 0
     paid: int = 0
     met: int | None = None
+    unmet: int | None = None
     new: int | None = None
     sends: int | None = None
     cost: float | None = None
@@ -102,6 +104,7 @@ async def make_plan(
         held=found.held,
         paid=found.paid,
         met=found.met,
+        unmet=found.unmet,
         new=found.new,
         sends=costs.count,
         cost=costs.dollars,

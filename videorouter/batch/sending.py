@@ -122,7 +122,7 @@ class Sending:
             run.end_request()
 
     async def poll(self, row: ItemRow) -> BatchItem:
-        """Collect a task that an earlier run has paid for."""
+        """Collect a task that an earlier run has paid for. A cancelled one stays accepted."""
         run = self._run
         self._reserved = held = to_micros(row.reserved)
         if row.state == "lost" and row.sends == 1:
@@ -139,14 +139,12 @@ class Sending:
             idempotency_key=row.idempotency_key,
             poll_url=row.poll_url,
         )
-        keep_request(task, self._submission.body)
+        if self._submission.body:  # it may be forgotten
+            keep_request(task, self._submission.body)
         run.in_flight += 1
         try:
             result = await resume_job(run.caller, task, timeout=self._submission.timeout)
             return await self._finish(result)
-        except asyncio.CancelledError:
-            run.count(self._record.show("accepted", self._submission), self._record.unknown)
-            raise
         except Exception as error:  # noqa: BLE001  one failure never loses the others
             return await self._fail(error)
         finally:

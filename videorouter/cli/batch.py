@@ -13,6 +13,7 @@ import json
 import os
 import sys
 import time
+from collections import Counter
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -205,6 +206,8 @@ class Run:
         self._handed = 0
         self._unsaved = 0
         self._settled = 0
+        self._others: Counter[str] = Counter()
+        """States of what this input does not have, and is not at its end."""
         self._dearer: set[str | None] = set()
         self._told = 0
         self._exit: Exit | None = None
@@ -296,8 +299,9 @@ class Run:
             return
         cost = "cost unknown without --price" if plan.cost is None else f"about ${plan.cost:,.2f}"
         money = f" ({cost})" if plan.sends else ""
+        unmet = f"{plan.unmet:,} are not in this input, " if plan.unmet else ""
         self._console.say(
-            f"{held}; the input meets {plan.met:,} of them, and {plan.new:,} are new. To send: {plan.sends:,}{money}."
+            f"{held}; the input meets {plan.met:,} of them, {unmet}and {plan.new:,} are new. To send: {plan.sends:,}{money}."
         )
 
     async def _follow(self, batch: Batch, board: BatchBoard, router: AsyncVideoRouter) -> None:
@@ -341,7 +345,10 @@ class Run:
 
     def _tell(self, item: BatchItem) -> None:
         console = self._console
-        self._handed += 1
+        if item.in_input:
+            self._handed += 1
+        else:
+            self._others[item.state] += 1
         if not item.resumed:
             self._fresh += 1
         stopped = item.state == "not_sent" and isinstance(item.error, ClientClosedError | BudgetExceededError)
@@ -446,16 +453,9 @@ class Run:
         return gravest(self._codes) if self._codes else Exit.OK
 
     def _list_next(self, batch: Batch, left: int) -> list[str]:
-        steps, summary = [], batch.summary
-        if (
-            summary.stopped
-            or self._ended
-            or left
-            or summary.accepted
-            or summary.lost
-            or summary.not_sent
-            or self._unsaved
-        ):
+        steps, summary, others = [], batch.summary, self._others
+        accepted, lost = summary.accepted + others["accepted"], summary.lost + others["lost"]
+        if summary.stopped or self._ended or left or accepted or lost or summary.not_sent or self._unsaved:
             why = "resumes"
             if isinstance(batch.cause, BudgetExceededError):
                 why = "resumes, with a higher --max-cost"
@@ -463,7 +463,7 @@ class Run:
                 videos = "1 video" if self._unsaved == 1 else f"{self._unsaved:,} videos"
                 why = f"resumes, and fetches {videos} that could not be saved"
             steps.append(f"{say_command(self._words)}   ({why})")
-        doubts = summary.in_doubt + summary.lost
+        doubts = summary.in_doubt + others["in_doubt"] + lost
         if doubts or summary.cost_in_doubt:
             count = f"{doubts:,}" if doubts else f"${summary.cost_in_doubt:,.2f}"
             steps.append(f"{say_batch('settle', self._journal)}   ({count} may have been billed)")
@@ -497,6 +497,8 @@ def describe_summary(console: Console, summary: BatchSummary, left: int) -> list
     money += [f"up to ${doubt:,.2f} more in doubt"] if doubt else []
     money += [f"{summary.unpriced:,} without a price"] if summary.unpriced else []
     lines = [", ".join(words) or "nothing to do", *([", and ".join(money)] if money else [])]
+    if summary.not_in_input:
+        lines.append(f"{summary.not_in_input:,} in the journal are not in this input")
     if summary.mismatched:
         lines.append(console.style(f"{summary.mismatched:,} not what was asked for", "yellow"))
     return lines

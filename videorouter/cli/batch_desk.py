@@ -82,6 +82,7 @@ def _show_status(path: Path, console: Console) -> int:
         values.update((state, status.counts.get(state, 0)) for state in STATES)
         values.update(
             not_met=left,
+            not_in_input=status.not_in_input,
             cost=_round(status.cost),
             reserved=_round(status.reserved),
             cost_in_doubt=_round(status.unknown),
@@ -104,6 +105,8 @@ def _show_status(path: Path, console: Console) -> int:
     missing = _count_missing(status)
     if missing:
         console.data(f"{missing:>9,}  of those done are not saved yet")
+    if status.not_in_input:
+        console.data(f"{status.not_in_input:>9,}  of them are not in the input of the last run")
     if status.mismatched:
         console.data(_say_mismatches(status))
     reported = status.reported

@@ -250,13 +250,14 @@ def check_retry(states: Iterable[str] | bool) -> frozenset[ItemState]:
 class Counts:
     """Counts the items of a batch by state, and their cost."""
 
-    __slots__ = ("cost", "counts", "mismatched", "unknown", "unpriced", "unpriced_doubts")
+    __slots__ = ("cost", "counts", "mismatched", "not_in_input", "unknown", "unpriced", "unpriced_doubts")
 
     def __init__(self) -> None:
         self.counts: dict[ItemState, int] = dict.fromkeys(STATES, 0)
         self.cost: int = 0
         self.unknown: int = 0
         self.mismatched: int = 0
+        self.not_in_input: int = 0
         self.unpriced: int = 0
         self.unpriced_doubts: int = 0
 
@@ -278,6 +279,7 @@ class Counts:
             not_sent=counts["not_sent"] + unmet,
             lost=counts["lost"],
             cancelled=counts["cancelled"],
+            not_in_input=self.not_in_input,
             cost=cost,
             cost_in_doubt=cost_in_doubt,
             unpriced=self.unpriced + self.unpriced_doubts,

@@ -89,10 +89,18 @@ class JournalStatus(msgspec.Struct, frozen=True, kw_only=True):
         return None if self.unpriced else (self.cost or 0.0) + (self.reserved or 0.0) + (self.unknown or 0.0)
 
     @property
+    def not_in_input(self) -> int:
+        """Rows that the input of the last run did not have."""
+        return self._read_note("not_in_input")
+
+    @property
     def unmet(self) -> int:
         """Entries of the input without a row, as nothing was sent for them; 0 for an uncounted input."""
-        planned = self.meta.get("planned", "")
-        return max(0, int(planned) - sum(self.counts.values())) if planned.isdigit() else 0
+        return max(0, self._read_note("planned") - sum(self.counts.values()) + self.not_in_input)
+
+    def _read_note(self, name: str) -> int:
+        note = self.meta.get(name, "")
+        return int(note) if note.isdigit() else 0
 
 
 @contextmanager

@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from videorouter.journal.identity import digest_request, fill_step, name_parent
-from videorouter.journal.journal import CLAIM, Fingerprint, find_item
+from videorouter.journal.journal import CLAIM, COLUMNS, Fingerprint, find_item
+from videorouter.journal.states import ItemRow
 
 if TYPE_CHECKING:
     import sqlite3
-    from collections.abc import Callable, Sequence
+    from collections.abc import AsyncIterator, Callable, Sequence
 
     from videorouter.journal.journal import Journal
-    from videorouter.journal.states import ItemRow
 
 PAID = ("done", "accepted", "in_doubt", "lost")
 """States of items that were paid for, or may have been."""
@@ -30,6 +30,15 @@ _ADD = "INSERT INTO fresh VALUES (?, 1) ON CONFLICT (key) DO UPDATE SET times = 
 _TAKE = "UPDATE fresh SET times = times - 1 WHERE key = ? AND times > 0"
 UNMET = "NOT EXISTS (SELECT 1 FROM met WHERE key = 'i' || items.id)"
 """The condition of rows that this run has not met."""
+_COUNT_UNMET = f"SELECT count(*) FROM items WHERE {UNMET}"  # noqa: S608
+_UNSAVED = """
+state = 'done' AND json_valid(result) AND
+  (SELECT count(*) FROM files WHERE item = items.id AND saved IS NOT NULL) < json_array_length(result, '$.videos')
+"""
+_UNFINISHED = f"""
+SELECT rowid, {", ".join(COLUMNS)} FROM items WHERE rowid > ? AND {UNMET} AND
+  (state IN ('accepted', 'in_doubt', 'lost') OR (? AND {_UNSAVED})) ORDER BY rowid LIMIT 64
+"""  # noqa: S608
 _UNMET_PAID = f"SELECT request, parent FROM items WHERE state IN ({_LIST}) AND {UNMET}"  # noqa: S608
 _read = msgspec.json.Decoder(dict[str, Any]).decode
 
@@ -45,11 +54,13 @@ class Wanted(msgspec.Struct, frozen=True):
 class Found(msgspec.Struct, frozen=True, kw_only=True):
     """What the journal holds, and what the input makes of it, in requests.
 
-    ``paid`` is what was paid for, or may have been, and ``again`` what of it would be bought again.
+    ``unmet`` are rows that the input does not have, ``paid`` is what was paid for, or may have been, and ``again`` what of it
+    would be bought again.
     """
 
     held: int = 0
     met: int = 0
+    unmet: int = 0
     new: int = 0
     paid: int = 0
     again: int = 0
@@ -113,10 +124,11 @@ class JournalSurvey:
         def work(database: sqlite3.Connection) -> Found:
             database.execute(_FRESH)
             held, paid = database.execute(_COUNT).fetchone()
+            (unmet,) = database.execute(_COUNT_UNMET).fetchone()
             again = self._count_again(database) if self._new else 0
             database.execute("DROP TABLE fresh")
             database.execute("DELETE FROM met")
-            return Found(held=held, met=self._met, new=self._new, paid=int(paid), again=again)
+            return Found(held=held, met=self._met, unmet=unmet, new=self._new, paid=int(paid), again=again)
 
         return await self._journal.writer.do("identify", work)
 
@@ -174,6 +186,27 @@ class JournalSurvey:
                 keys += [_key(prompt, f"then {said.get('prompt')}")] if said is not None else []
             matched += any(database.execute(_TAKE, (key,)).rowcount for key in keys)
         return matched + min(forgotten, self._new - matched)
+
+
+async def count_unmet(journal: Journal) -> int:
+    """How many rows this run has not met."""
+    return await journal.writer.do("find", lambda database: int(database.execute(_COUNT_UNMET).fetchone()[0]))
+
+
+async def list_unfinished(journal: Journal, *, saves: bool) -> AsyncIterator[ItemRow]:
+    """Rows that this run has not met, and that may have been paid for without a result in hand.
+
+    ``saves``: whether a result without its files is none.
+    """
+    last = 0
+
+    def find_page(database: sqlite3.Connection) -> list[tuple[Any, ...]]:
+        return database.execute(_UNFINISHED, (last, saves)).fetchall()
+
+    while page := await journal.writer.do("find", find_page):
+        last = page[-1][0]
+        for _, *values in page:
+            yield ItemRow(**dict(zip(COLUMNS, values, strict=True)))
 
 
 def _parse(request: str | None) -> dict[str, Any] | None:
