@@ -72,6 +72,10 @@ PUBLIC = [
     "videorouter.integrations.otel",
     "videorouter.integrations.pytest_plugin",
     "videorouter.integrations.ray",
+    "videorouter.jobs.jobs",
+    "videorouter.jobs.models",
+    "videorouter.jobs.queue",
+    "videorouter.jobs.sync",
     "videorouter.models",
     "videorouter.sandbox",
     "videorouter.sync",
@@ -83,7 +87,7 @@ def list_public(module):
     """Each public class and function that a module defines, and each public method of its classes."""
     for name in getattr(module, "__all__", vars(module)):
         thing = getattr(module, name)
-        here = getattr(thing, "__module__", "").startswith(module.__name__)
+        here = (getattr(thing, "__module__", None) or "").startswith(module.__name__)
         if name.startswith("_") or not here or not callable(thing):
             continue
         yield name, thing

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any, NoReturn, Self
 
 from msgspec import UNSET, UnsetType
 
-from videorouter.batch.verbs import BatchVerbs
 from videorouter.call import tasks
 from videorouter.call.caller import Caller
 from videorouter.call.catalog import Catalog, read_account
@@ -31,6 +30,7 @@ from videorouter.config import (
 from videorouter.errors import ConfigurationError, InvalidRequestError, VideoRouterError
 from videorouter.events import EventHook, InDoubtHook
 from videorouter.http import HTTPClient
+from videorouter.jobs.verbs import QueueVerbs
 from videorouter.models import (
     Asset,
     Balance,
@@ -53,7 +53,7 @@ else:
     httpx = LazyModule("httpx")
 
 
-class AsyncVideoRouter(BatchVerbs):
+class AsyncVideoRouter(QueueVerbs):
     """The asyncio client of the Infron video gateway.
 
     Args:

@@ -19,6 +19,7 @@
       TaskTimeoutError (TimeoutError)      the deadline passed while an accepted task was still running
       DownloadError                        a file could not be fetched whole
       BudgetExceededError                  the money cap of a batch would be exceeded
+      QueueFullError                       as many jobs wait as the queue may hold; nothing was put
       JournalError                         the journal could not be read or written
         JournalBusyError                   another process holds the journal
         JournalMismatchError               the journal holds the same with another request
@@ -259,6 +260,10 @@ class DownloadError(VideoRouterError):
 
 class BudgetExceededError(VideoRouterError):
     """The batch's money cap would be exceeded by the next item; it was not sent."""
+
+
+class QueueFullError(VideoRouterError):
+    """As many jobs wait to be sent as the queue may hold. Nothing was put; put it again later."""
 
 
 class JournalError(VideoRouterError):

@@ -95,6 +95,31 @@ class WriterLock:
             os.close(descriptor)
 
 
+def read_commit_note(journal: Path) -> int:
+    """Read how many commits of a journal were noted beside it, without its lock."""
+    try:
+        descriptor = os.open(journal.with_name(journal.name + ".lock"), os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
+    except OSError:
+        return 0
+    try:
+        return _read_note(descriptor)[1]
+    finally:
+        os.close(descriptor)
+
+
+def read_heartbeat(journal: Path) -> tuple[int | None, float | None]:
+    """The process that holds a journal's lock, and how many seconds ago it was last seen; ``None`` where none does."""
+    if not is_locked(journal):
+        return None, None
+    path = journal.with_name(journal.name + ".lock")
+    try:
+        words = path.read_bytes()[:10].split()
+        seen = path.stat().st_mtime
+    except OSError:
+        return None, None
+    return (int(words[0]) if words and words[0].isdigit() else None), max(0.0, time.time() - seen)
+
+
 def is_locked(journal: Path) -> bool:
     """Whether a process is writing a journal right now."""
     try:
@@ -155,8 +180,22 @@ if sys.platform == "win32":  # pragma: no cover
         """Let others lock it; closing it does that, too, unless it was inherited."""
         os.lseek(descriptor, _BYTE, os.SEEK_SET)
         msvcrt.locking(descriptor, msvcrt.LK_UNLCK, 1)
+
+    def wait_for_turn(descriptor: int) -> None:
+        """Windows has no fair wait: SQLite's own lock has to do."""
+
+    def pass_turn(descriptor: int) -> None:
+        """As above."""
 else:
     import fcntl
+
+    def wait_for_turn(descriptor: int) -> None:
+        """Wait for a courtesy lock, which the kernel hands over in the order of arrival."""
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+
+    def pass_turn(descriptor: int) -> None:
+        """Hand it to the next in line."""
+        fcntl.flock(descriptor, fcntl.LOCK_UN)
 
     def lock_descriptor(descriptor: int) -> None:
         """Lock an open file against other processes; raises ``OSError`` at once when somebody else has."""

@@ -73,3 +73,11 @@ def dress(
         if name not in without
     }
     borrower.__annotations__ = {**written, "return": returns}
+
+
+def dress_without_await(call: Callable[P, R], stub: Callable[..., Any], verb: Callable[..., Any]) -> Callable[P, R]:
+    """Show the async ``verb``'s parameters and docs on ``call``, under the name and with the result of ``stub``."""
+    functools.update_wrapper(call, stub)
+    dress(call, verb, returns=inspect.signature(stub).return_annotation)
+    call.__doc__ = (verb.__doc__ or "").replace("await ", "").replace("async ", "") or stub.__doc__
+    return call

@@ -6,8 +6,6 @@ type checkers; what it does, the async verb does.
 
 from __future__ import annotations
 
-import functools
-import inspect
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Iterator
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from typing import TYPE_CHECKING, Any, Concatenate, Literal, NoReturn, ParamSpec, Self, TypeVar, Unpack, overload
@@ -32,15 +30,18 @@ from videorouter.models import (
     VideoResult,
 )
 from videorouter.portal import Portal
-from videorouter.signatures import LazyModule, dress
+from videorouter.signatures import LazyModule, dress_without_await
 
 if TYPE_CHECKING:
     import httpx
 
     from videorouter.batch import batch
+    from videorouter.jobs import jobs, sync as queues
 else:
     batch = LazyModule("videorouter.batch.batch")
     httpx = LazyModule("httpx")
+    jobs = LazyModule("videorouter.jobs.jobs")
+    queues = LazyModule("videorouter.jobs.sync")
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -56,7 +57,7 @@ def _waits_for(
         def call(self: VideoRouter, /, *args: P.args, **kwargs: P.kwargs) -> R:
             return self._portal.call(lambda client: verb(client, *args, **kwargs))
 
-        return _dress(call, stub, verb)
+        return dress_without_await(call, stub, verb)
 
     return lend
 
@@ -74,7 +75,7 @@ def _buys(
         def call(self: VideoRouter, /, *args: P.args, **kwargs: P.kwargs) -> Bought:
             return self._portal.call(lambda client: verb(client, *args, **kwargs), keep=keep)
 
-        return _dress(call, stub, verb)
+        return dress_without_await(call, stub, verb)
 
     return lend
 
@@ -87,7 +88,7 @@ def _waits(verb: Callable[..., Coroutine[Any, Any, Any]]) -> Callable[[Callable[
             value: R = self._portal.call(lambda client: verb(client, *args, **kwargs))
             return value
 
-        return _dress(call, stub, verb)
+        return dress_without_await(call, stub, verb)
 
     return lend
 
@@ -106,7 +107,7 @@ def _holds(
         def call(self: VideoRouter, /, *args: P.args, **kwargs: P.kwargs) -> AbstractContextManager[Iterator[R]]:
             return self._portal.wrap_context_manager(lambda client: verb(client, *args, **kwargs))
 
-        return _dress(call, stub, verb)
+        return dress_without_await(call, stub, verb)
 
     return lend
 
@@ -120,16 +121,28 @@ def _streams(
         def call(self: VideoRouter, /, *args: P.args, **kwargs: P.kwargs) -> SyncBatch:
             return SyncBatch(self._portal, verb(self._portal.client, *args, **kwargs))
 
-        return _dress(call, stub, verb)
+        return dress_without_await(call, stub, verb)
 
     return lend
 
 
-def _dress(call: Callable[P, R], stub: Callable[..., Any], verb: Callable[..., Any]) -> Callable[P, R]:
-    functools.update_wrapper(call, stub)
-    dress(call, verb, returns=inspect.signature(stub).return_annotation)
-    call.__doc__ = (verb.__doc__ or "").replace("await ", "").replace("async ", "") or stub.__doc__
-    return call
+def _queues(
+    verb: Callable[Concatenate[AsyncVideoRouter, P], jobs.Jobs],
+) -> Callable[
+    [Callable[[VideoRouter], queues.SyncJobs[AsyncVideoRouter]]],
+    Callable[Concatenate[VideoRouter, P], queues.SyncJobs[AsyncVideoRouter]],
+]:
+    """Make a stub give ``verb``'s queue without ``async``."""
+
+    def lend(
+        stub: Callable[[VideoRouter], queues.SyncJobs[AsyncVideoRouter]],
+    ) -> Callable[Concatenate[VideoRouter, P], queues.SyncJobs[AsyncVideoRouter]]:
+        def call(self: VideoRouter, /, *args: P.args, **kwargs: P.kwargs) -> queues.SyncJobs[AsyncVideoRouter]:
+            return queues.SyncJobs(self._portal, lambda client: verb(client, *args, **kwargs))
+
+        return dress_without_await(call, stub, verb)
+
+    return lend
 
 
 def _makes(
@@ -145,7 +158,7 @@ def _makes(
         def call(self: VideoRouter, /, *args: P.args, **kwargs: P.kwargs) -> None:
             stub(self, lambda: client(*args, **kwargs))
 
-        return _dress(call, stub, AsyncVideoRouter.__init__)
+        return dress_without_await(call, stub, AsyncVideoRouter.__init__)
 
     return lend
 
@@ -275,6 +288,11 @@ class VideoRouter:
     @_streams(AsyncVideoRouter.edit_many)
     def edit_many(self) -> SyncBatch:
         """As ``AsyncVideoRouter.edit_many``."""
+        raise NotImplementedError
+
+    @_queues(AsyncVideoRouter.jobs)
+    def jobs(self) -> queues.SyncJobs[AsyncVideoRouter]:
+        """As ``AsyncVideoRouter.jobs``."""
         raise NotImplementedError
 
     @_waits_for(AsyncVideoRouter.models)

@@ -119,8 +119,8 @@ def check_options(settings: ClientSettings, verb: Verb, given: Mapping[str, Any]
         common={field: value for field, value in common.items() if value is not None},
         limit=most if concurrency is None else min(most, check_count(concurrency, "concurrency", least=1)),
         ordered=ordered,
-        journal=None if journal is None else _check_path(journal, "journal"),
-        save_to=None if save_to is None else _check_path(save_to, "save_to"),
+        journal=None if journal is None else check_path(journal, "journal"),
+        save_to=None if save_to is None else check_path(save_to, "save_to"),
         name=check_template(name),
         max_cost=max_cost,
         price=price,
@@ -141,7 +141,8 @@ def check_replay(settings: ClientSettings) -> None:
         )
 
 
-def _check_path(value: str | os.PathLike[str], name: str) -> Path:
+def check_path(value: str | os.PathLike[str], name: str) -> Path:
+    """Check the path of a file or a folder of this disk."""
     try:
         text: object = os.fspath(value)
     except TypeError as error:

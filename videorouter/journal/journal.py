@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar
 
 import msgspec
 
+from videorouter.errors import JournalError
 from videorouter.journal.identity import digest_request, digest_spelling, fill_step, name_item
 from videorouter.journal.schema import list_copies
 from videorouter.journal.states import MOVES, SETTLED, STATES, ItemRow, Move, list_sources
@@ -245,8 +246,14 @@ _LOST_NOTE = '{"type":"TaskFailedError","message":"Settled by hand: it was bille
 class Journal:
     """A journal, open for writing. Make it with ``open``; every verb may be awaited from one loop by many at once."""
 
-    def __init__(self, path: str | os.PathLike[str], *, fault: Callable[[str], None] | None = None) -> None:
-        self.writer: Writer = Writer(path, fault=fault)
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        fault: Callable[[str], None] | None = None,
+        writer: Writer | None = None,
+    ) -> None:
+        self.writer: Writer = writer or Writer(path, fault=fault)
         self.path: Path = self.writer.path
         self.folder: Path = self.path.parent
         self._of_schema_1 = False
@@ -259,6 +266,12 @@ class Journal:
         return journal
 
     def _recover(self, database: sqlite3.Connection) -> None:
+        if database.execute("SELECT value FROM meta WHERE key = 'kind'").fetchone() is not None:
+            raise JournalError(
+                f"{self.path} is a queue of jobs, which router.jobs() runs, and no journal of a batch. Nothing was sent. Pass "
+                "another path.",
+                path=str(self.path),
+            )
         database.execute(_CRASHED, (_CRASH_NOTE,))
         self._of_schema_1 = bool(database.execute(_OF_SCHEMA_1).fetchone()[0])
 
@@ -332,20 +345,9 @@ class Journal:
         ``not_bought``: it is sent again. ``send_again``: it is, and a second charge is accepted. ``bought``: it is done
         if its video is named, else paid and lost; ``cost`` is then what was billed, by default what may have been.
         """
-        statement = {"not_bought": _NOT_BOUGHT, "send_again": _SEND_AGAIN, "bought": _LOST}[settlement]
-        values: dict[str, object] = {"id": item, "cost": cost, "failure": _LOST_NOTE % SETTLED, "now": time.time()}
-        values["became"] = "failed" if settlement == "bought" else "not_sent"
-        if settlement == "bought" and (url or video_id):
-            statement = _FOUND
-            values["result"] = msgspec.json.encode({"videos": [{"url": url, "video_id": video_id}]}).decode()
 
         def work(database: sqlite3.Connection) -> bool:
-            if settlement == "send_again":
-                database.execute(_ARCHIVE_DOUBT, (item,))
-            changed = database.execute(statement, values).rowcount > 0
-            if changed and settlement != "send_again":
-                database.execute(_SETTLE_SENDINGS, values)
-            return changed
+            return settle_item(database, item, settlement, cost=cost, url=url, video_id=video_id)
 
         return await self.writer.do("settle", work)
 
@@ -488,6 +490,30 @@ def find_item(database: sqlite3.Connection, item: str) -> ItemRow | None:
     """Return the row of an item."""
     row = database.execute(f"{_SELECT} WHERE id = ?", (item,)).fetchone()
     return None if row is None else ItemRow(**dict(zip(COLUMNS, row, strict=True)))
+
+
+def settle_item(
+    database: sqlite3.Connection,
+    item: str,
+    settlement: Settlement,
+    *,
+    cost: float | None = None,
+    url: str | None = None,
+    video_id: str | None = None,
+) -> bool:
+    """Write down the user's decision about an item that may have been billed, as ``Journal.settle`` does."""
+    statement = {"not_bought": _NOT_BOUGHT, "send_again": _SEND_AGAIN, "bought": _LOST}[settlement]
+    values: dict[str, object] = {"id": item, "cost": cost, "failure": _LOST_NOTE % SETTLED, "now": time.time()}
+    values["became"] = "failed" if settlement == "bought" else "not_sent"
+    if settlement == "bought" and (url or video_id):
+        statement = _FOUND
+        values["result"] = msgspec.json.encode({"videos": [{"url": url, "video_id": video_id}]}).decode()
+    if settlement == "send_again":
+        database.execute(_ARCHIVE_DOUBT, (item,))
+    changed = database.execute(statement, values).rowcount > 0
+    if changed and settlement != "send_again":
+        database.execute(_SETTLE_SENDINGS, values)
+    return changed
 
 
 def write_ending(database: sqlite3.Connection, ending: Ending, now: float) -> bool:

@@ -277,7 +277,11 @@ def open_readable(path: Path) -> sqlite3.Connection:
         # A reader must be able to recover the log that a killed writer left, which a read-only connection cannot.
         mode = "rw" if os.access(path, os.W_OK) else "ro" if path.with_name(f"{path.name}-wal").exists() else _SHELVED
         database = sqlite3.connect(
-            f"{path.resolve().as_uri()}?mode={mode}", uri=True, isolation_level=None, timeout=5.0
+            f"{path.resolve().as_uri()}?mode={mode}",
+            uri=True,
+            isolation_level=None,
+            timeout=5.0,
+            check_same_thread=False,
         )
         _check_identity(database, path, empty_ok=False)
         if database.execute("PRAGMA user_version").fetchone()[0] < VERSION:

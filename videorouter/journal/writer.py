@@ -1,8 +1,8 @@
 """The one writer of a journal: a lock, a thread that owns the database, and commits that all waiting work shares.
 
 The loop hands work over and awaits it; all work that waits while the disk is busy shares the next commit. Awaited work has
-been committed with ``synchronous=FULL``. When a commit fails, all work of its group fails with ``JournalError`` and none of
-it counts as happened. Work that was handed over cannot be taken back: a caller that is cancelled meanwhile first learns
+been committed with ``synchronous=FULL``. Work that fails by itself fails alone: the others of its group are then committed
+one by one. When a commit fails, all work of its group fails with ``JournalError`` and none of it counts as happened. Work that was handed over cannot be taken back: a caller that is cancelled meanwhile first learns
 what became of it. This file knows no table.
 """
 
@@ -36,9 +36,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 T = TypeVar("T")
-_Work: TypeAlias = tuple[str, Any, asyncio.Future[Any]]
+Work: TypeAlias = tuple[str, Any, asyncio.Future[Any]]
 """The name of a step, what to call with the database, and who waits for what that gives."""
-_Outcome: TypeAlias = tuple[asyncio.Future[Any] | None, Any, Exception | None]
+Outcome: TypeAlias = tuple[asyncio.Future[Any] | None, Any, Exception | None]
 
 INTENT = "intent"
 """The step before which the file must still be where the next run looks for it, and the lock still held."""
@@ -75,8 +75,8 @@ class Writer:
         self.erased: bool = False
         """Whether that was done; known once it is closed."""
         self._fault = fault or (lambda _: None)
-        self._inbox: queue.SimpleQueue[list[_Work] | None] = queue.SimpleQueue()
-        self._pending: list[_Work] = []
+        self._inbox: queue.SimpleQueue[list[Work] | None] = queue.SimpleQueue()
+        self._pending: list[Work] = []
         self._database: sqlite3.Connection | None = None
         self._lock: WriterLock | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -96,6 +96,18 @@ class Writer:
 
     async def do(self, step: str, work: Callable[[sqlite3.Connection], T]) -> T:
         """Do work in the writer's thread, inside the next transaction; return its result once that is committed."""
+        future = self.hand_over(step, work)
+        try:
+            value: T = await future
+        except asyncio.CancelledError:
+            if not future.done():
+                raise
+            _cancel_at_next_wait()
+            value = future.result()
+        return value
+
+    def hand_over(self, step: str, work: Callable[[sqlite3.Connection], Any]) -> asyncio.Future[Any]:
+        """Hand work to the thread, with what else this turn of the loop brings."""
         if self._closed is not None or self._loop is None:
             raise JournalError(f"The journal {self.path} is closed.", path=str(self.path))
         future = UncancellableFuture(loop=self._loop)
@@ -105,14 +117,7 @@ class Writer:
             else:
                 self._loop.call_later(_GATHER, self._flush)
         self._pending.append((step, work, future))
-        try:
-            value: T = await future
-        except asyncio.CancelledError:
-            if not future.done():
-                raise
-            _cancel_at_next_wait()
-            value = future.result()
-        return value
+        return future
 
     async def aclose(self) -> None:
         """Write what waits, close the file, release the lock. Idempotent."""
@@ -197,7 +202,7 @@ class Writer:
         self._release()
         self._tell([(self._closed, None, None)])
 
-    def _wait_for_work(self, database: sqlite3.Connection) -> list[_Work] | None:
+    def _wait_for_work(self, database: sqlite3.Connection) -> list[Work] | None:
         """Return the next group; after a pause without one, fold the log into the file first."""
         try:
             return self._inbox.get(timeout=_IDLE)
@@ -221,9 +226,14 @@ class Writer:
             else:
                 return
 
-    def _commit(self, database: sqlite3.Connection, group: list[_Work]) -> list[_Outcome]:
+    def _count(self, database: sqlite3.Connection) -> int:
+        """Count the commit that is under way; returns its number."""
+        count_commit(database, self._written + 1)
+        return self._written + 1
+
+    def _commit(self, database: sqlite3.Connection, group: list[Work]) -> list[Outcome]:
         fault = self._fault
-        outcomes: list[_Outcome] = []
+        outcomes: list[Outcome] = []
         doing = "write"
         steps = {step for step, _, _ in group}
         try:
@@ -236,13 +246,18 @@ class Writer:
                     outcomes.append((future, work(database), None))
                 except RefusedChangeError as refused:
                     outcomes.append((future, None, refused))
+                except Exception:
+                    if len(group) == 1:
+                        raise
+                    if database.in_transaction:
+                        database.execute("ROLLBACK")
+                    return [outcome for one in group for outcome in self._commit(database, [one])]
             fault("commit")
-            if not steps <= READING:
-                count_commit(database, self._written + 1)
+            written = self._written if steps <= READING else self._count(database)
             database.execute("COMMIT")
             self.commits += 1
             if not steps <= READING:
-                self._written += 1
+                self._written = written
                 if self._lock is not None:
                     self._lock.note(self._written)
             fault("committed")
@@ -257,11 +272,11 @@ class Writer:
             return [(future, None, named) for _, _, future in group]
         return outcomes
 
-    def _tell(self, outcomes: list[_Outcome]) -> None:
+    def _tell(self, outcomes: list[Outcome]) -> None:
         if self._loop is None:
             return
         try:
-            self._loop.call_soon_threadsafe(_resolve, outcomes)
+            self._loop.call_soon_threadsafe(resolve_outcomes, outcomes)
         except RuntimeError:
             return  # the loop is gone, and with it everyone who waited
 
@@ -274,7 +289,8 @@ def _cancel_at_next_wait() -> None:
         task.cancel()
 
 
-def _resolve(outcomes: list[_Outcome]) -> None:
+def resolve_outcomes(outcomes: list[Outcome]) -> None:
+    """Tell those who wait, in their loop, what became of their work."""
     for future, value, error in outcomes:
         if future is None or future.done():
             continue

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from videorouter.sandbox.faults import Fault
-    from videorouter.sandbox.store import Job, StoredAsset
+    from videorouter.sandbox.store import StoredAsset, StoredJob
 
 TYPES = {
     400: "invalid_request_error",
@@ -146,7 +146,7 @@ def write_refusal(error: RefusalError, request_id: str) -> Answer:
     )
 
 
-def write_finished(job: Job, videos: list[tuple[str, str]]) -> Answer:
+def write_finished(job: StoredJob, videos: list[tuple[str, str]]) -> Answer:
     """Return the specification's answer of a finished POST.
 
     Args:
@@ -158,7 +158,7 @@ def write_finished(job: Job, videos: list[tuple[str, str]]) -> Answer:
 
 
 def write_task(
-    job: Job, *, state: str, query: str, videos: list[tuple[str, str]], fault: Fault | None = None
+    job: StoredJob, *, state: str, query: str, videos: list[tuple[str, str]], fault: Fault | None = None
 ) -> Answer:
     """Return a task, as its POST and every look at it show it.
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from videorouter.sandbox.delivery import Answer
     from videorouter.sandbox.gateway import Gateway
-    from videorouter.sandbox.store import Job
+    from videorouter.sandbox.store import StoredJob
 
 PREFIX = "/_sandbox/"
 _LISTED = 200
@@ -129,7 +129,7 @@ def reset(gateway: Gateway) -> dict[str, bool]:
     return {"reset": True}
 
 
-def _describe(gateway: Gateway, job: Job) -> dict[str, Any]:
+def _describe(gateway: Gateway, job: StoredJob) -> dict[str, Any]:
     now = time.time()
     state = "lost" if job.lost else job.state(now)
     videos = gateway.store.videos_of(job.number)

@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 
     from videorouter.sandbox.records import RequestLog, RequestRecord
     from videorouter.sandbox.settings import Settings
-    from videorouter.sandbox.store import Job, Store
+    from videorouter.sandbox.store import Store, StoredJob
 
 BODY_LIMIT = 600 * 1024 * 1024
 _JSON_LIMIT = 16 * 1024 * 1024
@@ -270,7 +270,7 @@ class Gateway:
                 param="video_id",
             )
 
-    def _find_replay(self, key: str | None, digest: bytes) -> Job | None:
+    def _find_replay(self, key: str | None, digest: bytes) -> StoredJob | None:
         if key is None or not self.settings.honour_idempotency:
             return None
         known = self.store.job_of_key(key)
@@ -283,7 +283,7 @@ class Gateway:
             )
         return known
 
-    def _accept(self, call: ReceivedCall, request: VideoRequest, digest: bytes) -> Job:
+    def _accept(self, call: ReceivedCall, request: VideoRequest, digest: bytes) -> StoredJob:
         """Make the job: from here on it is bought, unless its fault says that it is free."""
         settings, fault, now = self.settings, call.fault, time.time()
         cost = reckon_price(request.model, request.seconds, request.takes)
@@ -324,7 +324,7 @@ class Gateway:
             return "task" if "/" in model else "held"
         return self.settings.mode
 
-    async def _present(self, job: Job, fault: Fault | None = None) -> Answer:
+    async def _present(self, job: StoredJob, fault: Fault | None = None) -> Answer:
         """Return the answer to the POST that made a job; a held one comes when the job is over."""
         if job.form == "task":
             return self._show(job, job.state(time.time()) if job.created < time.time() - 1 else "created", fault)
@@ -340,10 +340,10 @@ class Gateway:
             raise RefusalError(500, job.reason or "upstream error", kind="upstream_error")
         return write_finished(job, self._list_results(job))
 
-    def _list_results(self, job: Job) -> list[tuple[str, str]]:
+    def _list_results(self, job: StoredJob) -> list[tuple[str, str]]:
         return [(self.url_of(video.file), video.video_id) for video in self.store.videos_of(job.number)]
 
-    def _show(self, job: Job, state: str, fault: Fault | None = None) -> Answer:
+    def _show(self, job: StoredJob, state: str, fault: Fault | None = None) -> Answer:
         videos = self._list_results(job) if state == "completed" else []
         query = f"{self.base_url}/videos/tasks/{job.task_id}"
         return write_task(job, state=state, query=query, videos=videos, fault=fault)

@@ -16,7 +16,7 @@ from videorouter.sandbox.uploads import PICTURE_FIELDS, find_held
 
 if TYPE_CHECKING:
     from videorouter.sandbox.settings import Settings
-    from videorouter.sandbox.store import Job, Store
+    from videorouter.sandbox.store import Store, StoredJob
 
 _LINES = {"480p": 480, "540p": 540, "720p": 720, "768p": 720, "1080p": 720, "4k": 720, "360p": 360}
 _LONGEST = 15.0
@@ -94,7 +94,7 @@ class Scene:
             self.parent._mark(mark)  # noqa: SLF001 - a scene of its own kind
 
 
-def stage(job: Job, take: int, *, store: Store, settings: Settings, files_url: str, depth: int = 0) -> Scene:
+def stage(job: StoredJob, take: int, *, store: Store, settings: Settings, files_url: str, depth: int = 0) -> Scene:
     """Return the scene of one video of a job.
 
     Args:

@@ -39,7 +39,7 @@ CREATE TABLE assets(
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Job:
+class StoredJob:
     """One accepted generation or edit."""
 
     number: int
@@ -183,7 +183,7 @@ class Store:
     def _begin_life(self) -> None:
         self.put("uid", secrets.token_hex(8))
         self.put("balance", self._balance)
-        sample = Job(
+        sample = StoredJob(
             number=0,
             task_id=SAMPLE_TASK_ID,
             kind="generation",
@@ -240,16 +240,16 @@ class Store:
         """
         self._db.execute("INSERT OR REPLACE INTO meta VALUES(?,?)", (name, value))
 
-    def add_job(self, *, request_id: str, **values: Any) -> Job:
+    def add_job(self, *, request_id: str, **values: Any) -> StoredJob:
         """Write down an accepted job, its videos and, if it is charged, its charge, all or nothing.
 
         Args:
             request_id: The id of the answer.
-            values: The fields of ``Job`` except its number and its task id.
+            values: The fields of ``StoredJob`` except its number and its task id.
         """
         number = self._next
         stamp = time.strftime("%Y%m%d%H%M%S", time.gmtime(values["created"]))
-        job = Job(number=number, task_id=f"cgt-{stamp}-{self._derive('task', number, 0)[:8]}", **values)
+        job = StoredJob(number=number, task_id=f"cgt-{stamp}-{self._derive('task', number, 0)[:8]}", **values)
         self._db.execute("BEGIN")
         try:
             self._insert_job(job)
@@ -282,14 +282,14 @@ class Store:
         self._next = number + 1
         return job
 
-    def _insert_job(self, job: Job) -> None:
-        values = [getattr(job, name) for name in Job.__slots__]
+    def _insert_job(self, job: StoredJob) -> None:
+        values = [getattr(job, name) for name in StoredJob.__slots__]
         self._db.execute(f"INSERT INTO jobs VALUES({','.join('?' * len(values))})", values)
 
     def _derive(self, *parts: object) -> str:
         return hashlib.blake2b(repr((self._uid, parts)).encode(), digest_size=24).hexdigest()
 
-    def job_of_task(self, task_id: str) -> Job | None:
+    def job_of_task(self, task_id: str) -> StoredJob | None:
         """Return the job with this task id.
 
         Args:
@@ -297,7 +297,7 @@ class Store:
         """
         return self._one_job("task_id=?", task_id)
 
-    def job_of_number(self, number: int) -> Job | None:
+    def job_of_number(self, number: int) -> StoredJob | None:
         """Return the job with this number.
 
         Args:
@@ -305,7 +305,7 @@ class Store:
         """
         return self._one_job("number=?", number)
 
-    def job_of_key(self, key: str) -> Job | None:
+    def job_of_key(self, key: str) -> StoredJob | None:
         """Return the first job that came with this idempotency key.
 
         Args:
@@ -313,11 +313,11 @@ class Store:
         """
         return self._one_job("idempotency_key=? ORDER BY number LIMIT 1", key)
 
-    def _one_job(self, where: str, value: object) -> Job | None:
+    def _one_job(self, where: str, value: object) -> StoredJob | None:
         row = self._db.execute(f"SELECT * FROM jobs WHERE {where}", (value,)).fetchone()  # noqa: S608 - constants
         return None if row is None else _read_job(row)
 
-    def list_jobs(self, limit: int) -> list[Job]:
+    def list_jobs(self, limit: int) -> list[StoredJob]:
         """Return the newest jobs, newest first.
 
         Args:
@@ -403,8 +403,8 @@ class Store:
         return None if row is None else StoredAsset(**dict(zip(StoredAsset.__slots__, row, strict=True)))
 
 
-def _read_job(row: tuple[Any, ...]) -> Job:
-    values = dict(zip(Job.__slots__, row, strict=True))
+def _read_job(row: tuple[Any, ...]) -> StoredJob:
+    values = dict(zip(StoredJob.__slots__, row, strict=True))
     for name in ("charged", "lost", "expired"):
         values[name] = bool(values[name])
-    return Job(**values)
+    return StoredJob(**values)

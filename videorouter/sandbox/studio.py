@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from av import AudioFrame
 
     from videorouter.sandbox.settings import Settings
-    from videorouter.sandbox.store import Job, Store
+    from videorouter.sandbox.store import Store, StoredJob
 
 _RATE = 44_100
 _ROOM = 96 * 1024 * 1024
@@ -56,7 +56,7 @@ class Studio:
         self._size = 0
         self._running: dict[bytes, asyncio.Future[Reel]] = {}
 
-    async def film(self, job: Job, take: int) -> Reel:
+    async def film(self, job: StoredJob, take: int) -> Reel:
         """Return one video of a job, rendering it when nobody has asked before.
 
         Args:
@@ -65,7 +65,7 @@ class Studio:
         """
         return await self._make(b"mp4", job, take, render)
 
-    async def poster(self, job: Job, take: int) -> Reel:
+    async def poster(self, job: StoredJob, take: int) -> Reel:
         """Return one frame of a video as JPEG.
 
         Args:
@@ -83,7 +83,7 @@ class Studio:
             future.cancel()
         self._running.clear()
 
-    async def _make(self, sort: bytes, job: Job, take: int, work: Callable[[Scene, int], Reel]) -> Reel:
+    async def _make(self, sort: bytes, job: StoredJob, take: int, work: Callable[[Scene, int], Reel]) -> Reel:
         scene = stage(job, take, store=self._store, settings=self._settings, files_url=self.files_url)
         key = sort + scene.digest()
         reel = self._reels.get(key)

@@ -1,0 +1,1 @@
+"""A durable queue of paid work: any process may ask, and one of them pays."""
