@@ -108,6 +108,83 @@ async def test_of_a_stream_only_what_the_journal_holds_is_known(router, journal)
         assert (batch.plan.held, batch.plan.paid, batch.plan.met, batch.plan.cost) == (3, 3, None, None)
 
 
+def shape(source, kind):
+    """An input that can be read only once, with or without waiting."""
+
+    async def stream():
+        for entry in source:
+            yield entry
+
+    return iter(source) if kind == "iterator" else stream()
+
+
+@pytest.mark.parametrize("kind", ["iterator", "stream"])
+@pytest.mark.parametrize("change", RESPELT)
+async def test_a_stream_is_stopped_before_it_buys_again_what_was_bought(sandbox, router, journal, change, kind):
+    await buy(router, prompts(5), journal)
+    options = RESPELT[change](5)
+    entries = options.pop("prompts")
+    with pytest.raises(JournalMismatchError, match=r"that this stream wants so far") as refused:
+        await buy(router, shape(entries, kind), journal, **options)
+    assert refused.value.path == str(journal)
+    assert sum((await sandbox.charges()).values()) == 5
+    for _ in range(2):
+        await buy(router, shape(entries, kind), journal, **options, new=True)
+    charges = await sandbox.charges()
+    assert {charges[one] for one in prompts(5)} == {2}
+
+
+async def test_a_stream_may_buy_less_than_a_tenth_of_what_it_meets_again(sandbox, router, journal):
+    entries = prompts(30)
+    await buy(router, entries, journal)
+    respelt = [{"prompt": one, "seed": 1} for one in entries]
+    changed = [*entries[:15], respelt[15], *entries[16:25], *respelt[25:]]
+    with pytest.raises(JournalMismatchError, match="3 of the 27 requests"):
+        await buy(router, iter(changed), journal, concurrency=1)
+    assert {one for one, count in (await sandbox.charges()).items() if count == 2} == {entries[15], entries[25]}
+
+
+async def test_a_stream_that_goes_on_buys_takes_variants_and_new_prompts_of_what_it_has_met(sandbox, router, journal):
+    entries = prompts(12)
+    await buy(router, entries, journal)
+    variants = [{"prompt": "otter 3", "seed": 1}, {"prompt": "otter 11", "seed": 1}]
+    stream = iter([*entries[:11], *variants, "heron", entries[11], entries[0], "heron"])
+    await buy(router, stream, journal, concurrency=1)
+    charges = await sandbox.charges()
+    assert [charges[one] for one in ("otter 0", "otter 3", "otter 11", "otter 5", "heron")] == [2, 2, 2, 1, 2]
+
+
+async def test_a_stream_with_other_prompts_is_no_respelling(sandbox, router, journal):
+    await buy(router, [{"prompt": one, "then": ["snow"]} for one in prompts(3)], journal)
+    await buy(router, iter(["heron", {"prompt": "kite", "then": ["snow"]}]), journal)
+    assert sum((await sandbox.charges()).values()) == 6 + 3
+
+
+async def test_a_changed_step_of_a_chain_in_a_stream_is_bought_again_only_by_name(sandbox, router, journal):
+    await buy(router, [{"id": "a", "prompt": "otter", "then": [{"id": "b", "prompt": "snow"}]}], journal)
+    changed = [{"id": "a", "prompt": "otter", "then": [{"id": "c", "prompt": "snow", "seed": 1}]}]
+    with pytest.raises(JournalMismatchError, match="1 of the 2 requests"):
+        await buy(router, iter(changed), journal)
+    assert await sandbox.charges() == {"otter": 1, "snow": 1}
+
+
+async def test_forgotten_prompts_may_be_any_of_a_stream_and_none_that_it_has_met(sandbox, router, journal):
+    await buy(router, prompts(3), journal)
+    opened = await Journal.open(journal)
+    await opened.erase_prompts()
+    await opened.aclose()
+    with pytest.raises(JournalMismatchError, match="1 of the 1 requests"):
+        await buy(router, iter(["heron"]), journal)
+    await buy(router, iter([*prompts(3), "heron"]), journal, concurrency=1)
+    assert sum((await sandbox.charges()).values()) == 4
+
+
+async def test_equal_entries_of_a_stream_that_are_sent_once_are_no_respelling(sandbox, router, journal):
+    await buy(router, prompts(2), journal)
+    await buy(router, iter([*prompts(2), *prompts(2), "heron", "heron"]), journal, deduplicate=True)
+    assert sum((await sandbox.charges()).values()) == 3
+
+
 async def test_a_plan_is_known_before_anything_is_sent_and_leaves_no_trace(sandbox, router, journal):
     await buy(router, prompts(3), journal)
     async with router.generate_many([*prompts(3), "heron", ""], journal=journal, price={"*": 0.25}) as batch:

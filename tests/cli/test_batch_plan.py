@@ -63,6 +63,21 @@ def test_the_plan_is_said_before_anything_is_sent(run, sandbox, tmp_path):
     assert "run.db holds 5 requests; which of them this input meets is known as it is read." in stream.err
 
 
+def test_stdin_is_stopped_before_it_buys_again_what_was_bought(run, sandbox, tmp_path):
+    words = ("batch", "run", "-", "--out", "clips")
+    lines = [f'"otter {n}"\n' for n in range(3)]
+    assert run(*words, stdin="".join(lines), env=point_at(sandbox)).code == 0
+    respelt = "".join(f'{{"prompt": "otter {n}", "seed": 1}}\n' for n in range(3))
+    refused = run(*words, stdin=respelt, env=point_at(sandbox))
+    assert refused.code == 14, refused.err
+    assert "would be bought again" in refused.err
+    assert "next:" not in refused.err
+    assert run(*words, stdin="".join([*lines, '"heron"']), env=point_at(sandbox)).code == 0
+    assert set(sandbox.charges().values()) == {1}
+    assert run(*words, "--new", stdin=respelt, env=point_at(sandbox)).code == 0
+    assert sum(sandbox.charges().values()) == 4 + 3
+
+
 def test_rows_that_the_input_has_no_longer_are_told_and_their_files_are_fetched(run, sandbox, tmp_path):
     write(tmp_path, 3)
     assert run(*RUN, "--journal", "run.db", "--no-save", env=point_at(sandbox)).code == 0

@@ -11,6 +11,7 @@ import os
 import time
 from typing import TYPE_CHECKING, Any, Self
 
+from videorouter.batch.consent import StreamGuard
 from videorouter.batch.entries import Entry, find_id, read_entry
 from videorouter.batch.item import BatchAbortedError, Item
 from videorouter.batch.output import ItemQueue
@@ -226,6 +227,8 @@ class Batch:
             self.plan = plan = await make_plan(self._run, journal, self._builder, entries)
             if plan.needs_consent and not self._options.new:
                 raise refuse_plan(plan, journal)
+            if plan.held and plan.met is None and not self._options.new:
+                self._run.guard = StreamGuard(journal)
             self._run.counts.not_in_input = plan.unmet or 0
             notes = {**self._notes, "not_in_input": str(plan.unmet or 0)} if plan.held else self._notes
             for key, value in notes.items():

@@ -115,6 +115,8 @@ class Item:
                 return await self._copy_equal(known)
             self._future = run.enter(record.id)
         row = identity.row
+        if run.guard is not None:
+            await run.guard.check(row, known.body, self._before)
         if row is None or not row.digest:
             return await self._send(known)
         if not fingerprint.matches(row):

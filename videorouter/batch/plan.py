@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from videorouter.batch.consent import name_again, needs_consent
 from videorouter.batch.entries import read_entry
 from videorouter.batch.item import Item
 from videorouter.batch.run import name_mismatch
-from videorouter.errors import JournalMismatchError
 from videorouter.journal.budget import to_dollars
 from videorouter.journal.survey import IdTakenError, JournalSurvey, Wanted
 
@@ -22,12 +22,11 @@ if TYPE_CHECKING:
     from videorouter.batch.run import BatchRun
     from videorouter.call.prepare import RequestBuilder
     from videorouter.call.requests import Submission
+    from videorouter.errors import JournalMismatchError
     from videorouter.journal.journal import Journal
 
 _AT_ONCE = 64
 """Entries that are looked up at once: the loop is held up for as long as it takes to describe them."""
-_FEW = 10
-"""What would be bought again needs consent where this many times it is at least all that was paid for."""
 
 
 class BatchPlan(msgspec.Struct, frozen=True, kw_only=True):
@@ -52,7 +51,7 @@ class BatchPlan(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def needs_consent(self) -> bool:
         """Whether so much would be bought again that somebody must have asked for it."""
-        return self.again > 0 and self.again * _FEW >= self.paid
+        return needs_consent(self.again, self.paid)
 
 
 async def make_plan(
@@ -154,9 +153,5 @@ _read_model = msgspec.json.Decoder(_Model).decode
 
 def refuse_plan(plan: BatchPlan, journal: Journal) -> JournalMismatchError:
     """The error of a batch that would buy again what was paid for, and that nobody has consented to."""
-    return JournalMismatchError(
-        f"{plan.again:,} of the {plan.paid:,} requests that {journal.path} has paid for would be bought again: the input wants "
-        "the same prompts with another option, model or id, and does not meet what was bought. Nothing was sent. Put the input "
-        "and the options back as they were; to buy them anew pass new=True (--new), or take another journal.",
-        path=str(journal.path),
-    )
+    bought = f"{plan.again:,} of the {plan.paid:,} requests that {journal.path} has paid for"
+    return name_again(bought, "Nothing was sent", journal)

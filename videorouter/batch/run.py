@@ -48,6 +48,7 @@ from videorouter.journal.states import (
 from videorouter.models import BatchItem, ItemState
 
 if TYPE_CHECKING:
+    from videorouter.batch.consent import StreamGuard
     from videorouter.call.caller import Caller
     from videorouter.config import ClientSettings
     from videorouter.journal.journal import Ending, Fingerprint, Journal
@@ -165,6 +166,8 @@ class BatchRun:
         self.options = options
         self.stop = stop
         self.journal: Journal | None = None
+        self.guard: StreamGuard | None = None
+        """Of an input that could not be looked up whole in a journal that holds something."""
         self.budget: Budget = Budget(options.max_cost)
         self.prices: Prices = Prices(options.price, needed=options.max_cost is not None)
         self.counts: Counts = Counts()

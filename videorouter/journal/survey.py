@@ -1,4 +1,4 @@
-"""What a journal holds of an input, before anything is sent: what is met, what is new, and what would be bought again.
+"""What a journal holds of an input, before it is sent: what is met, what is new, and what would be bought again.
 
 Bought again is what was paid for and is not met, where the input wants the same prompt under another digest: an option, an
 id or a model was changed. Memory does not grow with the input: what must be known of it is in a temporary table.
@@ -40,6 +40,15 @@ SELECT rowid, {", ".join(COLUMNS)} FROM items WHERE rowid > ? AND {UNMET} AND
   (state IN ('accepted', 'in_doubt', 'lost') OR (? AND {_UNSAVED})) ORDER BY rowid LIMIT 64
 """  # noqa: S608
 _UNMET_PAID = f"SELECT request, parent FROM items WHERE state IN ({_LIST}) AND {UNMET}"  # noqa: S608
+_PAID = f"SELECT id, request, parent FROM items WHERE state IN ({_LIST})"  # noqa: S608
+_IS_MET = "EXISTS (SELECT 1 FROM met WHERE met.key = 'i' || {}.item)"
+_DROP_MET = f"DELETE FROM bought WHERE key = ? AND {_IS_MET.format('bought')}"  # noqa: S608
+_TAKE_BOUGHT = """
+DELETE FROM bought WHERE rowid = (SELECT rowid FROM bought WHERE key = ? LIMIT 1) RETURNING item
+"""
+_COUNT_AGAIN = f"SELECT count(*) FROM again WHERE NOT {_IS_MET.format('again')}"  # noqa: S608
+_FORGOTTEN = b""
+"""The key of rows whose request is forgotten: they may be anything."""
 _read = msgspec.json.Decoder(dict[str, Any]).decode
 
 
@@ -174,18 +183,67 @@ class JournalSurvey:
         """What is new is matched with what was paid for, each once; what is forgotten may be anything."""
         matched = forgotten = 0
         for request, parent in database.execute(_UNMET_PAID):
-            fields = _parse(request)
-            if fields is None:
-                forgotten += 1
-                continue
-            prompt = fields.get("prompt")
-            keys = [_key(prompt, fields.get("video_id") if parent is None else name_parent(parent))]
-            if parent is not None:
-                before = find_item(database, parent)
-                said = _parse(before.request) if before is not None else None
-                keys += [_key(prompt, f"then {said.get('prompt')}")] if said is not None else []
+            keys = _list_keys(database, request, parent)
+            forgotten += not keys
             matched += any(database.execute(_TAKE, (key,)).rowcount for key in keys)
         return matched + min(forgotten, self._new - matched)
+
+
+class StreamSurvey:
+    """Compares what a stream brings, one request after the other, with what was paid for and is not met so far."""
+
+    def __init__(self, journal: Journal) -> None:
+        self._journal = journal
+        self._is_listed = False
+
+    async def take(self, body: bytes, before: str | None) -> bool:
+        """Match a new request with one that was paid for and is not met, each once; whether there is one.
+
+        ``before`` is the prompt of the item whose video a step of a chain edits.
+        """
+        fields = _read(body)
+        key = _key(fields.get("prompt"), fields.get("video_id") if before is None else f"then {before}")
+
+        def work(database: sqlite3.Connection) -> bool:
+            if not self._is_listed:
+                self._list_bought(database)
+            return _take_bought(database, key) or _take_bought(database, _FORGOTTEN)
+
+        return await self._journal.writer.do("identify", work)
+
+    async def count(self) -> int:
+        """How many that were paid for are matched and still not met."""
+        return await self._journal.writer.do("find", lambda database: int(database.execute(_COUNT_AGAIN).fetchone()[0]))
+
+    def _list_bought(self, database: sqlite3.Connection) -> None:
+        database.execute("CREATE TEMP TABLE bought (key BLOB NOT NULL, item TEXT NOT NULL)")
+        database.execute("CREATE TEMP TABLE again (item TEXT PRIMARY KEY) WITHOUT ROWID")
+        for item, request, parent in database.execute(_PAID).fetchall():
+            keys = _list_keys(database, request, parent) or [_FORGOTTEN]
+            database.executemany("INSERT INTO bought VALUES (?, ?)", [(key, item) for key in keys])
+        database.execute("CREATE INDEX temp.bought_key ON bought (key)")
+        self._is_listed = True
+
+
+def _take_bought(database: sqlite3.Connection, key: bytes) -> bool:
+    """Match a new request with one that was paid for and is not met, each once."""
+    database.execute(_DROP_MET, (key,))
+    taken = database.execute(_TAKE_BOUGHT, (key,)).fetchone()
+    if taken is not None:
+        database.execute("INSERT OR IGNORE INTO again VALUES (?)", taken)
+    return taken is not None
+
+
+def _list_keys(database: sqlite3.Connection, request: str | None, parent: str | None) -> list[bytes]:
+    """What a row may be recognised by under another spelling; nothing where its request is forgotten."""
+    fields = _parse(request)
+    if fields is None:
+        return []
+    prompt = fields.get("prompt")
+    keys = [_key(prompt, fields.get("video_id") if parent is None else name_parent(parent))]
+    before = None if parent is None else find_item(database, parent)
+    said = None if before is None else _parse(before.request)
+    return keys if said is None else [*keys, _key(prompt, f"then {said.get('prompt')}")]
 
 
 async def count_unmet(journal: Journal) -> int:
