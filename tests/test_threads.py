@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import gc
+import sqlite3
 import threading
 
 import anyio
@@ -11,7 +13,7 @@ import anyio.lowlevel
 import pytest
 
 from videorouter import threads
-from videorouter.threads import ThreadedResource, run_in_thread
+from videorouter.threads import ThreadedIterator, ThreadedResource, run_in_thread
 
 
 class Gate:
@@ -243,3 +245,139 @@ def test_trio_waits_for_its_threads_too(gate):
 
     anyio.run(main, backend="trio")
     assert closed == [True]
+
+
+class TestThreadedIterator:
+    """What may block is read by a thread that nothing waits for."""
+
+    pytestmark = pytest.mark.anyio
+
+    @pytest.mark.parametrize("ahead", [0, 5])
+    async def test_everybody_gets_entries_in_the_order_of_asking(self, ahead):
+        entries = ThreadedIterator(iter(range(50)), ahead=ahead)
+        taken = []
+
+        async def take():
+            while (entry := await anext(entries, None)) is not None:
+                taken.append(entry)
+                await asyncio.sleep(0)
+
+        await asyncio.gather(*(take() for _ in range(7)))
+        assert taken == list(range(50))
+
+    async def test_nothing_is_read_before_it_is_wanted(self):
+        read = []
+
+        def source():
+            for number in range(10):
+                read.append(number)
+                yield number
+
+        entries = ThreadedIterator(source())
+        assert [await anext(entries) for _ in range(3)] == read == [0, 1, 2]
+        entries.close()
+
+    async def test_a_waiter_that_was_cancelled_costs_no_entry(self, gate):
+        def source():
+            yield gate.work()
+
+        entries = ThreadedIterator(source())
+        task = asyncio.ensure_future(anext(entries))
+        await gate.has_begun()
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        gate.release.set()
+        assert await anext(entries) == "done"
+        entries.close()
+
+    async def test_an_error_comes_after_what_was_read_and_once(self):
+        def source():
+            yield 1
+            raise FaultError
+
+        entries = ThreadedIterator(source(), ahead=5)
+        assert await anext(entries) == 1
+        with pytest.raises(FaultError):
+            await anext(entries)
+        assert await anext(entries, None) is None
+
+    async def test_an_object_that_cannot_be_iterated_is_told_to_its_reader(self):
+        class Broken:
+            def __iter__(self):
+                raise FaultError
+
+        with pytest.raises(FaultError):
+            await anext(ThreadedIterator(Broken()))
+
+    async def test_a_connection_that_the_iterator_opens_stays_in_its_thread(self):
+        class Rows:
+            def __iter__(self):
+                connection = sqlite3.connect(":memory:")
+                try:
+                    yield from connection.execute("VALUES (1), (2), (3)")
+                finally:
+                    closed.append(connection.execute("SELECT 1") is not None)
+                    connection.close()
+
+        closed = []
+        entries = ThreadedIterator(Rows())
+        assert await anext(entries) == (1,)
+        entries.close()
+        with anyio.fail_after(20):
+            while not closed:
+                await asyncio.sleep(0)
+
+    async def test_a_connection_of_another_thread_is_told_with_what_to_do(self):
+        connection = sqlite3.connect(":memory:")
+        with pytest.raises(sqlite3.ProgrammingError) as caught:
+            await anext(ThreadedIterator(row for row in connection.execute("VALUES (1)")))
+        assert "check_same_thread=False" in caught.value.__notes__[0]
+        connection.close()
+
+    async def test_closing_does_not_wait_for_a_thread_that_is_blocked(self, gate):
+        def source():
+            yield gate.work()
+
+        entries = ThreadedIterator(source())
+        task = asyncio.ensure_future(anext(entries, None))
+        await gate.has_begun()
+        entries.close()
+        assert await task is None
+        assert not gate.ended
+
+    async def test_a_generator_may_have_several_readers(self):
+        def source():
+            for number in range(200):
+                started.set()
+                yield number
+
+        started = threading.Event()
+        shared = source()
+
+        async def read(entries):
+            return [entry async for entry in entries]
+
+        parts = await asyncio.gather(*(read(ThreadedIterator(shared)) for _ in range(3)))
+        assert sorted(entry for part in parts for entry in part) == list(range(200))
+
+    async def test_the_callers_context_is_seen(self):
+        variable = contextvars.ContextVar("variable", default="unset")
+        variable.set("set")
+        assert await anext(ThreadedIterator(variable.get() for _ in range(1))) == "set"
+
+    def test_a_loop_that_was_closed_lets_the_thread_go(self, gate):
+        def source():
+            running.append(threading.current_thread())
+            yield gate.work()
+
+        async def leave():
+            task = asyncio.ensure_future(anext(ThreadedIterator(source())))
+            await gate.has_begun()
+            task.cancel()
+
+        running = []
+        asyncio.run(leave())
+        gate.release.set()
+        running[0].join(20)
+        assert not running[0].is_alive()

@@ -2,15 +2,24 @@
 
 anyio's shield alone does not do that: asyncio's own cancellation passes through it, so the wait is for a future that
 refuses to be cancelled. A thread that hangs for ``PATIENCE`` seconds is left behind and keeps its resource:
-``ThreadedResource`` lets one thread in at a time and closes last.
+``ThreadedResource`` lets one thread in at a time and closes last. ``ThreadedIterator`` reads what may block for ever, and
+is never waited for.
 """
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import threading
+import weakref
+from collections import deque
+from collections.abc import Generator
+from contextlib import nullcontext
+from contextvars import copy_context
 from functools import partial
-from typing import TYPE_CHECKING, Generic, ParamSpec, Self, TypeVar
+from queue import SimpleQueue
+from time import perf_counter
+from typing import TYPE_CHECKING, Any, Generic, ParamSpec, Self, TypeVar
 
 import anyio
 import anyio.to_thread
@@ -19,7 +28,8 @@ from videorouter.logs import report
 from videorouter.loops import UncancellableFuture, resolve_future, running_loop
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import AsyncIterator, Callable, Iterable
+    from contextlib import AbstractContextManager
     from types import TracebackType
 
 P = ParamSpec("P")
@@ -27,6 +37,8 @@ T = TypeVar("T")
 
 PATIENCE = 30.0
 """Seconds that a cancelled caller waits for its thread: a disk that takes longer does not answer at all."""
+QUICK = 20e-6
+"""Seconds in which an iterator gives an entry that it need not wait for."""
 
 
 async def run_in_thread(function: Callable[[], T], *, limiter: anyio.CapacityLimiter | None = None) -> T:
@@ -151,3 +163,120 @@ class _Ending(UncancellableFuture):
             self.get_loop().call_soon_threadsafe(resolve_future, self)
         except RuntimeError:
             report(logging.DEBUG, "the loop is closed, and with it whoever waited for a thread")
+
+
+class ThreadedIterator(Generic[T]):
+    """An iterator that a thread of its own reads: an entry for each that is waited for.
+
+    While an entry takes less than ``QUICK`` seconds, up to ``ahead`` of them are read before: to wake the thread costs more.
+    All of it happens in that one thread, since a database connection may belong to the thread that opened it. The thread is
+    a daemon: one that waits for ever, as for a terminal, holds up neither ``close`` nor the end of the process.
+    """
+
+    def __init__(self, source: Iterable[T], *, ahead: int = 0) -> None:
+        self._source = source
+        self._ahead = ahead
+        self._loop = asyncio.get_running_loop()
+        self._woken: SimpleQueue[None] = SimpleQueue()
+        self._read: deque[T] = deque()
+        self._waiters: deque[asyncio.Future[T]] = deque()
+        self._taking = 0
+        self._is_told = False
+        self._ended = False
+        self._closed = False
+        self._error: BaseException | None = None
+        work = partial(copy_context().run, self._work)
+        threading.Thread(target=work, name="videorouter-iterator", daemon=True).start()
+
+    def __aiter__(self) -> AsyncIterator[T]:
+        return self
+
+    async def __anext__(self) -> T:
+        """Return the next entry; any number of callers get theirs in the order in which they ask."""
+        if self._read and not self._taking:
+            return self._read.popleft()
+        waiter: asyncio.Future[T] = self._loop.create_future()
+        self._waiters.append(waiter)
+        self._taking += 1
+        try:
+            if self._read or self._ended:
+                self._loop.call_soon(self._deliver)  # after those who have an entry already, and have not run since
+            else:
+                self._woken.put(None)
+            return await waiter
+        finally:
+            self._taking -= 1
+            if waiter.cancelled() and waiter in self._waiters:
+                self._waiters.remove(waiter)
+
+    def close(self) -> None:
+        """Give what was read and nothing more, and let the thread end when it can. In the loop; idempotent."""
+        self._closed = self._ended = True
+        self._woken.put(None)
+        self._deliver()
+
+    def _deliver(self) -> None:
+        self._is_told = False
+        waiters = self._waiters
+        while waiters and (self._read or self._ended):
+            waiter = waiters.popleft()
+            if waiter.done():
+                continue
+            if self._read:
+                waiter.set_result(self._read.popleft())
+            else:
+                error, self._error = self._error, None
+                waiter.set_exception(error or StopAsyncIteration())
+
+    def _work(self) -> None:
+        source, own = self._source, None
+        try:
+            entries = iter(source)
+            own = entries if entries is not source else None
+            alone = _find_lock(entries)
+            ahead = 0
+            while not self._closed:
+                if len(self._read) >= len(self._waiters) + ahead:
+                    self._woken.get()
+                    continue
+                began = perf_counter()
+                with alone:
+                    entry = next(entries)
+                ahead = self._ahead if perf_counter() - began < QUICK else 0
+                self._read.append(entry)
+                self._tell()
+        except StopIteration:
+            pass
+        except BaseException as error:  # noqa: BLE001  raised again where the entry is waited for
+            if type(error).__module__ == "sqlite3" and "thread" in str(error):
+                error.add_note(_BOUND)
+            if not self._closed:
+                self._error = error
+        finally:
+            close: Callable[[], object] | None = getattr(own, "close", None)
+            try:
+                if close is not None:
+                    close()
+            finally:
+                self._ended = True
+                self._tell()
+
+    def _tell(self) -> None:
+        if not self._is_told:
+            self._is_told = True
+            try:
+                self._loop.call_soon_threadsafe(self._deliver)
+            except RuntimeError:  # the loop is closed
+                self._closed = True
+
+
+_BOUND = (
+    "An iterator is read in a thread of its own. Connect with check_same_thread=False, open the connection inside the generator, "
+    "or pass a list."
+)
+_locks: weakref.WeakKeyDictionary[Generator[Any, Any, Any], threading.Lock] = weakref.WeakKeyDictionary()
+
+
+def _find_lock(entries: object) -> AbstractContextManager[object]:
+    """What lets one thread at a time into a generator, which several may read."""
+    return _locks.setdefault(entries, threading.Lock()) if isinstance(entries, Generator) else nullcontext()

@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import gc
 import os
+import threading
 import time
+from collections import deque
 from collections.abc import Mapping
 
 import pytest
@@ -92,7 +94,7 @@ async def test_a_slow_reader_holds_up_the_input(router):
         await anext(batch)
         for _ in range(200):
             await asyncio.sleep(0.001)
-        assert pulled <= 11
+        assert pulled <= 16
 
 
 async def test_one_failure_never_loses_the_others(sandbox, router):
@@ -195,6 +197,66 @@ async def test_stopping_wakes_a_batch_that_waits_for_input(router):
     async for _ in batch:
         batch.stop()
     assert (batch.summary.done, batch.summary.total) == (1, 1)
+
+
+async def test_an_input_that_blocks_holds_up_neither_what_runs_nor_the_loop(sandbox, router):
+    go_on = threading.Event()
+
+    def slow():
+        yield "otter"
+        assert go_on.wait(30)
+        yield "heron"
+
+    items = []
+    async for item in router.generate_many(slow()):  # the first comes while the generator is blocked
+        items.append(item.prompt)
+        go_on.set()
+    assert items == ["otter", "heron"]
+    assert len(await sandbox.charge_list()) == 2
+
+
+async def test_an_input_that_blocks_for_ever_does_not_hold_up_the_end(router):
+    never = threading.Event()
+
+    def blocked():
+        yield "otter"
+        never.wait()
+
+    batch = router.generate_many(blocked())
+    async for _ in batch:
+        break
+    await batch.aclose()
+    assert batch.summary.done == 1
+    never.set()
+
+
+async def test_what_was_read_when_a_batch_stops_still_comes_out(router):
+    queue = deque(prompts(100))
+
+    def feed():
+        while queue:
+            yield queue.popleft()
+
+    batch = router.generate_many(feed(), concurrency=10)
+    items = []
+    async for item in batch:
+        batch.stop()
+        items.append(item)
+    assert len(items) + len(queue) == batch.summary.total + len(queue) == 100
+    assert {item.state for item in items} <= {"done", "not_sent"}
+
+
+async def test_an_input_may_stop_its_own_batch(router):
+    def feed():
+        yield from prompts(3)
+        batch.stop("enough")
+        yield from prompts(3)
+
+    batch = router.generate_many(feed(), concurrency=1)
+    items = [item async for item in batch]
+    assert batch.summary.stopped == "enough"
+    assert items[0].ok
+    assert len(items) == batch.summary.total < 6
 
 
 @pytest.mark.parametrize("kind", ["sync", "async"])

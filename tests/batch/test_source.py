@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 
 import pytest
 
@@ -85,6 +86,35 @@ async def test_cancelling_a_worker_that_waits_for_input_cancels_it():
         await worker
 
 
+@pytest.mark.parametrize("source", [["a"], ("a",), {"a": 1}.values(), range(1), iter(["a"])])
+async def test_what_lies_in_memory_needs_no_thread(source):
+    assert opened(source).at_once
+
+
+async def test_a_list_that_is_changed_while_it_is_read_is_told():
+    told: list[BaseException] = []
+    source = {"a"}
+    entries = opened(source, told.append)
+    source.add("b")
+    assert entries.take_at_once() is END
+    assert "changed size" in str(told[0])
+
+
+async def test_any_other_iterable_is_read_in_a_thread_and_looked_through_before():
+    class Lines:
+        def __iter__(self):
+            yield from "ab"
+            threads.append(threading.current_thread())
+
+    threads: list[threading.Thread] = []
+    entries = opened(Lines())
+    assert not entries.at_once
+    assert [entry async for entry in entries.read_ahead()] == ["a", "b"]
+    assert await asyncio.gather(*(entries.take() for _ in range(3))) == ["a", "b", END]
+    assert entries.taken == 2
+    assert threading.main_thread() not in threads
+
+
 @pytest.mark.parametrize("awaited", [True, False])
 async def test_an_input_that_breaks_is_told_once_and_ends(awaited):
     def plain():
@@ -102,6 +132,6 @@ async def test_an_input_that_breaks_is_told_once_and_ends(awaited):
         entries.stop()
 
     entries = opened(waiting() if awaited else plain(), fail)
-    taken = [(await entries.take()) if awaited else entries.take_at_once() for _ in range(3)]
+    taken = [await entries.take() for _ in range(3)]
     assert taken == ["a", END, END]
     assert [str(error) for error in told] == ["disk"]

@@ -3,7 +3,6 @@
 import os
 import threading
 
-import anyio
 import pytest
 
 from videorouter.cli.batch_files import EntryFile
@@ -115,13 +114,6 @@ def test_a_file_that_is_replaced_is_read_to_its_end_as_it_was_checked(tmp_path):
         assert list(file) == ["otter", "heron"]
 
 
-def take(file):
-    async def main():
-        return [entry async for entry in file.stream()]
-
-    return anyio.run(main)
-
-
 @pytest.fixture
 def pipe(tmp_path):
     """A named pipe that somebody writes these bytes into."""
@@ -142,20 +134,20 @@ def pipe(tmp_path):
 def test_a_stream_ends_at_its_first_bad_row(pipe):
     file = EntryFile(pipe(b'\xef\xbb\xbf"otter"\n{"prompt": \n"heron"\n'), "jsonl")
     assert not file.regular
-    assert take(file) == ["otter"]
+    assert list(file) == ["otter"]
     assert "line 2: this is no JSON" in file.ended
 
 
 def test_bad_rows_of_a_stream_are_left_out_with_consent(pipe):
     file = EntryFile(pipe(b'\xef\xbb\xbf"otter"\n{"prompt": \n"heron"\n\xe9\n'), "jsonl", skip_bad_rows=True)
-    assert take(file) == ["otter", "heron"]
+    assert list(file) == ["otter", "heron"]
     assert file.skipped == 2
     assert file.ended is None
 
 
 def test_a_stream_that_is_something_else_ends_there(pipe):
     file = EntryFile(pipe(b"otter\n- prompt: heron\n"), "lines")
-    assert take(file) == ["otter"]
+    assert list(file) == ["otter"]
     assert "is YAML" in file.ended
 
 

@@ -24,6 +24,7 @@ from videorouter.errors import ConfigurationError, InvalidRequestError
 from videorouter.events import BatchProgressed, ItemFinished
 from videorouter.journal.budget import to_dollars
 from videorouter.journal.journal import Journal
+from videorouter.loops import running_loop
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Iterable, Mapping
@@ -60,7 +61,7 @@ class Batch:
         self._caller = caller
         self._options = options
         self._limit = min(options.limit, caller.limit.limit)
-        self._source = EntrySource(source, self._fail)
+        self._source = EntrySource(source, self._fail, limit=self._limit)
         self._unmet: EntrySource | None = None
         """Rows of the journal that the input does not have: what is taken after the last of its entries is at its end."""
         self._items = ItemQueue()
@@ -84,6 +85,7 @@ class Batch:
         self._kept_open = False
         self._began = 0.0
         self._elapsed = 0.0
+        self._loop: asyncio.AbstractEventLoop | None = None
 
     @property
     def summary(self) -> BatchSummary:
@@ -131,8 +133,10 @@ class Batch:
         return self._run.unwritten
 
     def stop(self, reason: str = "stopped by the caller") -> None:
-        """Send nothing more; running requests finish, and the loop ends after the last of them."""
-        if self._stopped is None:
+        """Send nothing more; running requests finish, and the loop ends after the last of them. From any thread."""
+        if self._loop is not None and self._loop.is_running() and running_loop() is not self._loop:
+            self._loop.call_soon_threadsafe(self.stop, reason)
+        elif self._stopped is None:
             self._stopped = self._run.stopped = reason
             self._items.make_room()
             self._run.wake()
@@ -205,6 +209,7 @@ class Batch:
             return
         self._caller.check_open()
         self._state = "running"
+        self._loop = running_loop()
         self._began = time.monotonic()
         async with self._opening:
             try:
@@ -281,7 +286,7 @@ class Batch:
         source, first = self._source, 0
         if self._unmet is not None:
             source, first = self._unmet, source.taken
-        while self._stopped is None:
+        while True:
             while self._is_full() and not source.ended:
                 await self._items.wait_for_room()
             raw = source.take_at_once() if source.at_once else await source.take()

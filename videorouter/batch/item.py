@@ -259,6 +259,7 @@ class Item:
     async def _send_once(self, known: Submission, key: str | None) -> BatchItem:
         run = self._run
         try:
+            run.check_running()
             submission = self._submission or await self._complete()
             if key is not None:
                 submission = msgspec.structs.replace(submission, idempotency_key=key)

@@ -17,7 +17,7 @@ from videorouter.journal.budget import to_dollars
 from videorouter.journal.survey import IdTakenError, JournalSurvey, Wanted
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import AsyncIterator
 
     from videorouter.batch.run import BatchRun
     from videorouter.call.prepare import RequestBuilder
@@ -55,7 +55,7 @@ class BatchPlan(msgspec.Struct, frozen=True, kw_only=True):
 
 
 async def make_plan(
-    run: BatchRun, journal: Journal, builder: RequestBuilder, entries: Iterable[Any] | None
+    run: BatchRun, journal: Journal, builder: RequestBuilder, entries: AsyncIterator[Any] | None
 ) -> BatchPlan:
     """Look an input up in a journal; ``None`` is one that can be read only once.
 
@@ -82,10 +82,9 @@ async def make_plan(
         wanted.clear()
 
     index = 0
-    rows = iter(entries)
     while True:
         try:
-            raw = next(rows)
+            raw = await anext(entries)
         except Exception:  # noqa: BLE001  its end, or an error of the caller's input, which the run itself meets again
             break
         try:

@@ -1,25 +1,48 @@
-"""The input of a batch, from which its workers take entries one at a time: any iterable, async or not."""
+"""The input of a batch, from which its workers take entries one at a time: any iterable, async or not.
+
+What lies in memory is read where the batch runs. Any other iterator may block, so a thread reads it.
+"""
 
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Iterator, Mapping, Sized
 from typing import Any
 
 from videorouter.errors import ConfigurationError
+from videorouter.threads import ThreadedIterator
 
 END = object()
 """Taken when there is nothing left, or nothing more is wanted."""
+_SAMPLES: tuple[object, ...] = (
+    [],
+    (),
+    range(0),
+    set(),
+    frozenset(),
+    deque(),
+    {}.keys(),
+    {}.values(),
+    {}.items(),
+    iter([]),
+    iter(()),
+)
+_IN_MEMORY = frozenset(type(each) for each in _SAMPLES)
+"""Types that give each entry at once. A type derived from them may do anything."""
+_AHEAD = 64
+"""Entries of a quick input that are read before they are wanted, and never more than there are jobs at once."""
 
 
 class EntrySource:
     """The entries of any input; an input that raises is reported to ``fail`` and ends there.
 
-    ``known`` is their number, if the input has a length. ``at_once``, set by ``open``, says whether ``take_at_once``
-    works.
+    ``known`` is their number, if the input has a length. ``at_once``, set by ``open``, says whether entries are taken by
+    ``take_at_once`` or by ``take``.
     """
 
     __slots__ = (
+        "_ahead",
         "_awaiting",
         "_fail",
         "_iterator",
@@ -27,12 +50,15 @@ class EntrySource:
         "_source",
         "_stopped",
         "_taker",
+        "_thread",
         "at_once",
         "known",
         "taken",
     )
 
-    def __init__(self, source: Iterable[Any] | AsyncIterable[Any], fail: Callable[[BaseException], None]) -> None:
+    def __init__(
+        self, source: Iterable[Any] | AsyncIterable[Any], fail: Callable[[BaseException], None], *, limit: int = 1
+    ) -> None:
         if isinstance(source, str | bytes) or not isinstance(source, Iterable | AsyncIterable):
             raise ConfigurationError(
                 f"A batch takes an iterable or async iterable of entries, not {type(source).__name__}. For one prompt "
@@ -48,8 +74,10 @@ class EntrySource:
         self.at_once: bool = False
         self._source = source
         self._fail = fail
+        self._ahead = min(_AHEAD, limit)
         self._iterator: Iterator[Any] = iter(())
         self._awaiting: AsyncIterator[Any] | None = None
+        self._thread: ThreadedIterator[Any] | None = None
         self._lock = asyncio.Lock()
         self._taker: asyncio.Task[None] | None = None
         self._stopped = False
@@ -59,38 +87,59 @@ class EntrySource:
         """Whether nothing will be taken any more."""
         return self._stopped
 
-    def read_ahead(self) -> Iterable[Any] | None:
+    def read_ahead(self) -> AsyncIterator[Any] | None:
         """The entries, to be looked through before they are taken; ``None`` of an input that gives them only once."""
         is_plain = isinstance(self._source, Iterable) and not isinstance(self._source, Iterator | AsyncIterable)
-        return self._source if is_plain else None  # type: ignore[return-value]
+        return _read_through(self._source) if is_plain else None  # type: ignore[arg-type]
 
     def open(self) -> None:
         """Make the iterator of the input."""
-        if isinstance(self._source, AsyncIterable):
-            self._awaiting = self._source.__aiter__()
-        else:
-            self._iterator = iter(self._source)
+        source = self._source
+        if isinstance(source, AsyncIterable):
+            self._awaiting = source.__aiter__()
+        elif type(source) in _IN_MEMORY:
+            self._iterator = iter(source)
             self.at_once = True
+        else:
+            self._thread = ThreadedIterator(source, ahead=self._ahead)
 
     def stop(self) -> None:
-        """Return no more entries, and wake a worker that waits for input that may never arrive."""
+        """Read no more entries, and wake the workers that wait for input that may never arrive.
+
+        What a thread has read by then is still taken, so that nothing vanishes.
+        """
         self._stopped = True
+        if self._thread is not None:
+            self._thread.close()
         if self._taker is not None:
             self._taker.cancel()
 
     def take_at_once(self) -> Any:
-        """Return the next entry of an input that needs no waiting, or ``END``."""
+        """Return the next entry of an input that lies in memory, or ``END``."""
         if self._stopped:
             return END
         try:
             entry = next(self._iterator, END)
-        except Exception as error:  # noqa: BLE001  the caller's own iterator: its error ends the batch, not what runs
+        except Exception as error:  # noqa: BLE001  changed while it is read: its error ends the batch, not what runs
             self._fail(error)
             return END
         return self._note(entry)
 
     async def take(self) -> Any:
-        """Return the next entry of an input that is awaited, or ``END``."""
+        """Return the next entry of an input that is waited for, or ``END``."""
+        return await (self._take_awaited() if self._thread is None else self._take_read(self._thread))
+
+    async def _take_read(self, thread: ThreadedIterator[Any]) -> Any:
+        try:
+            entry = await anext(thread)
+        except StopAsyncIteration:
+            entry = END
+        except Exception as error:  # noqa: BLE001  the caller's own iterator: as above
+            self._fail(error)
+            return END
+        return self._note(entry)
+
+    async def _take_awaited(self) -> Any:
         async with self._lock:
             if self._stopped or self._awaiting is None:
                 return END
@@ -120,3 +169,16 @@ class EntrySource:
         else:
             self.taken += 1
         return entry
+
+
+async def _read_through(source: Iterable[Any]) -> AsyncIterator[Any]:
+    if type(source) in _IN_MEMORY:
+        for entry in source:
+            yield entry
+        return
+    thread = ThreadedIterator(source, ahead=_AHEAD)
+    try:
+        async for entry in thread:
+            yield entry
+    finally:
+        thread.close()

@@ -54,7 +54,8 @@ class BatchVerbs(DownloadVerbs):
         Args:
             prompts: Any iterable or async iterable of prompts or dicts. A dict takes ``prompt``, any field of
                 ``generate``, an ``id``, ``edit_of`` (the id of an earlier entry, whose video it edits) and ``then``
-                (edits of its own video). It is read no faster than its entries are sent.
+                (edits of its own video). It is read as its entries are sent; what may block, such as a generator, in a
+                thread of its own.
             model: The model of entries that name none; default: the client's.
             concurrency: Jobs at once; default and upper bound: the client's.
             journal: A file that remembers everything on disk, so that the same call again resumes after a crash.

@@ -267,7 +267,7 @@ class Run:
             self._console.say(self._console.style(words, "dim"))
         fields = read_fields(args)
         return router.generate_many(
-            file if file.regular else file.stream(),
+            file,
             model=args.model or MODELS["generate"],
             concurrency=args.concurrency,
             journal=self._journal,

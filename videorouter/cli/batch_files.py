@@ -21,7 +21,7 @@ from videorouter.errors import ConfigurationError, InvalidRequestError
 
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import AsyncIterator, Iterator
+    from collections.abc import Iterator
 
     from videorouter.cli.input_text import Row
 
@@ -102,17 +102,6 @@ class EntryFile:
                         return
         except (ConfigurationError, InputChangedError) as error:
             self.ended = str(error)
-
-    async def stream(self) -> AsyncIterator[Any]:
-        """Entries as they come in, without holding up what runs."""
-        from anyio.to_thread import run_sync  # noqa: PLC0415  only here
-
-        entries, end = iter(self), object()
-        while True:
-            entry = await run_sync(next, entries, end, abandon_on_cancel=True)
-            if entry is end:
-                return
-            yield entry
 
     def __enter__(self) -> Self:
         return self
