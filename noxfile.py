@@ -105,7 +105,7 @@ def lint(session: nox.Session) -> None:
 def types(session: nox.Session) -> None:
     """Strict types inside, and every public name typed for the people who use it."""
     node = [] if shutil.which("node") else ["pyright[nodejs]"]
-    install_wheel(session, "sandbox,otel,ray", *group("types", "test"), *node)
+    install_wheel(session, "sandbox,otel,ray", *group("types", "test", "web"), *node)
     session.run("mypy")
     session.run("mypy", "tests/typing_examples.py")
     leave_source(session)

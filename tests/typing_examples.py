@@ -7,11 +7,20 @@ Each ``assert_type`` is a promise. Each ignored line must stay an error: both ch
 
 from __future__ import annotations
 
+import io
+import urllib.parse
 from collections.abc import AsyncIterator, Iterator
-from typing import assert_type
+from decimal import Decimal
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, assert_type
 
 import httpx
 import httpx2
+import numpy as np
+import pydantic
+import yarl
+from markupsafe import Markup
+from starlette.datastructures import URL, UploadFile
 
 from videorouter import (
     AsyncVideoRouter,
@@ -33,6 +42,13 @@ from videorouter import (
     VideoRouterError,
 )
 from videorouter.events import CallFinished, Event
+
+if TYPE_CHECKING:
+    from aiohttp.web_request import FileField
+    from litestar.datastructures import UploadFile as LitestarUpload
+    from werkzeug.datastructures import FileStorage
+
+ADDRESS = "https://a.example"
 
 
 async def use_async(router: AsyncVideoRouter) -> None:
@@ -65,6 +81,32 @@ async def use_async(router: AsyncVideoRouter) -> None:
     await router.generate(7)  # type: ignore[arg-type]
     await router.submit("otter", seed="7")  # type: ignore[arg-type]
     await router.edit("video_1")  # type: ignore[call-arg]
+
+
+async def pass_inputs(router: AsyncVideoRouter, path: Path, upload: UploadFile | LitestarUpload | FileStorage) -> None:
+    with path.open("rb") as file:
+        await router.generate("otter", image_url=file, audio_urls=[io.BytesIO(), memoryview(b""), bytearray()])
+    await router.upload(upload)
+    await router.generate("otter", image_urls=[path, PurePosixPath("cat.png"), b"", "https://cdn.example/cat.png"])
+    await router.generate("otter", image_urls=[httpx.URL(ADDRESS), yarl.URL(ADDRESS), URL(ADDRESS)])
+    await router.generate("otter", video_urls=(await router.generate("otter")).videos)
+    await router.edit("video_1", Markup("snow"), image_url=pydantic.AnyUrl(ADDRESS))
+    await router.download(urllib.parse.urlsplit("https://a.example/a.mp4"), path)
+    with path.open() as text:
+        await router.upload(text)  # type: ignore[arg-type]
+    await router.upload(7)  # type: ignore[arg-type]
+
+
+def pass_aiohttp(router: VideoRouter, field: FileField) -> None:
+    router.upload(field)
+
+
+async def pass_numbers(router: AsyncVideoRouter) -> None:
+    await router.generate(np.str_("otter"), seed=np.int64(7), n=np.int32(1), duration=Decimal(8), timeout=np.float32(9))
+    batch = router.generate_many(
+        ["otter"], max_cost=Decimal("1.20"), price={"veo3-fast": Decimal("1.2")}, concurrency=np.int64(2)
+    )
+    assert_type(batch.summary, BatchSummary)
 
 
 def use_sync(router: VideoRouter) -> None:
@@ -101,6 +143,7 @@ def make_clients() -> None:
     AsyncVideoRouter("key", http_client=httpx.AsyncClient())
     VideoRouter("key", http_client=httpx2.AsyncClient())
     AsyncVideoRouter("key", http_client=httpx.Client())  # type: ignore[arg-type]
+    AsyncVideoRouter("key", base_url=httpx.URL(ADDRESS), timeout=Decimal(5), max_concurrency=np.int64(2))
     AsyncVideoRouter(fetch_key, on_event=hook, max_retries=0)
     VideoRouter("key", on_event=print, idempotency="honoured")
     VideoRouter("key", idempotency="maybe")  # type: ignore[arg-type]

@@ -22,6 +22,7 @@ from videorouter.config import (
     OPTIONS,
     ClientSettings,
     Idempotency,
+    Timeout,
     check_timeout,
     read_environment,
     refuse_pickling,
@@ -44,6 +45,7 @@ from videorouter.models import (
     Video,
     VideoResult,
 )
+from videorouter.plain import Number, URLObject, Whole
 from videorouter.secrets import seal
 from videorouter.signatures import LazyModule, runs, takes_what
 
@@ -125,18 +127,18 @@ class AsyncVideoRouter(QueueVerbs):
         self,
         api_key: str | Callable[[], str | Awaitable[str]] | None = None,
         *,
-        base_url: str | None = None,
+        base_url: str | URLObject | None = None,
         auth_scheme: str | None = None,
         model: str | None = None,
-        timeout: float | None = 900.0,
-        max_retries: int = 4,
-        max_concurrency: int | None = None,
+        timeout: Number | None = 900.0,
+        max_retries: Whole = 4,
+        max_concurrency: Whole | None = None,
         adaptive: bool = True,
         idempotency: Idempotency = "unknown",
         refused_statuses: Iterable[int] = (),
-        failover_urls: Iterable[str] = (),
-        media_base_url: str | None = None,
-        models_base_url: str | None = None,
+        failover_urls: Iterable[str | URLObject] = (),
+        media_base_url: str | URLObject | None = None,
+        models_base_url: str | URLObject | None = None,
         allow_insecure: bool = False,
         allow_private_hosts: bool = False,
         allowed_hosts: Iterable[str] | None = None,
@@ -197,15 +199,15 @@ class AsyncVideoRouter(QueueVerbs):
         image_urls: Sequence[Input] | None = None,
         video_urls: Sequence[Input] | None = None,
         audio_urls: Sequence[Input] | None = None,
-        duration: str | float | None = None,
+        duration: str | Number | None = None,
         aspect_ratio: str | None = None,
         resolution: str | None = None,
         generate_audio: bool | None = None,
-        seed: int | None = None,
-        n: int | None = None,
+        seed: Whole | None = None,
+        n: Whole | None = None,
         output_format: str = "url",
-        timeout: float | UnsetType | None = UNSET,
-        max_retries: int | None = None,
+        timeout: Timeout = UNSET,
+        max_retries: Whole | None = None,
         extra_headers: Mapping[str, str] | None = None,
         extra_body: Mapping[str, Any] | None = None,
         idempotency_key: str | None = None,
@@ -271,15 +273,15 @@ class AsyncVideoRouter(QueueVerbs):
         image_urls: Sequence[Input] | None = None,
         video_urls: Sequence[Input] | None = None,
         audio_urls: Sequence[Input] | None = None,
-        duration: str | float | None = None,
+        duration: str | Number | None = None,
         aspect_ratio: str | None = None,
         resolution: str | None = None,
         generate_audio: bool | None = None,
-        seed: int | None = None,
-        n: int | None = None,
+        seed: Whole | None = None,
+        n: Whole | None = None,
         output_format: str = "url",
-        timeout: float | UnsetType | None = UNSET,
-        max_retries: int | None = None,
+        timeout: Timeout = UNSET,
+        max_retries: Whole | None = None,
         extra_headers: Mapping[str, str] | None = None,
         extra_body: Mapping[str, Any] | None = None,
         idempotency_key: str | None = None,
@@ -332,9 +334,7 @@ class AsyncVideoRouter(QueueVerbs):
         deadline = time.monotonic() + self._settings.timeout
         return await tasks.look_at_task(self._caller, _as_task(task), deadline=deadline)
 
-    async def wait(
-        self, task: Task | str | VideoRouterError | InDoubt, *, timeout: float | UnsetType | None = UNSET
-    ) -> VideoResult:
+    async def wait(self, task: Task | str | VideoRouterError | InDoubt, *, timeout: Timeout = UNSET) -> VideoResult:
         """Wait for an accepted task and collect its result. It never pays.
 
         Args:
@@ -364,9 +364,7 @@ class AsyncVideoRouter(QueueVerbs):
         """
         return await self._catalog.read(self._caller, category=category, refresh=refresh)
 
-    async def upload(
-        self, file: Input, *, model: str | None = None, timeout: float | UnsetType | None = UNSET
-    ) -> Asset:
+    async def upload(self, file: Input, *, model: str | None = None, timeout: Timeout = UNSET) -> Asset:
         """Upload an input once and wait until the gateway's review lets it be used.
 
         Args:
@@ -394,7 +392,7 @@ class AsyncVideoRouter(QueueVerbs):
         """
         return await read_account(self._caller)
 
-    def _find_timeout(self, given: float | UnsetType | None) -> float:
+    def _find_timeout(self, given: Timeout) -> float:
         return self._settings.timeout if isinstance(given, UnsetType) else check_timeout(given)
 
     @property
@@ -456,7 +454,7 @@ class AsyncVideoRouter(QueueVerbs):
         """The counters of this client at this moment."""
         return self._caller.shared.count(self._caller.limit)
 
-    async def drain(self, timeout: float | None = 60.0) -> DrainReport:
+    async def drain(self, timeout: Number | None = 60.0) -> DrainReport:
         """Take no new job, and wait for those that run. What is left is named, so that it can be collected later.
 
         Args:

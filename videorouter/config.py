@@ -8,14 +8,15 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, Any, Literal, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn, TypeAlias
 
 import msgspec
 
 from videorouter._version import __version__
 from videorouter.errors import ConfigurationError
 from videorouter.http import DEFAULT_PORTS, Origin, origin_of, split_url
-from videorouter.plain import as_number, as_text, as_url
+from videorouter.plain import Number, as_number, as_text, as_url
+from videorouter.record import AS_IS
 from videorouter.secrets import Secret, seal
 
 if TYPE_CHECKING:
@@ -31,6 +32,8 @@ NO_DEADLINE = 30 * 86400.0
 """Seconds that ``timeout=None`` means: every wait ends some day."""
 
 Idempotency = Literal["unknown", "honoured"]
+Timeout: TypeAlias = Number | Annotated[msgspec.UnsetType, AS_IS] | None
+"""Seconds of one call, ``None`` for thirty days; unset, the client's own."""
 
 _HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _KEYS_KEPT = 15

@@ -158,6 +158,11 @@ class VideoRouterError(Exception):
     def __hash__(self) -> int:
         return hash((type(self), self.args))  # without the facts, which may still be added
 
+    @classmethod
+    def __get_pydantic_core_schema__(cls, source: object, handler: object) -> dict[str, Any]:
+        """What pydantic does with an error as an argument or a field: it takes one, as it is."""
+        return {"type": "is-instance", "cls": cls}
+
     def __reduce__(self) -> tuple[Any, ...]:
         return _rebuild, (self.__class__, self.args[0], dict(self.__dict__))
 

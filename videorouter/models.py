@@ -11,13 +11,14 @@ import base64
 import html
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, BinaryIO, Literal
+from typing import Annotated, Any, Literal, TypeAlias
 
 import msgspec
 
 from videorouter.errors import VideoRouterError
 from videorouter.lenient_json import decode_raw
-from videorouter.record import Record
+from videorouter.plain import PathObject, ReadableFile, UploadedFile, URLObject
+from videorouter.record import AS_IS, Record
 
 TaskState = Literal["pending", "completed", "failed"]
 ItemState = Literal["not_sent", "sending", "accepted", "done", "refused", "failed", "in_doubt", "lost", "cancelled"]
@@ -534,7 +535,8 @@ class Asset(Record, frozen=True, kw_only=True):
     model: str | None = None
 
 
-Input = str | Path | bytes | BinaryIO | Asset | Video | VideoResult
+Content: TypeAlias = PathObject | bytes | bytearray | memoryview | ReadableFile | UploadedFile
+Input: TypeAlias = Annotated[str | URLObject | Content | Asset | Video | VideoResult, AS_IS]
 """What a URL field takes: a URL, or something that is uploaded first."""
 
 

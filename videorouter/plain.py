@@ -7,11 +7,52 @@ other processes do not know. What is plain already comes here last, if at all.
 from __future__ import annotations
 
 import enum
-from collections.abc import Mapping
+from collections.abc import Awaitable, Mapping
 from decimal import Decimal
 from numbers import Integral, Real
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Protocol, SupportsFloat, SupportsIndex, TypeAlias
+
+from videorouter.record import AS_IS
+
+Whole: TypeAlias = int | Annotated[SupportsIndex, AS_IS]
+"""A whole number of any class, such as numpy's."""
+Number: TypeAlias = float | Annotated[SupportsFloat, AS_IS] | Annotated[SupportsIndex, AS_IS]
+"""A number of any class: ``Decimal``, numpy's."""
+
+
+class PathObject(Protocol):
+    """What names a file: ``pathlib.Path`` and every other ``os.PathLike``."""
+
+    def __fspath__(self) -> str | bytes:
+        """The path."""
+        ...
+
+
+class URLObject(Protocol):
+    """A URL of httpx, yarl, Starlette, pydantic or ``urllib.parse``."""
+
+    @property
+    def scheme(self) -> object:  # text; pyright does not see through yarl's own kind of property
+        """``https``."""
+        ...
+
+
+class ReadableFile(Protocol):
+    """A file in binary mode, or one whose ``read`` is a coroutine function."""
+
+    def read(self) -> bytes | Awaitable[bytes]:
+        """All that is left of it."""
+        ...
+
+
+class UploadedFile(Protocol):
+    """An upload of Starlette, FastAPI, Litestar, Flask, Django or aiohttp."""
+
+    @property
+    def filename(self) -> str | None:
+        """The name that it was sent with."""
+        ...
 
 
 def as_text(value: object) -> str | None:

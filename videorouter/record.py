@@ -8,6 +8,19 @@ from typing import Any, Self
 import msgspec
 
 
+class AsIs:
+    """Says to pydantic, in an annotation, that a value is handed on as it is: what it may be, this package checks."""
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: object) -> dict[str, Any]:
+        return {"type": "is-instance", "cls": source} if isinstance(source, type) else {"type": "any"}
+
+    def __get_pydantic_json_schema__(self, core_schema: object, handler: object) -> dict[str, Any]:
+        return {}
+
+
+AS_IS = AsIs()
+
+
 class Record(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     """The base of all values: encodable fields, and a place beside them for what is not encoded."""
 

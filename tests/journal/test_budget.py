@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from decimal import Decimal
+
 import pytest
 from hypothesis import given, strategies as st
 
@@ -206,3 +208,10 @@ def test_a_model_that_was_free_and_costs_is_held_at_what_it_cost_from_then_on():
     correction.note("m", 0, 0.4)
     correction.note("m", 0, 0.3)
     assert (correction.correct("m", 0), correction.correct("other", 0)) == (400_000, 0)
+
+
+def test_money_may_be_a_decimal():
+    check_budget(Decimal("20.00"), {"veo": Decimal("1.20")})
+    assert find_price({"veo": Decimal("1.20")}, {"model": "veo"}, needed=True) == 1_200_000
+    with pytest.raises(ConfigurationError, match="max_cost must be US dollars"):
+        check_budget(Decimal("NaN"), 1.2)

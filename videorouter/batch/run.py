@@ -46,6 +46,7 @@ from videorouter.journal.states import (
     decide_resumption,
 )
 from videorouter.models import BatchItem, ItemState
+from videorouter.plain import as_number
 
 if TYPE_CHECKING:
     from videorouter.batch.consent import StreamGuard
@@ -123,7 +124,7 @@ def check_options(settings: ClientSettings, verb: Verb, given: Mapping[str, Any]
         journal=None if journal is None else check_path(journal, "journal"),
         save_to=None if save_to is None else check_path(save_to, "save_to"),
         name=check_template(name),
-        max_cost=max_cost,
+        max_cost=as_number(max_cost),
         price=price,
         on_outcome_unknown=policy,
         deduplicate=deduplicate,

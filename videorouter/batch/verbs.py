@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import AsyncIterable, Iterable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 
 from videorouter.call.prepare import RequestBuilder
 from videorouter.call.requests import Verb
 from videorouter.downloads.verbs import DownloadVerbs
+from videorouter.plain import Number, Whole
+from videorouter.record import AS_IS
 from videorouter.signatures import LazyModule, runs
 
 if TYPE_CHECKING:
@@ -19,34 +21,37 @@ else:  # only a batch needs a database
     run = LazyModule("videorouter.batch.run")
     budget = LazyModule("videorouter.journal.budget")
 
+Entries: TypeAlias = Annotated[Iterable[Any] | AsyncIterable[Any], AS_IS]
+"""A stream that is read no faster than it is sent: nobody may read ahead of it, or make it another object."""
+
 
 class BatchVerbs(DownloadVerbs):
     """The verbs that take a stream of entries and give a stream of items."""
 
     _builder: RequestBuilder
 
-    def _generate_many(self, /, prompts: Iterable[Any] | AsyncIterable[Any], **options: Any) -> batch.Batch:
+    def _generate_many(self, /, prompts: Entries, **options: Any) -> batch.Batch:
         return self._batch("generate", prompts, options)
 
     @runs(_generate_many)
     def generate_many(
         self,
         /,
-        prompts: Iterable[Any] | AsyncIterable[Any],
+        prompts: Entries,
         *,
         model: str | None = None,
-        concurrency: int | None = None,
+        concurrency: Whole | None = None,
         journal: str | os.PathLike[str] | None = None,
         save_to: str | os.PathLike[str] | None = None,
         name: str | None = None,
         ordered: bool = False,
-        max_cost: float | None = None,
+        max_cost: Number | None = None,
         price: budget.Price | None = None,
         on_outcome_unknown: run.DoubtPolicy = "report",
         deduplicate: bool = False,
         new: bool = False,
-        stop_after: int = 20,
-        retry: Iterable[str] | bool = (),
+        stop_after: Whole = 20,
+        retry: Annotated[Iterable[str] | bool, AS_IS] = (),
         **fields: Any,
     ) -> batch.Batch:
         """Make many videos: a stream of prompts in, a stream of finished items out.
@@ -88,9 +93,7 @@ class BatchVerbs(DownloadVerbs):
         """
         raise NotImplementedError
 
-    def edit_many(
-        self, /, edits: Iterable[Any] | AsyncIterable[Any], *, model: str | None = None, **options: Any
-    ) -> batch.Batch:
+    def edit_many(self, /, edits: Entries, *, model: str | None = None, **options: Any) -> batch.Batch:
         """Edit many videos: a stream of edits in, a stream of finished items out.
 
         Args:

@@ -10,7 +10,7 @@ import time
 from contextlib import aclosing, asynccontextmanager
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 
 import anyio
 
@@ -24,7 +24,8 @@ from videorouter.downloads.sink import is_sink
 from videorouter.downloads.store import ObjectURL, read_url
 from videorouter.errors import DownloadError, InvalidRequestError, VideoRouterError
 from videorouter.models import BatchItem, Download, Task, TaskStatus, Video, VideoResult
-from videorouter.plain import as_url
+from videorouter.plain import URLObject, as_url
+from videorouter.record import AS_IS
 from videorouter.threads import run_in_thread
 
 if TYPE_CHECKING:
@@ -36,8 +37,8 @@ if TYPE_CHECKING:
     from videorouter.downloads.file import Conflict
     from videorouter.downloads.save import DownloadOptions
 
-Source: TypeAlias = Video | VideoResult | Task | TaskStatus | BatchItem | str
-Place: TypeAlias = str | os.PathLike[str] | Any
+Source: TypeAlias = Annotated[Video | VideoResult | Task | TaskStatus | BatchItem | str | URLObject, AS_IS]
+Place: TypeAlias = Annotated[str | os.PathLike[str] | Any, AS_IS]
 LOOK_SECONDS = 60.0
 """Timeout for the poll that refreshes a task's links."""
 

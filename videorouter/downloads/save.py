@@ -22,7 +22,7 @@ import msgspec
 from videorouter.call.limiter import read_file_limit
 from videorouter.call.requests import find_request
 from videorouter.call.spool import view_inline
-from videorouter.config import check_count, check_timeout
+from videorouter.config import Timeout, check_count, check_timeout
 from videorouter.downloads.fetch import Fetch, stream_once
 from videorouter.downloads.file import PartialFile, find_size, is_cut
 from videorouter.downloads.media import MediaReader, compare_request
@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from videorouter.downloads.file import Conflict
     from videorouter.events import EventHook
     from videorouter.models import Media, Video
+    from videorouter.plain import Whole
 
 MAX_TRANSFERS = 64
 """Transfers at once in one event loop, where file descriptors allow; more wait for a slot."""
@@ -89,15 +90,15 @@ class SaveOptions(TypedDict, total=False):
     check: bool
     sha256: bool
     overwrite: bool | None
-    timeout: float | msgspec.UnsetType | None
-    max_retries: int | None
+    timeout: Timeout
+    max_retries: Whole | None
     on_progress: EventHook | None
 
 
 class ManyOptions(SaveOptions, total=False):
     """The options of ``download`` by name."""
 
-    concurrency: int
+    concurrency: Whole
 
 
 def read_options(given: SaveOptions, *, timeout: float, max_retries: int) -> DownloadOptions:

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterable
 from contextlib import AbstractAsyncContextManager
-from typing import Literal, Unpack, overload
+from typing import Annotated, Literal, Unpack, overload
 
-from msgspec import UNSET, UnsetType
+from msgspec import UNSET
 
 from videorouter.call.caller import Caller
-from videorouter.config import check_count
+from videorouter.config import Timeout, check_count
 from videorouter.downloads import download
 from videorouter.downloads.download import Place, Source
 from videorouter.downloads.save import DownloadOptions, ManyOptions, SaveOptions, read_options
 from videorouter.errors import VideoRouterError
 from videorouter.events import EventHook
 from videorouter.models import Download
+from videorouter.plain import Whole
+from videorouter.record import AS_IS
 
 
 class DownloadVerbs:
@@ -31,8 +33,8 @@ class DownloadVerbs:
         check: bool = True,
         sha256: bool = False,
         overwrite: bool | None = None,
-        timeout: float | UnsetType | None = UNSET,
-        max_retries: int | None = None,
+        timeout: Timeout = UNSET,
+        max_retries: Whole | None = None,
         on_progress: EventHook | None = None,
     ) -> Download:
         """Save a finished video, whole or not at all.
@@ -87,12 +89,17 @@ class DownloadVerbs:
 
     async def download(
         self,
-        source: Source | Iterable[Source],
+        source: Annotated[Source | Iterable[Source], AS_IS],
         dest: Place,
         *,
-        concurrency: int = 16,
+        concurrency: Whole = 16,
         return_exceptions: bool = False,
-        **options: Unpack[SaveOptions],
+        check: bool = True,
+        sha256: bool = False,
+        overwrite: bool | None = None,
+        timeout: Timeout = UNSET,
+        max_retries: Whole | None = None,
+        on_progress: EventHook | None = None,
     ) -> Download | list[Download] | list[Download | VideoRouterError]:
         """Fetch files from any URLs, with every care that ``save`` takes, and without the API key.
 
@@ -101,8 +108,12 @@ class DownloadVerbs:
             dest: As ``save``; for many, a folder (made when it is missing) or a list with one place each.
             concurrency: Files at once. Downloads never take a generation's slot.
             return_exceptions: Whether the errors of many stand in the list instead of being raised.
-            **options: ``check``, ``sha256``, ``overwrite``, ``timeout``, ``max_retries`` and ``on_progress``, as
-                ``save`` takes them, for each file.
+            check: As ``save``, and so are the others: for each file.
+            sha256: As ``save``.
+            overwrite: As ``save``.
+            timeout: As ``save``.
+            max_retries: As ``save``.
+            on_progress: As ``save``.
 
         Returns:
             For one, the file; for many, a list in their order.
@@ -111,7 +122,14 @@ class DownloadVerbs:
             DownloadError: One did not come whole; the others are saved all the same.
             InvalidRequestError: There is nothing to save, or no way to write there.
         """
-        chosen = self._download_options(**options)
+        chosen = self._download_options(
+            check=check,
+            sha256=sha256,
+            overwrite=overwrite,
+            timeout=timeout,
+            max_retries=max_retries,
+            on_progress=on_progress,
+        )
         if download.is_source(source):
             return await download.save(self._caller, source, dest, chosen)
         at_once = check_count(concurrency, "concurrency", least=1)
@@ -123,8 +141,8 @@ class DownloadVerbs:
         source: Source,
         *,
         check: bool = True,
-        timeout: float | UnsetType | None = UNSET,
-        max_retries: int | None = None,
+        timeout: Timeout = UNSET,
+        max_retries: Whole | None = None,
         on_progress: EventHook | None = None,
     ) -> AbstractAsyncContextManager[AsyncIterator[bytes]]:
         """Read a video's bytes as they arrive: ``async with router.stream(video) as chunks: async for chunk in chunks``.

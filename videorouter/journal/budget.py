@@ -14,8 +14,9 @@ from collections.abc import Callable, Mapping
 from typing import Any, TypeAlias, TypeGuard
 
 from videorouter.errors import ConfigurationError, InvalidRequestError
+from videorouter.plain import Number, as_number
 
-Price: TypeAlias = float | Mapping[str, float] | Callable[[Mapping[str, Any]], float]
+Price: TypeAlias = Number | Mapping[str, Number] | Callable[[Mapping[str, Any]], Number]
 MICROS = 1_000_000
 _MOST = 1e12
 """The most US dollars that are accepted: a larger number is a mistake."""
@@ -118,7 +119,7 @@ class PriceCorrection:
         return max(math.ceil(round(priced * self._factors.get(model, 1.0), 3)), self._least.get(model, 0))
 
 
-def check_budget(max_cost: float | None, price: Price | None) -> None:
+def check_budget(max_cost: Number | None, price: Price | None) -> None:
     """Refuse a cap that cannot be kept."""
     cap: object = max_cost
     if cap is not None and not _is_money(cap):
@@ -177,7 +178,6 @@ def find_price(price: Price | None, request: Mapping[str, Any], *, needed: bool)
     return math.ceil(round(float(value) * MICROS, 3))
 
 
-def _is_money(value: object) -> TypeGuard[float]:
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return False
-    return 0 <= value <= _MOST
+def _is_money(value: object) -> TypeGuard[Number]:
+    dollars = as_number(value)
+    return dollars is not None and 0 <= dollars <= _MOST
