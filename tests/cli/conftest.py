@@ -82,10 +82,11 @@ def start(tmp_path, tmp_path_factory):
     script = tmp_path_factory.mktemp("script") / "interruptible.py"
     script.write_text(INTERRUPTIBLE)
 
-    def call(*args, env=None):
+    def call(*args, env=None, stdin=None):
         words, counting = measured()
         process = subprocess.Popen(
             [*words, script, *map(str, args)],
+            stdin=stdin,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             cwd=tmp_path,
