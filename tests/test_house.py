@@ -54,6 +54,7 @@ DECIDING = {
     "videorouter.journal.states",
     "videorouter.lenient_json",
     "videorouter.models",
+    "videorouter.places",
     "videorouter.plain",
     "videorouter.record",
     "videorouter.secrets",

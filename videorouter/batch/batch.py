@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import os
 import time
+from functools import partial
 from typing import TYPE_CHECKING, Any, Self
 
 from videorouter.batch.consent import StreamGuard
@@ -20,14 +21,18 @@ from videorouter.batch.run import BatchRun
 from videorouter.batch.saving import Saver
 from videorouter.batch.source import END, EntrySource
 from videorouter.batch.unmet import list_unmet, take_up
+from videorouter.downloads.store import check_store
 from videorouter.errors import ConfigurationError, InvalidRequestError
 from videorouter.events import BatchProgressed, ItemFinished
 from videorouter.journal.budget import to_dollars
 from videorouter.journal.journal import Journal
 from videorouter.loops import running_loop
+from videorouter.places import ObjectURL
+from videorouter.threads import run_in_thread
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Iterable, Mapping
+    from pathlib import Path
 
     from videorouter.batch.run import BatchOptions
     from videorouter.batch.saving import Save
@@ -222,7 +227,7 @@ class Batch:
     async def _open_up(self) -> None:
         """Make the folder, open the journal, open the input."""
         if self._options.save_to is not None:
-            _make_folder(self._options.save_to)
+            await run_in_thread(partial(_open_folder, self._options.save_to))
         if self._options.journal is not None:
             journal = await Journal.open(self._options.journal)
             self._run.journal = journal
@@ -379,7 +384,14 @@ def _name_broken(error: Exception) -> InvalidRequestError:
     return named
 
 
-def _make_folder(folder: Any) -> None:
+def _open_folder(folder: Path | ObjectURL) -> None:
+    """Make the folder that videos are saved in, or find its store: what cannot be saved is not bought."""
+    if isinstance(folder, ObjectURL):
+        try:
+            check_store(folder)
+        except ConfigurationError as error:
+            raise ConfigurationError(f"save_to: {error} Nothing was sent.") from error
+        return
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:

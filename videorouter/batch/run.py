@@ -46,13 +46,14 @@ from videorouter.journal.states import (
     decide_resumption,
 )
 from videorouter.models import BatchItem, ItemState
+from videorouter.places import ObjectURL, read_url
 from videorouter.plain import as_number
 
 if TYPE_CHECKING:
     from videorouter.batch.consent import StreamGuard
     from videorouter.call.caller import Caller
     from videorouter.config import ClientSettings
-    from videorouter.journal.journal import Ending, Fingerprint, Journal
+    from videorouter.journal.journal import Ending, Fingerprint, Journal, SavedFile
     from videorouter.journal.states import Resumption
     from videorouter.models import Task
 
@@ -73,7 +74,7 @@ class BatchOptions(msgspec.Struct, frozen=True, kw_only=True):
     limit: int
     ordered: bool = False
     journal: Path | None = None
-    save_to: Path | None = None
+    save_to: Path | ObjectURL | None = None
     name: str = DEFAULT_NAME
     max_cost: float | None = None
     price: Any = None
@@ -122,7 +123,7 @@ def check_options(settings: ClientSettings, verb: Verb, given: Mapping[str, Any]
         limit=most if concurrency is None else min(most, check_count(concurrency, "concurrency", least=1)),
         ordered=ordered,
         journal=None if journal is None else check_path(journal, "journal"),
-        save_to=None if save_to is None else check_path(save_to, "save_to"),
+        save_to=None if save_to is None else _check_folder(save_to),
         name=check_template(name),
         max_cost=as_number(max_cost),
         price=price,
@@ -143,6 +144,15 @@ def check_replay(settings: ClientSettings) -> None:
         )
 
 
+def _check_folder(value: Any) -> Path | ObjectURL:
+    text = os.fspath(value) if isinstance(value, str | os.PathLike) else ""
+    try:
+        url = read_url(text if text.endswith("/") else f"{text}/")
+    except InvalidRequestError as error:
+        raise ConfigurationError(f"save_to: {error} Nothing was sent.") from error
+    return check_path(value, "save_to") if url is None else url
+
+
 def check_path(value: str | os.PathLike[str], name: str) -> Path:
     """Check the path of a file or a folder of this disk."""
     try:
@@ -152,10 +162,7 @@ def check_path(value: str | os.PathLike[str], name: str) -> Path:
     if not isinstance(text, str) or not text.strip() or "\0" in text:
         raise ConfigurationError(f"{name} must be a path, not {value!r}.")
     if "://" in text:
-        raise ConfigurationError(
-            f"{name} must be a path, not the URL {text!r}. To put videos into an object store, leave save_to= out and save "
-            "each item as it comes: `await router.save(item, 's3://bucket/otter.mp4')`. Nothing was sent."
-        )
+        raise ConfigurationError(f"{name} must be a path, not the URL {text!r}. Nothing was sent.")
     return Path(text).expanduser()
 
 
@@ -395,7 +402,7 @@ class BatchRun:
             restore_inline(item.result, await journal.find_inline(item.id))
         saved = await journal.find_files(item.id)
         if self.options.save_to is not None:  # what is gone is fetched again
-            saved = tuple([file for file in saved if await still_stands(file.path, file.size)])
+            saved = tuple([file for file in saved if await _is_there(file)])
         if not saved:
             return item.replace(files=())
         files = tuple(str(show_path(file.path, self.options.save_to)) for file in saved)
@@ -418,6 +425,14 @@ class BatchRun:
         if policy == "replay":
             check_replay(self.caller.settings)
         return str(policy)
+
+
+async def _is_there(file: SavedFile) -> bool:
+    """Whether a saved file still stands. Where a store gives no answer, saving it again says why."""
+    try:
+        return await still_stands(file.path, file.size)
+    except VideoRouterError:
+        return False
 
 
 def name_duplicate(given: str) -> InvalidRequestError:

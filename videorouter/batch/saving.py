@@ -14,12 +14,13 @@ from weakref import WeakValueDictionary
 from videorouter.downloads.download import fetch_current_result, is_expired
 from videorouter.downloads.file import find_free
 from videorouter.downloads.names import fill_template, number_name
-from videorouter.downloads.save import still_stands
+from videorouter.downloads.save import read_options, save_one, still_stands
 from videorouter.errors import DownloadError, JournalError, VideoRouterError
 from videorouter.journal.journal import SavedFile
 from videorouter.journal.records import encode, read_media, read_mismatches, show_path
 from videorouter.journal.states import describe_failure
 from videorouter.models import Download, Video
+from videorouter.places import ObjectURL, find_place
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -36,9 +37,9 @@ AT_ONCE = 8
 
 
 class Saver:
-    """Saves finished items into a folder."""
+    """Saves finished items into a folder, or into an object store."""
 
-    def __init__(self, run: BatchRun, folder: Path, template: str, save: Save) -> None:
+    def __init__(self, run: BatchRun, folder: Path | ObjectURL, template: str, save: Save) -> None:
         self._run = run
         self._folder = folder
         self._template = template
@@ -53,6 +54,8 @@ class Saver:
 
     def _is_whole(self, item: BatchItem) -> bool:
         count = len(item.result.videos) if item.result is not None else 0
+        if isinstance(self._folder, ObjectURL):  # the store was asked when the journal told of them
+            return len(item.files) >= count
         return len(item.files) >= count and all(Path(name).is_file() for name in item.files)
 
     async def save(self, item: BatchItem, step: int) -> BatchItem:
@@ -83,7 +86,7 @@ class Saver:
             saved.append(await self._save_one(item, step, number, len(videos), video))
 
     async def _save_one(self, item: BatchItem, step: int, number: int, count: int, video: Video) -> Download:
-        path = self._folder / fill_template(
+        path: Path | ObjectURL = self._folder / fill_template(
             self._template,
             index=item.index,
             item_id=item.id,
@@ -103,18 +106,27 @@ class Saver:
             if known is not None and await still_stands(known.path, known.size):
                 return Download(
                     file=str(path),
-                    size=path.stat().st_size,
+                    size=known.size if isinstance(path, ObjectURL) else path.stat().st_size,
                     sha256=known.sha256,
                     media=read_media(known.media),
                     mismatches=read_mismatches(known.mismatches),
                 )
-        else:
+        elif isinstance(path, Path):
             path = find_free(path)  # what stands there was paid for as well
-        path.parent.mkdir(parents=True, exist_ok=True)
-        download = await self._save(video, path)
+        if isinstance(path, ObjectURL):
+            download = await self._save_object(video, path)
+        else:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            download = await self._save(video, path)
         if journal is not None:
             await journal.record_file(path, _describe_file(download))
         return download
+
+    async def _save_object(self, video: Video, url: ObjectURL) -> Download:
+        """Put a video into the store; another object of that name, which was paid for as well, stays beside it."""
+        settings = self._run.caller.settings
+        options = read_options({}, timeout=settings.timeout, max_retries=settings.max_retries)
+        return await save_one(self._run.caller, video, url, options, conflict="number")
 
     def _with_files(self, item: BatchItem, saved: list[Download]) -> BatchItem:
         files = tuple(download.file for download in saved)
@@ -127,7 +139,7 @@ class Saver:
 def _describe_file(download: Download) -> SavedFile:
     """A saved file as the journal keeps it."""
     return SavedFile(
-        path=Path(download.file),
+        path=find_place(Path(), download.file),
         size=download.size,
         sha256=download.sha256,
         media=None if download.media is None else encode(download.media),
@@ -135,7 +147,7 @@ def _describe_file(download: Download) -> SavedFile:
     )
 
 
-def _wrap_error(error: OSError, folder: Path) -> DownloadError:
+def _wrap_error(error: OSError, folder: Path | ObjectURL) -> DownloadError:
     named = DownloadError(
         f"A video could not be saved in {folder}: {error}. It is paid for and its URL is in the item: fix the folder and "
         "run the same batch again, which fetches what is missing.",
@@ -147,4 +159,5 @@ def _wrap_error(error: OSError, folder: Path) -> DownloadError:
 
 def _is_disk_failure(error: VideoRouterError) -> bool:
     """Whether the next file could not be saved either, so that buying more is pointless until the disk works."""
-    return isinstance(error.__cause__, OSError) and error.__cause__.errno in DISK_FAILURES
+    cause = error.__cause__
+    return isinstance(cause, OSError) and (cause.errno in DISK_FAILURES or isinstance(cause, PermissionError))

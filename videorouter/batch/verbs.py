@@ -64,7 +64,8 @@ class BatchVerbs(DownloadVerbs):
             model: The model of entries that name none; default: the client's.
             concurrency: Jobs at once; default and upper bound: the client's.
             journal: A file that remembers everything on disk, so that the same call again resumes after a crash.
-            save_to: A folder to save each video in as soon as it is done.
+            save_to: A folder, or a URL of an object store (``s3://bucket/clips``, ``gs://``, ``az://``, ``memory://``, with the
+                extra ``data``), to save each video in as soon as it is done.
             name: A template of file names; default: ``"{index:06d}-{slug}.mp4"``. Knows ``index``, ``id``, ``slug``,
                 ``model``, ``step``, ``video_id``, ``task_id``.
             ordered: Whether items come out in the order of their entries, and not as they are done.

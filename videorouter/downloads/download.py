@@ -21,9 +21,9 @@ from videorouter.downloads.file import is_folder
 from videorouter.downloads.names import name_video, number_name
 from videorouter.downloads.save import save_one, stream_one
 from videorouter.downloads.sink import is_sink
-from videorouter.downloads.store import ObjectURL, read_url
 from videorouter.errors import DownloadError, InvalidRequestError, VideoRouterError
 from videorouter.models import BatchItem, Download, Task, TaskStatus, Video, VideoResult
+from videorouter.places import ObjectURL, read_url
 from videorouter.plain import URLObject, as_url
 from videorouter.record import AS_IS
 from videorouter.threads import run_in_thread

@@ -31,12 +31,13 @@ from videorouter.downloads.names import name_video
 from videorouter.downloads.resume import FullContent, TransferState, choose_block_size
 from videorouter.downloads.resume_file import Busy
 from videorouter.downloads.sink import Sink, name_sink
-from videorouter.downloads.store import BLOCK, ObjectURL, StoredObject
+from videorouter.downloads.store import BLOCK, StoredObject, find_object_size
 from videorouter.errors import DownloadError, VideoRouterError
 from videorouter.events import DownloadFinished
 from videorouter.logs import report
 from videorouter.loops import PerLoop
 from videorouter.models import Download
+from videorouter.places import ObjectURL
 from videorouter.threads import ThreadedResource, run_in_thread
 
 if TYPE_CHECKING:
@@ -170,15 +171,26 @@ async def stream_one(caller: Caller, video: Video, options: DownloadOptions) -> 
             yield piece
 
 
-async def still_stands(path: Path, size: int) -> bool:
-    """Whether a file of the saved size is still there. Another one in its place is left alone, and logged."""
-    found = find_size(path)
-    if found == size:
-        return True
-    if found is None or await run_in_thread(partial(is_cut, path, size)):
-        return False
-    report(logging.WARNING, "%s is another file than the one that was saved there: it is left as it is", path)
-    return True
+async def still_stands(place: Path | ObjectURL, size: int) -> bool:
+    """Whether a video of the saved size is still there. Another one in its place is left alone, and logged.
+
+    Raises:
+        DownloadError: The store cannot be asked.
+    """
+    if isinstance(place, ObjectURL):
+        try:
+            found = await run_in_thread(partial(find_object_size, place))
+        except VideoRouterError:
+            raise
+        except Exception as error:
+            raise DownloadError(f"{place} cannot be looked at ({type(error).__name__}: {error}).") from error
+        gone = found is None  # an object is never cut: it is there whole, or not
+    else:
+        found = find_size(place)
+        gone = found is None or (found != size and await run_in_thread(partial(is_cut, place, size)))
+    if not gone and found != size:
+        report(logging.WARNING, "%s is another video than the one that was saved there: it is left as it is", place)
+    return not gone
 
 
 class _Block:
@@ -345,7 +357,9 @@ async def _save_to_sink(caller: Caller, video: Video, target: Any, options: Down
 async def _save_to_store(
     caller: Caller, video: Video, place: ObjectURL, options: DownloadOptions, *, conflict: Conflict, call_id: str
 ) -> Download:
-    target = StoredObject(place, hashed=options.sha256, overwrite=options.overwrite, conflict=conflict)
+    target = StoredObject(
+        place, mark=_mark_video(video), hashed=options.sha256, overwrite=options.overwrite, conflict=conflict
+    )
     data, transferred = view_inline(video), 0
     try:
         async with ThreadedResource(target.abort) as owned:
@@ -370,7 +384,7 @@ async def _save_to_store(
     except Exception as error:
         raise _name_store_failure(error, target.url) from error
     if not written:
-        report(logging.WARNING, "%s is there already, with the same size: it is left as it is", target.url)
+        report(logging.INFO, "%s is there already: it is left as it is", target.url)
     return Download(
         file=str(target.url),
         size=target.size,
@@ -379,6 +393,13 @@ async def _save_to_store(
         transferred=transferred,
         media=media,
     )
+
+
+def _mark_video(video: Video) -> str:
+    """Name a video for its object's metadata: by its bytes, or by its URL without what a signature changes each time."""
+    data = view_inline(video)
+    what = (video.url or "").partition("?")[0].encode(errors="surrogatepass") if data is None else data
+    return hashlib.sha256(what).hexdigest()
 
 
 async def _fetch_to_store(

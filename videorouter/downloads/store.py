@@ -6,14 +6,14 @@ is aborted. Every method blocks and belongs in a thread; what it raises is whate
 
 from __future__ import annotations
 
-import re
 from hashlib import sha256
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from videorouter.downloads.media import look_through
 from videorouter.downloads.names import name_content, number_names
-from videorouter.errors import ConfigurationError, InvalidRequestError
+from videorouter.errors import ConfigurationError
+from videorouter.places import STORE_PACKAGES, ObjectURL
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -27,59 +27,10 @@ BLOCK = 4 * 2**20
 _PART = 8 * 2**20
 """Bytes of one part of an upload: 10,000 of them, the most that S3 takes, are 80 GB."""
 _LOOK_BYTES = 2**16
+_MARK = "videorouter"
+"""The name of a mark among an object's metadata."""
+_AZURE = frozenset({"az", "abfs"})
 _MAX_NAMES = 10_000
-_PACKAGES = {"s3": "s3fs", "gs": "gcsfs", "gcs": "gcsfs", "az": "adlfs", "abfs": "adlfs", "memory": "fsspec"}
-_URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://(.*)", re.DOTALL)
-_LOST_SLASH = re.compile(rf"({'|'.join(_PACKAGES)}):/[^/]", re.IGNORECASE)
-
-
-class ObjectURL(str):
-    """The URL of an object, with the few parts of a path that choosing a name takes."""
-
-    __slots__ = ()
-
-    @property
-    def name(self) -> str:
-        """What stands behind the last slash."""
-        return self.rpartition("/")[2]
-
-    @property
-    def stem(self) -> str:
-        """The name without its ending."""
-        return self.name.rpartition(".")[0] or self.name
-
-    @property
-    def suffix(self) -> str:
-        """The ending of the name, with its dot."""
-        return self.name[len(self.stem) :]
-
-    def with_name(self, name: str) -> ObjectURL:
-        """Return the URL of another object beside it."""
-        return ObjectURL(f"{self.rpartition('/')[0]}/{name}")
-
-
-def read_url(text: str) -> ObjectURL | None:
-    """Return a destination as an object's URL; ``None`` for a path.
-
-    Raises:
-        InvalidRequestError: It is a URL, and not one of a store that videos can be put into.
-    """
-    found = _URL.fullmatch(text)
-    if found is None:
-        if _LOST_SLASH.match(text):
-            msg = f"{text!r} was a URL before pathlib took one of its slashes: give URLs as text."
-            raise InvalidRequestError(msg)
-        return None
-    scheme, rest = found[1].lower(), found[2]
-    if scheme not in _PACKAGES:
-        stores = ", ".join(f"{name}://" for name in ("s3", "gs", "az", "memory"))
-        msg = f"Videos can be put at a path or at a URL of {stores}, not at {scheme}://."
-        raise InvalidRequestError(msg)
-    bucket, slash, _ = rest.partition("/")
-    if scheme != "memory" and not (bucket and slash):
-        msg = f"{text!r} names no object: a URL is {scheme}://bucket/name.mp4, or {scheme}://bucket/folder/ for a name by the video."
-        raise InvalidRequestError(msg)
-    return ObjectURL(f"{scheme}://{rest}")
 
 
 def open_store(url: ObjectURL) -> Any:
@@ -94,22 +45,60 @@ def open_store(url: ObjectURL) -> Any:
 
         return fsspec.filesystem(scheme)
     except ImportError as error:
-        msg = f"{scheme}:// needs the package {_PACKAGES[scheme]}. In a clone of videorouter: pip install '.[data]'"
+        msg = (
+            f"{scheme}:// needs the package {STORE_PACKAGES[scheme]}. In a clone of videorouter: pip install '.[data]'"
+        )
         raise ConfigurationError(msg) from error
     except Exception as error:
         msg = (
             f"{scheme}:// cannot be used: {type(error).__name__}: {error}. Say in the environment who you are and where the "
-            f"store is, as the package {_PACKAGES[scheme]} reads it."
+            f"store is, as the package {STORE_PACKAGES[scheme]} reads it."
         )
         raise ConfigurationError(msg) from error
 
 
-class StoredObject:
-    """One object during a transfer to it."""
+def check_store(folder: ObjectURL) -> None:
+    """Check that a store answers and has the bucket of this folder.
 
-    def __init__(self, url: ObjectURL, *, hashed: bool, overwrite: bool | None, conflict: Conflict) -> None:
+    Raises:
+        ConfigurationError: It does not.
+    """
+    store = open_store(folder)
+    if folder.startswith("memory:"):
+        return
+    bucket = store._strip_protocol(folder).partition("/")[0]  # noqa: SLF001  fsspec's own way to say it; it has no other
+    try:
+        store.invalidate_cache()
+        store.info(bucket)
+    except Exception as error:
+        scheme = folder.partition(":")[0]
+        msg = f"{scheme}://{bucket} cannot be used: {type(error).__name__}: {error}. Check the name, and who the environment says you are."
+        raise ConfigurationError(msg) from error
+
+
+def find_object_size(url: ObjectURL) -> int | None:
+    """Return the size of an object, or ``None``."""
+    return StoredObject(url).find_size()
+
+
+class StoredObject:
+    """One object during a transfer to it.
+
+    ``mark`` names the video: it is kept in the object's metadata, and tells the same video from another of the same size.
+    """
+
+    def __init__(
+        self,
+        url: ObjectURL,
+        *,
+        mark: str = "",
+        hashed: bool = False,
+        overwrite: bool | None = None,
+        conflict: Conflict = "replace",
+    ) -> None:
         self.url: ObjectURL = url
         self.size: int = 0
+        self._mark = mark
         self._wanted = url
         self._overwrite = overwrite
         self._conflict = conflict
@@ -125,17 +114,17 @@ class StoredObject:
     def open(self) -> None:
         """Find the store; refuse an object that is there, where that was asked for."""
         self._store = open_store(self.url)
-        if self._conflict == "refuse" and self._find_size(self.url) is not None:
+        if self._conflict == "refuse" and self.find_size() is not None:
             raise FileExistsError(self.url)
 
     def begin(self, total: int | None, container: str) -> bool:
-        """Choose the name, and begin to write; ``False`` when an object of that size is there and can stay."""
+        """Choose the name, and begin to write; ``False`` when this very video is there and can stay."""
         name = name_content(self.url.name, container)
         conflict: Conflict = self._conflict if name == self.url.name else "number"
         for free in islice(number_names(name, "."), _MAX_NAMES if conflict == "number" else 1):
             self.url = self._wanted.with_name(free)
-            size = None if self._overwrite and conflict == "replace" else self._find_size(self.url)
-            if size is not None and size == total:
+            size = None if self._overwrite and conflict == "replace" else self.find_size()
+            if size is not None and size == total and self._find_mark() == self._mark:
                 return False
             if size is None or conflict == "replace":
                 self._file = self._create("wb" if conflict == "replace" else "xb")
@@ -175,7 +164,7 @@ class StoredObject:
     def measure(self) -> Media | None:
         """Read the facts of the object that is there, and its digest, if that was asked for."""
         store, path = self._store, self._path
-        self.size = size = self._find_size(self.url) or 0
+        self.size = size = self.find_size() or 0
 
         def read(start: int, count: int) -> bytes:
             return bytes(store.cat_file(path, start=start, end=min(size, start + max(count, _LOOK_BYTES))))
@@ -198,14 +187,35 @@ class StoredObject:
         if self._is_memory:
             from fsspec.implementations.memory import MemoryFile  # noqa: PLC0415  an extra
 
-            return MemoryFile(self._store, self._path)  # its ``open`` shows the object before it is whole
-        return self._store.open(self._path, mode, block_size=_PART)
+            file = MemoryFile(self._store, self._path)  # its ``open`` shows the object before it is whole
+            file.mark = self._mark
+            return file
+        scheme = self.url.partition(":")[0]
+        metadata = {_MARK: self._mark, **({"is_directory": "false"} if scheme in _AZURE else {})}
+        named = {"Metadata" if scheme == "s3" else "metadata": metadata}
+        return self._store.open(self._path, mode, block_size=_PART, **named)
 
-    def _find_size(self, url: ObjectURL) -> int | None:
-        path = self._store._strip_protocol(url)  # noqa: SLF001  as above
+    def find_size(self) -> int | None:
+        """Return the size of the object that is there, or ``None``."""
+        if self._store is None:
+            self._store = open_store(self.url)
+        found = self._find_facts()
+        return None if found is None or found.get("type") == "directory" else int(found["size"])
+
+    def _find_mark(self) -> str | None:
+        """Return the mark of the object that is there: none, of one that was put there by other means."""
+        if self._is_memory:
+            return getattr(self._store.store.get(self._path), "mark", None)
+        if self.url.startswith("s3:"):
+            found = self._store.metadata(self._path, refresh=True)
+        else:
+            found = (self._find_facts() or {}).get("metadata")
+        return (found or {}).get(_MARK)
+
+    def _find_facts(self) -> dict[str, Any] | None:
         self._store.invalidate_cache()
         try:
-            found = self._store.info(path)
+            found: dict[str, Any] = self._store.info(self._path)
         except FileNotFoundError:
             return None
-        return None if found.get("type") == "directory" else int(found["size"])
+        return found

@@ -49,7 +49,7 @@ class DownloadVerbs:
                 under their own ending. What fails is kept as ``NAME.rejected``.
             sha256: Whether to compute the digest.
             overwrite: Whether an older file is replaced. Default: at a path, yes; in a folder, another name is taken.
-                An object of the video's own size is left as it is then, and told.
+                An object that is this very video is left as it is then.
             timeout: Seconds for one file; default: the client's; ``None`` means thirty days.
             max_retries: Attempts in a row that may bring nothing; default: the client's.
             on_progress: Is handed ``DownloadProgressed`` and ``DownloadFinished``, beside the client's own hook.

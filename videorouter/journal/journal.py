@@ -20,6 +20,7 @@ from videorouter.journal.schema import list_copies
 from videorouter.journal.states import MOVES, SETTLED, STATES, ItemRow, Move, list_sources
 from videorouter.journal.writer import INTENT, RefusedChangeError, Writer
 from videorouter.models import ItemState
+from videorouter.places import ObjectURL, find_place
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -110,7 +111,7 @@ class Totals(msgspec.Struct, frozen=True, kw_only=True):
 class SavedFile(msgspec.Struct, frozen=True, kw_only=True):
     """A file that was saved whole."""
 
-    path: Path
+    path: Path | ObjectURL
     size: int
     sha256: str | None = None
     media: str | None = None
@@ -396,11 +397,11 @@ class Journal:
         """Commit a note about the batch itself, such as the path of its input."""
         await self._execute("note", "INSERT OR REPLACE INTO meta VALUES (:key, :value)", {"key": key, "value": value})
 
-    async def plan_file(self, item: str, number: int, path: Path) -> Path:
+    async def plan_file(self, item: str, number: int, path: Path | ObjectURL) -> Path | ObjectURL:
         """Reserve a file name for one video of an item: the same as before, and never another file's."""
         return await self.writer.do("file", lambda database: self.choose_file(database, item, number, path))
 
-    async def record_file(self, planned: Path, file: SavedFile) -> None:
+    async def record_file(self, planned: Path | ObjectURL, file: SavedFile) -> None:
         """Commit that a file is whole, under its planned name or with another ending."""
         values = {**msgspec.structs.asdict(file), "path": self.shorten(file.path), "planned": self.shorten(planned)}
         await self._execute("file", UPDATE_FILE, {**values, "now": time.time()})
@@ -409,7 +410,7 @@ class Journal:
         """Return the files of an item that were saved whole, in order."""
         rows = await self.writer.do("find", lambda database: database.execute(SELECT_FILES, (item,)).fetchall())
         return tuple(
-            SavedFile(path=self.folder / path, size=size, sha256=sha256, media=media, mismatches=mismatches)
+            SavedFile(path=find_place(self.folder, path), size=size, sha256=sha256, media=media, mismatches=mismatches)
             for path, size, sha256, media, mismatches in rows
         )
 
@@ -426,22 +427,26 @@ class Journal:
         """Run the writes of many processes as one operation of the next commit; for Ray alone."""
         return await self.writer.do(INTENT if intends else "transact", work)
 
-    def shorten(self, path: Path) -> str:
+    def shorten(self, path: Path | ObjectURL) -> str:
         """Make a path relative to the journal's folder, if it is below it."""
+        if isinstance(path, ObjectURL):
+            return str(path)
         absolute = Path(os.path.abspath(path))  # noqa: PTH100  a symlink that the user gave stays as given
         try:
             return absolute.relative_to(self.folder).as_posix()
         except ValueError:
             return str(absolute)
 
-    def choose_file(self, database: sqlite3.Connection, item: str, number: int, path: Path) -> Path:
+    def choose_file(
+        self, database: sqlite3.Connection, item: str, number: int, path: Path | ObjectURL
+    ) -> Path | ObjectURL:
         """Reserve a file name as ``plan_file`` does, inside the writer's thread."""
         known = database.execute("SELECT path FROM files WHERE item = ? AND number = ?", (item, number)).fetchone()
         if known is not None:
-            return self.folder / str(known[0])
+            return find_place(self.folder, str(known[0]))
         for extra in ("", f"-{_tail(item)}", *(f"-{_tail(item)}-{again}" for again in range(2, 100))):
             chosen = path.with_name(f"{path.stem}{extra}{path.suffix}")
-            if os.path.lexists(chosen):
+            if isinstance(chosen, Path) and os.path.lexists(chosen):
                 continue
             taken = database.execute(
                 "INSERT OR IGNORE INTO files (path, item, number) VALUES (?, ?, ?)",

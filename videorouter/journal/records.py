@@ -14,6 +14,7 @@ from videorouter import errors
 from videorouter.call.inputs import FIELDS
 from videorouter.journal.states import describe_failure, state_after_crash
 from videorouter.models import Asset, BatchItem, Failure, Media, Mismatch, Video, VideoResult
+from videorouter.places import ObjectURL
 from videorouter.plain import as_input, find_file_name
 from videorouter.threads import run_in_thread
 
@@ -160,8 +161,10 @@ def restore_inline(result: VideoResult, data: Mapping[int, bytes]) -> VideoResul
     return result
 
 
-def show_path(path: Path, folder: Path | None) -> Path:
+def show_path(path: Path | ObjectURL, folder: Path | ObjectURL | None) -> Path | ObjectURL:
     """Show a path of the journal below the folder as the caller spelt it, if it is below one."""
+    if isinstance(path, ObjectURL) or isinstance(folder, ObjectURL):
+        return path
     with contextlib.suppress(ValueError, OSError):
         return path if folder is None else folder / path.relative_to(folder.resolve())
     return path

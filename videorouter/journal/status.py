@@ -17,6 +17,7 @@ from videorouter.journal.schema import open_readable, wrap_error
 from videorouter.journal.states import RETRYABLE, SETTLED, UNCERTAIN, ItemRow, state_after_crash
 from videorouter.locks import is_locked
 from videorouter.models import ItemState
+from videorouter.places import find_place
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -203,7 +204,7 @@ def read_rows(
 
 def _to_file(folder: Path, values: tuple[str, int, str | None, str | None, str | None]) -> SavedFile:
     name, size, sha256, media, mismatches = values
-    return SavedFile(path=folder / name, size=size, sha256=sha256, media=media, mismatches=mismatches)
+    return SavedFile(path=find_place(folder, name), size=size, sha256=sha256, media=media, mismatches=mismatches)
 
 
 def _show_doubt(database: sqlite3.Connection, row: ItemRow) -> ItemRow:
