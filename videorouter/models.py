@@ -353,8 +353,8 @@ class BatchItem(Record, frozen=True, kw_only=True):
 
     @property
     def path(self) -> Path | None:
-        """The first saved file."""
-        return Path(self.files[0]) if self.files else None
+        """The first saved file; ``None`` for an object of a store, whose URL is in ``files``."""
+        return Path(self.files[0]) if self.files and "://" not in self.files[0] else None
 
     @property
     def error(self) -> VideoRouterError | None:

@@ -41,6 +41,10 @@ class ObjectURL(str):
         """Return the URL of another object beside it."""
         return ObjectURL(f"{self.rpartition('/')[0]}/{name}")
 
+    def with_stem(self, stem: str) -> ObjectURL:
+        """Return the URL of another object beside it, with the same ending."""
+        return self.with_name(f"{stem}{self.suffix}")
+
     def __truediv__(self, name: str) -> ObjectURL:
         return ObjectURL(f"{self}{'' if self.endswith('/') else '/'}{name}")
 

@@ -1,7 +1,11 @@
+import json
+from pathlib import Path
+
 import pytest
 
-from videorouter.cli.batch_places import find_folder
+from videorouter.cli.batch_places import find_folder, place_journal, recall_command
 from videorouter.cli.destination import Destination, name_of_url
+from videorouter.cli.parser import parse
 from videorouter.errors import InvalidRequestError
 
 
@@ -51,12 +55,35 @@ def test_what_cannot_be_written_is_refused_at_once(tmp_path):
         Destination("-", count=2)
 
 
-def test_an_object_stores_url_is_refused_and_makes_no_folder_of_its_name(tmp_path, monkeypatch):
+def test_a_url_of_no_store_is_refused_and_makes_no_folder_of_its_name(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    for url in ("s3://bucket/otter.mp4", "s3://bucket/clips/"):
-        with pytest.raises(InvalidRequestError, match="Into an object store"):
+    for url in ("http://example.com/otter.mp4", "file:///tmp/clips/", "s3://bucket"):
+        with pytest.raises(InvalidRequestError):
             Destination(url)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_stores_url_is_an_object_or_a_folder_of_objects():
+    import fsspec
+
+    store = fsspec.filesystem("memory")
+    store.pipe_file("memory://shelf/an-otter.mp4", b"another's")
+    folder = Destination("memory://shelf/")
+    assert [str(folder.place(n, "an otter")) for n in (1, 2)] == [f"memory://shelf/an-otter-{n}.mp4" for n in (2, 3)]
+    assert folder.spell(1) == "memory://shelf/"
+    several = Destination("memory://shelf/x.mp4", count=2)
+    assert several.place(2, "y") == several.spell(2) == "memory://shelf/x-2.mp4"
+    store.rm("memory://shelf", recursive=True)
+
+
+def test_the_journal_of_a_batch_into_a_store_is_on_this_disk(tmp_path):
+    words = ["batch", "run", "prompts.txt", "-o", "s3://bucket/clips"]
+    args = parse(words)
+    assert place_journal(args) == Path("prompts-videos/run.db")
+    meta = {"command": json.dumps(words), "folder": str(tmp_path)}
+    assert recall_command(tmp_path / "prompts-videos" / "run.db", meta) == words
+    moved = tmp_path / "elsewhere" / "run.db"
+    assert recall_command(moved, meta) == [*words, "--journal", str(moved)]
 
 
 def test_a_tilde_that_no_shell_has_read_is_the_home_folder(tmp_path, monkeypatch):

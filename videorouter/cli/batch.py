@@ -23,6 +23,7 @@ from videorouter.cli.batch_files import EntryFile
 from videorouter.cli.batch_places import (
     find_folder,
     find_journal,
+    find_store,
     make_folder,
     place_journal,
     recall_command,
@@ -80,10 +81,10 @@ def run(args: argparse.Namespace) -> int:
         words = args.words if "words" in args else list(sys.argv[1:])
         if args.dry_run:
             return _estimate(args, console)
+        first = Run(args, console, words)
     except (ConfigurationError, InvalidRequestError, JournalError) as error:
         report_error(console, error, args)
         return exit_of(error)
-    first = Run(args, console, words)
     code = drive(first.go, args, console)
     if first.question is None:
         return code
@@ -271,7 +272,7 @@ class Run:
             model=args.model or MODELS["generate"],
             concurrency=args.concurrency,
             journal=self._journal,
-            save_to=None if args.no_save else self._folder,
+            save_to=None if args.no_save else find_store(args.out) or self._folder,
             name=args.name,
             ordered=args.ordered,
             max_cost=args.max_cost,

@@ -1,7 +1,7 @@
 """``videorouter batch gallery``: one self-contained page that shows a batch. It loads nothing but the videos.
 
 What came from prompts and servers is data in the page, never markup: it is shown as text, and links are http(s) or
-relative files only.
+relative files only, or the objects of a store that the batch was told to save into.
 """
 
 from __future__ import annotations
@@ -112,6 +112,8 @@ def _show(record: dict[str, Any], page: Path) -> dict[str, Any]:
 
 
 def _link(name: str, page: Path) -> str:
+    if "://" in name:
+        return quote(name, safe=":/")
     try:
         relative = os.path.relpath(name, page.parent)
     except ValueError:

@@ -73,7 +73,11 @@ def _add_run(subparsers: Any) -> None:
         "--skip-bad-rows", action="store_true", help="leave out rows that cannot be read (without it nothing is sent)"
     )
     options.add_path(
-        parser, "--out", "the folder for videos and journal (default: FILE's name, -videos)", "-o", metavar="DIR"
+        parser,
+        "--out",
+        "the folder for videos and journal (default: FILE's name, -videos), or s3://bucket/clips for the videos",
+        "-o",
+        metavar="DIR",
     )
     options.add_path(parser, "--journal", "the journal (default: run.db in the folder)")
     parser.add_argument("--name", metavar="TEMPLATE", help='file names (default: "{index:06d}-{slug}.mp4")')

@@ -8,10 +8,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from videorouter.errors import ConfigurationError
+from videorouter.places import read_url
 
 if TYPE_CHECKING:
     import argparse
     from collections.abc import Mapping, Sequence
+
+    from videorouter.places import ObjectURL
 
 JOURNAL = "run.db"
 
@@ -23,10 +26,15 @@ def find_journal(name: str) -> Path:
 
 
 def find_folder(file: str, out: str | None) -> Path:
-    """The folder of a batch."""
-    if out:
+    """The folder of a batch: its journal's, and its videos', unless ``--out`` is an object store."""
+    if out and find_store(out) is None:
         return Path(out).expanduser()
     return Path("batch-videos") if file == "-" else Path(f"{Path(file).stem}-videos")
+
+
+def find_store(out: str | None) -> ObjectURL | None:
+    """The folder of an object store that ``--out`` names; ``None`` for one of this disk."""
+    return read_url(out if out.endswith("/") else f"{out}/") if out else None
 
 
 def place_journal(args: argparse.Namespace) -> Path:
@@ -49,8 +57,9 @@ def recall_command(path: Path, meta: Mapping[str, str]) -> list[str] | None:
     path = path.resolve()
     if (Path(meta.get("folder") or ".") / place_journal(args)).resolve() == path:
         return words
-    moved = [] if args.journal else ["--out", str(path.parent)]
-    return [*words, *moved, *(["--journal", str(path)] if args.journal or path.name != JOURNAL else [])]
+    apart = bool(args.journal or find_store(args.out))
+    moved = [] if apart else ["--out", str(path.parent)]
+    return [*words, *moved, *(["--journal", str(path)] if apart or path.name != JOURNAL else [])]
 
 
 def make_folder(folder: Path) -> None:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import os
 import sys
+import threading
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from videorouter.downloads.file import find_free
 from videorouter.downloads.names import join_words
+from videorouter.downloads.store import check_store, find_free_object
 from videorouter.errors import InvalidRequestError
+from videorouter.places import ObjectURL, read_url
 
 
 class Destination:
@@ -18,16 +21,17 @@ class Destination:
     def __init__(self, output: str | None, *, count: int = 1) -> None:
         self._output = output
         self.stdout: bool = output == "-"
-        if output and "://" in output:
-            _refuse(
-                f"-o {output}: this saves into files. Into an object store, `router.save` puts a video from Python."
-            )
-        self.path: Path | None = Path(output).expanduser() if output and not self.stdout else None
-        self.folder: bool = self.path is not None and (str(output).endswith(("/", os.sep)) or self.path.is_dir())
+        self.path: Path | ObjectURL | None = None
+        if output and not self.stdout:
+            self.path = read_url(output) or Path(output).expanduser()
+        self.folder: bool = str(output).endswith(("/", os.sep)) or (isinstance(self.path, Path) and self.path.is_dir())
         self._count = count
-        self._taken: set[Path] = set()
+        self._taken: set[Path | ObjectURL] = set()
+        self._choosing = threading.Lock()
         if self.stdout:
             self._check_stdout()
+        elif isinstance(self.path, ObjectURL):
+            check_store(self.path)
         elif self.path is not None:
             self._check_path(self.path)
 
@@ -36,12 +40,16 @@ class Destination:
         """Whether videos are to be saved at all."""
         return self.stdout or self.path is not None
 
-    def place(self, number: int, name: str) -> Path:
-        """The path of the command's video of this number, from 1; inside a folder it is called by ``name``, cleaned."""
+    def place(self, number: int, name: str) -> Path | ObjectURL:
+        """The path of the command's video of this number, from 1; inside a folder it is called by ``name``, cleaned.
+
+        It may ask a store, and belongs in a thread then.
+        """
         if self.path is None:
             return self._free(Path(join_words(name)))
         if self.folder:
-            self.path.mkdir(parents=True, exist_ok=True)
+            if isinstance(self.path, Path):
+                self.path.mkdir(parents=True, exist_ok=True)
             return self._free(self.path / join_words(name))
         if self._count == 1:
             return self.path
@@ -53,11 +61,12 @@ class Destination:
             return self._output
         return str(self.place(number, ""))
 
-    def _free(self, path: Path) -> Path:
+    def _free(self, path: Path | ObjectURL) -> Path | ObjectURL:
         """The path, or one with a number behind it, that no file and no other video of this command has."""
-        free = find_free(path, self._taken)
-        self._taken.add(free)
-        return free
+        with self._choosing:
+            free = find_free_object(path, self._taken) if isinstance(path, ObjectURL) else find_free(path, self._taken)
+            self._taken.add(free)
+            return free
 
     def _check_stdout(self) -> None:
         if sys.stdout.isatty():

@@ -151,7 +151,7 @@ class CommandJobs:
             return
         # Bytes that came inline have no URL to print: they must be kept somewhere.
         videos = [video for video in job.result.videos if self._destination.wanted or video.url is None]
-        places = [self._destination.place(job.index + 1, job.name) for _ in videos]
+        places = [await asyncio.to_thread(self._destination.place, job.index + 1, job.name) for _ in videos]
         if len(places) > 1 and not self._destination.folder:
             places = [place.with_stem(f"{place.stem}-{number}") for number, place in enumerate(places, 1)]
         found = await router.download(

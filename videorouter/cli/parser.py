@@ -287,7 +287,10 @@ def _fill_completion(parser: argparse.ArgumentParser) -> None:
 
 def _add_destination(parser: argparse.ArgumentParser) -> None:
     action = options.add_path(
-        parser, "--output", "save as this file, or into this folder (ends in / or exists); - is stdout", "-o"
+        parser,
+        "--output",
+        "save as this file, or into this folder (ends in / or exists); s3://bucket/otter.mp4 too; - is stdout",
+        "-o",
     )
     action.metavar = "FILE"
 

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
     from videorouter.downloads.resume_file import ResumeNote
     from videorouter.models import Media
+    from videorouter.places import ObjectURL
 
 Conflict: TypeAlias = Literal["replace", "refuse", "number"]
 """What to do about an existing file of that name: replace it, refuse, or take the next free number."""
@@ -49,7 +50,7 @@ def is_folder(path: Path) -> bool:
     return os.path.isdir(path)  # noqa: PTH112  Path.is_dir raises for a name that is too long
 
 
-def find_free(path: Path, taken: Container[Path] = ()) -> Path:
+def find_free(path: Path, taken: Container[Path | ObjectURL] = ()) -> Path:
     """Return the path, or the first numbered one beside it, that is neither a file nor reserved."""
     return next(free for free in number_paths(path) if free not in taken and not os.path.lexists(free))
 

@@ -178,12 +178,7 @@ async def still_stands(place: Path | ObjectURL, size: int) -> bool:
         DownloadError: The store cannot be asked.
     """
     if isinstance(place, ObjectURL):
-        try:
-            found = await run_in_thread(partial(find_object_size, place))
-        except VideoRouterError:
-            raise
-        except Exception as error:
-            raise DownloadError(f"{place} cannot be looked at ({type(error).__name__}: {error}).") from error
+        found = await run_in_thread(partial(find_object_size, place))
         gone = found is None  # an object is never cut: it is there whole, or not
     else:
         found = find_size(place)

@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING, Any
 
 from videorouter.downloads.media import look_through
 from videorouter.downloads.names import name_content, number_names
-from videorouter.errors import ConfigurationError
+from videorouter.errors import ConfigurationError, DownloadError
 from videorouter.places import STORE_PACKAGES, ObjectURL
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Container, Sequence
     from hashlib import _Hash
+    from pathlib import Path
 
     from videorouter.downloads.file import Conflict
     from videorouter.models import Media
@@ -77,8 +78,27 @@ def check_store(folder: ObjectURL) -> None:
 
 
 def find_object_size(url: ObjectURL) -> int | None:
-    """Return the size of an object, or ``None``."""
-    return StoredObject(url).find_size()
+    """Return the size of an object, or ``None``.
+
+    Raises:
+        DownloadError: The store cannot be asked.
+    """
+    try:
+        return StoredObject(url).find_size()
+    except ConfigurationError:
+        raise
+    except Exception as error:
+        raise DownloadError(f"{url} cannot be looked at ({type(error).__name__}: {error}).") from error
+
+
+def find_free_object(url: ObjectURL, taken: Container[Path | ObjectURL] = ()) -> ObjectURL:
+    """Return the URL, or the first numbered one beside it, that is neither an object nor reserved.
+
+    Raises:
+        DownloadError: The store cannot be asked.
+    """
+    names = (url.with_name(name) for name in number_names(url.name))
+    return next(free for free in names if free not in taken and find_object_size(free) is None)
 
 
 class StoredObject:
