@@ -42,7 +42,7 @@ class WriterLock:
         except OSError as error:
             raise JournalError(
                 f"Could not write beside the journal {journal}: {error}. Nothing was sent. Check that its folder exists "
-                "and can be written, or pass another path.",
+                f"and can be written{'' if journal.exists() else ', or pass another path'}.",
                 path=str(journal),
             ) from error
         try:

@@ -122,7 +122,7 @@ async def test_the_journal_may_fail_at_any_of_its_steps(sandbox, router, disks, 
     await run(router, tmp_path / "sound", [], before)
     sound = disks["sound"] = Disk()
     await run(router, tmp_path / "sound", [])
-    assert set(sound.steps) == STEPS
+    assert set(sound.steps) == STEPS | ({"note"} if before else set())
     room = asyncio.Semaphore(8)
 
     async def check(at: int) -> None:

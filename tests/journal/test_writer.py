@@ -66,7 +66,18 @@ async def test_an_older_copy_is_refused_until_somebody_says_that_it_shall_be_use
     await journal.aclose()
 
 
-@pytest.mark.parametrize("left", ["emptied", "emptied beside its log", "its log alone", "its head alone"])
+LEFT = [
+    "emptied",
+    "emptied beside its log",
+    "its log alone",
+    "its lock alone",
+    "its head alone",
+    "a text",
+    "another database",
+]
+
+
+@pytest.mark.parametrize("left", LEFT)
 async def test_what_is_left_of_a_journal_is_never_taken_for_a_new_one(tmp_path, left):
     path = tmp_path / "run.db"
     await write_and_die(path)
@@ -74,8 +85,15 @@ async def test_what_is_left_of_a_journal_is_never_taken_for_a_new_one(tmp_path, 
         path.with_name("run.db-wal").unlink()
     if left.startswith("emptied"):
         os.truncate(path, 0)
-    elif left == "its log alone":
+    elif left in {"its log alone", "its lock alone"}:
         path.unlink()
+    elif left == "a text":
+        path.write_text("a list of prompts\n" * 1000)
+    elif left == "another database":
+        path.unlink()
+        foreign = sqlite3.connect(path)
+        foreign.execute("CREATE TABLE items (id TEXT)")
+        foreign.close()
     else:
         path.unlink()
         path.with_name("run.db.lock").unlink()
@@ -83,8 +101,9 @@ async def test_what_is_left_of_a_journal_is_never_taken_for_a_new_one(tmp_path, 
         bare.execute("PRAGMA journal_mode = WAL")
         bare.close()
     before = {file.name: file.read_bytes() for file in tmp_path.glob("run.db*") if not file.name.endswith("lock")}
-    with pytest.raises(JournalError, match="again"):
+    with pytest.raises(JournalError, match="again") as refused:
         await Journal.open(path)
+    assert "another path" not in refused.value.message
     assert before == {
         file.name: file.read_bytes() for file in tmp_path.glob("run.db*") if not file.name.endswith("lock")
     }

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from videorouter.batch.saving import Save
     from videorouter.call.caller import Caller
     from videorouter.call.prepare import RequestBuilder
-    from videorouter.errors import VideoRouterError
+    from videorouter.errors import JournalError, VideoRouterError
     from videorouter.models import BatchItem, BatchSummary
 
 _CANCELLED = (
@@ -76,7 +76,8 @@ class Batch:
         self._saver = None if options.save_to is None else Saver(self._run, options.save_to, options.name, save)
         self._workers: set[asyncio.Task[None]] = set()
         self._savers: set[asyncio.Task[None]] = set()
-        self._caught_up = 0
+        self.caught_up: int = 0
+        """Items of earlier runs whose missing files this run has fetched."""
         self._stopped: str | None = None
         self._error: BaseException | None = None
         self._notes: dict[str, str] = {}
@@ -118,11 +119,6 @@ class Batch:
         return len(self._savers)
 
     @property
-    def caught_up(self) -> int:
-        """Items of earlier runs whose missing files this run has fetched."""
-        return self._caught_up
-
-    @property
     def paused(self) -> str:
         """Why nothing new is sent for now, in words: many outcomes in doubt in a row. Empty while the batch goes on."""
         return self._run.breaker.notice
@@ -131,6 +127,12 @@ class Batch:
     def cause(self) -> VideoRouterError | None:
         """The error that stopped dispatch early; ``None`` when it went on to its end, or was stopped by its caller."""
         return self._run.cause
+
+    @property
+    def displaced(self) -> JournalError | None:
+        """Why the next run would not find the journal, and would pay again: it was moved, replaced, emptied or deleted."""
+        journal = self._run.journal
+        return None if journal is None else journal.writer.find_displacement()
 
     @property
     def unwritten(self) -> int:
@@ -355,7 +357,7 @@ class Batch:
     async def _save(self, saver: Saver, item: BatchItem, step: int) -> None:
         try:
             saved = (await saver.save(item, step)).with_extras(fetched_=True)
-            self._caught_up += saved.resumed
+            self.caught_up += saved.resumed
             self._run.count_mismatches(saved)
             if self._caller.on_event is not None:
                 await self._tell(saved)

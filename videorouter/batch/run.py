@@ -446,7 +446,7 @@ def name_mismatch(row: ItemRow, index: int, journal: Journal | None) -> JournalM
     """Build the error of an entry whose id is another request's in the journal."""
     return JournalMismatchError(
         f"The journal has item {row.id!r} with another request (position {row.position} then, {index} now). It was "
-        "not sent. Give the changed entry another id, put the input back, or start another journal.",
+        "not sent. Give the changed entry another id, or put the input back.",
         path=str(journal.path) if journal is not None else None,
     )
 

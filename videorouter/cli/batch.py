@@ -11,6 +11,7 @@ import contextlib
 import errno
 import json
 import os
+import shlex
 import sys
 import time
 from collections import Counter
@@ -29,6 +30,7 @@ from videorouter.cli.batch_places import (
     recall_command,
     say_batch,
     say_command,
+    say_displaced,
 )
 from videorouter.cli.console import Console, OutputGoneError, ask, clean, plain
 from videorouter.cli.driver import drive
@@ -111,6 +113,7 @@ def _recall(args: argparse.Namespace) -> argparse.Namespace:
             f"{path} was written by a program, not by `videorouter batch run`: run that program again with "
             'retry=["refused", "failed"].'
         )
+    called_in = Path.cwd()
     if meta.get("folder"):
         try:
             os.chdir(meta["folder"])
@@ -125,7 +128,7 @@ def _recall(args: argparse.Namespace) -> argparse.Namespace:
             "This batch was read from stdin: pipe the same input in again, with `batch run - --retry refused --retry "
             "failed` and the same options."
         )
-    recalled.new = False
+    recalled.new, recalled.called_in = False, called_in
     recalled.words = words if args.max_cost is None else [*words, "--max-cost", f"{args.max_cost:.15g}"]
     recalled.retry = args.state or ["refused", "failed"]
     recalled.max_cost = args.max_cost if args.max_cost is not None else recalled.max_cost
@@ -200,6 +203,10 @@ class Run:
         self._args = args
         self._console = console
         self._words = words
+        """The command that resumes, to be called in the folder where this process is now."""
+        self._place = (
+            "" if getattr(args, "called_in", Path.cwd()) == Path.cwd() else f"cd {shlex.quote(str(Path.cwd()))} && "
+        )
         self._folder = find_folder(args.file, args.out)
         self._journal = place_journal(args)
         self._codes: set[Exit] = set()
@@ -422,7 +429,14 @@ class Run:
             f"{runs}, for at most {say_left(grace)}. Another signal ends it at once" if runs else "nothing is in flight"
         )
         self._console.tell(f"{words[0].upper()}{words[1:]}: {limit}.")
-        self._console.tell(f"  {self._console.style('next:', 'cyan')} {say_command(self._words)}   (resumes)")
+        if batch.displaced is None:
+            self._say_next(f"{say_command(self._words)}   (resumes)")
+        else:
+            self._say_next(say_displaced(self._journal))
+
+    def _say_next(self, words: str) -> None:
+        place = self._place if words.startswith("videorouter ") else ""
+        self._console.tell(f"  {self._console.style('next:', 'cyan')} {place}{words}")
 
     def _close(self, batch: Batch) -> None:
         self._closing.append(asyncio.ensure_future(batch.aclose()))
@@ -445,8 +459,13 @@ class Run:
                 f"{console.style('keep the lines above:', 'yellow')} {batch.unwritten:,} outcomes could not be written "
                 "down. The next run collects their tasks again, and reports those without a task as in doubt."
             )
-        for words in self._list_next(batch, left):
-            console.tell(f"  {console.style('next:', 'cyan')} {words}")
+        displaced = batch.displaced
+        if displaced is not None:
+            self._codes.add(exit_of(displaced))
+            if displaced.message != summary.stopped:
+                console.tell(f"{console.style('error:', 'red', 'bold')} {clean(displaced.message)}")
+        for words in self._list_next(batch, left) if displaced is None else [say_displaced(self._journal)]:
+            self._say_next(words)
         if self._exit is not None:
             return self._exit
         if batch.cause is not None:

@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from videorouter.cli.batch_places import find_journal, recall_command, say_batch, say_command
+from videorouter.cli.batch_places import find_journal, recall_command, say_batch, say_recalled
 from videorouter.cli.console import Console, clean, plain
 from videorouter.cli.driver import drive
 from videorouter.cli.exits import Exit, exit_of
@@ -68,7 +68,7 @@ def run(args: argparse.Namespace) -> int:
         report_error(console, error, args)
         return exit_of(error)
     if not path.is_file():
-        report_error(console, JournalError(f"There is no journal at {path}. Check the path, or run it first."), args)
+        report_error(console, JournalError(f"There is no journal at {path}. Check the path."), args)
         return Exit.JOURNAL
     work = _forget if args.command == "forget" else _settle
     return drive(lambda: work(path, args, console), args, console)
@@ -158,7 +158,7 @@ def _list_next(path: Path, status: JournalStatus) -> list[str]:
     words = recall_command(path, status.meta)
     unfinished = status.unmet or counts.get("not_sent") or counts.get("accepted") or _count_missing(status)
     if not status.running and words and unfinished:
-        steps.append(f"{say_command(words)}   (resumes)")
+        steps.append(f"{say_recalled(words, status.meta)}   (resumes)")
     if status.doubtful:
         steps.append(f"{say_batch('settle', path)}   ({status.doubtful:,} may have been billed)")
     if status.retryable:
@@ -324,9 +324,10 @@ async def _settle(path: Path, args: argparse.Namespace, console: Console) -> int
         )
         return Exit.USAGE
     if not args.bought and changed:
-        words = json.loads(read_status(path).meta.get("command", "null"))
+        meta = read_status(path).meta
+        words = recall_command(path, meta)
         if words:
-            console.say(f"  {console.style('next:', 'cyan')} {clean(say_command(words))}")
+            console.say(f"  {console.style('next:', 'cyan')} {clean(say_recalled(words, meta))}")
     return Exit.OK
 
 

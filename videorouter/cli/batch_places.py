@@ -75,6 +75,18 @@ def say_command(words: Sequence[str]) -> str:
     return shlex.join(["videorouter", *words])
 
 
+def say_recalled(words: Sequence[str], meta: Mapping[str, str]) -> str:
+    """The command line that goes on with a journal, in the folder where it was first called: its paths mean another there."""
+    folder = meta.get("folder", "")
+    command = say_command(words)
+    return command if not folder or Path(folder) == Path.cwd() else f"cd {shlex.quote(folder)} && {command}"
+
+
+def say_displaced(journal: Path) -> str:
+    """What to do about a journal that does not lie where the run that wrote it would look for it: no command that pays."""
+    return f"put {journal} back, or run `videorouter batch status` on it where it is now, which says how to go on"
+
+
 def say_batch(command: str, journal: Path) -> str:
     """A ``batch`` command about a journal."""
     place = journal.parent if journal.name == JOURNAL and str(journal.parent) != "." else journal

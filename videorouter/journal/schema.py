@@ -165,6 +165,9 @@ CREATE TEMP TABLE sendings (item, number, state, idempotency_key, request_id, se
 """How a reader, which changes no file, sees one of schema 1 as one of this version."""
 
 
+_MAGIC = b"SQLite format 3\0"
+_HEADER_SIZE = 100
+_PAGE_SIZE = 4096
 _BUSY = {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}
 _SHELVED = "ro&immutable=1"
 """A file on a read-only medium needs no log, and none could be made."""
@@ -211,21 +214,42 @@ def open_writable(path: Path) -> sqlite3.Connection:
 def check_traces(path: Path, commits: int) -> None:
     """Refuse to begin anew beside the log or the commit note of an earlier run. Called before the file is opened."""
     there = path.exists()
-    if there and path.stat().st_size:
-        return
     log = path.with_name(f"{path.name}-wal")
-    if log.exists() and log.stat().st_size:
+    has_log = log.exists() and log.stat().st_size > 0
+    if there and path.stat().st_size:
+        if commits and not has_log and _is_foreign(path):
+            raise JournalError(
+                f"{path} is no longer the journal that a run had written {commits:,} times: it was overwritten. A new run elsewhere "
+                f"would pay again for what stood in it. Put a copy of it back. Nothing was sent. To begin anew delete {path.name} "
+                f"and {path.name}.lock.",
+                path=str(path),
+            )
+        return
+    if has_log:
         raise JournalError(
             f"{path} is {'empty' if there else 'missing'}, and its log {log.name} is there: a new run would pay again for what "
             f"stands in it. Put the file back beside its log. Nothing was sent. To begin anew delete {log.name}.",
             path=str(path),
         )
-    if there and commits:
+    if commits:
         raise JournalError(
-            f"{path} was emptied: a run had written it {commits:,} times, and a new one would pay again for what stood in it. "
-            f"Put a copy back. Nothing was sent. To begin anew delete {path.name} and {path.name}.lock.",
+            f"{path} was {'emptied' if there else 'moved or deleted'}: a run had written it {commits:,} times, and a new one would "
+            f"pay again for what stood in it. Put it back, or a copy of it. Nothing was sent. To begin anew delete "
+            f"{f'{path.name} and ' if there else ''}{path.name}.lock.",
             path=str(path),
         )
+
+
+def _is_foreign(path: Path) -> bool:
+    """Whether a file is none of SQLite's, or another program's database; one of a single page holds no table."""
+    try:
+        with path.open("rb") as file:
+            header = file.read(_HEADER_SIZE)
+    except OSError:
+        return False  # opening it says why
+    if not header.startswith(_MAGIC):
+        return True
+    return int.from_bytes(header[68:72], "big") != APPLICATION_ID and path.stat().st_size > _PAGE_SIZE
 
 
 def check_age(path: Path, commits: int, noted: int) -> None:
@@ -272,7 +296,7 @@ def _switch_log_on(database: sqlite3.Connection) -> None:
 def open_readable(path: Path) -> sqlite3.Connection:
     """Open a journal to read it, also while a batch is writing."""
     if not path.is_file():
-        raise JournalError(f"There is no journal at {path}. Check the path, or run the batch first.", path=str(path))
+        raise JournalError(f"There is no journal at {path}. Check the path.", path=str(path))
     try:
         # A reader must be able to recover the log that a killed writer left, which a read-only connection cannot.
         mode = "rw" if os.access(path, os.W_OK) else "ro" if path.with_name(f"{path.name}-wal").exists() else _SHELVED

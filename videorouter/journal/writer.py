@@ -153,18 +153,25 @@ class Writer:
             raise
         return database
 
-    def _check_place(self) -> None:
-        """Refuse to write into a file that was moved, or that others may write."""
+    def find_displacement(self) -> JournalError | None:
+        """Why the next run would not find this very file, and would pay again; ``None`` while it would."""
         try:
             there = os.stat(self.path)  # noqa: PTH116  this runs before each commit
         except OSError:
             there = None
-        if there is None or (there.st_dev, there.st_ino) != self._identity or not there.st_size:
-            raise JournalError(
-                f"The journal {self.path} was moved, replaced, emptied or deleted while the batch ran, so that the next run would "
-                "pay again for what stands in it. Put it back and run the same batch again: it resumes.",
-                path=str(self.path),
-            )
+        if there is not None and (there.st_dev, there.st_ino) == self._identity and there.st_size:
+            return None
+        return JournalError(
+            f"The journal {self.path} was moved, replaced, emptied or deleted while the batch ran, so that the next run would "
+            "pay again for what stands in it. Put it back before you run the same batch again: then it resumes.",
+            path=str(self.path),
+        )
+
+    def _check_place(self) -> None:
+        """Refuse to write into a file that was moved, or that others may write."""
+        displaced = self.find_displacement()
+        if displaced is not None:
+            raise displaced
         if self._lock is not None:
             self._lock.check()
 
