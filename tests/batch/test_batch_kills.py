@@ -35,6 +35,15 @@ def test_killed_downloads_are_whole_after_the_next_run():
     assert total.kills == 4
 
 
+def test_killed_uploads_leave_whole_objects_or_none():
+    pytest.importorskip("s3fs")
+    seed = time.time_ns()
+    total = run(kills=4, count=30, concurrency=6, per_batch=2, seed=seed, store=True)
+    assert total.sound, (seed, total)
+    assert total.files > 0
+    assert total.kills == 4
+
+
 def test_a_batch_that_is_killed_and_spelt_anew_each_time_is_bought_once():
     seed = time.time_ns()
     total = respell_batches.run(batches=2, count=20, runs=3, seed=seed)

@@ -1,7 +1,7 @@
 """Kills a batch with SIGKILL at random points, resumes it, and compares the gateway's ledger with the journal.
 
-By hand: ``python tests/kill/kill_batches.py --kills 1000``, with ``--chains`` for edits that build on each other and
-``--save`` for files. What must hold at the end of each batch:
+By hand: ``python tests/kill/kill_batches.py --kills 1000``, with ``--chains`` for edits that build on each other,
+``--save`` for files and ``--store`` for objects of a store (moto's server for S3). What must hold at the end of each batch:
 
 - nothing was charged twice, and each charge bears the key of the one row that it belongs to;
 - every entry has a row (a step of a chain: unless the one before it has no video), and every charge is in the journal as
@@ -13,7 +13,9 @@ By hand: ``python tests/kill/kill_batches.py --kills 1000``, with ``--chains`` f
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
+import os
 import random
 import signal
 import sqlite3
@@ -25,8 +27,12 @@ import urllib.request
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from videorouter.sandbox import Sandbox
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 CHILD = """
 import asyncio, json, sys
@@ -109,16 +115,17 @@ def run_batch(
     kills: int,
     dice: random.Random,
     save: bool = False,
+    store: str | None = None,
     chains: bool = False,
 ) -> Figures:
     """Run one batch to its end, killing it on the way at most ``kills`` times."""
     figures = Figures(batches=1)
     journal = folder / f"{number}.db"
-    clips = folder / f"{number}-clips"
+    clips = f"{store or folder}/{number}-clips"
     entries = list_entries(number, count, save=save, chains=chains)
-    options = {"journal": str(journal), "concurrency": concurrency, "save_to": str(clips) if save else None}
+    options = {"journal": str(journal), "concurrency": concurrency, "save_to": clips if save else None}
     plan = json.dumps({"base": sandbox.base_url, "entries": entries, "options": options})
-    span = 0.0012 * count * (1 + 2 * chains) * (1 + 3 * save)
+    span = 0.0012 * count * (1 + 2 * chains) * (1 + 3 * save) + 3.0 * bool(store)  # the store's package takes its time
     doubtful = 0
     while True:
         child = subprocess.Popen([sys.executable, "-c", CHILD, plan], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
@@ -178,23 +185,53 @@ def compare_charges(figures: Figures, sandbox: Sandbox, rows: dict[str, dict[str
     figures.charged_in_doubt = sum(by_key[key]["state"] == "in_doubt" for key in charges if key in by_key)
 
 
-def compare_files(figures: Figures, journal: Path, clips: Path, rows: dict[str, dict[str, object]]) -> None:
+def compare_files(figures: Figures, journal: Path, clips: str, rows: dict[str, dict[str, object]]) -> None:
     """What lies in the folder against what the journal says, and against what the gateway serves."""
     database = sqlite3.connect(journal)
     saved = {
-        item: (journal.parent / path, size)
+        item: (path if "://" in path else str(journal.parent / path), size)
         for path, item, size in database.execute("SELECT path, item, size FROM files WHERE saved IS NOT NULL")
     }
     database.close()
+    found = read_objects(clips) if "://" in clips else {str(path): path.read_bytes() for path in Path(clips).iterdir()}
     for name, row in rows.items():
         if row["state"] != "done":
             continue
-        path, size = saved.get(name, (Path("nowhere"), 0))
+        path, size = saved.get(name, ("nowhere", 0))
         with urllib.request.urlopen(json.loads(str(row["result"]))["videos"][0]["url"], timeout=60) as answer:
             served = answer.read()
         figures.files += 1
-        figures.broken_files += not path.is_file() or len(served) != size or path.read_bytes() != served
-    figures.left_files = len(set(clips.iterdir()) - {path for path, _ in saved.values()})
+        figures.broken_files += len(served) != size or found.get(path) != served
+    figures.left_files = len(found.keys() - {path for path, _ in saved.values()})
+
+
+def read_objects(folder: str) -> dict[str, bytes]:
+    import fsspec
+
+    store = fsspec.filesystem("s3")
+    store.invalidate_cache()
+    return {f"s3://{path}": store.cat_file(path) for path in store.find(folder)}
+
+
+@contextlib.contextmanager
+def open_bucket() -> Iterator[str]:
+    """A bucket on a server of S3 on this machine, to which the environment leads."""
+    from stores import run_s3
+
+    before = dict(os.environ)
+    with run_s3() as environment:
+        os.environ.update(environment)
+        import fsspec
+
+        store = fsspec.filesystem("s3", skip_instance_cache=True)
+        store.mkdir("kills")
+        type(store).clear_instance_cache()
+        try:
+            yield "s3://kills"
+        finally:
+            type(store).clear_instance_cache()
+            os.environ.clear()
+            os.environ.update(before)
 
 
 def add(total: Figures, one: Figures) -> None:
@@ -215,13 +252,18 @@ def run(
     per_batch: int,
     seed: int,
     save: bool = False,
+    store: bool = False,
     chains: bool = False,
     say=lambda _: None,
 ) -> Figures:
     """Kill as often as asked for, over as many batches as that takes."""
     dice = random.Random(seed)
     total = Figures()
-    with tempfile.TemporaryDirectory() as folder, Sandbox(mode="mixed", latency=(0.0, 0.03)).in_thread() as sandbox:
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        open_bucket() if store else contextlib.nullcontext() as bucket,
+        Sandbox(mode="mixed", latency=(0.0, 0.03)).in_thread() as sandbox,
+    ):
         number = 0
         while total.kills < kills:
             left = min(per_batch, kills - total.kills)
@@ -233,7 +275,8 @@ def run(
                 concurrency=concurrency,
                 kills=left,
                 dice=dice,
-                save=save,
+                save=save or store,
+                store=bucket,
                 chains=chains,
             )
             add(total, one)
@@ -250,6 +293,7 @@ def main() -> int:
     parser.add_argument("--concurrency", type=int, default=20)
     parser.add_argument("--per-batch", type=int, default=20, help="kills of a batch")
     parser.add_argument("--save", action="store_true", help="save files too")
+    parser.add_argument("--store", action="store_true", help="save them into an object store")
     parser.add_argument("--chains", action="store_true", help="two edits of each entry's video")
     parser.add_argument("--seed", type=int, default=time.time_ns())
     args = parser.parse_args()
@@ -261,6 +305,7 @@ def main() -> int:
         per_batch=args.per_batch,
         seed=args.seed,
         save=args.save,
+        store=args.store,
         chains=args.chains,
         say=lambda words: sys.stdout.write(f"{words}\n") and sys.stdout.flush(),
     )
