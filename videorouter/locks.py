@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import glob
 import os
 import sys
 import time
@@ -72,6 +73,11 @@ class WriterLock:
         with contextlib.suppress(OSError):  # on a full disk the journal itself says so
             os.pwrite(self._descriptor, f"{os.getpid():<10}\n{commits:<20}\n".encode(), 0)
 
+    def beat(self) -> None:
+        """Show that its process lives."""
+        with contextlib.suppress(OSError):
+            os.utime(self._descriptor)
+
     def check(self) -> None:
         """Raise ``JournalError`` when the lock file was deleted or replaced: another process may hold the new one."""
         try:
@@ -90,6 +96,48 @@ class WriterLock:
 
     def release(self) -> None:
         """Release it. Idempotent."""
+        descriptor, self._descriptor = self._descriptor, -1
+        if descriptor >= 0:
+            os.close(descriptor)
+
+
+class EpochLock:
+    """Shows that a runner's epoch is not over: ``.run`` and its number beside a queue, locked until its last request has ended."""
+
+    def __init__(self, journal: Path, epoch: int) -> None:
+        self.path: Path = journal.with_name(f"{journal.name}.run{epoch}")
+        self._descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), 0o600)
+        lock_descriptor(self._descriptor)
+        after_fork(self, EpochLock._close)
+
+    @classmethod
+    def list_living(cls, journal: Path, before: int) -> list[int]:
+        """List the earlier epochs that are not over; what ended ones have left is removed."""
+        living = []
+        for path in journal.parent.glob(f"{glob.escape(journal.name)}.run*"):
+            number = path.name[len(journal.name) + 4 :]
+            if not number.isdigit() or int(number) >= before:
+                continue
+            try:
+                descriptor = os.open(path, os.O_RDWR | getattr(os, "O_CLOEXEC", 0))
+            except OSError:
+                continue
+            try:
+                lock_descriptor(descriptor)
+                path.unlink(missing_ok=True)
+            except OSError:
+                living.append(int(number))
+            finally:
+                os.close(descriptor)
+        return living
+
+    def release(self) -> None:
+        """The epoch is over. Idempotent."""
+        if self._descriptor >= 0:
+            self.path.unlink(missing_ok=True)
+            self._close()
+
+    def _close(self) -> None:
         descriptor, self._descriptor = self._descriptor, -1
         if descriptor >= 0:
             os.close(descriptor)

@@ -236,11 +236,18 @@ class BatchRun:
         """Count an item whose files, if it has any, are saved."""
         self.counts.mismatched += bool(item.mismatches)
 
-    def note_success(self) -> None:
+    def note_success(self, record: object) -> None:  # noqa: ARG002  a queue asks whose it is
         """Reset the count of equal errors after an accepted request."""
         self._rule.note_success()
 
-    def note_error(self, error: BaseException) -> None:
+    def decide_state(self, state: ItemState, error: Exception) -> ItemState:  # noqa: ARG002  a queue asks for it
+        """Return the state of an item after its call raised."""
+        return state
+
+    async def rest(self, item: str) -> None:
+        """Record that a claimed item was refused for now; a batch claims none."""
+
+    def note_error(self, error: BaseException, record: object = None) -> None:  # noqa: ARG002  as above
         """Stop dispatch at an error that every further item would meet."""
         reason = self._rule.judge(error)
         if reason is not None:

@@ -20,7 +20,10 @@ from videorouter.models import BatchItem, Task, VideoResult
 from videorouter.plain import as_text
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
     from videorouter.batch.run import BatchRun
+    from videorouter.call.limiter import Slot
     from videorouter.call.requests import Submission
     from videorouter.journal.states import ItemRow
     from videorouter.models import ItemState
@@ -94,6 +97,7 @@ class Sending:
         reserved: int = 0,
         priced: int | None = None,
         replayed: bool = False,
+        claimed: bool = False,
     ) -> None:
         self._run = run
         self._record = record
@@ -101,16 +105,25 @@ class Sending:
         self._reserved = reserved
         self._priced = priced
         self._replayed = replayed
-        self._intended = False
+        self._intended = claimed
         self._task: Task | None = None
 
-    async def send(self) -> BatchItem:
-        """Send the request and follow it to its end. A cancelled one is recorded and counted, and raises."""
+    async def send(self, slot: Slot | None = None) -> BatchItem:
+        """Send the request and follow it to its end. A cancelled one is recorded and counted, and raises.
+
+        ``slot``: it is held already, and the item is claimed.
+        """
         run = self._run
         run.in_flight += 1
         try:
             result = await run_job(
-                run.caller, self._submission, intent=self._record_intent, accepted=self._record_task, patient=True
+                run.caller,
+                self._submission,
+                intent=None if self._intended else self._record_intent,
+                accepted=self._record_task,
+                withdraw=self._withdraw if self._intended else None,
+                patient=True,
+                slot=slot,
             )
             return await self._finish(result)
         except asyncio.CancelledError:
@@ -177,6 +190,11 @@ class Sending:
         if task is not None and task.cancelling():
             await asyncio.sleep(0)  # cancelled while it was written down: it ends here, before the first byte
 
+    async def _withdraw(self) -> Callable[[], Awaitable[None]]:
+        """Record that the claimed item was refused for now; returns what claims it again."""
+        await self._run.rest(self._record.id)
+        return self._record_intent
+
     async def _record_task(self, task: Task) -> None:
         """Record the id of the accepted task, before its first poll."""
         self._task = task
@@ -184,7 +202,7 @@ class Sending:
         await self._run.record_task(self._record.id, task)
 
     def _note_accepted(self) -> None:
-        self._run.note_success()
+        self._run.note_success(self._record)
         self._run.breaker.note_accepted(self._record)
 
     async def _finish(self, result: VideoResult) -> BatchItem:
@@ -218,16 +236,16 @@ class Sending:
     async def _fail(self, error: Exception) -> BatchItem:
         run, record = self._run, self._record
         task_id = self._task.id if self._task is not None else None
-        state = state_after_error(error, sent=self._intended, task_id=task_id)
+        state = run.decide_state(state_after_error(error, sent=self._intended, task_id=task_id), error)
         if isinstance(error, VideoRouterError):
             task_id = task_id or error.task_id
         if record.doubt is not None and state in {"not_sent", "refused"}:
-            run.note_error(error)
+            run.note_error(error, self._record)
             return await self._keep_doubt(record.doubt, state, error)
         await self._record_failure(state, error, task_id)
         if state == "in_doubt":
             run.breaker.note_doubt(record, error)
-        run.note_error(error)
+        run.note_error(error, self._record)
         return record.show(state, self._submission, error=error, task_id=task_id)
 
     async def _record_cancelled(self) -> None:

@@ -40,7 +40,8 @@ class PaidCall(Call[VideoResult | Task], kw_only=True, eq=False):
     """A POST that buys a video and returns the finished result or an accepted task.
 
     ``intent`` is awaited once, with the slot held, before the first byte; ``accepted`` with the task, only when the
-    call is cancelled and its answer arrived. ``first`` is the first attempt that failed, ``doubt`` the first one that
+    call is cancelled and its answer arrived; ``withdraw`` before a pause, while no attempt may have been accepted, and gives
+    the next ``intent``. ``first`` is the first attempt that failed, ``doubt`` the first one that
     may have been accepted. The caller of ``Caller.open_slot`` releases ``slot``.
     """
 
@@ -48,6 +49,7 @@ class PaidCall(Call[VideoResult | Task], kw_only=True, eq=False):
     slot: Slot
     intent: Callable[[], Awaitable[None]] | None = None
     accepted: Callable[[Task], Awaitable[None]] | None = None
+    withdraw: Callable[[], Awaitable[Callable[[], Awaitable[None]]]] | None = None
     waited: bool = False
     first: FailedAttempt | None = None
     doubt: FailedAttempt | None = None
@@ -196,6 +198,8 @@ class PaidCall(Call[VideoResult | Task], kw_only=True, eq=False):
         """Release the slot, wait, and change to the next host if the table says so."""
         slot, caller = self.slot, self.caller
         slot.release()
+        if self.withdraw is not None and self.doubt is None and self.intent is None:
+            self.intent = await self.withdraw()
         await super().rest(seconds)
         if self.hosts > 1:
             origin = caller.origins[self.history.failovers]

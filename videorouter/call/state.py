@@ -22,6 +22,8 @@ from videorouter.loops import PerLoop, Sleepers
 from videorouter.models import DrainReport, Stats
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
     from videorouter.config import ClientSettings
     from videorouter.http import Origin, Sender
     from videorouter.models import InDoubt
@@ -46,6 +48,8 @@ class Shared:
         self.poll_schedules: PerLoop[defaultdict[Origin, PollSchedule]] = PerLoop(lambda: defaultdict(PollSchedule))
         self.sleepers: PerLoop[Sleepers] = PerLoop(Sleepers)
         self.running: dict[object, str | None] = {}
+        self.closers: set[Callable[[], Awaitable[None]]] = set()
+        """Closes what uses this client and must end before it."""
         self.closed: bool = False
         self.draining: bool = False
         self.calls: int = 0
@@ -119,6 +123,8 @@ class Shared:
 
     async def aclose(self) -> None:
         """End all waits, abort what runs, close idle connections. Idempotent."""
+        for close in tuple(self.closers):
+            await close()
         self.closed = True
         self.sleepers.tell(Sleepers.wake)
         self.poll_schedules.tell(_end_all)

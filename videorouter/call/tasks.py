@@ -42,12 +42,14 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from videorouter.call.caller import Caller
+    from videorouter.call.limiter import Slot
     from videorouter.call.poll_schedule import PollSchedule
     from videorouter.call.requests import Submission
     from videorouter.call.retry import Decision, RetryAfter
 
     Intent = Callable[[], Awaitable[None]]
     Accepted = Callable[[Task], Awaitable[None]]
+    Withdraw = Callable[[], Awaitable[Intent]]
 
 _ELSEWHERE = frozenset({Outcome.UNREACHED, Outcome.NAME_MISSING, Outcome.MISSING})
 _GRACE = 1.0
@@ -69,6 +71,8 @@ async def run_job(
     intent: Intent | None = None,
     accepted: Accepted | None = None,
     patient: bool = False,
+    slot: Slot | None = None,
+    withdraw: Withdraw | None = None,
     wait: Literal[True] = True,
 ) -> VideoResult: ...
 @overload
@@ -88,17 +92,21 @@ async def run_job(
     intent: Intent | None = None,
     accepted: Accepted | None = None,
     patient: bool = False,
+    slot: Slot | None = None,
+    withdraw: Withdraw | None = None,
     wait: bool = True,
 ) -> VideoResult | Task:
     """Submit and, in task mode, poll to the end, within the submission's one deadline. One slot from start to end.
 
     ``intent`` is awaited when the job has its slot, before the first byte; what it raises ends the job with nothing sent.
     ``accepted`` is awaited with the task before the first poll, and also when the call was cancelled and the answer came
-    all the same. With ``patient`` the deadline starts when the job has its slot, as in a batch, and not before its queue.
+    all the same. ``withdraw`` is awaited before each pause after a proven refusal, and what it gives is the intent of the
+    next attempt. ``slot`` is one that is held already. With ``patient`` the deadline starts when the job has its slot, as in a batch, and not before its queue.
     ``wait=False`` submits only: on a gateway that holds the request, the task comes back finished, without an id.
     """
     shared = caller.shared
-    slot = caller.open_slot(submission.model)
+    if slot is None:
+        slot = caller.open_slot(submission.model)
     call = PaidCall(
         caller=caller,
         kind=caller.post_kind,
@@ -109,11 +117,12 @@ async def run_job(
         hosts=len(caller.bases),
         intent=intent,
         accepted=accepted,
+        withdraw=withdraw,
     )
     shared.calls += 1
     shared.running[slot] = None
     try:
-        if patient and not slot.try_take():
+        if patient and not slot.held and not slot.try_take():
             call.deadline = time.monotonic() + NO_DEADLINE
             await call.queue()
             call.deadline = time.monotonic() + submission.timeout

@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Self
+import asyncio
+import signal
+import threading
+from typing import Any, Self
+
+import msgspec
 
 from videorouter.call.caller import Caller
 from videorouter.call.prepare import RequestBuilder
-from videorouter.jobs.options import JobOptions
+from videorouter.jobs.options import JobOptions, Save
 from videorouter.jobs.queue import JobVerbs, QueueFile, check_name
+from videorouter.jobs.runner import Runner
+
+_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+_ONCE_MORE = 0.5
+"""Seconds after which the signals are listened to once more: a server may set its own handlers after its start."""
 
 
 class Jobs(JobVerbs):
@@ -17,20 +27,101 @@ class Jobs(JobVerbs):
     second later it is the runner, unless another process is.
     """
 
-    def __init__(self, caller: Caller, options: JobOptions, *, builder: RequestBuilder) -> None:
+    def __init__(self, caller: Caller, options: JobOptions, *, builder: RequestBuilder, save: Save) -> None:
         super().__init__(QueueFile(options, builder))
-        self._caller = caller
+        self._caller = caller if options.concurrency is None else _limit(caller, options.concurrency)
+        self._save = save
+        self._runner: Runner | None = None
+        self._closing: asyncio.Task[None] | None = None
+        self._chained: dict[int, Any] = {}
 
     def of(self, owner: str) -> JobVerbs:
         """The same verbs for the jobs of one owner, who sees no others."""
         return JobVerbs(self._file, check_name(owner, "owner"))
 
+    @property
+    def stopping(self) -> bool:
+        """Whether this process is about to stop: it sends nothing more, and its streams of events have ended."""
+        return self._file.ending
+
+    def stop(self) -> None:
+        """Send nothing more, and let another process run the queue at once; streams of events end. From any thread.
+
+        What is on the wire goes on; ``aclose`` waits for it. A signal that ends the process does this by itself.
+        """
+        self._file.end_streams()
+        if self._runner is not None:
+            self._runner.stop()
+
     async def __aenter__(self) -> Self:
+        self._caller.check_open()
+        if self._runner is None:
+            self._runner = runner = Runner(self._caller, self._file, self._save)
+            self._caller.shared.closers.add(self.aclose)
+            self._chain_signals()
+            asyncio.get_running_loop().call_later(_ONCE_MORE, self._chain_signals)
+            runner.start()
         return self
 
     async def __aexit__(self, *exc: object) -> None:
         await self.aclose()
 
     async def aclose(self) -> None:
-        """Close what this process has open of the queue. What was put stays; a later verb opens the file again."""
+        """Stop, and wait for what is on the wire as long as ``drain`` allows. Idempotent.
+
+        What was put stays, and a later verb opens the file again.
+        """
+        if self._closing is None:
+            self._closing = asyncio.ensure_future(self._close())
+        closing, cancelled = self._closing, None
+        while not closing.done():
+            try:
+                await asyncio.shield(closing)
+            except asyncio.CancelledError as error:  # what is on the wire is paid: it is waited for all the same
+                cancelled = error
+        if self._closing is closing:
+            self._closing = None
+        if cancelled is not None:
+            raise cancelled
+        closing.result()
+
+    async def _close(self) -> None:
+        runner, self._runner = self._runner, None
+        self._caller.shared.closers.discard(self.aclose)
+        self._unchain_signals()
+        if runner is not None:
+            self._file.end_streams()
+            await runner.aclose()
+            self._file.ending = False
         await self._file.aclose()
+
+    def _chain_signals(self) -> None:
+        """Stop at the signal, and not when a server has closed its connections, which is when a lifespan ends."""
+        if self._runner is None or threading.current_thread() is not threading.main_thread():
+            return
+        for number in _SIGNALS:
+            handler = signal.getsignal(number)
+            if callable(handler) and handler != self._note_signal:
+                self._chained[number] = handler
+                signal.signal(number, self._note_signal)
+
+    def _unchain_signals(self) -> None:
+        if threading.current_thread() is not threading.main_thread():
+            return
+        for number, handler in self._chained.items():
+            if signal.getsignal(number) == self._note_signal:
+                signal.signal(number, handler)
+        self._chained.clear()
+
+    def _note_signal(self, number: int, frame: Any) -> None:
+        self.stop()
+        handler = self._chained.get(number)
+        if callable(handler):
+            handler(number, frame)
+
+
+def _limit(caller: Caller, most: int) -> Caller:
+    """A caller whose models take turns within a limit of their own, and not only within the client's."""
+    settings = msgspec.structs.replace(caller.settings, max_concurrency=min(most, caller.limit.limit))
+    limit = caller.shared.open_limit(settings)
+    return Caller(settings, caller.shared, on_event=caller.on_event, on_in_doubt=caller.on_in_doubt, limit=limit)

@@ -15,9 +15,11 @@ from videorouter.downloads.names import check_template
 from videorouter.errors import ConfigurationError
 from videorouter.jobs.models import Job, JobEvent
 from videorouter.journal.budget import check_budget
+from videorouter.models import Download, Video
 
 Period: TypeAlias = Literal["day", "month"]
 Notify: TypeAlias = Callable[[Job, JobEvent], Awaitable[None] | None] | str | None
+Save: TypeAlias = Callable[[Video, Path], Awaitable[Download]]
 MAX_QUEUED = 100_000
 NAME = "{id}.mp4"
 """The template of file names: a queue has no input whose order they could tell."""

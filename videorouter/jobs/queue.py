@@ -53,7 +53,7 @@ from videorouter.models import ItemState, VideoResult
 MAX_KEY = 255
 PAUSED = "paused"
 """The note of a queue that says why its runner sends nothing, as JSON."""
-_OF_PUT = frozenset({"key", "owner", "priority", "notify", "meta", "id", "then", "models", "fallback_on_failure"})
+_OF_PUT = frozenset({"id", "then", "models", "fallback_on_failure", "idempotency_key"})
 
 
 class QueueFile:
@@ -381,7 +381,6 @@ class JobVerbs:
                 ("timeout", "timeout"),
                 ("max_retries", "max_retries"),
                 ("headers", "extra_headers"),
-                ("idempotency_key", "idempotency_key"),
             )
             if fields.get(given) is not None
         }

@@ -21,7 +21,8 @@ class QueueVerbs(BatchVerbs):
     """The verb that gives a queue."""
 
     def _jobs(self, /, path: str | os.PathLike[str], **options: Any) -> queues.Jobs:
-        return queues.Jobs(self._caller, settings.check_options(path, options), builder=self._builder)
+        checked = settings.check_options(path, options)
+        return queues.Jobs(self._caller, checked, builder=self._builder, save=self.save)
 
     @runs(_jobs)
     def jobs(

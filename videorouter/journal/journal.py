@@ -202,7 +202,7 @@ _CRASHED = f"""
 UPDATE items SET state = 'in_doubt', unknown = unknown + reserved, reserved = 0,
   failure = coalesce(failure, ?) WHERE {_guard("crash", "in_doubt")}
 """  # noqa: S608  constants of our own, here and below
-_CRASH_NOTE = (
+CRASH_NOTE = (
     '{"type":"OutcomeUnknownError","message":"The process ended after the request may have left and before its '
     'outcome was recorded: it may have been billed.","in_doubt":true}'
 )
@@ -273,7 +273,7 @@ class Journal:
                 "another path.",
                 path=str(self.path),
             )
-        database.execute(_CRASHED, (_CRASH_NOTE,))
+        database.execute(_CRASHED, (CRASH_NOTE,))
         self._of_schema_1 = bool(database.execute(_OF_SCHEMA_1).fetchone()[0])
 
     async def identify(self, entry: Fingerprint, given: str | None, *, again: bool = True) -> Identity:

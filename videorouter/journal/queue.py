@@ -57,7 +57,8 @@ CREATE TRIGGER IF NOT EXISTS jobs_moved AFTER UPDATE OF state ON items WHEN new.
   INSERT INTO tally VALUES (coalesce(new.owner, ''), new.state, 1) ON CONFLICT DO UPDATE SET jobs = jobs + 1;
 END;
 CREATE TRIGGER IF NOT EXISTS jobs_told AFTER UPDATE OF state ON items
-WHEN new.state <> old.state AND NOT {_RESTING.format("new")} AND NOT {_RESTING.format("old")} BEGIN
+WHEN new.state <> old.state AND NOT {_RESTING.format("new")} AND NOT ({_RESTING.format("old")} AND new.state = 'sending')
+BEGIN
   INSERT INTO events (item, state, at, note)
     VALUES (new.id, new.state, {_NOW}, CASE WHEN new.state IN ({_OVER}) AND json_valid(new.failure)
             THEN json_extract(new.failure, '$.message') END);
@@ -329,6 +330,8 @@ class QueueJournal(Journal):
 
     ``committed`` is called in the writer's thread after each commit.
     """
+
+    writer: SharedWriter
 
     def __init__(self, path: Path, *, committed: Callable[[], None] = lambda: None) -> None:
         writer = SharedWriter(path, prepare=make_queue, committed=committed)

@@ -194,6 +194,7 @@ class Watcher:
             if self._thread is None:
                 self._thread = threading.Thread(target=self._watch, name="videorouter-jobs-events", daemon=True)
                 self._thread.start()
+        waiter([])
 
     def remove(self, waiter: Callable[[list[EventRow]], object]) -> None:
         """Tell it no more."""
