@@ -51,8 +51,11 @@ from videorouter.signatures import LazyModule, runs, takes_what
 
 if TYPE_CHECKING:
     import httpx
-else:
+
+    from videorouter.transport import sender as senders
+else:  # only a client that is made needs httpx: importing this package's names must not cost that
     httpx = LazyModule("httpx")
+    senders = LazyModule("videorouter.transport.sender")
 
 
 class AsyncVideoRouter(QueueVerbs):
@@ -103,14 +106,11 @@ class AsyncVideoRouter(QueueVerbs):
         **options: Any,
     ) -> None:
         api_key = seal(api_key)  # no local of a frame that may raise holds the text
-        # Only a client that is made needs httpx: importing this package's names must not cost that.
-        from videorouter.transport.sender import open_sender  # noqa: PLC0415  see above
-
         self._options = {**options, "api_key": api_key}
         self._environ = read_environment(os.environ)
         self._is_view = False
         settings = resolve(self._options, self._environ)
-        self._sender = sender = open_sender(
+        self._sender = sender = senders.open_sender(
             http_client=http_client,
             proxy=settings.proxy,
             trust_env=settings.trust_env,

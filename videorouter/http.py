@@ -241,6 +241,7 @@ class WireFailure(enum.StrEnum):
     PROXY_REFUSED = "proxy refused"
     ADDRESS_REFUSED = "address not allowed"
     OUT_OF_FILES = "out of file descriptors"
+    OUT_OF_THREADS = "out of threads"
     WRITE_FAILED = "write failed"
     RESET = "connection lost"
     PROTOCOL = "not HTTP"

@@ -295,10 +295,13 @@ class _LoopThread:
         after_fork(self, _LoopThread._leave_to_parent)
         try:
             self.thread.start()
-        except RuntimeError as error:
-            msg = f"No thread could be started for sync calls ({error}): the interpreter is ending, or threads ran out."
+            self._loop, self._stop = ready.result()
+        except (RuntimeError, OSError, MemoryError) as error:
+            msg = (
+                f"The thread and the event loop of sync calls could not be started ({str(error) or 'out of memory'}). Nothing was sent. The "
+                "interpreter is ending, or this process has no thread, file descriptor or memory left."
+            )
             raise ConfigurationError(msg) from error
-        self._loop, self._stop = ready.result()
 
     def _leave_to_parent(self) -> None:
         self.of_parent = True

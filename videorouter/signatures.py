@@ -11,13 +11,15 @@ import inspect
 from collections.abc import Callable, Container, Coroutine
 from typing import Any, Concatenate, ForwardRef, ParamSpec, TypeVar
 
+from videorouter.errors import ConfigurationError
+
 P = ParamSpec("P")
 S = TypeVar("S")
 R = TypeVar("R")
 
 
 class LazyModule:
-    """A module that annotations name: it is imported when one of them is evaluated, as pydantic and editors do.
+    """A module that is imported when it is first used, or when an annotation that names it is evaluated.
 
     Type checkers are shown the import itself, ``if TYPE_CHECKING``.
     """
@@ -28,7 +30,14 @@ class LazyModule:
     def __getattr__(self, attribute: str) -> Any:
         if attribute.startswith("_"):  # no annotation asks for it; programs that look around, as pytest does, do
             raise AttributeError(attribute)
-        return getattr(importlib.import_module(self._name), attribute)
+        try:
+            module = importlib.import_module(self._name)
+        except (OSError, MemoryError) as error:
+            raise ConfigurationError(
+                f"{self._name} cannot be loaded: {str(error) or 'out of memory'}. Nothing was sent. This process has no file descriptor or "
+                "memory left: lower max_concurrency, raise `ulimit -n`, or use this earlier in the program."
+            ) from error
+        return getattr(module, attribute)
 
 
 def runs(work: Callable[..., Any]) -> Callable[[Callable[P, R]], Callable[P, R]]:

@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any, Generic, ParamSpec, Self, TypeVar
 import anyio
 import anyio.to_thread
 
+from videorouter.errors import ConfigurationError
 from videorouter.logs import report
 from videorouter.loops import UncancellableFuture, resolve_future, running_loop
 
@@ -49,6 +50,24 @@ async def run_in_thread(function: Callable[[], T], *, limiter: anyio.CapacityLim
     except anyio.get_cancelled_exc_class():
         await work.join(insist=False)
         raise
+    except RuntimeError:
+        if work.begun:
+            raise
+    report(logging.WARNING, "the system gives no more threads: work on a file holds up the event loop")
+    return work.run()  # a short stall costs less than an answer that was paid for
+
+
+def start_thread(function: Callable[[], object], name: str) -> threading.Thread:
+    """Start a daemon thread; raises ``ConfigurationError`` where the system gives none."""
+    thread = threading.Thread(target=function, name=name, daemon=True)
+    try:
+        thread.start()
+    except (RuntimeError, MemoryError) as error:
+        raise ConfigurationError(
+            f"No thread can be started ({str(error) or 'out of memory'}). Nothing was sent. This process or its user has as many as the "
+            "system allows: end some, or raise `ulimit -u`."
+        ) from error
+    return thread
 
 
 class ThreadedResource:
@@ -102,7 +121,10 @@ class ThreadedResource:
 
 def _start(function: Callable[[], object]) -> None:
     """Start a thread of its own: urgent work may not wait for a free one."""
-    threading.Thread(target=function, name="videorouter-close").start()
+    try:
+        threading.Thread(target=function, name="videorouter-close").start()
+    except RuntimeError:  # no thread is to be had
+        function()
 
 
 class _Work(Generic[T]):
@@ -114,6 +136,10 @@ class _Work(Generic[T]):
         self._begun = False
         self._ended = False
         self._waiter: _Ending | None = None
+
+    @property
+    def begun(self) -> bool:
+        return self._begun
 
     def run(self) -> T:
         with self._mutex:
@@ -186,7 +212,7 @@ class ThreadedIterator(Generic[T]):
         self._closed = False
         self._error: BaseException | None = None
         work = partial(copy_context().run, self._work)
-        threading.Thread(target=work, name="videorouter-iterator", daemon=True).start()
+        start_thread(work, "videorouter-iterator")
 
     def __aiter__(self) -> AsyncIterator[T]:
         return self

@@ -77,3 +77,15 @@ def test_a_forked_child_makes_keys_of_its_own():
     assert os.read(reader, 36).decode()[:24] != new_idempotency_key()[:24]
     os.close(reader)
     os.close(writer)
+
+
+class Immense:
+    """A value that memory does not hold."""
+
+    def tolist(self):
+        raise MemoryError
+
+
+async def test_a_request_that_memory_does_not_hold_is_refused_unsent(builder):
+    with pytest.raises(InvalidRequestError, match=r"no memory left for this request\. Nothing was sent"):
+        await builder.prepare("generate", "otter", {"reference": Immense()})

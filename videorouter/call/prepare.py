@@ -16,7 +16,7 @@ import msgspec
 from videorouter.call.inputs import FIELDS, check_addresses
 from videorouter.call.requests import NOTED, UNDELAYED_SECONDS, build_submission, find_notes
 from videorouter.call.uploads import needs_upload, resolve_fields
-from videorouter.errors import DeadlineExceededError, FieldWarning
+from videorouter.errors import DeadlineExceededError, FieldWarning, InvalidRequestError
 from videorouter.forks import after_fork
 
 if TYPE_CHECKING:
@@ -68,16 +68,19 @@ class RequestBuilder:
     def build(self, verb: Verb, prompt: object, options: Mapping[str, Any], *, video: object = None) -> Submission:
         """Build a request whose inputs are URLs; raises ``InvalidRequestError`` with nothing sent."""
         settings = self._caller.settings
-        return build_submission(
-            verb,
-            prompt,
-            options,
-            video=video,
-            model=settings.model,
-            timeout=settings.timeout,
-            max_retries=settings.max_retries,
-            idempotency_key=new_idempotency_key(),
-        )
+        try:
+            return build_submission(
+                verb,
+                prompt,
+                options,
+                video=video,
+                model=settings.model,
+                timeout=settings.timeout,
+                max_retries=settings.max_retries,
+                idempotency_key=new_idempotency_key(),
+            )
+        except MemoryError as error:
+            raise InvalidRequestError("There is no memory left for this request. Nothing was sent.") from error
 
 
 def new_idempotency_key() -> str:

@@ -80,7 +80,12 @@ class Uploads:
         if isinstance(source, str):
             check_address(source, field or "file")
             return await self._once(caller, source, ("", source, ""), source, model=model, deadline=deadline)
-        blocks, name = await _read(source, field)
+        try:
+            blocks, name = await _read(source, field)
+        except MemoryError as error:
+            raise InvalidRequestError(
+                "There is no memory left to read an input. Nothing was uploaded or paid."
+            ) from error
         mime = check_input(blocks[0][:64], sum(map(len, blocks)), name=name, field=field)
         digest = await run_in_thread(partial(_digest, blocks))
         return await self._once(caller, blocks, (mime, name, digest), digest, model=model, deadline=deadline)

@@ -6,6 +6,7 @@ their own and never take a generation's.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import logging
 import mmap
@@ -473,5 +474,8 @@ def _name_disk_failure(error: OSError, path: Path) -> DownloadError:
     what = error.strerror or str(error)
     if isinstance(error, FileExistsError):
         return DownloadError(f"{path} exists already, and overwrite=False was given. Nothing was changed.")
-    msg = f"{path} could not be written: {what}. An older file of that name is as it was. Free room or choose another"
-    return DownloadError(f"{msg} folder, and save again: nothing is paid for that.")
+    remedy = "Free room or choose another folder"
+    if error.errno in (errno.EMFILE, errno.ENFILE):
+        remedy = "Lower concurrency or raise `ulimit -n`"
+    msg = f"{path} could not be written: {what}. An older file of that name is as it was. {remedy}, and save again:"
+    return DownloadError(f"{msg} nothing is paid for that.")

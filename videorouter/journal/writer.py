@@ -13,8 +13,8 @@ import contextlib
 import os
 import queue
 import sqlite3
-import threading
 import time
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
@@ -30,9 +30,10 @@ from videorouter.journal.schema import (
 )
 from videorouter.locks import WriterLock
 from videorouter.loops import UncancellableFuture
-from videorouter.threads import ThreadedResource
+from videorouter.threads import ThreadedResource, start_thread
 
 if TYPE_CHECKING:
+    import threading
     from collections.abc import Callable
 
 T = TypeVar("T")
@@ -91,8 +92,7 @@ class Writer:
         self._loop = asyncio.get_running_loop()
         async with ThreadedResource(self._release) as owned:
             database = await owned.run(self._open, recover)
-        self._thread = threading.Thread(target=self._run, args=(database,), name="videorouter-journal", daemon=True)
-        self._thread.start()
+            self._thread = start_thread(partial(self._run, database), "videorouter-journal")
 
     async def do(self, step: str, work: Callable[[sqlite3.Connection], T]) -> T:
         """Do work in the writer's thread, inside the next transaction; return its result once that is committed."""

@@ -33,6 +33,7 @@ _CONNECTING = (
     WireFailure.NAME_TEMPORARY,
     WireFailure.CERTIFICATE,
     WireFailure.OUT_OF_FILES,
+    WireFailure.OUT_OF_THREADS,
     WireFailure.TLS_CUT,
     WireFailure.CONNECT_TIMEOUT,
     WireFailure.CONNECTION_REFUSED,
@@ -72,6 +73,8 @@ def _name_cause(error: BaseException) -> WireFailure | None:
         return WireFailure.CONNECT_TIMEOUT
     if isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE):
         return WireFailure.OUT_OF_FILES
+    if isinstance(error, OSError) and error.errno == errno.EAGAIN:
+        return WireFailure.OUT_OF_THREADS
     if isinstance(error, OSError) and error.errno in _UNREACHABLE:
         return WireFailure.UNREACHABLE
     if isinstance(error, (ConnectionResetError, ConnectionAbortedError, BrokenPipeError)):
@@ -100,6 +103,7 @@ _HINTS = {
     WireFailure.PROXY_UNAVAILABLE: "the proxy could not reach the gateway",
     WireFailure.PROXY_REFUSED: "the proxy refuses; check its address and the credentials in proxy= or HTTPS_PROXY",
     WireFailure.OUT_OF_FILES: "this process has no file descriptor left; lower max_concurrency or raise `ulimit -n`",
+    WireFailure.OUT_OF_THREADS: "no thread can be started to look the name up; end some, or raise `ulimit -u`",
 }
 
 

@@ -89,7 +89,10 @@ class Resolver:
             return known[1]
         running = self._running.get(key)
         if running is None:
-            running = loop.run_in_executor(None, look_up, host, port)
+            try:
+                running = loop.run_in_executor(None, look_up, host, port)
+            except RuntimeError as error:
+                raise _refuse_thread(error) from error
             self._running[key] = running
             running.add_done_callback(lambda done: self._keep(key, done, loop.time()))
         return await asyncio.shield(running)
@@ -114,6 +117,11 @@ def look_up(host: str, port: int) -> tuple[Address, ...]:
     return interleave(addresses)  # type: ignore[arg-type]  # only AF_INET and AF_INET6 come back
 
 
+def _refuse_thread(error: RuntimeError) -> OSError:
+    """The system's own error for a thread that it does not give. The look-up may take seconds: it cannot run in the loop."""
+    return OSError(errno.EAGAIN, str(error))
+
+
 async def resolve_name(url: str, *, deadline: float) -> tuple[str, ...]:
     """Return all addresses of the URL's host, in the order to try them: IP literals, without scope ids."""
     host = name_host(url)
@@ -123,6 +131,8 @@ async def resolve_name(url: str, *, deadline: float) -> tuple[str, ...]:
         target = find_target(url)
         with anyio.move_on_after(deadline - time.monotonic()):
             addresses = await anyio.to_thread.run_sync(look_up, target.host, target.port, abandon_on_cancel=True)
+    except RuntimeError as error:
+        raise explain(WireFailure.OUT_OF_THREADS, host, error) from error
     except (OSError, UnicodeError) as error:
         raise explain(name_connect_failure(error), host, error) from error
     except WireError as error:

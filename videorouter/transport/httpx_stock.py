@@ -15,6 +15,7 @@ import anyio.to_thread
 import httpx
 from anyio.lowlevel import RunVar
 
+from videorouter.threads import run_in_thread
 from videorouter.transport.tls import wait_for_context
 
 if TYPE_CHECKING:
@@ -57,7 +58,7 @@ class StockTransport(httpx.AsyncBaseTransport):
     async def _make(self) -> httpx.AsyncHTTPTransport:
         context = self._ssl_context
         if context is None:
-            context = await anyio.to_thread.run_sync(wait_for_context)
+            context = await run_in_thread(wait_for_context)
         limits = httpx.Limits(max_connections=1, max_keepalive_connections=1, keepalive_expiry=IDLE_SECONDS)
         return httpx.AsyncHTTPTransport(verify=context, trust_env=False, limits=limits, proxy=self.proxy)
 

@@ -7,9 +7,11 @@ Proxies, trio and mocks below httpx need that client, too.
 
 from __future__ import annotations
 
+import concurrent.futures.thread  # noqa: F401  as anyio's below
 import http.cookiejar
 from typing import TYPE_CHECKING
 
+import anyio._backends._asyncio  # noqa: F401  else loaded in the first call, where no file descriptor may be left
 import httpx
 
 from videorouter.errors import ConfigurationError

@@ -69,6 +69,8 @@ class TlsConnection(Connection):
         try:
             if self._do_handshake():
                 finished.set_result(None)
+        except ssl.SSLCertVerificationError as error:
+            finished.set_exception(_find_shortage() or error)
         except OSError as error:
             finished.set_exception(error)
 
@@ -189,7 +191,10 @@ class _SharedContext:
             self._making = making = concurrent.futures.Future()
             # A running future cannot be cancelled, so that one waiter's cancellation is not everybody's.
             making.set_running_or_notify_cancel()
-        threading.Thread(target=_fill, args=(making,), name="videorouter-trust", daemon=True).start()
+        try:
+            threading.Thread(target=_fill, args=(making,), name="videorouter-trust", daemon=True).start()
+        except RuntimeError:  # no thread is to be had
+            _fill(making)
         return making
 
 
@@ -208,8 +213,10 @@ def _fill(making: concurrent.futures.Future[ssl.SSLContext]) -> None:
 def make_context() -> ssl.SSLContext:
     """Make a verifying client context for HTTP/1.1, with the trust store described in this file's head.
 
-    Raises ``ssl.SSLCertVerificationError`` when the environment names certificates that are not there.
+    Raises ``ssl.SSLCertVerificationError`` when the environment names certificates that are not there, and ``OSError``
+    where no file descriptor is left to read any.
     """
+    _check_descriptors()
     file, folders = os.environ.get("SSL_CERT_FILE"), os.environ.get("SSL_CERT_DIR")
     if folders and not any(map(os.path.isdir, folders.split(os.pathsep))):
         raise ssl.SSLCertVerificationError(f"SSL_CERT_DIR={folders} does not exist")
@@ -218,6 +225,7 @@ def make_context() -> ssl.SSLContext:
         try:
             context.load_verify_locations(cafile=file)  # OpenSSL itself ignores one that it cannot read
         except OSError as error:
+            _check_descriptors()
             raise ssl.SSLCertVerificationError(
                 f"SSL_CERT_FILE={file} cannot be read: {error.strerror or error}"
             ) from error
@@ -229,6 +237,19 @@ def make_context() -> ssl.SSLContext:
         context.load_verify_locations(certifi.where())
     context.set_alpn_protocols([HTTP1])
     return context
+
+
+def _check_descriptors() -> None:
+    """Raise ``OSError`` where no file descriptor is left: OpenSSL would then know no authority, and not say why."""
+    os.close(os.open(os.devnull, os.O_RDONLY))
+
+
+def _find_shortage() -> OSError | None:
+    try:
+        _check_descriptors()
+    except OSError as error:
+        return error
+    return None
 
 
 def count_authorities(context: ssl.SSLContext) -> int | None:
