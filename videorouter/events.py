@@ -72,6 +72,13 @@ class TaskPolled(Event, frozen=True, kw_only=True):
     error: str | None = None
 
 
+class GatewayUnreachable(Event, frozen=True, kw_only=True):
+    """Polls find no gateway, told once an outage: accepted tasks are paid, and wait for it together."""
+
+    host: str
+    reason: str
+
+
 class OutcomeInDoubt(Event, frozen=True, kw_only=True):
     """A request may have been billed and its answer is missing."""
 

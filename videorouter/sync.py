@@ -197,7 +197,7 @@ class SyncBatch:
 
     @property
     def paused(self) -> str:
-        """Why nothing new is sent for now, in words: many outcomes in doubt in a row. Empty while the batch goes on."""
+        """Why the batch waits, in words: many outcomes in doubt in a row, or no gateway. Empty while it goes on."""
         return self._batch.paused
 
     def stop(self, reason: str = "stopped by the caller") -> None:

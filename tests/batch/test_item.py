@@ -6,6 +6,7 @@ import asyncio
 import os
 import shutil
 import sqlite3
+from contextlib import closing
 from types import SimpleNamespace
 
 import httpx
@@ -22,7 +23,6 @@ from videorouter import (
     JournalMismatchError,
     VideoRouter,
 )
-from videorouter.call import retry
 from videorouter.events import CallFinished
 from videorouter.journal import journal as journal_module
 from videorouter.sandbox import Sandbox
@@ -572,9 +572,8 @@ def test_the_sync_client_runs_batches_too(tmp_path):
         assert sandbox.charges() == dict.fromkeys(prompts(6), 1)
 
 
-async def test_an_accepted_task_that_the_gateway_has_lost_is_told_and_asked_for_again(tmp_path, monkeypatch):
+async def test_an_accepted_task_that_the_gateway_has_lost_is_told_and_asked_for_again(tmp_path):
     path = tmp_path / "run.db"
-    monkeypatch.setattr(retry, "NEW_TASK", 0.0)
     async with Sandbox(mode="task", latency=float("inf"), state=tmp_path / "state") as sandbox:
         async with (
             AsyncVideoRouter("key", base_url=sandbox.base_url, model="m") as router,
@@ -582,6 +581,10 @@ async def test_an_accepted_task_that_the_gateway_has_lost_is_told_and_asked_for_
         ):
             await sandbox.wait_until(lambda running: any("/tasks/" in record.path for record in running.requests))
     async with Sandbox(mode="task") as other, AsyncVideoRouter("key", base_url=other.base_url, model="m") as router:
+        young = router.generate_many(["otter"], journal=path, price=0.4, timeout=0.5)
+        assert (await collect(young))[0].state == "accepted"  # it may not be visible yet
+        with closing(sqlite3.connect(path, isolation_level=None)) as database:
+            database.execute("UPDATE items SET accepted = accepted - 60")
         batch = router.generate_many(["otter"], journal=path, price=0.4)
         item = (await collect(batch))[0]
         assert (item.state, batch.summary.lost, batch.summary.cost_in_doubt) == ("lost", 1, 0.4)

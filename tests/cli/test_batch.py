@@ -457,6 +457,26 @@ def test_a_batch_whose_folder_was_renamed_is_retried_and_resumed_where_it_is_now
     assert set(sandbox.charges().values()) == {1}
 
 
+def test_a_gateway_that_is_away_when_a_batch_goes_on_is_told_once_and_waited_for(start, prompts, tmp_path):
+    state = tmp_path / "state"
+    with Sandbox(mode="task", latency=float("inf"), state=state).in_thread() as sandbox:
+        process = start("batch", "run", "prompts.csv", "--out", "clips", env=point_at(sandbox))
+        sandbox.wait_until(lambda one: len({made.path for made in one.requests if "/tasks/" in made.path}) == 6)
+        process.kill()
+        process.wait(30)
+        env, port = point_at(sandbox), int(sandbox.url.rpartition(":")[2])
+    again = start("batch", "run", "prompts.csv", "--out", "clips", env=env)
+    told = b""
+    while b"cannot be reached since" not in told:
+        told += again.stderr.readline()
+    with Sandbox(mode="task", state=state, port=port).in_thread() as sandbox:
+        sandbox.release()
+        _, rest = again.communicate(timeout=60)
+        assert again.returncode == 0, told + rest
+        assert (told + rest).count(b"connection refused") == 1
+        assert sandbox.charges() == {f"otter {n}": 1 for n in range(6)}
+
+
 def test_two_processes_never_share_a_journal(start, run, prompts):
     with Sandbox(latency=float("inf")).in_thread() as sandbox:
         process = start("batch", "run", "prompts.csv", "-c", "2", "--out", "clips", env=point_at(sandbox))

@@ -120,8 +120,8 @@ class Batch:
 
     @property
     def paused(self) -> str:
-        """Why nothing new is sent for now, in words: many outcomes in doubt in a row. Empty while the batch goes on."""
-        return self._run.breaker.notice
+        """Why the batch waits, in words: many outcomes in doubt in a row, or no gateway. Empty while it goes on."""
+        return self._run.breaker.notice or self._caller.shared.outage
 
     @property
     def cause(self) -> VideoRouterError | None:

@@ -7,6 +7,7 @@ caller sees it. ``journal/states.py`` decides what a state means, ``journal/budg
 from __future__ import annotations
 
 import asyncio
+import time
 from typing import TYPE_CHECKING
 
 from videorouter.call.requests import keep_request
@@ -156,7 +157,8 @@ class Sending:
             keep_request(task, self._submission.body)
         run.in_flight += 1
         try:
-            result = await resume_job(run.caller, task, timeout=self._submission.timeout)
+            age = None if row.accepted is None else max(0.0, time.time() - row.accepted)
+            result = await resume_job(run.caller, task, timeout=self._submission.timeout, age=age)
             return await self._finish(result)
         except Exception as error:  # noqa: BLE001  one failure never loses the others
             return await self._fail(error)

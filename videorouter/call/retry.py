@@ -394,7 +394,7 @@ def _decide_poll(
 ) -> Decision:
     """Decide for requests that repeat until the deadline: they are free and not counted as retries."""
     retry, ending = TABLE[outcome][kind]
-    if retry is Retry.POLL_NEW and now - history.began >= NEW_TASK:
+    if retry is Retry.POLL_NEW and not is_new(history, now):
         return GiveUp(ending=ending)
     if retry is Retry.POLL_ONCE and history.empty:
         return GiveUp(ending=ending)
@@ -407,6 +407,11 @@ def _decide_poll(
     if now + after >= deadline:
         return GiveUp(ending=ending, too_late=True)
     return RetryAfter(after=after)
+
+
+def is_new(history: History, now: float) -> bool:
+    """Whether a task may not be visible yet: ``history`` begins with its acceptance, where that is known."""
+    return now - history.began < NEW_TASK
 
 
 def find_pause(retry: int, back_off: BackOff, jitter: float, retry_after: float | None = None) -> float:

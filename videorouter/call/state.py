@@ -69,6 +69,12 @@ class Shared:
         """Return the requests that may have been billed without a known result."""
         return self.in_doubt_log.records
 
+    @property
+    def outage(self) -> str:
+        """That the gateway cannot be reached and accepted tasks wait for it, in words; else empty. Thread-safe."""
+        schedules = [schedule for _, each in self.poll_schedules.pairs() for schedule in tuple(each.values())]
+        return next((outage.notice for schedule in schedules if (outage := schedule.outage) and outage.notice), "")
+
     def check_open(self) -> None:
         """Raise unless the client is open."""
         if self.closed:

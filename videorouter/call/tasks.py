@@ -6,6 +6,7 @@ that fails never fails a paid job.
 
 from __future__ import annotations
 
+import logging
 import time
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Literal, overload
@@ -20,7 +21,7 @@ from videorouter.call.in_doubt import describe_doubt
 from videorouter.call.pace import LONGEST_HOLD
 from videorouter.call.paid import PaidCall
 from videorouter.call.requests import find_request, keep_request
-from videorouter.call.retry import TABLE, Outcome, Raise, RequestKind
+from videorouter.call.retry import TABLE, Outcome, Raise, RequestKind, is_new
 from videorouter.config import NO_DEADLINE
 from videorouter.errors import (
     APIConnectionError,
@@ -34,8 +35,9 @@ from videorouter.errors import (
     TaskTimeoutError,
     VideoRouterError,
 )
-from videorouter.events import CallFinished, CallStarted, TaskAccepted, TaskPolled
+from videorouter.events import CallFinished, CallStarted, GatewayUnreachable, TaskAccepted, TaskPolled
 from videorouter.http import Attempt, Request, Response, origin_of
+from videorouter.logs import report
 from videorouter.models import Task, TaskStatus, VideoResult
 
 if TYPE_CHECKING:
@@ -51,6 +53,7 @@ if TYPE_CHECKING:
     Accepted = Callable[[Task], Awaitable[None]]
     Withdraw = Callable[[], Awaitable[Intent]]
 
+_NO_GATEWAY = frozenset({Outcome.UNREACHED, Outcome.NAME_MISSING, Outcome.HOPELESS})
 _ELSEWHERE = frozenset({Outcome.UNREACHED, Outcome.NAME_MISSING, Outcome.MISSING})
 _GRACE = 1.0
 """Seconds that a call which is being cancelled waits for its event hook."""
@@ -242,30 +245,31 @@ def _build_finished(call: PaidCall, **facts: Any) -> CallFinished:
     )
 
 
-async def resume_job(caller: Caller, task: Task, *, timeout: float) -> VideoResult:
+async def resume_job(caller: Caller, task: Task, *, timeout: float, age: float | None = None) -> VideoResult:
     """Poll a task that an earlier run submitted, in a slot of its model, to its end. It never pays.
 
-    ``Task(id=..., model=...)`` is enough; the seconds count from now, waiting for the slot included.
+    ``Task(id=..., model=...)`` is enough; the seconds count from now, waiting for the slot included, or from the begin of an
+    outage of the gateway. ``age`` is seconds since the task was accepted.
     """
-    deadline = time.monotonic() + timeout
+    deadline = _find_schedule(caller, task).shorten(time.monotonic() + timeout, timeout)
     slot = caller.open_slot(task.model or "", sends=False)
     try:
         if not slot.try_take() and not await slot.take(deadline):
             caller.check_open()
             raise _describe_timeout(caller, task, None)
-        return await wait_for_task(caller, task, deadline=deadline)
+        return await wait_for_task(caller, task, deadline=deadline, age=age)
     finally:
         slot.release()
 
 
-async def wait_for_task(caller: Caller, task: Task, *, deadline: float) -> VideoResult:
+async def wait_for_task(caller: Caller, task: Task, *, deadline: float, age: float | None = None) -> VideoResult:
     """Poll until the task's end or a ``time.monotonic()`` deadline."""
     caller.check_open()
     running = caller.shared.running
     mark = object()
     running[mark] = task.id
     try:
-        return await _poll(caller, task, deadline=deadline)
+        return await _poll(caller, task, deadline=deadline, age=age)
     finally:
         del running[mark]
 
@@ -321,19 +325,27 @@ def _read_status(caller: Caller, task: Task, response: Response) -> TaskStatus |
     return status if candidate is None else status.with_extras(candidate_=caller.scrub(candidate, response))
 
 
-async def _poll(caller: Caller, task: Task, *, deadline: float, accepted_now: bool = False) -> VideoResult:
+def _find_schedule(caller: Caller, task: Task) -> PollSchedule:
+    return caller.shared.poll_schedules.find()[origin_of(caller.task_url(task.id or "", task.poll_url))]
+
+
+async def _poll(
+    caller: Caller, task: Task, *, deadline: float, accepted_now: bool = False, age: float | None = None
+) -> VideoResult:
     """Poll until the task's end; one that was accepted just now is given a moment."""
     url = caller.task_url(task.id or "", task.poll_url)
     poll = Poll(
         caller=caller,
         kind=RequestKind.POLL,
         task=task,
-        schedule=caller.shared.poll_schedules.find()[origin_of(url)],
+        schedule=_find_schedule(caller, task),
         url=url,
         deadline=deadline,
         max_retries=caller.settings.max_retries,
         limit=_POLL_LIMIT,
+        is_dated=accepted_now or age is not None,
     )
+    poll.history.began -= age or 0.0
     not_yet = FailedAttempt(outcome=Outcome.PENDING, attempt=Attempt())
     result: VideoResult | None
     try:
@@ -344,6 +356,8 @@ async def _poll(caller: Caller, task: Task, *, deadline: float, accepted_now: bo
         result = poll.candidate
         if result is None:
             raise
+    finally:
+        poll.schedule.leave(poll)
     if result is None:
         raise _describe_failure(status, task)
     return result.replace(request_id=task.request_id, idempotency_key=task.idempotency_key, model=task.model)
@@ -353,7 +367,8 @@ class Poll(FreeCall[TaskStatus], kw_only=True, eq=False):
     """Reads the state of a paid task until it has ended.
 
     ``last`` is the last state that was read, ``candidate`` a result beside a pending state. Where only the task's id is
-    known, ``host`` is which of the caller's hosts is asked, and ``missing`` are those that do not know it.
+    known, ``host`` is which of the caller's hosts is asked, and ``missing`` are those that do not know it. ``tells``: it is this
+    one's turn to tell that the gateway cannot be reached. ``is_dated``: ``history`` begins with the task's acceptance.
     """
 
     task: Task
@@ -362,14 +377,21 @@ class Poll(FreeCall[TaskStatus], kw_only=True, eq=False):
     candidate: VideoResult | None = None
     host: int = 0
     missing: set[int] = msgspec.field(default_factory=set)
+    tells: bool = False
+    is_dated: bool = False
 
     async def send_once(self) -> TaskStatus | FailedAttempt:
         """Poll once, when the schedule allows it; once more at the deadline."""
+        if self.schedule.outage is not None:
+            await self.schedule.wait_for_gateway(self, self.deadline)
         if not await self.schedule.wait_for_poll(max(self.deadline, time.monotonic()) + _LAST_POLL):
             await self.rest(self.deadline - time.monotonic())
             raise self._describe_timeout()
         try:
-            return self._turn_elsewhere(await super().send_once())
+            ended = await super().send_once()
+            if not isinstance(ended, FailedAttempt) or ended.outcome not in _NO_GATEWAY:
+                self.schedule.note_reached()
+            return self._turn_elsewhere(ended)
         except ConfigurationError as error:  # no key can be had: a paid task is not given up for that
             self.history.attempts += 1
             return FailedAttempt(outcome=Outcome.UNREACHED, attempt=Attempt(), raised=error)
@@ -410,6 +432,9 @@ class Poll(FreeCall[TaskStatus], kw_only=True, eq=False):
         super().note(failed, decision)
         if failed.retry_after is not None:
             self.schedule.hold(min(failed.retry_after, LONGEST_HOLD))
+        if failed.outcome in _NO_GATEWAY and failed.raised is None and _count_hosts(self.caller, self.task) == 1:
+            failure = self._describe_last_failure()
+            self.tells = self.schedule.note_unreached(self, failure.message if failure is not None else "")
 
     async def rest(self, seconds: float) -> None:
         """Wait, or until the machine wakes from a suspension."""
@@ -438,7 +463,9 @@ class Poll(FreeCall[TaskStatus], kw_only=True, eq=False):
         failure = self._describe_last_failure()
         if failed.outcome is Outcome.CLOSED:
             return _describe_closing(self.caller, self.task)
-        if failure is None or TABLE[failed.outcome][self.kind][1] is Raise.TIMEOUT:
+        ending = TABLE[failed.outcome][self.kind][1]
+        is_young = self.is_dated and failed.outcome is Outcome.MISSING and is_new(self.history, time.monotonic())
+        if failure is None or ending is Raise.TIMEOUT or is_young:
             return self._describe_timeout()
         return _describe_stop(self.caller, self.task, failure)
 
@@ -447,13 +474,20 @@ class Poll(FreeCall[TaskStatus], kw_only=True, eq=False):
         return _describe_closing(self.caller, self.task) if isinstance(error, ClientClosedError) else error
 
     async def tell_retry(self, decision: RetryAfter) -> None:
-        """Report the state that was read to the event hook."""
+        """Report the state that was read to the event hook, and a gateway that cannot be reached."""
         if not self.history.attempts:
             return
         failure = self._describe_last_failure()
+        call_id = self.task.idempotency_key or self.task.id or ""
+        if self.tells and failure is not None:
+            self.tells = False
+            report(logging.WARNING, "accepted tasks wait for the gateway: %s", failure.message)
+            host = origin_of(self.url)[1]
+            event = GatewayUnreachable(call_id=call_id, host=host, reason=failure.message)
+            await self.caller.emit(event, deadline=self.deadline)
         await self.caller.emit(
             TaskPolled(
-                call_id=self.task.idempotency_key or self.task.id or "",
+                call_id=call_id,
                 task_id=self.task.id or "",
                 status=self.last.status if self.last is not None else None,
                 polls=self.history.attempts,
