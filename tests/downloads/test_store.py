@@ -20,7 +20,7 @@ pytestmark = [
 ]
 
 LARGE = 21 * 2**20
-"""Three parts of an upload, the last of them short."""
+"""Five parts of an upload, the last of them short."""
 
 
 async def test_a_video_stands_there_whole_with_its_facts_and_digest(host, router, place):

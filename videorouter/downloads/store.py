@@ -23,10 +23,10 @@ if TYPE_CHECKING:
     from videorouter.downloads.file import Conflict
     from videorouter.models import Media
 
-BLOCK = 4 * 2**20
+BLOCK = 2**20
 """Bytes that are handed to a thread at once."""
-_PART = 8 * 2**20
-"""Bytes of one part of an upload: 10,000 of them, the most that S3 takes, are 80 GB."""
+_PART = 5 * 2**20
+"""Bytes of one part of an upload, the least that S3 takes: its package holds each four times. 10,000 of them, the most, are 52 GB."""
 _LOOK_BYTES = 2**16
 _MARK = "videorouter"
 """The name of a mark among an object's metadata."""
