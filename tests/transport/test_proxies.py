@@ -1,6 +1,7 @@
 """Which requests go through which proxy, and what a proxy's refusal means."""
 
 import asyncio
+import sys
 
 import pytest
 
@@ -70,8 +71,9 @@ def test_a_setting_that_is_no_proxy_url(proxy):
         read_routes(proxy, trust_env=False)
 
 
-def test_a_socks_proxy_without_its_package_is_said_clearly():
-    with pytest.raises(ConfigurationError, match="socksio"):
+def test_a_socks_proxy_without_its_package_is_said_clearly(monkeypatch):
+    monkeypatch.setitem(sys.modules, "socksio", None)
+    with pytest.raises(ConfigurationError, match=r"pip install 'httpx\[socks\]'"):
         read_routes("socks5://proxy:1080", trust_env=False)
 
 
@@ -80,6 +82,7 @@ def test_a_socks_proxy_without_its_package_is_said_clearly():
 )
 async def test_an_entry_that_no_request_needs_stops_nothing(serve, monkeypatch, other):
     """GNOME sets ALL_PROXY=socks://... beside the entries that are used."""
+    monkeypatch.setitem(sys.modules, "socksio", None)
     proxy = Proxy()
     server = await serve(proxy)
     monkeypatch.setenv("HTTP_PROXY", server.url)

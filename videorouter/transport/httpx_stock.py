@@ -8,7 +8,7 @@ nothing to scan and nothing to queue, and what was cancelled is thrown away whol
 from __future__ import annotations
 
 from collections import deque
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import anyio
 import anyio.to_thread
@@ -47,10 +47,11 @@ class StockTransport(httpx.AsyncBaseTransport):
         """Send on a free transport, or on a new one."""
         free = self._find_free()
         transport = free.pop()[1] if free else await self._make()
+        opened = _note_opened(request)
         try:
             response = await transport.handle_async_request(request)
         except BaseException:
-            await _discard(transport)
+            await _discard(transport, *opened)
             raise
         response.stream = _PooledBody(response.stream, transport, free)  # type: ignore[arg-type]  # an async transport's
         return response
@@ -98,7 +99,22 @@ class _PooledBody(httpx.AsyncByteStream):
             await _discard(self._free.popleft()[1])
 
 
-async def _discard(*open_ones: httpx.AsyncByteStream | httpx.AsyncHTTPTransport) -> None:
+def _note_opened(request: httpx.Request) -> list[Any]:
+    """Return where the connection that a request opens will stand: httpcore forgets one that a SOCKS proxy turns down."""
+    opened: list[Any] = []
+    tell = request.extensions.get("trace")
+
+    async def trace(event: str, info: dict[str, Any]) -> None:
+        if event.endswith("connect_tcp.complete"):
+            opened.append(info["return_value"])
+        if tell is not None:
+            await tell(event, info)
+
+    request.extensions = {**request.extensions, "trace": trace}
+    return opened
+
+
+async def _discard(*open_ones: Any) -> None:
     with anyio.CancelScope(shield=True, deadline=anyio.current_time() + 1.0):
         for one in open_ones:
             await one.aclose()
