@@ -469,6 +469,9 @@ class AsyncVideoRouter(QueueVerbs):
         """
         return await self._caller.shared.drain(seconds=check_timeout(timeout))
 
+    async def _close_queues(self) -> None:
+        await self._caller.shared.close_queues()
+
     async def aclose(self) -> None:
         """Close what is open. Idempotent; a client that you brought stays open, and so does what a view shares."""
         if self._is_view:

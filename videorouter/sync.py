@@ -373,6 +373,7 @@ class VideoRouter:
     def close(self) -> None:
         """Close what is open. Idempotent; a client that you brought stays open, and so does what a view shares."""
         if not self._is_view:
+            self._portal.clean_up(AsyncVideoRouter._close_queues)  # noqa: SLF001  with the time that they need
             self._portal.close()
 
     def __reduce__(self) -> NoReturn:

@@ -12,7 +12,7 @@ import sys
 
 import pytest
 
-from videorouter import AsyncVideoRouter, OutcomeUnknownError, VideoRouter
+from videorouter import AsyncVideoRouter, ConfigurationError, OutcomeUnknownError, VideoRouter
 from videorouter.jobs import runner
 from videorouter.sandbox import Sandbox
 
@@ -370,3 +370,33 @@ def test_a_queue_runs_without_await(tmp_path):
         job = jobs.put("an otter")
         assert jobs.result(job.id, timeout=30).videos[0].url
         assert [event.state for event in jobs.events(job.id)] == ["not_sent", "sending", "done"]
+
+
+def test_closing_the_client_without_await_drains_its_queues(tmp_path):
+    with Sandbox(latency=3.0).in_thread() as sandbox:
+        router = VideoRouter("key", base_url=sandbox.base_url, model="m")
+        jobs = router.jobs(tmp_path / "jobs.db")
+        jobs.__enter__()
+        jobs.put("an otter")
+        sandbox.wait_until(lambda running: running.held == 1)
+        router.close()
+        assert read(tmp_path / "jobs.db", "SELECT state FROM items") == [("done",)]
+
+
+async def test_a_queue_of_another_gateway_is_not_run(tmp_path):
+    async with Sandbox() as sandbox, client(sandbox) as router:
+        async with router.jobs(tmp_path / "jobs.db") as jobs:
+            await jobs.result((await jobs.put("an otter")).id, timeout=30)
+        async with Sandbox() as elsewhere, client(elsewhere) as other:
+            with pytest.raises(ConfigurationError, match="sent to"):
+                await other.jobs(tmp_path / "jobs.db").__aenter__()
+            assert (await other.jobs(tmp_path / "jobs.db").put("a fox")).state == "not_sent"  # asking is free
+
+
+async def test_a_runner_whose_lock_was_deleted_stands_again(tmp_path):
+    async with Sandbox() as sandbox, client(sandbox) as router:
+        async with router.jobs(tmp_path / "jobs.db") as jobs:
+            await jobs.result((await jobs.put("an otter")).id, timeout=30)
+            (tmp_path / "jobs.db.lock").unlink()
+            await jobs.result((await jobs.put("a fox")).id, timeout=30)
+        assert len(await sandbox.charge_list()) == 2

@@ -127,10 +127,14 @@ class Shared:
         """Wait, or until the client is closed."""
         await self.sleepers.find().rest(seconds)
 
-    async def aclose(self) -> None:
-        """End all waits, abort what runs, close idle connections. Idempotent."""
+    async def close_queues(self) -> None:
+        """Let what uses this client come to its end."""
         for close in tuple(self.closers):
             await close()
+
+    async def aclose(self) -> None:
+        """End all waits, abort what runs, close idle connections. Idempotent."""
+        await self.close_queues()
         self.closed = True
         self.sleepers.tell(Sleepers.wake)
         self.poll_schedules.tell(_end_all)

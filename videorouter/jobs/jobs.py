@@ -56,6 +56,7 @@ class Jobs(JobVerbs):
     async def __aenter__(self) -> Self:
         self._caller.check_open()
         if self._runner is None:
+            await self._file.check_gateway(self._caller.settings.base_url)
             self._runner = runner = Runner(self._caller, self._file, self._save)
             self._caller.shared.closers.add(self.aclose)
             self._chain_signals()

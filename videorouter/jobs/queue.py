@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import threading
 import time
 import uuid
 from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Mapping
@@ -20,7 +21,13 @@ from videorouter.batch.entries import Entry, read_entry
 from videorouter.call.prepare import RequestBuilder
 from videorouter.call.uploads import needs_upload
 from videorouter.config import check_timeout
-from videorouter.errors import ClientClosedError, InvalidRequestError, OutcomeUnknownError, TaskTimeoutError
+from videorouter.errors import (
+    ClientClosedError,
+    ConfigurationError,
+    InvalidRequestError,
+    OutcomeUnknownError,
+    TaskTimeoutError,
+)
 from videorouter.jobs.models import Job, JobEvent, JobStats, OwnerStats, to_job
 from videorouter.jobs.options import JobOptions
 from videorouter.journal.identity import digest_request
@@ -53,6 +60,8 @@ from videorouter.models import ItemState, VideoResult
 MAX_KEY = 255
 PAUSED = "paused"
 """The note of a queue that says why its runner sends nothing, as JSON."""
+ORIGIN = "gateway"
+"""The note of a queue that has the base URL of the gateway that its runners send to."""
 _OF_PUT = frozenset({"id", "then", "models", "fallback_on_failure", "idempotency_key"})
 
 
@@ -67,30 +76,57 @@ class QueueFile:
         self.reader: QueueReader = QueueReader(self.journal.path)
         self.ending: bool = False
         """Whether the process is about to stop: streams of events end."""
-        self._signals: set[_Signal] = set()
+        self._signals: dict[tuple[str | None, str | None], set[_Signal]] = {}
+        """Those who wait, by the job or the owner that they wait for; ``None`` twice: for any."""
+        self._mutex = threading.Lock()
 
     async def make(self) -> None:
         """Make the file, where there is none, so that it can be read."""
         if not self.journal.path.exists():
             await self.journal.writer.do("find", lambda _: None)
 
+    async def check_gateway(self, base_url: str) -> None:
+        """Refuse to run the queue of another gateway: its jobs are not for this one."""
+        await self.make()
+        known = await self.reader.read(lambda database: read_note(database, ORIGIN))
+        if known is not None and known != base_url:
+            raise ConfigurationError(
+                f"The queue {self.journal.path} is sent to {known}, and this client sends to {base_url}. Nothing was sent. Pass "
+                "another path, or run it with a client of its gateway."
+            )
+
     def end_streams(self) -> None:
         """End the streams of events. From any thread."""
         self.ending = True
-        for signal in tuple(self._signals):
-            signal.wake([])
+        self._wake([])
+
+    def _wake(self, events: list[EventRow]) -> None:
+        """Wake those whom these events concern, or all where none is named. From any thread."""
+        with self._mutex:
+            if events:
+                keys = {key for event in events for key in ((event.item, None), (None, event.owner), (None, None))}
+                found = [signal for key in keys for signal in self._signals.get(key, ())]
+            else:
+                found = [signal for signals in self._signals.values() for signal in signals]
+        for signal in found:
+            signal.wake()
 
     @contextmanager
     def listen(self, *, item: str | None = None, owner: str | None = None) -> Iterator[_Signal]:
         """Notice events of one job, of one owner's, or of all."""
-        signal = _Signal(item, owner)
-        self._signals.add(signal)
-        self.watcher.add(signal.wake)
+        key, signal = (item, owner), _Signal()
+        with self._mutex:
+            self._signals.setdefault(key, set()).add(signal)
+        self.watcher.add(self._wake)
         try:
             yield signal
         finally:
-            self.watcher.remove(signal.wake)
-            self._signals.discard(signal)
+            with self._mutex:
+                self._signals[key].discard(signal)
+                if not self._signals[key]:
+                    del self._signals[key]
+                if not self._signals:
+                    self.watcher.remove(self._wake)
 
     async def aclose(self) -> None:
         """Close the file; a later verb opens it again."""
@@ -99,24 +135,18 @@ class QueueFile:
 
 
 class _Signal:
-    """Wakes one waiter in its loop when something has happened that concerns it."""
+    """Wakes one waiter in its loop."""
 
-    def __init__(self, item: str | None, owner: str | None) -> None:
-        self._item = item
-        self._owner = owner
+    def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
         self._event = asyncio.Event()
 
-    def wake(self, events: list[EventRow]) -> None:
-        """Wake it, if these events are its own, or none is named. From any thread."""
-        if not events or any(
-            (self._item is None or event.item == self._item) and (self._owner is None or event.owner == self._owner)
-            for event in events
-        ):
-            try:
-                self._loop.call_soon_threadsafe(self._event.set)
-            except RuntimeError:
-                return  # the loop is gone, and with it the waiter
+    def wake(self) -> None:
+        """Wake it. From any thread."""
+        try:
+            self._loop.call_soon_threadsafe(self._event.set)
+        except RuntimeError:
+            return  # the loop is gone, and with it the waiter
 
     async def wait(self, seconds: float | None = None) -> None:
         """Wait until it is woken, or so many seconds."""

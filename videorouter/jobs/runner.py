@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from videorouter.batch.saving import Saver
 from videorouter.errors import JournalBusyError, JournalError
 from videorouter.jobs.dispatch import LOOK, Dispatcher
-from videorouter.jobs.queue import PAUSED
+from videorouter.jobs.queue import ORIGIN, PAUSED
 from videorouter.jobs.run import JobRun
 from videorouter.journal.queue import SAVES
 from videorouter.journal.queue_running import RunnerJournal
@@ -93,7 +93,10 @@ class Runner:
                 report(logging.WARNING, "a queue's runner stands again: %s", error, error=error)
                 await self._rest(PATIENCE)
             finally:
-                await reign.give_away()
+                try:
+                    await reign.give_away()
+                except Exception as error:  # noqa: BLE001  as above
+                    report(logging.WARNING, "a queue's runner could not end in order: %s", error, error=error)
                 drain = asyncio.ensure_future(reign.drain())
                 self._drains.add(drain)
                 drain.add_done_callback(self._drains.discard)
@@ -115,7 +118,7 @@ class _Reign:
         self._lock = lock
         self._loop = asyncio.get_running_loop()
         self._session: EpochLock | None = None
-        self._journal = RunnerJournal(file.journal.path, file.journal.writer)
+        self._journal = RunnerJournal(file.journal.path, file.journal.writer, lock)
         limit = min(caller.limit.limit, options.concurrency or _MOST_AT_ONCE)
         self._run = JobRun(caller, options, self._journal, limit=limit)
         self._dispatcher = Dispatcher(self._run, self._note_ended)
@@ -137,6 +140,7 @@ class _Reign:
         await self._journal.begin(epoch, living)
         await self._run.prices.take_up(self._journal)
         await self._run.take_up_money()
+        await self._journal.note(ORIGIN, self._run.caller.settings.base_url)
         await self._journal.note(SAVES, "1" if self._saver is not None else "0")
         await self._take_up(living)
         stop = asyncio.ensure_future(stopping.wait())
@@ -218,13 +222,15 @@ class _Reign:
         """Claim nothing more, leave accepted tasks and files to the next runner, and give the right to send away."""
         self._run.stopped = "this process ends"
         self._file.watcher.remove(self._notice)
-        await self._dispatcher.stop()
-        left = [task for task, record in self._dispatcher.jobs.items() if record.accepted]
-        for task in (*left, *self._saving):
-            task.cancel()
-        await asyncio.gather(*left, *self._saving, return_exceptions=True)
-        self._journal.writer.hold(None)
-        self._lock.release()
+        try:
+            await self._dispatcher.stop()
+            left = [task for task, record in self._dispatcher.jobs.items() if record.accepted]
+            for task in (*left, *self._saving):
+                task.cancel()
+            await asyncio.gather(*left, *self._saving, return_exceptions=True)
+        finally:
+            self._journal.writer.hold(None)
+            self._lock.release()
 
     async def drain(self) -> None:
         """Wait for what is on the wire; what is still there at the end is in doubt."""

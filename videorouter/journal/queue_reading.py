@@ -190,6 +190,8 @@ class Watcher:
     def add(self, waiter: Callable[[list[EventRow]], object]) -> None:
         """Tell this function from now on. What has happened before, it finds itself."""
         with self._mutex:
+            if waiter in self._waiters and self._thread is not None:
+                return
             self._waiters[waiter] = None
             if self._thread is None:
                 self._thread = threading.Thread(target=self._watch, name="videorouter-jobs-events", daemon=True)

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     from videorouter.journal.journal import Intent
     from videorouter.journal.shared import SharedWriter
+    from videorouter.locks import WriterLock
 
 MOST_OWNERS = 1000
 """Owners that one choice looks at: the next choice goes on after them."""
@@ -186,8 +187,9 @@ class RunnerJournal(Journal):
 
     writer: SharedWriter
 
-    def __init__(self, path: Path, writer: SharedWriter) -> None:
+    def __init__(self, path: Path, writer: SharedWriter, lock: WriterLock) -> None:
         super().__init__(path, writer=writer)
+        self._lock = lock
         self.epoch: int = 0
 
     async def read_epoch(self) -> int:
@@ -220,6 +222,7 @@ class RunnerJournal(Journal):
     def _claim(self, database: sqlite3.Connection, claims: list[Claim]) -> list[JobRow]:
         if not claims:
             return []
+        self._lock.check()
         before = find_jobs(database, [claim.id for claim in claims])
         sent = [(row.id,) for row in before if row.number is not None and row.state == "not_sent"]
         if sent:
@@ -255,7 +258,12 @@ class RunnerJournal(Journal):
     async def record_intent(self, intent: Intent) -> str:
         """Commit that a job that was refused is about to be sent again. What was cancelled meanwhile is not."""
         values = {"id": intent.id, "epoch": self.epoch}
-        if not await self._execute(INTENT, _CLAIM_AGAIN, values):
+
+        def work(database: sqlite3.Connection) -> int:
+            self._lock.check()
+            return database.execute(_CLAIM_AGAIN, values).rowcount
+
+        if not await self.writer.do(INTENT, work):
             raise ClientClosedError(
                 f"Job {intent.id} was cancelled, or another process runs its queue. It was not sent."
             )

@@ -80,7 +80,7 @@ class SharedWriter(Writer):
         self._reset()
 
     def hold(self, lock: WriterLock | None) -> None:
-        """Check this lock before each commit, and note the commits in it, until another is given."""
+        """Note the commits in this lock, until another is given."""
         self._lock = lock
 
     async def aclose(self) -> None:
@@ -186,7 +186,12 @@ class SharedWriter(Writer):
     def _begin(self, database: sqlite3.Connection, steps: set[str]) -> None:
         super()._begin(database, steps)
         if not steps <= READING:
-            self._check_place()
+            displaced = self.find_displacement()
+            if displaced is not None:
+                raise displaced
+
+    def _check_place(self) -> None:
+        """The lock is the runner's alone, who checks it in its own work: it must not fail what others put."""
 
     def _count(self, database: sqlite3.Connection) -> int:
         """Count the commit among those of all processes."""
