@@ -44,6 +44,24 @@ class UncancellableFuture(asyncio.Future[Any]):
         return False
 
 
+class UncancellableTask(asyncio.Task[T]):
+    """A task that refuses to be cancelled: work that must be done whoever else leaves, the loop's own end included."""
+
+    def cancel(self, msg: Any = None) -> bool:  # noqa: ARG002  as asyncio calls it
+        """Refuse."""
+        return False
+
+
+async def outlast(*tasks: asyncio.Future[Any]) -> None:
+    """Wait until all of them are done. A waiter that is cancelled meanwhile, however often, is cancelled then."""
+    if all(task.done() for task in tasks):
+        return
+    ended = UncancellableFuture(loop=asyncio.get_running_loop())
+    asyncio.gather(*tasks, return_exceptions=True).add_done_callback(lambda _: resolve_future(ended))
+    with anyio.CancelScope(shield=True):
+        await ended
+
+
 class PerLoop(Generic[T]):
     """One value for each event loop, made on first use and forgotten with its loop; one for where no loop runs.
 

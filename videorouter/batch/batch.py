@@ -7,10 +7,12 @@ closing cancels them, and records unknown outcomes as in doubt. One item's failu
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import time
 from functools import partial
 from typing import TYPE_CHECKING, Any, Self
+from weakref import WeakValueDictionary
 
 from videorouter.batch.consent import StreamGuard
 from videorouter.batch.entries import Entry, find_id, read_entry
@@ -26,7 +28,7 @@ from videorouter.errors import ConfigurationError, InvalidRequestError
 from videorouter.events import BatchProgressed, ItemFinished
 from videorouter.journal.budget import to_dollars
 from videorouter.journal.journal import Journal
-from videorouter.loops import running_loop
+from videorouter.loops import UncancellableTask, outlast, running_loop
 from videorouter.places import ObjectURL
 from videorouter.threads import run_in_thread
 
@@ -45,6 +47,10 @@ _CANCELLED = (
     "The batch ended early: its input, or a function that it was given, raised CancelledError, for example from a cancelled "
     "task that it awaited. Nothing more was sent. Fix it and run the same batch with its journal again."
 )
+
+
+_TURNS = 10
+"""Turns of the event loop in which whoever has waited with a time-out comes back, before the batch counts as left."""
 
 
 class Batch:
@@ -86,9 +92,15 @@ class Batch:
         self.rereadable: bool = self._source.known is not None
         """Whether iterating over the input again gives the same entries, as it does for a list."""
         self._state = "new"
-        self._opening = asyncio.Lock()
-        self._closing = asyncio.Lock()
-        self._kept_open = False
+        self._opening: asyncio.Task[None] | None = None
+        self._closing: asyncio.Task[None] | None = None
+        self._finishing: asyncio.Task[None] | None = None
+        self._anchor: AsyncGenerator[None, None] | None = None
+        self._loops = 0
+        self._left = False
+        """Whether the last loop over it was left, and no other one has begun since."""
+        self.kept_open: bool = False
+        """Whether it lives on after a loop over it was left: inside ``async with``."""
         self._began = 0.0
         self._elapsed = 0.0
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -152,7 +164,7 @@ class Batch:
                 self._unmet.stop()
 
     async def __aenter__(self) -> Self:
-        self._kept_open = True
+        self.kept_open = True
         await self._start()
         return self
 
@@ -160,26 +172,21 @@ class Batch:
         await self.aclose()
 
     def __aiter__(self) -> AsyncIterator[BatchItem]:
-        return self._iterate()
-
-    async def _iterate(self) -> AsyncGenerator[BatchItem, None]:
-        items = self._items
-        try:
-            while items.ready or await self._wait_for_item():
-                yield items.take()
-        finally:
-            if not self._kept_open:
-                await self.aclose()
+        return BatchLoop(self)
 
     async def __anext__(self) -> BatchItem:
-        """Return the next item; an error that ended the batch early is raised after the last of them."""
+        """Return the next item; an error that ended the batch early is raised after the last of them.
+
+        A wait that is cancelled, by a time-out for example, loses nothing: the next one goes on.
+        """
         if self._items.ready or await self._wait_for_item():
             return self._items.take()
         raise StopAsyncIteration
 
     async def _wait_for_item(self) -> bool:
         """Wait until an item is ready; ``False`` when none will be any more."""
-        await self._start()
+        if self._opening is None or not self._opening.done() or not self._workers:
+            await self._start()
         if self._items.has_reader:
             raise InvalidRequestError("This batch is already being iterated elsewhere: one loop at a time.")
         while not self._items.ready:
@@ -197,64 +204,92 @@ class Batch:
         self._notes.update(words)
 
     async def aclose(self) -> None:
-        """Stop at once: cancel running requests, record what is known of them, close the journal. Idempotent."""
+        """Stop at once: cancel running requests, record what is known of them, close the journal. Idempotent.
+
+        Whoever waits for it waits to its end, also when cancelled.
+        """
         if self._state == "closed":
             return
-        self.stop("closed before its end")
-        async with self._opening:
-            pass  # what is being opened must be open before it can be closed
+        if self._closing is None:
+            self.stop("closed before its end")
+            self._closing = UncancellableTask(self._close(), loop=asyncio.get_running_loop())
+        if asyncio.current_task() not in self._workers | self._savers:  # which would wait for itself
+            await outlast(self._closing)
+
+    async def _close(self) -> None:
         running = [*self._workers, *self._savers]
+        if self._opening is not None:
+            running.append(self._opening)
         for task in running:
-            task.cancel()
-        if running:
-            await asyncio.gather(*running, return_exceptions=True)
+            if not task.cancelling():
+                task.cancel()
+        await outlast(*running)
         await self._finish()
         self._items.wake()
 
     async def _start(self) -> None:
-        if self._state != "new":
-            return
-        self._caller.check_open()
-        self._state = "running"
-        self._loop = running_loop()
-        self._began = time.monotonic()
-        async with self._opening:
-            try:
-                await self._open_up()
-            except BaseException:
-                await self._finish()
-                raise
+        """Open it, or wait until it is open. A waiter that is cancelled leaves the opening to the next one."""
+        if self._opening is None:
+            if self._state != "new":
+                return
+            self._caller.check_open()
+            self._state = "running"
+            self._loop = running_loop()
+            self._began = time.monotonic()
+            self._opening = asyncio.ensure_future(self._open())
+        if not self._opening.done():
+            await asyncio.wait([self._opening])
+        if not self._opening.cancelled():
+            self._opening.result()
+        elif self._stopped is None:
+            self._fail(InvalidRequestError(_CANCELLED))
+
+    async def _open(self) -> None:
+        """Make the folder, open the journal, open the input."""
+        try:
+            self._anchor = _end_with_loop(self)
+            await anext(self._anchor)
+            if self._options.save_to is not None:
+                await run_in_thread(partial(_open_folder, self._options.save_to))
+            if self._options.journal is not None:
+                await _follow_one_that_was_left(self, self._options.journal)
+                journal = await Journal.open(self._options.journal)
+                self._run.journal = journal
+                await journal.drop_unreadable()
+                await self._run.open(journal)
+                entries = self._source.read_ahead() if self.rereadable else None
+                self.plan = plan = await make_plan(self._run, journal, self._builder, entries)
+                if plan.needs_consent and not self._options.new:
+                    raise refuse_plan(plan, journal)  # noqa: TRY301  what was opened is closed below
+                if plan.held and plan.met is None and not self._options.new:
+                    self._run.guard = StreamGuard(journal)
+                self._run.counts.not_in_input = plan.unmet or 0
+                notes = {**self._notes, "not_in_input": str(plan.unmet or 0)} if plan.held else self._notes
+                for key, value in notes.items():
+                    await journal.note(key, value)
+            self._source.open()
+        except BaseException:
+            await self._finish()
+            raise
         self._add_worker()
 
-    async def _open_up(self) -> None:
-        """Make the folder, open the journal, open the input."""
-        if self._options.save_to is not None:
-            await run_in_thread(partial(_open_folder, self._options.save_to))
-        if self._options.journal is not None:
-            journal = await Journal.open(self._options.journal)
-            self._run.journal = journal
-            await journal.drop_unreadable()
-            await self._run.open(journal)
-            entries = self._source.read_ahead() if self.rereadable else None
-            self.plan = plan = await make_plan(self._run, journal, self._builder, entries)
-            if plan.needs_consent and not self._options.new:
-                raise refuse_plan(plan, journal)
-            if plan.held and plan.met is None and not self._options.new:
-                self._run.guard = StreamGuard(journal)
-            self._run.counts.not_in_input = plan.unmet or 0
-            notes = {**self._notes, "not_in_input": str(plan.unmet or 0)} if plan.held else self._notes
-            for key, value in notes.items():
-                await journal.note(key, value)
-        self._source.open()
-
     async def _finish(self) -> None:
-        """Close the run; a second caller waits until that is done."""
-        async with self._closing:
-            if self._state == "closed":
-                return
+        """Close the run, once."""
+
+        async def close() -> None:
             self._elapsed = time.monotonic() - self._began if self._began else 0.0
-            await self._run.close()
-            self._state = "closed"
+            try:
+                await self._run.close()
+            finally:
+                self._state = "closed"
+                if self._anchor is not None:
+                    with contextlib.suppress(RuntimeError):  # it runs: the loop ends, and this with it
+                        await self._anchor.aclose()
+
+        if self._finishing is None:
+            self._finishing = UncancellableTask(close(), loop=asyncio.get_running_loop())
+        await outlast(self._finishing)
+        self._finishing.result()
 
     def _add_worker(self) -> None:
         """Start one more worker, unless there are enough or the input has ended."""
@@ -376,6 +411,80 @@ class Batch:
     async def _tell(self, item: BatchItem) -> None:
         await self._caller.emit(ItemFinished(call_id=item.id, item=item))
         await self._caller.emit(BatchProgressed(call_id="batch", summary=self.summary, in_flight=self._run.in_flight))
+
+
+class BatchLoop:
+    """One loop over a batch. It is left when it is forgotten: by ``break``, by an error, by the end of whoever ran it."""
+
+    __slots__ = ("_batch",)
+
+    def __init__(self, batch: Batch) -> None:
+        self._batch = batch
+        batch._loops += 1
+        batch._left = False
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> BatchItem:
+        """As ``Batch``'s own."""
+        try:
+            return await self._batch.__anext__()
+        finally:
+            del self  # the traceback of a cancelled wait must not keep it
+
+    async def aclose(self) -> None:
+        """Close the batch, unless it is kept open."""
+        if not self._batch.kept_open:
+            await self._batch.aclose()
+
+    def __del__(self) -> None:
+        _leave(self._batch)
+
+
+# What follows belongs to the batch, and not to what its users call.
+# ruff: noqa: SLF001
+
+
+def _leave(batch: Batch) -> None:
+    """End one loop over a batch: after the last one it closes, unless it is kept open."""
+    batch._loops -= 1
+    loop = batch._loop
+    if batch._loops or batch.kept_open or batch._state != "running" or loop is None or loop.is_closed():
+        return
+    batch._left = True
+    if running_loop() is loop:
+        UncancellableTask(_close_if_left(batch), loop=loop)
+    else:  # garbage is collected in any thread
+        loop.call_soon_threadsafe(lambda: UncancellableTask(_close_if_left(batch), loop=loop))
+
+
+async def _close_if_left(batch: Batch) -> None:
+    for _ in range(_TURNS):
+        await asyncio.sleep(0)
+    if batch._left:
+        await batch.aclose()
+
+
+async def _end_with_loop(batch: Batch) -> AsyncGenerator[None, None]:
+    """What the event loop closes at its own end, and with it a batch that nobody has closed."""
+    try:
+        yield
+    finally:
+        await batch.aclose()
+
+
+_by_journal: WeakValueDictionary[str, Batch] = WeakValueDictionary()
+"""The batch that was the last to use each journal."""
+
+
+async def _follow_one_that_was_left(batch: Batch, journal: Path) -> None:
+    """Wait until the last batch of this event loop that used a journal has closed it, if its own loop was left."""
+    place = os.path.realpath(journal)  # noqa: ASYNC240  as Journal.open does
+    other = _by_journal.get(place)
+    if other is not None and other._loop is batch._loop and (other._left or other._closing is not None):
+        await other.aclose()
+    _by_journal[place] = batch
 
 
 def _name_broken(error: Exception) -> InvalidRequestError:

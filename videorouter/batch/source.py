@@ -93,8 +93,10 @@ class EntrySource:
         return _read_through(self._source) if is_plain else None  # type: ignore[arg-type]
 
     def open(self) -> None:
-        """Make the iterator of the input."""
+        """Make the iterator of the input, unless nothing is wanted of it any more."""
         source = self._source
+        if self._stopped:
+            return
         if isinstance(source, AsyncIterable):
             self._awaiting = source.__aiter__()
         elif type(source) in _IN_MEMORY:
