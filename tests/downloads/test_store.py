@@ -79,7 +79,9 @@ async def test_a_cancelled_save_leaves_nothing(host, router, place):
     assert not place.uploads()
 
 
-async def test_the_same_video_is_left_where_it_is(host, router, place):
+@pytest.mark.parametrize("length", ["right", None])
+async def test_the_same_video_is_left_where_it_is(host, router, place, length):
+    host.usual.length = length
     first = await router.save(host.video("/video/otter.mp4?signature=1"), f"{place.url}/otter.mp4", sha256=True)
     again = await router.save(host.video("/video/otter.mp4?signature=2"), f"{place.url}/otter.mp4", sha256=True)
     assert (again.size, again.sha256, again.media) == (first.size, first.sha256, first.media)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import errno
 import hashlib
 import logging
-import mmap
 import time
 import uuid
 from contextlib import aclosing
@@ -199,9 +198,9 @@ class _Block:
         self._flushed = time.monotonic()
 
     def find_memory(self, total: int | None) -> memoryview:
-        """Return where the next piece can be read to: the same memory after each write, none of it before it is used."""
+        """Return where the next piece can be read to: the same memory after each write."""
         if self.size >= len(self._memory):
-            self._memory = memoryview(mmap.mmap(-1, self.size + choose_block_size(total)))
+            self._memory = memoryview(bytearray(self.size + choose_block_size(total)))
         return self._memory[self.size :]
 
     def add(self, piece: bytes | memoryview, total: int | None) -> bool:

@@ -144,7 +144,7 @@ class StoredObject:
         for free in islice(number_names(name, "."), _MAX_NAMES if conflict == "number" else 1):
             self.url = self._wanted.with_name(free)
             size = None if self._overwrite and conflict == "replace" else self.find_size()
-            if size is not None and size == total and self._find_mark() == self._mark:
+            if size is not None and total in (size, None) and self._find_mark() == self._mark:
                 return False
             if size is None or conflict == "replace":
                 self._file = self._create("wb" if conflict == "replace" else "xb")
