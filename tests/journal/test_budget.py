@@ -7,6 +7,7 @@ from decimal import Decimal
 import pytest
 from hypothesis import given, strategies as st
 
+from videorouter.batch.prices import Prices
 from videorouter.errors import ConfigurationError, InvalidRequestError
 from videorouter.journal.budget import Budget, PriceCorrection, check_budget, find_price, to_dollars, to_micros
 
@@ -101,9 +102,9 @@ def test_a_model_that_cost_more_than_its_price_is_held_at_what_it_cost_from_then
 
 @pytest.mark.parametrize(("priced", "cost"), [(1_200_000, 0.4), (1_200_000, None), (None, 3.2)])
 def test_a_price_that_was_enough_or_unknown_is_held_as_it_is(priced, cost):
-    correction = PriceCorrection()
-    correction.note("m", priced, cost)
-    assert correction.correct("m", 1_200_000) == 1_200_000
+    prices = Prices(1.2, needed=True)
+    prices.learn("m", priced, cost)
+    assert prices.correct("m", 1_200_000) == 1_200_000
 
 
 @given(st.lists(st.tuples(st.integers(1, 5_000_000), st.integers(0, 9_000_000))))

@@ -21,6 +21,8 @@ from videorouter.journal.records import digest_inputs, encode, read_failure, to_
 from videorouter.journal.states import describe_failure, state_after_error
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable
+
     from videorouter.batch.entries import Entry
     from videorouter.batch.run import BatchRun
     from videorouter.call.prepare import RequestBuilder
@@ -81,8 +83,14 @@ class Item:
         self._submission: Submission | None = None
         self._future: asyncio.Future[BatchItem | None] | None = None
 
-    async def process(self) -> BatchItem:
+    def process(self) -> Awaitable[BatchItem]:
         """Process the entry, with an ``error`` on the item if it fails; raises when the batch cannot go on."""
+        if self._given is None and not self._run.options.deduplicate:
+            return self._process()  # others can only wait for an item whose id they know
+        return self._process_named()
+
+    async def _process_named(self) -> BatchItem:
+        """Process the entry as an item that others may wait for."""
         outcome = None
         if self._given is not None:
             self._future = self._run.enter(self._given)
@@ -227,7 +235,8 @@ class Item:
         record = self.record
         while True:
             try:
-                item = await self._send_once(known, key)
+                sending = await self._make_sending(known, key)
+                item = await sending.send() if isinstance(sending, Sending) else sending
             finally:
                 self._run.breaker.release(record)
             if item.state == "in_doubt" and not asked:
@@ -256,7 +265,8 @@ class Item:
             run.stop(f"on_outcome_unknown failed: {error}")
             return "report"
 
-    async def _send_once(self, known: Submission, key: str | None) -> BatchItem:
+    async def _make_sending(self, known: Submission, key: str | None) -> Sending | BatchItem:
+        """What the next sending of the item needs, money included, or the item that stays unsent."""
         run = self._run
         try:
             run.check_running()
@@ -280,8 +290,7 @@ class Item:
             named.__cause__ = error
             return self._stay("refused", known, named)
         self._submission = submission
-        sending = Sending(run, self.record, submission, reserved=reserved, priced=priced, replayed=key is not None)
-        return await sending.send()
+        return Sending(run, self.record, submission, reserved=reserved, priced=priced, replayed=key is not None)
 
     def _stay(self, state: ItemState, known: Submission, error: Exception) -> BatchItem:
         """Return the item unsent and unrecorded; an earlier doubt remains."""

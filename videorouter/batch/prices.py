@@ -22,11 +22,12 @@ _decode = msgspec.json.Decoder(dict[str, Any]).decode
 class Prices:
     """The prices of one batch, in millionths of a dollar. ``needed``: there is a cap, so that each request must have one."""
 
-    __slots__ = ("_correction", "_needed", "_price")
+    __slots__ = ("_correction", "_free", "_needed", "_price")
 
     def __init__(self, price: Any, *, needed: bool) -> None:
         self._price = price
         self._needed = needed
+        self._free = [model for model, cost in price.items() if cost == 0] if isinstance(price, Mapping) else []
         self._correction = PriceCorrection()
 
     def find(self, submission: Submission) -> int | None:
@@ -42,11 +43,12 @@ class Prices:
 
     def learn(self, model: str | None, priced: int | None, cost: float | None) -> None:
         """Learn from what the gateway charged, in US dollars."""
-        self._correction.note(str(model), priced, cost)
+        if priced is not None and cost is not None:
+            self._correction.note(str(model), priced, cost)
 
     def is_free(self, model: str | None) -> bool:
         """Whether the price of a model is 0, given by its name."""
-        return isinstance(self._price, Mapping) and self._price.get(model) == 0
+        return model in self._free
 
     def quote(self, model: str | None, request: str | None) -> int | None:
         """Return the price of an earlier request, as far as the journal still has it; ``None`` where nobody knows."""
@@ -68,7 +70,7 @@ class Prices:
         if self._price is None:
             return
         if isinstance(self._price, Mapping):
-            await journal.note(FREE, json.dumps([model for model, price in self._price.items() if price == 0]))
+            await journal.note(FREE, json.dumps(self._free))
         async for past in read_costs(journal, each=callable(self._price)):
             # Where its price is not known any more, what it cost is the least that is held for its model.
             self.learn(past.model, self.quote(past.model, past.request) or 0, past.cost)

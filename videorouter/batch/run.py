@@ -220,16 +220,17 @@ class BatchRun:
         ``doubted``: an earlier sending of it is in doubt.
         """
         counts = self.counts
-        counts.count(item.state)
-        if item.cost is not None:
-            counts.cost += to_micros(item.cost)
+        state, cost = item.state, item.cost
+        counts.count(state)
+        if cost is not None:
+            counts.cost += to_micros(cost)
         if unknown:
             counts.unknown += to_micros(unknown)
         if self.prices.is_free(item.model):
             return
-        if item.state == "done" and item.cost is None:
+        if state == "done" and cost is None:
             counts.unpriced += 1
-        if not unknown and (doubted or item.state in UNCERTAIN or (item.state == "failed" and item.cost is None)):
+        if not unknown and (doubted or state in UNCERTAIN or (state == "failed" and cost is None)):
             counts.unpriced_doubts += 1
 
     def count_mismatches(self, item: BatchItem) -> None:

@@ -42,7 +42,7 @@ class ItemRecord:
     def __init__(self, index: int, item_id: str, prompt: object, parent: str | None, meta: object = None) -> None:
         self.index: int = index
         self.id: str = item_id
-        self.prompt: str | None = as_text(prompt)
+        self.prompt: str | None = prompt if type(prompt) is str else as_text(prompt)
         self.parent: str | None = parent
         self.meta: object = meta
         self.digest: str = ""

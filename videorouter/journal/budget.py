@@ -104,10 +104,8 @@ class PriceCorrection:
         self._factors: dict[str, float] = {}
         self._least: dict[str, int] = {}
 
-    def note(self, model: str, priced: int | None, cost: float | None) -> None:
+    def note(self, model: str, priced: int, cost: float) -> None:
         """Record a cost in US dollars beside its price in millionths of a dollar."""
-        if priced is None or cost is None:
-            return
         paid = to_micros(cost)
         if not priced:
             self._least[model] = max(paid, self._least.get(model, 0))

@@ -23,7 +23,7 @@ from videorouter.models import ItemState
 from videorouter.places import ObjectURL, find_place
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Awaitable, Callable
 
 T = TypeVar("T")
 Settlement: TypeAlias = Literal["not_bought", "send_again", "bought"]
@@ -119,7 +119,8 @@ class SavedFile(msgspec.Struct, frozen=True, kw_only=True):
 
 
 COLUMNS = ItemRow.__struct_fields__
-_SELECT = f"SELECT {', '.join(COLUMNS)} FROM items"  # noqa: S608  names of our own columns
+_SELECT = f"SELECT {', '.join(COLUMNS)} FROM items WHERE id = ?"  # noqa: S608  names of our own columns
+_ANY_ITEM = "SELECT EXISTS (SELECT 1 FROM items)"
 CLAIM = "INSERT OR IGNORE INTO met VALUES (?, 1)"
 _COUNT = "INSERT INTO met VALUES (?, 2) ON CONFLICT (key) DO UPDATE SET times = times + 1 RETURNING times"
 _OF_SCHEMA_1 = "SELECT EXISTS (SELECT 1 FROM items WHERE spelling IS NOT NULL)"
@@ -258,6 +259,7 @@ class Journal:
         self.path: Path = self.writer.path
         self.folder: Path = self.path.parent
         self._of_schema_1 = False
+        self._had_items = True
 
     @classmethod
     async def open(cls, path: str | os.PathLike[str], *, fault: Callable[[str], None] | None = None) -> Journal:
@@ -275,18 +277,23 @@ class Journal:
             )
         database.execute(_CRASHED, (CRASH_NOTE,))
         self._of_schema_1 = bool(database.execute(_OF_SCHEMA_1).fetchone()[0])
+        self._had_items = bool(database.execute(_ANY_ITEM).fetchone()[0])
 
-    async def identify(self, entry: Fingerprint, given: str | None, *, again: bool = True) -> Identity:
+    def identify(self, entry: Fingerprint, given: str | None, *, again: bool = True) -> Awaitable[Identity]:
         """Count an entry of the input, name it, and find its row. ``again``: an equal request is another item."""
 
         def work(database: sqlite3.Connection) -> Identity:
-            if given is not None:
-                first = database.execute(CLAIM, (f"i{given}",)).rowcount
-                return Identity(id=given, row=find_item(database, given)) if first else Identity(id=given, times=2)
-            item, times = self.name(database, entry, again=again)
-            return Identity(id=item, times=times, row=find_item(database, item))
+            if given is None:
+                item, times = self.name(database, entry, again=again)
+            else:
+                item, times = given, 2 - database.execute(CLAIM, (f"i{given}",)).rowcount
+                if times > 1:
+                    return Identity(id=given, times=times)
+            # What this run writes is claimed before: only an earlier run can have left the row of a new claim.
+            row = find_item(database, item) if self._had_items or times > 1 else None
+            return Identity(id=item, times=times, row=row)
 
-        return await self.writer.do("identify", work)
+        return self.writer.do("identify", work)
 
     async def claim(self, given: str) -> bool:
         """Keep an id for the entry of this run that came with it first; whether that is this one."""
@@ -317,10 +324,10 @@ class Journal:
 
         await self.writer.do("task", work)
 
-    async def record_ending(self, ending: Ending) -> None:
+    def record_ending(self, ending: Ending) -> Awaitable[None]:
         """Commit how a request ended."""
         now = time.time()
-        await self.writer.do("ending", lambda database: self._write_ending(database, ending, now))
+        return self.writer.do("ending", lambda database: self._write_ending(database, ending, now))
 
     async def record_invalid_entry(self, item: str, position: int, verb: str, failure: str) -> bool:
         """Commit that an entry cannot be used; ``True``, without a write, when another entry has its id."""
@@ -493,7 +500,7 @@ class Journal:
 
 def find_item(database: sqlite3.Connection, item: str) -> ItemRow | None:
     """Return the row of an item."""
-    row = database.execute(f"{_SELECT} WHERE id = ?", (item,)).fetchone()
+    row = database.execute(_SELECT, (item,)).fetchone()
     return None if row is None else ItemRow(**dict(zip(COLUMNS, row, strict=True)))
 
 
