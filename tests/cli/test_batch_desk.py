@@ -8,6 +8,7 @@ import sqlite3
 import pytest
 
 from tests.cli.conftest import point_at
+from videorouter import VideoRouter
 from videorouter.cli.batch_gallery import write_gallery
 
 
@@ -349,3 +350,40 @@ def test_a_journal_that_is_not_there_is_said(run, command, tmp_path):
 def test_a_verdict_needs_its_words(run, clips):
     assert run("batch", "settle", "clips", "--all").code == 2
     assert run("batch", "settle", "clips", "--all", "--not-bought", "--cost", "1").code == 2
+
+
+@pytest.fixture
+def queue(sandbox, tmp_path):
+    """A queue of two, one done and one in doubt, that is open in this process."""
+    sandbox.faults.add("status=500", prompt="otter 1", charged=True, times=1)
+    with VideoRouter("key", base_url=sandbox.base_url, model="m") as router, router.jobs(tmp_path / "jobs.db") as jobs:
+        made = jobs.put_many(["otter 0", "otter 1"])
+        for job in made:
+            for event in jobs.events(job.id):
+                if event.over:
+                    break
+        yield jobs
+
+
+def test_a_queue_is_read_like_a_batch(run, queue, tmp_path):
+    record = run("batch", "status", "jobs.db", "--json").records[0]
+    assert (record["running"], record["done"], record["in_doubt"]) == (True, 1, 1)
+    assert len(run("batch", "export", "jobs.db").out.splitlines()) == 2
+    write_gallery(tmp_path / "jobs.db", tmp_path / "gallery.html", title="jobs")
+    assert "otter 1" in (tmp_path / "gallery.html").read_text()
+
+
+def test_a_queue_is_settled_beside_its_runner(run, queue):
+    item = run("batch", "settle", "jobs.db", "--json").records[0]["id"]
+    assert run("batch", "settle", "jobs.db", item, "--bought").code == 0
+    assert queue.get(item).state == "failed"
+
+
+def test_a_queue_is_not_forgotten_like_a_batch_and_not_run_as_one(run, queue, sandbox, tmp_path):
+    assert run("batch", "forget", "jobs.db").code == 14
+    queue.close()
+    assert "queue of jobs" in run("batch", "forget", "jobs.db").err
+    (tmp_path / "p.txt").write_text("otter\n")
+    ended = run("batch", "run", "p.txt", "--journal", "jobs.db", "--out", "clips", env=point_at(sandbox))
+    assert ended.code == 14
+    assert "queue of jobs" in ended.err

@@ -19,6 +19,8 @@ from videorouter.cli.exits import Exit, exit_of
 from videorouter.cli.reporting import report_error, shorten
 from videorouter.errors import ConfigurationError, JournalError, VideoRouterError
 from videorouter.journal.journal import Journal
+from videorouter.journal.queue import QueueJournal
+from videorouter.journal.queue_reading import is_queue
 from videorouter.journal.records import name_kind, read_media, read_meta, read_mismatches, to_item
 from videorouter.journal.states import STATES
 from videorouter.journal.status import Money, read_rows, read_status
@@ -305,7 +307,7 @@ async def _settle(path: Path, args: argparse.Namespace, console: Console) -> int
     if args.url and (args.all or len(args.ids) != 1):
         raise ConfigurationError("--url is one video's: name one ID.")
     settlement: Settlement = "not_bought" if args.not_bought else "send_again" if args.send_again else "bought"
-    journal = await Journal.open(path)
+    journal = QueueJournal(path) if is_queue(path) else await Journal.open(path)
     try:
         ids = list(args.ids)
         if args.all:

@@ -338,6 +338,22 @@ class QueueJournal(Journal):
         super().__init__(path, writer=writer)
         self._putting: PerLoop[list[tuple[NewJob, asyncio.Future[JobRow]]]] = PerLoop(list)
 
+    async def settle(
+        self,
+        item: str,
+        settlement: Settlement,
+        *,
+        cost: float | None = None,
+        url: str | None = None,
+        video_id: str | None = None,
+    ) -> bool:
+        """As ``Journal.settle``, beside a living runner."""
+
+        def work(database: sqlite3.Connection) -> bool:
+            return settle_job(database, item, None, settlement, cost=cost, url=url, video_id=video_id)[1]
+
+        return await self.writer.do("settle", work)
+
     async def put(self, job: NewJob, *, most: int | None) -> JobRow:
         """Put a job, with what else this turn of the loop puts; it is durable when this returns."""
         loop = asyncio.get_running_loop()

@@ -12,8 +12,9 @@ import msgspec
 
 from videorouter.errors import JournalError
 from videorouter.forks import after_fork
-from videorouter.journal.queue import SAVES, JobRow, read_jobs
+from videorouter.journal.queue import JOBS, KIND, SAVES, JobRow, read_jobs
 from videorouter.journal.schema import open_readable, wrap_error
+from videorouter.journal.status import open_reader
 from videorouter.threads import run_in_thread
 
 if TYPE_CHECKING:
@@ -144,6 +145,12 @@ def read_note(database: sqlite3.Connection, key: str) -> str | None:
     """A note of the queue about itself."""
     row = database.execute("SELECT value FROM meta WHERE key = ?", (key,)).fetchone()
     return None if row is None else str(row[0])
+
+
+def is_queue(path: Path) -> bool:
+    """Whether a journal is a queue, which many write."""
+    with open_reader(path) as database:
+        return read_note(database, KIND) == JOBS
 
 
 def read_owners(database: sqlite3.Connection, owner: str | None) -> dict[str, OwnerRow]:
