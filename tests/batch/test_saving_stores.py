@@ -110,16 +110,28 @@ async def test_a_journal_is_a_file(router):
 
 async def test_a_store_that_is_gone_costs_no_video(sandbox, router, tmp_path, s3):
     call, bucket = {"journal": tmp_path / "run.db", "save_to": f"{s3.url}/clips"}, s3.url.removeprefix("s3://")
-    batch = router.generate_many(prompts(2), **call)
+    batch = router.generate_many(prompts(200), concurrency=2, **call)
     async with batch:
         s3.store.rmdir(bucket)
-        items = await collect(batch)
-    assert [item.state for item in items.values()] == ["done", "done"]
-    assert all(isinstance(item.error, DownloadError) for item in items.values())
+        items = [item async for item in batch if item.state == "done"]
+    assert items
+    assert all(isinstance(item.error, DownloadError) for item in items)
+    assert "could not be written" in batch.summary.stopped
+    bought = len(await sandbox.charge_list())
+    assert bought < 100
     s3.store.mkdir(bucket)
-    again = await collect(router.generate_many(prompts(2), **call))
-    assert [item.error for item in again.values()] == [None, None]
-    assert len(names(s3)) == len(await sandbox.charge_list()) == 2
+    again = await collect(router.generate_many(prompts(bought), **call))
+    assert [item.error for item in again.values()] == [None] * bought
+    assert len(names(s3)) == len(await sandbox.charge_list()) == bought
+
+
+async def test_a_file_that_its_host_does_not_give_stops_no_batch(sandbox, router, tmp_path, s3):
+    sandbox.faults.add("status=403", path="/video/*", times=2)
+    batch = router.generate_many(prompts(6), concurrency=1, journal=tmp_path / "run.db", save_to=s3.url)
+    items = await collect(batch)
+    assert [item.state for item in items.values()] == ["done"] * 6
+    assert sum(item.error is not None for item in items.values()) > 0
+    assert batch.summary.stopped is None
 
 
 async def test_no_credentials_are_written_down(router, tmp_path, s3, s3_server):

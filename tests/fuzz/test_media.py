@@ -57,6 +57,8 @@ FILES = [
     movie(),
     movie(TURNED, first=False),
     movie(wide=True),
+    movie(ftyp=box(b"ftyp", b"qt  \0\0\2\0qt  ")),
+    movie(TURNED, ftyp=b"", first=False),
     b"GIF89a\x40\x01\xb4\0\x80\0\0" + b"\0" * 6 + b"!\xf9\4\0\0\0\0\0,\0\0\0\0\x40\1\xb4\0\0\2" + b"\7sevenby" * 9 + b"\0;",
     fragmented(*(moof(tfhd(1, 512), tfdt(5120 * each), trun(*[512, 7] * 10, flags=0x900, count=10)) for each in range(6))),
     webm(cluster(0, block(0), block(40)), cluster(80, block(0)), tracks=(UNTIMED, SOUND)),

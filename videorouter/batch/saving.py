@@ -16,6 +16,7 @@ from videorouter.downloads.file import find_free
 from videorouter.downloads.names import fill_template, number_name
 from videorouter.downloads.save import read_options, save_one, still_stands
 from videorouter.errors import DownloadError, JournalError, VideoRouterError
+from videorouter.http import WireError
 from videorouter.journal.journal import SavedFile
 from videorouter.journal.records import encode, read_media, read_mismatches, show_path
 from videorouter.journal.states import describe_failure
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
 
 DISK_FAILURES = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO})
 """Errors of a disk that the next file would meet as well."""
+_OF_ONE_VIDEO = (VideoRouterError, WireError, ValueError, FileExistsError)
+"""Causes of failures that say nothing of the store that another video goes to."""
 AT_ONCE = 8
 """Downloads at once, as browsers and file hosts are used to."""
 
@@ -74,7 +77,7 @@ class Saver:
                     await self._save_all(item, step, saved)
             except (VideoRouterError, OSError) as error:
                 named = error if isinstance(error, VideoRouterError) else _wrap_error(error, self._folder)
-                if isinstance(named, JournalError) or _is_disk_failure(named):
+                if isinstance(named, JournalError) or _is_disk_failure(named, self._folder):
                     self._run.stop_for(named)
                 kept = self._with_files(item, saved)
                 return kept.replace(failure=describe_failure(named)).with_extras(error_=named)
@@ -157,7 +160,9 @@ def _wrap_error(error: OSError, folder: Path | ObjectURL) -> DownloadError:
     return named
 
 
-def _is_disk_failure(error: VideoRouterError) -> bool:
+def _is_disk_failure(error: VideoRouterError, folder: Path | ObjectURL) -> bool:
     """Whether the next file could not be saved either, so that buying more is pointless until the disk works."""
     cause = error.__cause__
-    return isinstance(cause, OSError) and (cause.errno in DISK_FAILURES or isinstance(cause, PermissionError))
+    if isinstance(folder, ObjectURL):  # its package has tried again before it raised
+        return cause is not None and not isinstance(cause, _OF_ONE_VIDEO)
+    return isinstance(cause, OSError) and cause.errno in DISK_FAILURES

@@ -82,7 +82,7 @@ CREATE TABLE sendings (                        -- the other sendings of an item:
   PRIMARY KEY (item, number)
 ) WITHOUT ROWID;
 CREATE TABLE files (
-  path       TEXT PRIMARY KEY,                 -- relative to the journal's folder where it lies below it
+  path       TEXT PRIMARY KEY,                 -- from the journal's folder where it lies below it, or an object's URL
   item       TEXT NOT NULL,
   number     INTEGER NOT NULL,                 -- which of the item's videos, from 0
   size       INTEGER,
