@@ -21,6 +21,15 @@ from videorouter.plain import as_number, as_text
 MAX_ID = 200
 _OWN = frozenset({"id", "prompt", "edit_of", "video", "video_id", "then", "meta"})
 _PLAIN = frozenset({"id", "prompt", "meta"})
+_GATEWAY = (
+    *("model", "image_url", "start_image_url", "end_image_url", "image_urls", "video_urls", "audio_urls"),
+    *("duration", "aspect_ratio", "resolution", "generate_audio", "seed", "n", "output_format"),
+    *("timeout", "max_retries", "extra_headers", "extra_body", "idempotency_key"),
+)
+FIELDS = _OWN.union(_GATEWAY)
+"""The documented fields of an entry: columns of a table that are none of these are the user's own."""
+WHOLE_NUMBERS = frozenset({"seed", "n"})
+"""Fields that tables often hold as 42.0."""
 _NAMELESS = re.compile(r"entry@\d+(/\d+)?")
 
 

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Iterator, Mapping, Sized
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Iterator, Sized
 from typing import Any
 
+from videorouter.batch.tables import Rows, read_table
 from videorouter.errors import ConfigurationError
 from videorouter.threads import ThreadedIterator
 
@@ -28,7 +29,7 @@ _SAMPLES: tuple[object, ...] = (
     iter([]),
     iter(()),
 )
-_IN_MEMORY = frozenset(type(each) for each in _SAMPLES)
+_IN_MEMORY = frozenset({Rows, *(type(each) for each in _SAMPLES)})
 """Types that give each entry at once. A type derived from them may do anything."""
 _AHEAD = 64
 """Entries of a quick input that are read before they are wanted, and never more than there are jobs at once."""
@@ -56,23 +57,18 @@ class EntrySource:
         "taken",
     )
 
-    def __init__(
-        self, source: Iterable[Any] | AsyncIterable[Any], fail: Callable[[BaseException], None], *, limit: int = 1
-    ) -> None:
-        if isinstance(source, str | bytes) or not isinstance(source, Iterable | AsyncIterable):
+    def __init__(self, source: object, fail: Callable[[BaseException], None], *, limit: int = 1) -> None:
+        source = read_table(source)
+        is_text = isinstance(source, str | bytes | bytearray | memoryview)
+        if is_text or not isinstance(source, Iterable | AsyncIterable):
             raise ConfigurationError(
                 f"A batch takes an iterable or async iterable of entries, not {type(source).__name__}. For one prompt "
                 "pass [prompt], or call generate()."
             )
-        if isinstance(source, Mapping):
-            raise ConfigurationError(
-                "A batch takes entries, and a dict gives only its names. For one entry pass [entry]; of a dict of entries pass "
-                "its values()."
-            )
         self.known: int | None = len(source) if isinstance(source, Sized) else None
         self.taken: int = 0
         self.at_once: bool = False
-        self._source = source
+        self._source: Iterable[Any] | AsyncIterable[Any] = source
         self._fail = fail
         self._ahead = min(_AHEAD, limit)
         self._iterator: Iterator[Any] = iter(())

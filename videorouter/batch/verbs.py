@@ -57,7 +57,8 @@ class BatchVerbs(DownloadVerbs):
         """Make many videos: a stream of prompts in, a stream of finished items out.
 
         Args:
-            prompts: Any iterable or async iterable of prompts or dicts. A dict takes ``prompt``, any field of
+            prompts: Any iterable or async iterable of prompts or dicts, or a table (pandas, Polars, Arrow, NumPy), whose
+                rows are dicts and whose own columns become ``meta``. A dict takes ``prompt``, any field of
                 ``generate``, an ``id``, ``edit_of`` (the id of an earlier entry, whose video it edits) and ``then``
                 (edits of its own video). It is read as its entries are sent; what may block, such as a generator, in a
                 thread of its own.

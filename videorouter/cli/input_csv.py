@@ -8,15 +8,15 @@ import re
 import shlex
 from typing import TYPE_CHECKING, Any, TextIO
 
+from videorouter.batch.entries import FIELDS, WHOLE_NUMBERS
 from videorouter.cli.console import clean
-from videorouter.cli.input_fields import find_known_fields, find_typos
+from videorouter.cli.input_fields import find_typos
 from videorouter.cli.input_text import MAX_LINE, BadRow, Row, find_fault, find_text_fault, read_lines, say_too_long
 from videorouter.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-_NUMBERS = frozenset({"seed", "n"})
 _SWITCHES = frozenset({"generate_audio"})
 _YES_NO = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
 _WHOLE = re.compile(r"-?[0-9]+(\.0+)?")
@@ -110,17 +110,14 @@ def _read_header(reader: _Reader, name: str, prompt: str) -> list[str]:
 
 def _find_own(columns: list[str], name: str, prompt: str, sent: str | None) -> set[str]:
     """The columns that are the user's own."""
-    fields = find_known_fields()
     own = {"meta"} & set(columns)
-    unknown = [column for column in columns if column and column != prompt and column.partition(":")[0] not in fields]
+    unknown = [column for column in columns if column and column != prompt and column.partition(":")[0] not in FIELDS]
     unknown = [column for column in unknown if column not in own]
     if not unknown or sent == "all":
         return own
     if sent is None:
         shown = ", ".join(clean(column) for column in unknown)
-        close = "".join(
-            f" Is {name!r} meant to be {meant!r}?" for name, meant in find_typos(unknown, {*fields, "prompt"})
-        )
+        close = "".join(f" Is {name!r} meant to be {meant!r}?" for name, meant in find_typos(unknown, FIELDS))
         raise UnknownColumnsError(
             f"{name} has columns that are no documented fields: {shown}.{close} Say whose they are: --field-columns none (all "
             "yours: kept, shown, exported, never sent), --field-columns all (fields of the gateway), or name those that are "
@@ -167,7 +164,7 @@ def _read_cell(column: str, cell: str) -> tuple[str, Any]:
     field, _, form = column.partition(":")
     if form == "json":
         return field, json.loads(cell)
-    if field in _NUMBERS:
+    if field in WHOLE_NUMBERS:
         return field, _read_number(cell.strip())
     if field in _SWITCHES:
         return field, _YES_NO[cell.strip().lower()]

@@ -1,22 +1,12 @@
-"""The documented fields of an entry, and names that are hardly meant as they are spelt."""
+"""Names of fields that are hardly meant as they are spelt."""
 
 from __future__ import annotations
 
-import inspect
 from difflib import get_close_matches
 from typing import TYPE_CHECKING
 
-from videorouter.client import AsyncVideoRouter
-
 if TYPE_CHECKING:
     from collections.abc import Iterable
-
-_OWN = frozenset({"id", "edit_of", "video", "video_id", "then", "meta"})
-
-
-def find_known_fields() -> frozenset[str]:
-    """The documented fields of an entry."""
-    return (_OWN | inspect.signature(AsyncVideoRouter.submit).parameters.keys()) - {"self", "fields"}
 
 
 def find_typos(names: Iterable[str], known: Iterable[str]) -> list[tuple[str, str]]:

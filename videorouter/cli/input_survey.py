@@ -6,9 +6,9 @@ import re
 from collections import Counter
 from typing import TYPE_CHECKING
 
-from videorouter.batch.entries import read_entry
+from videorouter.batch.entries import FIELDS, read_entry
 from videorouter.cli.console import clean
-from videorouter.cli.input_fields import find_known_fields, find_typos
+from videorouter.cli.input_fields import find_typos
 from videorouter.cli.input_text import BadRow, has_words
 from videorouter.errors import ConfigurationError, InvalidRequestError
 
@@ -106,7 +106,7 @@ class Survey:
             )
         for each in self.repeated[:20]:
             yield f"{clean(each)}: it will be refused. Give each entry an id of its own."
-        for name, meant in find_typos(self.names, find_known_fields()):
+        for name, meant in find_typos(self.names, FIELDS):
             yield f"{clean(name)!r} goes to the gateway as a field of that name. Is it meant to be {meant!r}?"
 
     def _note_id(self, given: object, place: str) -> None:
