@@ -362,7 +362,7 @@ class Run:
         stopped = item.state == "not_sent" and isinstance(item.error, ClientClosedError | BudgetExceededError)
         self._settled += item.failure is not None and item.failure.code == SETTLED
         self._unsaved += item.state == "done" and item.error is not None
-        if item.error is not None:
+        if item.error is not None and item.state != "lost":  # whose error is of a poll
             self._codes.update(() if stopped else (exit_of(item.error),))
         elif item.state in _STATE_EXITS:
             self._codes.add(_STATE_EXITS[item.state])

@@ -13,12 +13,11 @@ import os
 import queue
 import sqlite3
 import threading
-import time
 from typing import TYPE_CHECKING, Any
 
 from videorouter.errors import JournalError
 from videorouter.forks import after_fork
-from videorouter.journal.schema import check_age, check_traces, is_busy, open_writable, read_commits, wrap_error
+from videorouter.journal.schema import check_age, check_traces, read_commits, wrap_error
 from videorouter.journal.writer import READING, Writer, resolve_outcomes
 from videorouter.locks import pass_turn, read_commit_note, wait_for_turn
 from videorouter.loops import PerLoop, UncancellableFuture
@@ -26,7 +25,6 @@ from videorouter.threads import run_in_thread
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
     from videorouter.journal.writer import Outcome, Work
     from videorouter.locks import WriterLock
@@ -35,8 +33,6 @@ _IDLE = 1.0
 """Seconds without work after which the log is folded into the file."""
 _LINGER = 10.0
 """Seconds without work after which the thread ends and the file is closed."""
-_OPENING = 30.0
-"""Seconds to wait for another program while the file is opened."""
 
 _of_parent: list[object] = []
 """Kept for ever in a forked child: closing the parent's connection there would drop the parent's locks."""
@@ -160,7 +156,7 @@ class SharedWriter(Writer):
             noted = read_commit_note(self.path)
             check_traces(self.path, noted)
             fresh = not self.path.exists()
-            self._database = database = self._open_patiently(self.path)
+            self._database = database = self._open_patiently()
             there = self.path.stat()
             self._identity = (there.st_dev, there.st_ino)
             self._written = read_commits(database)
@@ -172,16 +168,6 @@ class SharedWriter(Writer):
         finally:
             pass_turn(self._turn)
         return database
-
-    def _open_patiently(self, path: Path) -> sqlite3.Connection:
-        until = time.monotonic() + _OPENING
-        while True:
-            try:
-                return open_writable(path)
-            except JournalError as error:
-                if error.__cause__ is None or not is_busy(error.__cause__) or time.monotonic() >= until:
-                    raise
-                time.sleep(0.02)
 
     def _begin(self, database: sqlite3.Connection, steps: set[str]) -> None:
         super()._begin(database, steps)

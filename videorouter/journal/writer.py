@@ -136,14 +136,14 @@ class Writer:
         try:
             check_traces(self.path, lock.commits)
             fresh = not self.path.exists()
-            self._database = database = open_writable(self.path)
+            self._database = database = self._open_patiently()
             there = self.path.stat()
             self._identity = (there.st_dev, there.st_ino)
             self._written = read_commits(database)
             if not fresh:
                 check_age(self.path, self._written, lock.commits)
             lock.note(self._written)
-            database.execute("BEGIN IMMEDIATE")
+            self._begin(database, {"open"})
             recover(database)
             database.execute("COMMIT")
         except BaseException as error:
@@ -152,6 +152,17 @@ class Writer:
                 raise wrap_error("open", error, self.path) from error
             raise
         return database
+
+    def _open_patiently(self) -> sqlite3.Connection:
+        """Open the database; wait for another program that holds it."""
+        until = time.monotonic() + PATIENCE
+        while True:
+            try:
+                return open_writable(self.path)
+            except JournalError as error:
+                if error.__cause__ is None or not is_busy(error.__cause__) or time.monotonic() >= until:
+                    raise
+                time.sleep(0.02)
 
     def find_displacement(self) -> JournalError | None:
         """Why the next run would not find this very file, and would pay again; ``None`` while it would."""
@@ -174,6 +185,14 @@ class Writer:
             raise displaced
         if self._lock is not None:
             self._lock.check()
+
+    def _find_intrusion(self) -> JournalError | None:
+        """Why another run may have changed what this one was about to change."""
+        try:
+            self._check_place()
+        except JournalError as error:
+            return error
+        return None
 
     def _release(self) -> None:
         if self._database is not None:
@@ -252,7 +271,7 @@ class Writer:
                 try:
                     outcomes.append((future, work(database), None))
                 except RefusedChangeError as refused:
-                    outcomes.append((future, None, refused))
+                    outcomes.append((future, None, self._find_intrusion() or refused))
                 except Exception:
                     if len(group) == 1:
                         raise
