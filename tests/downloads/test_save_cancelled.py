@@ -249,6 +249,14 @@ def test_a_thousand_cancelled_saves_leave_no_descriptor_lock_or_thread(opened_ho
                     asyncio.get_running_loop().call_later(dice.uniform(0, 2), task.cancel)
             ends = await asyncio.gather(*tasks, return_exceptions=True)
             assert open_files(tmp_path) == []
+            assert locked(tmp_path) == []
+            steps = disk.steps
+            monkeypatch.undo()
+            parts = {part.name.split(".")[1]: part.stat().st_size for part in tmp_path.glob(".*.part")}
+            assert parts
+            for name, size in parts.items():
+                assert (await router.save(host.video(), tmp_path / f"{name}.mp4")).resumed_from == size
+            assert steps > 200  # the disk was at work when they were cancelled
             return sum(isinstance(end, asyncio.CancelledError) for end in ends)
 
     assert asyncio.run(main()) > 500
@@ -258,4 +266,3 @@ def test_a_thousand_cancelled_saves_leave_no_descriptor_lock_or_thread(opened_ho
     for thread in set(threading.enumerate()) - before:
         thread.join(10)
     assert set(threading.enumerate()) - before == set()
-    assert disk.steps > 200  # the disk was at work when they were cancelled
