@@ -212,12 +212,19 @@ def insert_jobs(
                     del found[number]
     if together and any(results):
         return [next(filter(None, results))]
+    rows: dict[str, JobRow] = {}
     if fresh:
-        last = int(database.execute(_ARRIVED, (len(fresh),)).fetchone()[0])
+        now, first = time.time(), int(database.execute(_ARRIVED, (len(fresh),)).fetchone()[0]) - len(fresh)
         values = [msgspec.structs.astuple(job) for job in fresh]
-        names = {"first": last - len(fresh), "jobs": _encode(values).decode(), "now": time.time()}
-        database.execute(_INSERT, names)
-    rows = {row.id: row for row in find_jobs(database, list(found.values()))}
+        database.execute(_INSERT, {"first": first, "jobs": _encode(values).decode(), "now": now})
+        event = int(database.execute("SELECT max(number) FROM events").fetchone()[0]) - len(fresh) + 1
+        for number, job in enumerate(fresh):  # what was written need not be read
+            written = msgspec.structs.asdict(job)
+            rows[job.id] = JobRow(
+                **written, position=first + number, state="not_sent", created=now, event=event + number
+            )
+    old = [item for item in found.values() if item not in rows]
+    rows.update((row.id, row) for row in (find_jobs(database, old) if old else ()))
     for number, item in found.items():
         results[number] = rows[item]
     return results

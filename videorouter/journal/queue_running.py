@@ -45,7 +45,8 @@ _REST = "UPDATE items SET state = 'not_sent' WHERE id = :id AND state = 'sending
 _UNREST = "UPDATE items SET state = 'sending' WHERE id = :id AND state = 'not_sent' AND epoch = :epoch"
 _CLAIM_AGAIN = f"{_UNREST} AND {_FENCE}"
 _FOUND_LATE = """
-UPDATE items SET state = 'sending', unknown = max(0, unknown - :held) WHERE id = :id AND state = 'in_doubt' AND idempotency_key = :key
+UPDATE items SET state = 'sending', unknown = CASE WHEN sends = 1 THEN 0 ELSE unknown END
+  WHERE id = :id AND state = 'in_doubt' AND epoch = :epoch
 """
 _PUT_BACK = "UPDATE items SET epoch = NULL WHERE id = ? AND state = 'not_sent'"
 _UNCLAIM = f"""
@@ -68,7 +69,8 @@ _ELDERS = """
 SELECT coalesce(owner, ''), count(*) FROM items WHERE state = 'sending' AND epoch <> ? GROUP BY owner
 """
 _SPENT = """
-SELECT total(reserved), total(CASE WHEN coalesce(sent, created) >= :since THEN cost END),
+SELECT total(reserved), total(CASE WHEN coalesce(sent, created) >= :since THEN cost END)
+         + coalesce((SELECT value FROM meta WHERE key = 'pruned' AND :since <= 0 AND :owner IS NULL), 0),
        total(CASE WHEN coalesce(sent, created) >= :since THEN unknown END) FROM items
 """
 _SPENT_BY = f"{_SPENT} WHERE owner = :owner"
@@ -276,20 +278,12 @@ class RunnerJournal(Journal):
         def work(database: sqlite3.Connection) -> None:
             values = {"id": ending.id, "epoch": self.epoch}
             written = write_ending(database, ending, now)
-            if not written and database.execute(_UNREST, values).rowcount:
+            # It waited out a refusal; or another runner gave it up, since this one's locks had been deleted.
+            earlier = _FOUND_LATE if ending.state in {"done", "accepted"} else _UNREST
+            if not written and any(database.execute(query, values).rowcount for query in {_UNREST, earlier}):
                 written = write_ending(database, ending, now)
             if written and ending.state == "not_sent":
                 database.execute(_PUT_BACK, (ending.id,))
-
-        await self.writer.do("ending", work)
-
-    async def record_late(self, ending: Ending, key: str, held: float) -> None:
-        """Commit what became known of a sending that another runner had given up, by its idempotency key."""
-        now = time.time()
-
-        def work(database: sqlite3.Connection) -> None:
-            if database.execute(_FOUND_LATE, {"id": ending.id, "key": key, "held": held}).rowcount:
-                write_ending(database, ending, now)
 
         await self.writer.do("ending", work)
 
