@@ -197,7 +197,15 @@ async def test_pruned_jobs_leave_their_key_behind(jobs, tmp_path):
 
 @pytest.mark.parametrize(
     "given",
-    [{"key": ""}, {"owner": 7}, {"priority": "high"}, {"meta": object()}, {"models": ["a"]}, {"image_url": b"png"}],
+    [
+        {"key": ""},
+        {"owner": 7},
+        {"priority": "high"},
+        {"meta": object()},
+        {"models": ["a"]},
+        {"image_url": "a.png"},
+        {"image_url": "input:" + 64 * "0"},
+    ],
     ids=str,
 )
 async def test_what_cannot_be_used_is_refused_before_it_is_put(jobs, given):

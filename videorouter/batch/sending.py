@@ -109,10 +109,10 @@ class Sending:
         self._intended = claimed
         self._task: Task | None = None
 
-    async def send(self, slot: Slot | None = None) -> BatchItem:
+    async def send(self, slot: Slot | None = None, *, resting: bool = False) -> BatchItem:
         """Send the request and follow it to its end. A cancelled one is recorded and counted, and raises.
 
-        ``slot``: it is held already, and the item is claimed.
+        ``slot``: it is held already, and the item is claimed; ``resting``: it must be claimed again, since it was put aside.
         """
         run = self._run
         run.in_flight += 1
@@ -120,7 +120,7 @@ class Sending:
             result = await run_job(
                 run.caller,
                 self._submission,
-                intent=None if self._intended else self._record_intent,
+                intent=None if self._intended and not resting else self._record_intent,
                 accepted=self._record_task,
                 withdraw=self._withdraw if self._intended else None,
                 patient=True,

@@ -65,6 +65,11 @@ class RequestBuilder:
                 return msgspec.structs.replace(submission, waited=check.timeout - left > UNDELAYED_SECONDS)
         return self.build(verb, prompt, options, video=video)
 
+    async def upload(self, fields: Mapping[str, Any], *, model: str, timeout: float) -> dict[str, Any]:
+        """Bring the inputs of fields to the gateway, once per content; returns the fields with their addresses."""
+        deadline = time.monotonic() + timeout
+        return await resolve_fields(self._caller, self._uploads, fields, model=model, deadline=deadline)
+
     def build(self, verb: Verb, prompt: object, options: Mapping[str, Any], *, video: object = None) -> Submission:
         """Build a request whose inputs are URLs; raises ``InvalidRequestError`` with nothing sent."""
         settings = self._caller.settings

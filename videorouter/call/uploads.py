@@ -81,7 +81,7 @@ class Uploads:
             check_address(source, field or "file")
             return await self._once(caller, source, ("", source, ""), source, model=model, deadline=deadline)
         try:
-            blocks, name = await _read(source, field)
+            blocks, name = await read_input(source, field)
         except MemoryError as error:
             raise InvalidRequestError(
                 "There is no memory left to read an input. Nothing was uploaded or paid."
@@ -170,7 +170,7 @@ async def _address(caller: Caller, uploads: Uploads, value: object, field: str, 
     return choose_address(asset, field)
 
 
-async def _read(source: object, field: str | None) -> tuple[tuple[bytes, ...], str]:
+async def read_input(source: object, field: str | None) -> tuple[tuple[bytes, ...], str]:
     """Read an input once, in blocks that are never joined; return it with its name."""
     place = f"{field}: " if field else ""
     if isinstance(source, bytes):

@@ -16,17 +16,21 @@ from videorouter.batch.sending import Sending
 from videorouter.call.prepare import new_idempotency_key
 from videorouter.config import NO_DEADLINE
 from videorouter.errors import BudgetExceededError, JournalError, TaskTimeoutError
+from videorouter.jobs.inputs import fill_in, find_inputs
 from videorouter.jobs.pauses import ALL
-from videorouter.jobs.run import JobRecord, fail_early, make_submission
+from videorouter.jobs.run import JobRecord, fail_early, list_inputs, make_submission
 from videorouter.journal.budget import MICROS, to_micros
+from videorouter.journal.journal import Ending
 from videorouter.journal.queue_running import Choice, Claim
 from videorouter.journal.records import encode
-from videorouter.journal.states import describe_failure
+from videorouter.journal.states import describe_failure, state_after_error
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from videorouter.call.limiter import Slot
+    from videorouter.call.prepare import RequestBuilder
+    from videorouter.call.requests import Submission
     from videorouter.jobs.run import JobRun
     from videorouter.journal.queue import JobRow
     from videorouter.models import BatchItem
@@ -42,8 +46,9 @@ LOOK = 1.0
 class Dispatcher:
     """Sends the jobs of a queue while this process runs it. ``ended`` is called with each item that has come to an end."""
 
-    def __init__(self, run: JobRun, ended: Callable[[BatchItem], None]) -> None:
+    def __init__(self, run: JobRun, builder: RequestBuilder, ended: Callable[[BatchItem], None]) -> None:
         self._run = run
+        self._builder = builder
         self._ended = ended
         self._models: dict[str, asyncio.Task[None]] = {}
         self._claims: set[asyncio.Task[int]] = set()
@@ -216,13 +221,36 @@ class Dispatcher:
     async def _send(self, row: JobRow, record: JobRecord, slot: Slot) -> None:
         run = self._run
         held = to_micros(row.reserved)
-        submission = make_submission(row, run)
-        sending = Sending(run, record, submission, reserved=held, priced=held or None, claimed=True)
         try:
-            item = await sending.send(slot)
+            inputs = list_inputs(row)
+            submission = make_submission(row, run)
+            if inputs:
+                filled = await self._upload(record, submission, inputs)
+                if filled is None:
+                    run.budget.release(held)
+                    return
+                submission = filled
+            sending = Sending(run, record, submission, reserved=held, priced=held or None, claimed=True)
+            item = await sending.send(slot, resting=bool(inputs))
         finally:
             slot.release()
         self._ended(item)
+
+    async def _upload(self, record: JobRecord, submission: Submission, inputs: list[str]) -> Submission | None:
+        """Upload what a job brings, while it counts as not sent; ``None`` where that failed, which is then written down."""
+        run = self._run
+        await run.rest(record.id)
+        try:
+            files = find_inputs(submission, inputs, run.journal.path)
+            addresses = await self._builder.upload(files, model=submission.model, timeout=submission.timeout)
+        except Exception as error:  # noqa: BLE001  one failure never loses the others
+            named = fail_early(error)
+            state = run.decide_state(state_after_error(named, sent=False), named)
+            run.note_error(named, record)
+            failure = encode(describe_failure(named))
+            await run.record_ending(Ending(id=record.id, state=state, failure=failure))
+            return None
+        return fill_in(submission, addresses)
 
     async def _poll(self, row: JobRow, record: JobRecord) -> None:
         run = self._run

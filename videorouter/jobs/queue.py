@@ -19,7 +19,7 @@ import msgspec
 
 from videorouter.batch.entries import Entry, read_entry
 from videorouter.call.prepare import RequestBuilder
-from videorouter.call.uploads import needs_upload
+from videorouter.call.requests import Verb
 from videorouter.config import check_timeout
 from videorouter.errors import (
     ClientClosedError,
@@ -28,6 +28,7 @@ from videorouter.errors import (
     OutcomeUnknownError,
     TaskTimeoutError,
 )
+from videorouter.jobs.inputs import keep_inputs
 from videorouter.jobs.models import Job, JobEvent, JobStats, OwnerStats, to_job
 from videorouter.jobs.options import JobOptions
 from videorouter.journal.identity import digest_request
@@ -188,7 +189,8 @@ class JobVerbs:
             priority: A higher one is sent first, whoever its owner is.
             notify: Whom to tell of its end: a URL, or whether the queue's own ``notify`` is to be told.
             meta: Your own JSON value, kept and never sent.
-            **fields: Fields and options as ``generate`` takes them.
+            **fields: Fields and options as ``generate`` takes them. What is no URL (a path, bytes, a file) is kept beside the
+                queue, and uploaded by the runner.
 
         Returns:
             The job.
@@ -200,7 +202,7 @@ class JobVerbs:
             JournalError: The file cannot be written.
         """
         own = {"video": video, "key": key, "owner": owner, "priority": priority, "notify": notify, "meta": meta}
-        job = self._make(prompt, own, fields)
+        job = await self._make(prompt, own, fields)
         row = await self._file.journal.put(job, most=self._file.options.max_queued)
         return self._show(row)
 
@@ -214,7 +216,7 @@ class JobVerbs:
         for entry in jobs:
             given: dict[str, Any] = dict(entry) if isinstance(entry, Mapping) else {"prompt": entry}
             own = {name: given.pop(name, None) for name in ("video", "key", "owner", "priority", "notify", "meta")}
-            made.append(self._make(given.pop("prompt", None), own, given))
+            made.append(await self._make(given.pop("prompt", None), own, given))
         rows = await self._file.journal.put_all(made, most=self._file.options.max_queued)
         return [self._show(row) for row in rows]
 
@@ -391,17 +393,17 @@ class JobVerbs:
             if not gone:
                 return count
 
-    def _make(self, /, prompt: Any, own: dict[str, Any], fields: dict[str, Any]) -> NewJob:
+    async def _make(self, /, prompt: Any, own: dict[str, Any], fields: dict[str, Any]) -> NewJob:
         """Check what is put: ``own`` is the queue's, ``fields`` are the request's."""
         video, priority, notify, key = own.get("video"), own.get("priority") or 0, own.get("notify"), own.get("key")
         wrong = fields.keys() & _OF_PUT
         if wrong:
             raise InvalidRequestError(f"A job takes no {', '.join(sorted(wrong))}. Nothing was put.")
-        if needs_upload(fields):
-            raise InvalidRequestError("A job takes URLs and assets' URLs: upload a file first. Nothing was put.")
         if not isinstance(priority, int) or isinstance(priority, bool) or abs(priority) >= 2**31:
             raise InvalidRequestError(f"priority must be a whole number, not {priority!r}. Nothing was put.")
-        submission = self._file.builder.build("generate" if video is None else "edit", prompt, fields, video=video)
+        fields, inputs = await keep_inputs(fields, self._file.journal.path)
+        verb: Verb = "generate" if video is None else "edit"
+        submission = await self._file.builder.prepare(verb, prompt, fields, video=video)
         entry: Entry = read_entry(
             {"prompt": submission.prompt, "meta": own.get("meta")}
         )  # which checks that meta is JSON
@@ -414,6 +416,8 @@ class JobVerbs:
             )
             if fields.get(given) is not None
         }
+        if inputs:
+            kept["inputs"] = inputs
         wanted = self._file.options.notify is not None if notify is None else notify
         return NewJob(
             id=_new_id(),

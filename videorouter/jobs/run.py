@@ -186,6 +186,11 @@ def make_submission(row: JobRow, run: JobRun) -> Submission:
     )
 
 
+def list_inputs(row: JobRow) -> list[str]:
+    """The fields of a job whose files are still to be uploaded."""
+    return list(_read_options(row.options).get("inputs", ())) if row.options else []
+
+
 def fail_early(error: Exception) -> VideoRouterError:
     """An error of a function of the caller's, such as a price, as one of this package."""
     if isinstance(error, VideoRouterError):

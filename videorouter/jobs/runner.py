@@ -121,7 +121,7 @@ class _Reign:
         self._journal = RunnerJournal(file.journal.path, file.journal.writer, lock)
         limit = min(caller.limit.limit, options.concurrency or _MOST_AT_ONCE)
         self._run = JobRun(caller, options, self._journal, limit=limit)
-        self._dispatcher = Dispatcher(self._run, self._note_ended)
+        self._dispatcher = Dispatcher(self._run, file.builder, self._note_ended)
         self._saver = None if options.save_to is None else Saver(self._run, options.save_to, options.name, save)
         self._saving: dict[asyncio.Task[None], str] = {}
         self._came = asyncio.Event()

@@ -17,7 +17,7 @@ import msgspec
 from videorouter.errors import JournalError, JournalMismatchError, QueueFullError, VideoRouterError
 from videorouter.journal.journal import ARCHIVE, COLUMNS, Journal, settle_item
 from videorouter.journal.shared import SharedWriter
-from videorouter.journal.states import RETRYABLE, SETTLED, ItemRow, list_sources
+from videorouter.journal.states import SETTLED, ItemRow, list_sources
 from videorouter.loops import PerLoop, UncancellableFuture
 
 if TYPE_CHECKING:
@@ -273,7 +273,8 @@ def retry_job(database: sqlite3.Connection, item: str, owner: str | None) -> tup
     """Put a job back that was refused, has failed or was cancelled; returns it, and whether that was so."""
     if find_job(database, item, owner) is None:
         return None, False
-    states = ", ".join(map(repr, sorted(RETRYABLE | {"cancelled"})))
+    sources = (*list_sources("retry", "not_sent"), *list_sources("cancellation", "not_sent"))
+    states = ", ".join(map(repr, sources))
     database.execute(f"{ARCHIVE} state IN ({states})", (item,))
     changed = database.execute(_RETRY.format(states), (item, SETTLED)).rowcount > 0
     return find_job(database, item, owner), changed

@@ -79,12 +79,13 @@ _GONE = 404
 STOP_AFTER = 20
 """Identical 400, 404 or 422 answers, or failures to connect, in a row after which a batch stops."""
 
-Move = Literal["cancellation", "refusal", "intent", "task", "ending", "crash", "settlement"]
-"""Causes of a change: the user takes it back or puts it back, an entry that cannot be used, a request about to be sent, its
+Move = Literal["cancellation", "retry", "refusal", "intent", "task", "ending", "crash", "settlement"]
+"""Causes of a change: the user takes it back or puts it back, a job is put back that was refused or has failed, an entry that cannot be used, a request about to be sent, its
 task id, its end, the death of its process, and the user's settlement."""
 
 MOVES: dict[Move, dict[ItemState, frozenset[ItemState]]] = {
     "cancellation": {"not_sent": frozenset({"cancelled"}), "cancelled": frozenset({"not_sent"})},
+    "retry": {"refused": frozenset({"not_sent"}), "failed": frozenset({"not_sent"})},
     "refusal": {"not_sent": frozenset({"refused"})},
     "intent": {
         "not_sent": frozenset({"sending"}),
