@@ -4,6 +4,7 @@ import os
 import shlex
 import shutil
 import signal
+import sqlite3
 import sys
 
 import pytest
@@ -86,6 +87,40 @@ def test_no_line_that_is_printed_pays_again(start, run, tmp_path, damage, ends):
     with Sandbox().in_thread() as after:
         follow(run, told, after, tmp_path)
         assert after.charges() == {}, told
+
+
+def leave_log_behind(clips):
+    (clips / "run.db-wal").unlink()
+
+
+def overwrite(clips):
+    (clips / "run.db-wal").unlink(missing_ok=True)
+    (clips / "run.db").write_text("otter\n" * 1000)
+
+
+def put_head_in_place(clips):
+    """The first page of a database, which holds nothing."""
+    (clips / "run.db-wal").unlink()
+    bare = sqlite3.connect(clips / "bare")
+    bare.execute("PRAGMA journal_mode = WAL")
+    bare.close()
+    (clips / "bare").replace(clips / "run.db")
+
+
+@pytest.mark.parametrize("damage", [move, delete, empty, leave_log_behind, overwrite, put_head_in_place])
+def test_a_run_that_finds_a_damaged_journal_pays_for_nothing_and_prints_no_line_that_does(start, run, tmp_path, damage):
+    with Sandbox(latency=float("inf")).in_thread() as sandbox:
+        process = start(*RUN, env=point_at(sandbox))
+        sandbox.wait_until(lambda running: running.held == 2)
+        process.kill()
+        process.wait(30)
+        damage(tmp_path / "clips")
+    with Sandbox().in_thread() as after:
+        ended = run(*RUN, env=point_at(after))
+        assert ended.code == 14, ended.err
+        assert "another path" not in ended.err
+        follow(run, ended.err, after, tmp_path)
+        assert after.charges() == {}
 
 
 def test_a_folder_that_was_renamed_while_its_batch_ran_goes_on_where_it_is_now(start, run, tmp_path):

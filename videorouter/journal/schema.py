@@ -15,6 +15,7 @@ import msgspec
 
 from videorouter.errors import JournalError
 from videorouter.journal.identity import digest_stored
+from videorouter.locks import read_commit_note
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -213,10 +214,11 @@ def open_writable(path: Path) -> sqlite3.Connection:
 
 def check_traces(path: Path, commits: int) -> None:
     """Refuse to begin anew beside the log or the commit note of an earlier run. Called before the file is opened."""
-    there = path.exists()
+    size = _find_size(path)
+    there = size is not None
     log = path.with_name(f"{path.name}-wal")
-    has_log = log.exists() and log.stat().st_size > 0
-    if there and path.stat().st_size:
+    has_log = bool(_find_size(log))
+    if size:
         if commits and not has_log and _is_foreign(path):
             raise JournalError(
                 f"{path} is no longer the journal that a run had written {commits:,} times: it was overwritten. A new run elsewhere "
@@ -238,6 +240,14 @@ def check_traces(path: Path, commits: int) -> None:
             f"{f'{path.name} and ' if there else ''}{path.name}.lock.",
             path=str(path),
         )
+
+
+def _find_size(path: Path) -> int | None:
+    """The size of a file, which others may delete meanwhile."""
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:
+        return None
 
 
 def _is_foreign(path: Path) -> bool:
@@ -297,6 +307,7 @@ def open_readable(path: Path) -> sqlite3.Connection:
     """Open a journal to read it, also while a batch is writing."""
     if not path.is_file():
         raise JournalError(f"There is no journal at {path}. Check the path.", path=str(path))
+    check_traces(path, read_commit_note(path))
     try:
         # A reader must be able to recover the log that a killed writer left, which a read-only connection cannot.
         mode = "rw" if os.access(path, os.W_OK) else "ro" if path.with_name(f"{path.name}-wal").exists() else _SHELVED
