@@ -415,7 +415,19 @@ def test_stdin_is_read_as_json_lines_and_ends_at_the_first_that_is_none(run, san
     items = [record for record in ended.records if "index" in record]
     assert {item["prompt"] for item in items} == {"quoted words", "fields"}
     assert ended.records[-1]["summary"]["done"] == 2
+    assert ended.records[-1]["input"]["ended"].startswith("stdin, line 4: 'plain words' is no JSON object")
     assert (tmp_path / "batch-videos" / "run.db").is_file()
+
+
+def test_rows_of_a_stream_that_were_left_out_are_counted(run, sandbox):
+    ended = run(
+        *("batch", "run", "-", "--no-save", "--json", "--model", "m", "--skip-bad-rows"),
+        stdin='"otter"\nplain words\n"heron"\n',
+        env=point_at(sandbox),
+    )
+    assert ended.code == 0, ended.err
+    assert "1 rows of stdin cannot be read and were left out" in ended.err
+    assert ended.records[-1]["input"] == {"ended": None, "skipped": 1}
 
 
 def test_what_a_model_will_ignore_is_told_as_a_note_and_not_as_a_line_of_a_program(run, sandbox, tmp_path):

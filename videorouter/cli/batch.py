@@ -222,6 +222,8 @@ class Run:
         """Of what has ended it early from outside: a signal, or stdout."""
         self._closing: list[asyncio.Future[None]] = []
         self._ended: str | None = None
+        """Why the input ended before its end."""
+        self._skipped = 0
         self.question: JournalMismatchError | None = None
         """What somebody must consent to before anything is sent."""
 
@@ -265,7 +267,7 @@ class Run:
                     return Exit.JOURNAL
             if file.skipped:
                 self._console.tell(f"{file.skipped:,} rows of {file.name} cannot be read and were left out.")
-            self._ended = file.ended
+            self._ended, self._skipped = file.ended, file.skipped
             return self._conclude(batch, planned)
 
     def _start(self, router: AsyncVideoRouter, file: EntryFile, *, nameless: bool) -> Batch:
@@ -445,7 +447,8 @@ class Run:
         console, summary = self._console, batch.summary
         if console.json:
             with contextlib.suppress(OutputGoneError):
-                console.record({"summary": plain(summary), "journal": str(self._journal)})
+                read = {"ended": self._ended, "skipped": self._skipped}
+                console.record({"summary": plain(summary), "input": read, "journal": str(self._journal)})
         left = max(0, planned - summary.total) if planned is not None else 0
         for line in describe_summary(console, summary, left):
             console.say(line)

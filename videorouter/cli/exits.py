@@ -37,7 +37,8 @@ class Exit(enum.IntEnum):
 MEANINGS: dict[Exit, str] = {
     Exit.OK: "everything that was asked for is done",
     Exit.FAILURE: "something else failed, or a check of `doctor` did",
-    Exit.USAGE: "the command line, the configuration or an argument cannot be used; nothing was sent",
+    Exit.USAGE: "the command line, the configuration or an argument cannot be used; nothing was sent. Or the input of a batch "
+    "ended at a row that cannot be read; what came before it was sent",
     Exit.REFUSED: "the gateway refused the request; nothing was bought",
     Exit.KEY: "the gateway does not accept the API key, or does not let this account in; nothing was bought",
     Exit.CREDIT: "the account is out of credit; nothing was bought",
