@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 POLLS_PER_SECOND = 200.0
 _TICK = 1.0
 _TOLD_AFTER = 2
-"""Polls in a row that find no gateway before that is told: a single one may be a restart."""
+"""Polls in a row that find no gateway before that is told, unless they take long: a single one may be a restart."""
+_LONG = 5.0
 _BOOT_CLOCK: int | None = getattr(time, "CLOCK_BOOTTIME", None)
 _JUMP = 1.0 if _BOOT_CLOCK is not None else 5.0
 
@@ -37,20 +38,21 @@ _KNOWN = 10.0
 class Outage:
     """A gateway that cannot be reached, since a ``time.monotonic()``; ``asker`` is the task that asks for all."""
 
-    __slots__ = ("_at", "_last", "_polls", "_reason", "asker", "began")
+    __slots__ = ("_at", "_is_told", "_last", "_polls", "_reason", "asker", "began")
 
-    def __init__(self, asker: object, reason: str) -> None:
+    def __init__(self, asker: object, reason: str, began: float) -> None:
         self.asker: object | None = asker
-        self.began: float = time.monotonic()
-        self._at = time.time()
-        self._last = self.began
+        self.began: float = began
+        self._last = time.monotonic()
+        self._at = time.time() - (self._last - began)
         self._polls = 0
+        self._is_told = False
         self._reason = reason
 
     @property
     def notice(self) -> str:
         """What is told of it, always the same; empty as long as it may be a restart, or nobody waits."""
-        if self._polls < _TOLD_AFTER or self.asker is None:
+        if not self._is_told or self.asker is None:
             return ""
         since = time.strftime("%H:%M:%S", time.localtime(self._at))
         return f"The gateway cannot be reached since {since}; accepted tasks wait for it: {self._reason}"
@@ -58,13 +60,15 @@ class Outage:
     @property
     def is_known(self) -> bool:
         """Whether it is none that is long past, since when nobody has asked."""
-        return self._polls >= _TOLD_AFTER and (self.asker is not None or time.monotonic() - self._last < _KNOWN)
+        return self._is_told and (self.asker is not None or time.monotonic() - self._last < _KNOWN)
 
     def count(self) -> bool:
         """Count a poll that found no gateway; whether that is to be told now."""
         self._polls += 1
         self._last = time.monotonic()
-        return self._polls == _TOLD_AFTER
+        was_told = self._is_told
+        self._is_told = was_told or self._polls >= _TOLD_AFTER or self._last - self.began >= _LONG
+        return self._is_told and not was_told
 
 
 class PollSchedule:
@@ -88,10 +92,10 @@ class PollSchedule:
                 return
             await self.rest(left)
 
-    def note_unreached(self, asker: object, reason: str) -> bool:
-        """Note that a poll found no gateway; whether that is to be told now."""
+    def note_unreached(self, asker: object, reason: str, began: float) -> bool:
+        """Note that a poll, begun at a ``time.monotonic()``, found no gateway; whether that is to be told now."""
         if self.outage is None:
-            self.outage = Outage(asker, reason)
+            self.outage = Outage(asker, reason, began)
         return self.outage.asker is asker and self.outage.count()
 
     def note_reached(self) -> None:

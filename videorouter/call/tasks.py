@@ -434,7 +434,7 @@ class Poll(FreeCall[TaskStatus], kw_only=True, eq=False):
             self.schedule.hold(min(failed.retry_after, LONGEST_HOLD))
         if failed.outcome in _NO_GATEWAY and failed.raised is None and _count_hosts(self.caller, self.task) == 1:
             failure = self._describe_last_failure()
-            self.tells = self.schedule.note_unreached(self, failure.message if failure is not None else "")
+            self.tells = self.schedule.note_unreached(self, failure.message if failure is not None else "", self.began)
 
     async def rest(self, seconds: float) -> None:
         """Wait, or until the machine wakes from a suspension."""
