@@ -296,6 +296,22 @@ async def test_equal_refusals_pause_their_owner_and_model_alone(tmp_path):
         await jobs.aclose()
 
 
+async def test_a_model_that_has_nothing_to_do_costs_nothing_and_is_served_again(tmp_path):
+    async with Sandbox() as sandbox, client(sandbox) as router:
+        async with router.jobs(tmp_path / "jobs.db") as jobs:
+            for turn in range(3):
+                made = await jobs.put_many([{"prompt": f"otter {turn}", "model": f"model {n}"} for n in range(20)])
+                for job in made:
+                    await jobs.result(job.id, timeout=30)
+            reign = jobs._runner.reign
+
+            async def idle():
+                return not reign._dispatcher._models
+
+            await until(idle)
+        assert len(await sandbox.charge_list()) == 60
+
+
 async def test_a_throttled_job_waits_as_not_sent(tmp_path):
     async with Sandbox() as sandbox, client(sandbox) as router:
         sandbox.faults.add("rate_limit", retry_after=1, times=3)
@@ -400,3 +416,53 @@ async def test_a_runner_whose_lock_was_deleted_stands_again(tmp_path):
             (tmp_path / "jobs.db.lock").unlink()
             await jobs.result((await jobs.put("a fox")).id, timeout=30)
         assert len(await sandbox.charge_list()) == 2
+
+
+async def test_a_signal_stops_what_is_sent_and_ends_streams_before_the_block_ends(tmp_path):
+    heard = []
+    before = signal.signal(signal.SIGTERM, lambda *_: heard.append("the server's own"))
+    try:
+        async with Sandbox(latency=math.inf) as sandbox, client(sandbox) as router:
+            async with router.jobs(tmp_path / "jobs.db") as jobs:
+                held = await jobs.put("an otter")
+                stream = asyncio.ensure_future(read_all(jobs.events()))
+                await sandbox.wait_until(lambda running: running.held == 1)
+                signal.raise_signal(signal.SIGTERM)
+                await stream  # a server waits for its streams before it ends its lifespan
+                later = await jobs.put("a fox")
+                await asyncio.sleep(0.2)
+                assert sandbox.held == 1
+                await sandbox.release()
+            assert heard == ["the server's own"]
+            states = [(await jobs.get(job.id)).state for job in (held, later)]
+            assert states == ["done", "not_sent"]
+            assert len(await sandbox.charge_list()) == 1
+            await jobs.aclose()
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+async def read_all(stream):
+    return [event async for event in stream]
+
+
+async def test_a_job_that_two_runners_could_claim_is_claimed_once(tmp_path):
+    async with Sandbox(latency=math.inf) as sandbox, client(sandbox) as router, client(sandbox) as other:
+        first, second = router.jobs(tmp_path / "jobs.db", drain=0), other.jobs(tmp_path / "jobs.db", drain=0)
+        async with first:
+            await first.put_many(["an otter"] * 5)
+            await sandbox.wait_until(lambda running: running.held == 5)
+            for path in tmp_path.glob("jobs.db.*lock"):
+                path.unlink()
+            async with second:
+                await second.put_many(["a fox"] * 5)
+                await sandbox.wait_until(lambda running: running.held == 10)
+                await asyncio.sleep(0.3)
+                assert sandbox.held == 10
+                await sandbox.release()
+                for job in await second.list():
+                    await second.result(job.id, timeout=30)
+        charges = await sandbox.charge_list()
+        assert len(charges) == len({charge.idempotency_key for charge in charges}) == 10
+        await first.aclose()
+        await second.aclose()

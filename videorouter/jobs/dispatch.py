@@ -59,7 +59,7 @@ class Dispatcher:
         self.running: Counter[str] = Counter()
         """Jobs on the wire or accepted, by owner."""
         self.elders: Counter[str] = Counter()
-        """What earlier runners have on the wire still, by owner."""
+        """What earlier runners have on the wire still, by owner: it counts among what an owner may have at once."""
         self.trouble: BaseException | None = None
         """What ended a dispatcher: then this process must stand again."""
 
@@ -104,6 +104,9 @@ class Dispatcher:
             claiming.add_done_callback(self._claims.discard)
             if await asyncio.shield(claiming):
                 continue
+            if model not in await run.journal.list_models() and not changed.is_set():
+                del self._models[model]  # the next job of it starts another one
+                return
             left = run.pauses.left
             try:
                 async with asyncio.timeout(min(LOOK, left + 0.001) if left else LOOK):
@@ -140,7 +143,8 @@ class Dispatcher:
     def _choose(self, model: str) -> Choice:
         run = self._run
         room, of_owners = run.pauses.find_room(model)
-        free = run.options.limit - self.running.total() - self.elders.total()
+        # What earlier runners drain does not count: the queue would stand still for as long as they have requests held.
+        free = run.options.limit - self.running.total()
         if free > 1:
             free = max(1, free // len(self._models))  # the first model that wakes must not take all
         return Choice(

@@ -48,6 +48,8 @@ class Runner:
         self._loop = asyncio.get_running_loop()
         self._task: asyncio.Task[None] | None = None
         self._drains: set[asyncio.Task[None]] = set()
+        self.reign: _Reign | None = None
+        """The last time in which it ran the queue."""
 
     @property
     def stopping(self) -> bool:
@@ -75,9 +77,9 @@ class Runner:
     async def _stand(self) -> None:
         """Try to become the runner, and again when the right was lost."""
         await self._rest(PATIENCE)
-        await self._file.make()
         while not self.stopping:
             try:
+                await self._file.make()
                 lock = await run_in_thread(lambda: WriterLock(self._file.journal.path))
             except JournalBusyError:
                 await self._rest(TRY_AGAIN)
@@ -86,7 +88,7 @@ class Runner:
                 report(logging.WARNING, "a queue cannot be run: %s", error)
                 await self._rest(LOOK)
                 continue
-            reign = _Reign(self._caller, self._file, self._save, lock)
+            self.reign = reign = _Reign(self._caller, self._file, self._save, lock)
             try:
                 await reign.run(self._stopping)
             except Exception as error:  # noqa: BLE001  whatever ended it, this process stands again
