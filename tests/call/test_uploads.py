@@ -120,6 +120,15 @@ async def test_a_failed_upload_is_tried_again_by_the_next_call(sandbox, router):
     assert (await router.generate("take", image_url=draw_png(50))).video.url
 
 
+async def test_a_file_object_stands_where_it_stood_and_serves_the_next_request(sandbox, router):
+    source = io.BytesIO(b"before" + draw_png(3))
+    source.seek(6)
+    for number in range(2):
+        await router.generate(f"take {number}", image_url=source)
+    assert source.tell() == 6
+    assert len(uploads(sandbox)) == 1
+
+
 async def test_a_cancelled_call_reads_no_more_from_a_file_that_its_owner_then_closes(router):
     begun, release = threading.Event(), threading.Event()
 

@@ -7,10 +7,13 @@ same model is uploaded once per client. Text passes through untouched: it is a U
 from __future__ import annotations
 
 import hashlib
+import inspect
 import threading
 import time
 import uuid
+import weakref
 from collections import OrderedDict
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -49,6 +52,7 @@ from videorouter.threads import run_in_thread
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from contextlib import AbstractContextManager
 
     from videorouter.call.answers import ErrorAnswer, Unusable
     from videorouter.call.caller import Caller
@@ -183,18 +187,63 @@ async def read_input(source: object, field: str | None) -> tuple[tuple[bytes, ..
         except OSError as error:
             msg = f"{place}{source} cannot be read: {error.strerror or error}. Nothing was uploaded or paid."
             raise InvalidRequestError(msg) from error
-    # Uploads of web frameworks have `filename`, beside `read`, that may be a coroutine, or a file inside
-    read = getattr(source, "read", None) or getattr(getattr(source, "file", None), "read", None)
-    if read is None:
+    file = find_file(source)
+    if file is None:
         msg = f"{place}pass a URL, a pathlib.Path, bytes, a file opened in binary mode, or an Asset, not {source!r}."
         raise InvalidRequestError(msg)
-    data = await run_in_thread(read)
+    data = await run_in_thread(partial(read_file, file))
     if hasattr(data, "__await__"):
         data = await data
     if not isinstance(data, bytes):
         msg = f"{place}the file object gives {type(data).__name__}, not bytes. Open it in binary mode ('rb')."
         raise InvalidRequestError(msg)
     return (data,), Path(find_file_name(source) or "").name or "file"
+
+
+def find_file(source: object) -> Any:
+    """The file object of an input, or inside it; ``None`` without one."""
+    # Uploads of web frameworks have `filename`, beside `read`, that may be a coroutine, or a file inside
+    for file in (getattr(source, "file", None), source):
+        if hasattr(file, "read"):
+            return file
+    return None
+
+
+def _find_place(file: Any) -> int | None:
+    """Where a file stands; ``None`` of one that cannot be put back there."""
+    try:
+        if inspect.iscoroutinefunction(file.read):
+            return None
+        place = file.tell()
+        file.seek(place)
+    except (AttributeError, OSError, ValueError):
+        return None
+    return place if isinstance(place, int) else None
+
+
+def read_file(file: Any, *, once: bool = True) -> Any:
+    """Read a file from where it stands, and put it back there if it can be: the same file may stand in several requests.
+
+    One that cannot be put back is read where ``once`` allows that; else this returns ``None``.
+    """
+    with _find_lock(file):
+        place = _find_place(file)
+        if place is None:
+            return file.read() if once else None
+        data = file.read()
+        file.seek(place)
+        return data
+
+
+_locks: weakref.WeakKeyDictionary[Any, threading.Lock] = weakref.WeakKeyDictionary()
+
+
+def _find_lock(file: Any) -> AbstractContextManager[object]:
+    """What lets one reader at a time into a file."""
+    try:
+        return _locks.setdefault(file, threading.Lock())
+    except TypeError:  # it cannot be a key
+        return nullcontext()
 
 
 def _read_path(path: Path) -> tuple[bytes, ...]:

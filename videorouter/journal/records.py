@@ -12,6 +12,7 @@ import msgspec
 
 from videorouter import errors
 from videorouter.call.inputs import FIELDS
+from videorouter.call.uploads import find_file, read_file
 from videorouter.journal.states import describe_failure, state_after_crash
 from videorouter.models import Asset, BatchItem, Failure, Media, Mismatch, Video, VideoResult
 from videorouter.places import ObjectURL
@@ -195,7 +196,14 @@ async def _digest_input(value: object) -> str:
         return f"asset:{value.uri or value.id or value.url}"
     if isinstance(value, VideoResult | Video):
         return f"video:{value.video_id or value.url}"
-    return f"file:{find_file_name(value) or type(value).__name__}"
+    file = find_file(value)
+    data = None if file is None else await run_in_thread(partial(read_file, file, once=False))
+    if not isinstance(data, bytes):
+        raise errors.InvalidRequestError(
+            f"A batch knows its inputs by their bytes before it pays, and {find_file_name(value) or type(value).__name__!r} can "
+            "be read only once, or holds no bytes. Pass its bytes or a pathlib.Path. Nothing was sent."
+        )
+    return await run_in_thread(partial(_digest_bytes, data))
 
 
 def _digest_bytes(value: bytes | bytearray | memoryview) -> str:
