@@ -12,8 +12,9 @@ import sys
 
 import pytest
 
-from videorouter import AsyncVideoRouter, ConfigurationError, OutcomeUnknownError, VideoRouter
+from videorouter import AsyncVideoRouter, ConfigurationError, JournalError, OutcomeUnknownError, VideoRouter
 from videorouter.jobs import runner
+from videorouter.journal.queue_running import RunnerJournal
 from videorouter.sandbox import Sandbox
 
 pytestmark = pytest.mark.anyio
@@ -466,3 +467,39 @@ async def test_a_job_that_two_runners_could_claim_is_claimed_once(tmp_path):
         assert len(charges) == len({charge.idempotency_key for charge in charges}) == 10
         await first.aclose()
         await second.aclose()
+
+
+async def test_a_task_that_outlives_its_time_is_followed_on(tmp_path):
+    async with Sandbox(mode="task", latency=math.inf) as sandbox, client(sandbox) as router:
+        async with router.jobs(tmp_path / "jobs.db") as jobs:
+            job = await jobs.put("an otter", timeout=0.5)
+            async with asyncio.timeout(30):
+                while (await jobs.get(job.id)).failure is None:
+                    await asyncio.sleep(0.05)
+            await sandbox.release()
+            await jobs.result(job.id, timeout=30)
+        assert len(await sandbox.charge_list()) == 1
+
+
+async def test_what_a_full_disk_does_not_take_is_written_when_there_is_room(tmp_path, monkeypatch):
+    real, full = RunnerJournal.record_ending, True
+
+    async def record(self, ending):
+        if full:
+            raise JournalError("Could not write: database or disk is full.")
+        await real(self, ending)
+
+    monkeypatch.setattr(RunnerJournal, "record_ending", record)
+    async with Sandbox() as sandbox, client(sandbox) as router:
+        async with router.jobs(tmp_path / "jobs.db", concurrency=2) as jobs:
+            await jobs.put_many(["an otter"] * 10)
+
+            async def paused():
+                return "full" in (await jobs.stats()).paused.get("", "")
+
+            await until(paused)
+            assert len(await sandbox.charge_list()) <= 3
+            full = False
+            for job in await jobs.list():
+                await jobs.result(job.id, timeout=60)
+        assert len(await sandbox.charge_list()) == 10

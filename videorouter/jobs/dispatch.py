@@ -238,6 +238,10 @@ class Dispatcher:
             item = await sending.send(slot, resting=bool(inputs))
         finally:
             slot.release()
+        if item.state == "accepted" and run.stopped is None:  # its time was over, and its task is not
+            for known in await run.journal.read_jobs([row.id]):
+                await self._poll(known, record)
+            return
         self._ended(item)
 
     async def _upload(self, record: JobRecord, submission: Submission, inputs: list[str]) -> Submission | None:

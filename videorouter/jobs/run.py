@@ -24,7 +24,6 @@ from videorouter.journal.records import read_failure, read_meta, to_item
 if TYPE_CHECKING:
     from videorouter.call.caller import Caller
     from videorouter.jobs.options import JobOptions, Period
-    from videorouter.journal.journal import Ending
     from videorouter.journal.queue import JobRow
     from videorouter.journal.queue_running import RunnerJournal
     from videorouter.models import BatchItem, ItemState, Task
@@ -48,7 +47,7 @@ class JobRecord(ItemRecord):
         self.spent = row.cost or 0.0
         self.unknown = row.unknown
         self.reserved: float = row.reserved
-        self.accepted: bool = row.state == "accepted"
+        self.accepted: bool = row.state in {"accepted", "lost"}
         failure = read_failure(row.failure)
         if row.state == "not_sent" and failure is not None and failure.in_doubt:
             self.doubt, self.earlier = to_item(row).replace(state="in_doubt"), row
@@ -117,10 +116,6 @@ class JobRun(BatchRun):
             raise ClientClosedError(
                 "This process ends; the next runner of the queue collects this task.", task_id=task.id
             )
-
-    async def record_ending(self, ending: Ending) -> None:
-        """Commit an ending, and again until it is on the disk."""
-        await super().record_ending(ending)
 
     async def retry_unwritten(self) -> None:
         """Write what could not be written when it was learned."""

@@ -194,16 +194,19 @@ class _Reign:
         """Show that this process lives, and look after what earlier runners still do."""
         self._lock.check()
         self._lock.beat()
-        if self._dispatcher.elders or self._elders_live:
-            living = EpochLock.list_living(self._journal.path, epoch)
-            await self._journal.bury(living)
-            self._elders_live = bool(living)
-            await self._take_up(living)
-        await self._run.retry_unwritten()
-        reasons = encode(self._run.pauses.reasons)
-        if reasons != self._told:
-            await self._journal.note(PAUSED, reasons)
-            self._told = reasons
+        try:
+            if self._elders_live:
+                living = EpochLock.list_living(self._journal.path, epoch)
+                await self._journal.bury(living)
+                self._elders_live = bool(living)
+                await self._take_up(living)
+            reasons = encode(self._run.pauses.reasons)
+            if reasons != self._told:
+                await self._journal.note(PAUSED, reasons)
+                self._told = reasons
+            await self._run.retry_unwritten()
+        except JournalError as error:  # a full disk, say: what was learned is kept until there is room
+            report(logging.WARNING, "a queue's file could not be written: %s", error)
 
     def _note_ended(self, item: BatchItem) -> None:
         if self._saver is not None and self._saver.wants(item):

@@ -308,6 +308,10 @@ class RunnerJournal(Journal):
         """List jobs whose files are missing, from one id on."""
         return await self.writer.do("find", lambda database: read_jobs(database, _UNSAVED, (after,)))
 
+    async def read_jobs(self, items: list[str]) -> list[JobRow]:
+        """Read jobs as they stand."""
+        return await self.writer.do("find", lambda database: find_jobs(database, items))
+
     async def list_models(self) -> list[str]:
         """List the models of the jobs that wait."""
         return await self.writer.do("find", list_models)
