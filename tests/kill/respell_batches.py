@@ -2,8 +2,10 @@
 
 By hand: ``python tests/kill/respell_batches.py --batches 50``. Each run of a batch writes the same requests anew: as CSV
 with its columns in any order, as JSON lines or as a JSON list, with a field in each row or as an option for all, and
-the folder with the journal is renamed. Runs are killed at random; the last one comes to its end. What must hold then:
+the folder with the journal is renamed. Runs are killed at random, and some have a part of the entries alone; the last but one has
+a part and comes to its end, and the last has all of them. What must hold then:
 
+- after the last but one nothing is accepted any more, whether its input had it or not;
 - of each request no more was charged than was asked for;
 - every entry has a row, and each charge is in the journal as done or as in doubt;
 - where nothing is in doubt, each request was charged as often as it was asked for.
@@ -45,10 +47,11 @@ class Figures:
     bought_twice: int = 0
     lost: int = 0
     missing: int = 0
+    uncollected: int = 0
 
     @property
     def sound(self) -> bool:
-        return not (self.bought_twice or self.lost or self.missing)
+        return not (self.bought_twice or self.lost or self.missing or self.uncollected)
 
 
 def draw_entries(dice: random.Random, count: int) -> list[dict[str, object]]:
@@ -133,19 +136,29 @@ def run_once(folder: Path, sandbox: Sandbox, arguments: list[str], dice: random.
     return child.returncode == -signal.SIGKILL
 
 
+def count_states(folder: Path) -> Counter[str]:
+    database = sqlite3.connect(folder / "run.db")
+    try:
+        return Counter(dict(database.execute("SELECT id, state FROM items")).values())
+    finally:
+        database.close()
+
+
 def run_batch(folder: Path, sandbox: Sandbox, dice: random.Random, *, count: int, runs: int) -> Figures:
     figures = Figures(batches=1)
     entries = draw_entries(dice, count)
-    for number in range(runs + 1):
+    for number in range(runs + 2):
         moved = folder.with_name(f"{folder.name}-{number}")
         folder.rename(moved)
-        arguments = write_input(moved, entries, dice)
+        has_part = number == runs or (number < runs and dice.random() < 0.3)
+        part = dice.sample(entries, dice.randrange(1, len(entries))) if has_part else entries
+        arguments = write_input(moved, part, dice)
         figures.runs += 1
         figures.kills += run_once(moved, sandbox, arguments, dice, kill=number < runs)
         folder = moved
-    database = sqlite3.connect(folder / "run.db")
-    states = Counter(dict(database.execute("SELECT id, state FROM items")).values())
-    database.close()
+        if number == runs:
+            figures.uncollected = count_states(folder)["accepted"]
+    states = count_states(folder)
     asked = count_prompts(entries)
     charged = Counter(charge.prompt for charge in sandbox.charge_list())
     figures.asked = asked.total()
