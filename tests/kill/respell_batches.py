@@ -85,7 +85,7 @@ def write_input(folder: Path, entries: list[dict[str, object]], dice: random.Ran
             entry["duration"] = DURATION
     kind = dice.choice(["csv", "jsonl", "json"])
     for entry in entries:
-        if "seed" in entry and kind != "csv":
+        if "seed" in entry:
             entry["seed"] = spell_number(entry["seed"], dice)
     path = folder / f"prompts-{dice.randrange(10**6)}.{kind}"
     if kind == "csv":
