@@ -129,7 +129,7 @@ class EpochLock:
                 living.append(int(number))
             finally:
                 os.close(descriptor)
-        return living
+        return sorted(living)
 
     def release(self) -> None:
         """The epoch is over. Idempotent."""

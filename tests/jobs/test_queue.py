@@ -15,12 +15,14 @@ from videorouter import (
     AsyncVideoRouter,
     ClientClosedError,
     InvalidRequestError,
+    JournalBusyError,
     JournalError,
     JournalMismatchError,
     QueueFullError,
     TaskTimeoutError,
     VideoRouter,
 )
+from videorouter.journal import queue
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -255,3 +257,20 @@ def test_the_verbs_without_await(tmp_path):
         assert [event.state for event in jobs.events(job.id)] == ["not_sent", "cancelled"]
         assert jobs.stats().ended == 1
         jobs.close()
+
+
+async def test_a_put_waits_for_the_disk_no_longer_than_its_patience(jobs, tmp_path, monkeypatch):
+    await jobs.put("an otter")
+    monkeypatch.setattr(queue, "PATIENCE", 0.2)
+    foreign = sqlite3.connect(tmp_path / "jobs.db", isolation_level=None)
+    foreign.execute("BEGIN IMMEDIATE")
+    ended = await asyncio.gather(
+        jobs.put("a fox", key="a"), jobs.put_many([{"prompt": "a bear", "key": "b"}]), return_exceptions=True
+    )
+    assert [type(each) for each in ended] == [JournalBusyError] * 2
+    foreign.execute("ROLLBACK")
+    foreign.close()
+    monkeypatch.undo()
+    await jobs.put("a fox", key="a")
+    await jobs.put("a bear", key="b")
+    assert len(await jobs.list()) == 3

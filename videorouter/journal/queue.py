@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from videorouter.errors import JournalError, JournalMismatchError, QueueFullError, VideoRouterError
+from videorouter.errors import JournalBusyError, JournalError, JournalMismatchError, QueueFullError, VideoRouterError
 from videorouter.journal.journal import ARCHIVE, COLUMNS, Journal, settle_item
 from videorouter.journal.shared import SharedWriter
 from videorouter.journal.states import SETTLED, ItemRow, list_sources
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
     from videorouter.journal.journal import Settlement
 
+PATIENCE = 30.0
+"""Seconds to wait for the disk before a put is told as failed."""
 KIND = "kind"
 JOBS = "jobs"
 """The note of a journal that is a queue."""
@@ -376,12 +378,16 @@ class QueueJournal(Journal):
         group = gathered.copy()
         gathered.clear()
         jobs = [job for job, _ in group]
+        timer = asyncio.get_running_loop().call_later(PATIENCE, self._give_up, [future for _, future in group])
         written = self.writer.hand_over("put", lambda database: insert_jobs(database, jobs, most=most, together=False))
 
         def tell(ended: asyncio.Future[list[JobRow | VideoRouterError]]) -> None:
+            timer.cancel()
             error = ended.exception()
             results = [error] * len(group) if error is not None else ended.result()
             for (_, future), result in zip(group, results, strict=True):
+                if future.done():
+                    continue
                 if isinstance(result, BaseException):
                     future.set_exception(result)
                 elif result is not None:
@@ -389,9 +395,26 @@ class QueueJournal(Journal):
 
         written.add_done_callback(tell)
 
+    def _give_up(self, futures: list[asyncio.Future[JobRow]]) -> None:
+        for future in futures:
+            if not future.done():
+                future.set_exception(self._name_busy())
+
+    def _name_busy(self) -> JournalBusyError:
+        return JournalBusyError(
+            f"{self.path} could not be written for {PATIENCE:g} s: another program holds it. It may be put all the same: put it again "
+            "by its key.",
+            path=str(self.path),
+        )
+
     async def put_all(self, jobs: list[NewJob], *, most: int | None) -> list[JobRow]:
         """Put jobs in one commit, all or none."""
-        results = await self.writer.do("put", lambda database: insert_jobs(database, jobs, most=most, together=True))
+        written = self.writer.hand_over("put", lambda database: insert_jobs(database, jobs, most=most, together=True))
+        await asyncio.wait({written}, timeout=PATIENCE)
+        if not written.done():
+            written.add_done_callback(asyncio.Future.exception)  # nobody asks any more
+            raise self._name_busy()
+        results = written.result()
         for result in results:
             if isinstance(result, VideoRouterError):
                 raise result
