@@ -41,8 +41,23 @@ SMOKE = (
     "tests/downloads/test_webm.py",
     "tests/journal",
     "tests/test_client.py",
+    "tests/test_signatures.py",
     "tests/test_sync.py",
 )
+CORE = (
+    "tests/test_client.py",
+    "tests/batch/test_batch.py",
+    "tests/call/test_caller.py",
+    "tests/call/test_caller_cancellation.py",
+    "tests/call/test_caller_table.py",
+    "tests/call/test_limiter.py",
+    "tests/call/test_tasks.py",
+    "tests/downloads/test_download.py",
+    "tests/transport/test_exchange.py",
+    "tests/transport/test_exchange_cancelled.py",
+    "tests/transport/test_pool.py",
+)
+"""What runs on uvloop and with eager tasks, too: calls, batches, downloads, ends."""
 LEAST_KILLED = {"videorouter.call.retry": 97.5}
 KILLED = ("killed", "timeout")
 MADE = shutil.ignore_patterns(
@@ -115,13 +130,15 @@ def types(session: nox.Session) -> None:
 
 @nox.session
 def tests(session: nox.Session) -> None:
-    """Everything but the sessions of their own, on the built wheel, with branch coverage."""
+    """Everything but the sessions of their own, on the built wheel, with branch coverage; then the core on uvloop."""
     install_wheel(session, "sandbox,otel,data", *group("test", "web"))
     leave_source(session)
     ignored = [f"--ignore=tests/{name}" for name in SESSIONS_OF_THEIR_OWN]
     session.run("coverage", "run", "-m", "pytest", "-m", "not fuzz and not ray", *ignored, *session.posargs)
     session.run("coverage", "combine", "--quiet")
     session.run("coverage", "report", "--fail-under=90")
+    session.install(*group("loops"))
+    run_pytest(session, "-q", "-m", "not slow", "--event-loop=uvloop", *CORE)
 
 
 def find_interpreters(running: str) -> dict[str, str]:
@@ -144,7 +161,7 @@ def find_interpreters(running: str) -> dict[str, str]:
 
 @nox.session
 def smoke(session: nox.Session) -> None:
-    """The quick tests on every other supported interpreter that this machine has."""
+    """The quick tests on every other supported interpreter that this machine has; from 3.12 on with eager tasks, too."""
     running = session.run("python", "-c", "import sys; print('%d.%d' % sys.version_info[:2])", silent=True)
     found = find_interpreters(str(running).strip())
     missing = [version for version in SUPPORTED if version not in found and version != str(running).strip()]
@@ -164,6 +181,8 @@ def smoke(session: nox.Session) -> None:
         session.run(*pip, "--force-reinstall", "--no-deps", str(wheel), external=True)
         leave_source(session, python)
         run_pytest(session, "-q", "-m", "not slow", *SMOKE, python=python)
+        if version != "3.11":  # which has no eager tasks
+            run_pytest(session, "-q", "-m", "not slow", "--event-loop=eager", *CORE, python=python)
         session.chdir(ROOT)
 
 

@@ -345,6 +345,16 @@ def test_dice_are_thrown_for_the_law_alone():
     assert {module for module in CORE if "random" in imports_of(module)} == {DRIVER}
 
 
+def test_no_task_of_the_core_begins_before_it_is_known():
+    """As eager tasks do, which no limit counts then: ``loops.start_task`` starts all."""
+
+    def starts(node: ast.AST) -> bool:
+        return isinstance(node, ast.Call) and (named(node.func, "create_task") or named(node.func, "ensure_future"))
+
+    inner = {module for module in where(starts) if module.split(".")[1] not in GUESTS}
+    assert inner == {"videorouter.portal"}  # whose loop is its own
+
+
 # The front door
 
 
@@ -490,7 +500,9 @@ def test_the_lists_of_the_sessions_name_what_exists():
         for node in ast.parse((ROOT / "noxfile.py").read_text()).body
         if isinstance(node, ast.Assign) and isinstance(node.value, ast.Tuple | ast.Dict)
     }
-    tests = {TESTS / name for name in lists["SESSIONS_OF_THEIR_OWN"]} | {ROOT / path for path in lists["SMOKE"]}
+    tests = {TESTS / name for name in lists["SESSIONS_OF_THEIR_OWN"]} | {
+        ROOT / path for path in lists["SMOKE"] + lists["CORE"]
+    }
     tests |= {ROOT / path for path in TOOLS["mutmut"]["pytest_add_cli_args_test_selection"]}
     assert [name_of(path) for path in tests if not path.exists()] == []
     mutated = {dotted(PACKAGE.parent / path) for path in TOOLS["mutmut"]["only_mutate"]}

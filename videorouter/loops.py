@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
 import anyio
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Coroutine
 
 T = TypeVar("T")
 
@@ -34,6 +34,14 @@ def resolve_future(future: asyncio.Future[Any], result: object = None) -> None:
     """Set the result of a future that is not done: it may have been cancelled, or resolved before."""
     if not future.done():
         future.set_result(result)
+
+
+def start_task(work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
+    """Start a task whose first step comes in the loop's next turn, also where tasks are eager.
+
+    An eager task runs inside ``create_task``, before who starts it knows it: no limit would count it.
+    """
+    return asyncio.Task(work, loop=asyncio.get_running_loop())
 
 
 class UncancellableFuture(asyncio.Future[Any]):

@@ -73,6 +73,9 @@ class FileHost:
                 pass
         except (ConnectionError, asyncio.IncompleteReadError):
             pass
+        except RuntimeError:  # so uvloop says that the other side is gone
+            if not writer.is_closing():
+                raise
         finally:
             writer.close()
 

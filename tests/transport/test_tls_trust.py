@@ -4,6 +4,7 @@ import asyncio
 import datetime as dt
 import os
 import ssl
+import sys
 import threading
 
 import pytest
@@ -196,7 +197,11 @@ def make_loose_root(folder):
     )
 
 
-async def test_a_root_that_fails_the_strict_check_is_said_and_can_be_allowed(serve, tmp_path, monkeypatch):
+BY_ITSELF = pytest.mark.skipif(sys.version_info < (3, 13), reason="Python 3.13 has begun to be strict by itself")
+
+
+@pytest.mark.parametrize("strict", ["set here", pytest.param("by Python itself", marks=BY_ITSELF)])
+async def test_a_root_that_fails_the_strict_check_is_said_and_can_be_allowed(serve, tmp_path, monkeypatch, strict):
     make_loose_root(tmp_path)
     server_side = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     server_side.load_cert_chain(tmp_path / "leaf.pem", tmp_path / "key.pem")
@@ -206,10 +211,11 @@ async def test_a_root_that_fails_the_strict_check_is_said_and_can_be_allowed(ser
 
     def make_strict():
         context = make()
-        context.verify_flags |= ssl.VERIFY_X509_STRICT  # as Python 3.13 and later do by themselves
+        context.verify_flags |= ssl.VERIFY_X509_STRICT
         return context
 
-    monkeypatch.setattr(ssl, "create_default_context", make_strict)
+    if strict == "set here":
+        monkeypatch.setattr(ssl, "create_default_context", make_strict)
     monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "root.pem"))
     words = await fail(url)
     assert "strict check" in words

@@ -28,7 +28,7 @@ from videorouter.errors import ConfigurationError, InvalidRequestError
 from videorouter.events import BatchProgressed, ItemFinished
 from videorouter.journal.budget import to_dollars
 from videorouter.journal.journal import Journal
-from videorouter.loops import UncancellableTask, outlast, running_loop
+from videorouter.loops import UncancellableTask, outlast, running_loop, start_task
 from videorouter.places import ObjectURL
 from videorouter.threads import run_in_thread
 
@@ -236,7 +236,7 @@ class Batch:
             self._state = "running"
             self._loop = running_loop()
             self._began = time.monotonic()
-            self._opening = asyncio.ensure_future(self._open())
+            self._opening = start_task(self._open())
         if not self._opening.done():
             await asyncio.wait([self._opening])
         if not self._opening.cancelled():
@@ -294,7 +294,7 @@ class Batch:
     def _add_worker(self) -> None:
         """Start one more worker, unless there are enough or the input has ended."""
         if len(self._workers) < self._limit and not (self._unmet or self._source).ended:
-            worker = asyncio.ensure_future(self._work())
+            worker = start_task(self._work())
             self._workers.add(worker)
             worker.add_done_callback(self._end_worker)
 
@@ -380,7 +380,7 @@ class Batch:
         if self._saver is not None and self._saver.wants(item):
             if self._options.ordered:
                 self._items.expect(item.index)
-            task = asyncio.ensure_future(self._save(self._saver, item, step))
+            task = start_task(self._save(self._saver, item, step))
             self._savers.add(task)
             task.add_done_callback(self._end_saver)
             return

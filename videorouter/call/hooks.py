@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import anyio
 
 from videorouter.logs import report
-from videorouter.loops import UncancellableFuture, resolve_future, running_loop
+from videorouter.loops import UncancellableFuture, resolve_future, running_loop, start_task
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -74,7 +74,7 @@ class _HookTask:
         self._ending: asyncio.Future[None] | None = None
         self._is_ours = not isinstance(outcome, asyncio.Future)
         self._future: asyncio.Future[object] = (
-            outcome if isinstance(outcome, asyncio.Future) else loop.create_task(_await(outcome))
+            outcome if isinstance(outcome, asyncio.Future) else start_task(_await(outcome))
         )
         self._timer = loop.call_later(limit, self._give_up)
         _RUNNING.add(self)

@@ -24,6 +24,7 @@ from videorouter.journal.journal import Ending
 from videorouter.journal.queue_running import Choice, Claim
 from videorouter.journal.records import encode
 from videorouter.journal.states import describe_failure, state_after_error
+from videorouter.loops import start_task
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -72,7 +73,7 @@ class Dispatcher:
         """Start a dispatcher for each model that has none, and wake the others."""
         for model in await self._run.journal.list_models():
             if model not in self._models:
-                task = asyncio.ensure_future(self._dispatch(model))
+                task = start_task(self._dispatch(model))
                 self._models[model] = task
                 task.add_done_callback(self._note_end)
         self.wake()
@@ -96,7 +97,7 @@ class Dispatcher:
             try:
                 if not slot.try_take():
                     await slot.take(time.monotonic() + NO_DEADLINE)
-                claiming = asyncio.ensure_future(self._fill(model, slot))
+                claiming = start_task(self._fill(model, slot))
             except BaseException:
                 slot.release()
                 raise
@@ -202,13 +203,13 @@ class Dispatcher:
         self._turns[record.model] = record.owner
         self.running[record.owner] += 1
         self._run.pauses.begin(record.owner, record.model)
-        self._track(asyncio.ensure_future(self._send(row, record, slot)), record)
+        self._track(start_task(self._send(row, record, slot)), record)
 
     def follow(self, row: JobRow) -> None:
         """Follow a task that an earlier runner has paid for."""
         record = JobRecord(row)
         self.running[record.owner] += 1
-        self._track(asyncio.ensure_future(self._poll(row, record)), record)
+        self._track(start_task(self._poll(row, record)), record)
 
     def _track(self, task: asyncio.Task[None], record: JobRecord) -> None:
         self.jobs[task] = record

@@ -14,6 +14,7 @@ from videorouter.call.prepare import RequestBuilder
 from videorouter.jobs.options import JobOptions, Save
 from videorouter.jobs.queue import JobVerbs, QueueFile, check_name
 from videorouter.jobs.runner import Runner
+from videorouter.loops import start_task
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 _ONCE_MORE = 0.5
@@ -73,7 +74,7 @@ class Jobs(JobVerbs):
         What was put stays, and a later verb opens the file again.
         """
         if self._closing is None:
-            self._closing = asyncio.ensure_future(self._close())
+            self._closing = start_task(self._close())
         closing, cancelled = self._closing, None
         while not closing.done():
             try:

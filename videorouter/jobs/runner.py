@@ -21,6 +21,7 @@ from videorouter.journal.queue_running import RunnerJournal
 from videorouter.journal.records import encode, to_item
 from videorouter.locks import EpochLock, WriterLock
 from videorouter.logs import report
+from videorouter.loops import start_task
 from videorouter.threads import run_in_thread
 
 if TYPE_CHECKING:
@@ -58,7 +59,7 @@ class Runner:
 
     def start(self) -> None:
         """Stand for the right to run the queue."""
-        self._task = asyncio.ensure_future(self._stand())
+        self._task = start_task(self._stand())
 
     def stop(self) -> None:
         """Send nothing more, and give the right away at once; what is on the wire goes on. From any thread."""
@@ -99,7 +100,7 @@ class Runner:
                     await reign.give_away()
                 except Exception as error:  # noqa: BLE001  as above
                     report(logging.WARNING, "a queue's runner could not end in order: %s", error, error=error)
-                drain = asyncio.ensure_future(reign.drain())
+                drain = start_task(reign.drain())
                 self._drains.add(drain)
                 drain.add_done_callback(self._drains.discard)
 
@@ -145,11 +146,11 @@ class _Reign:
         await self._journal.note(ORIGIN, self._run.caller.settings.base_url)
         await self._journal.note(SAVES, "1" if self._saver is not None else "0")
         await self._take_up(living)
-        stop = asyncio.ensure_future(stopping.wait())
+        stop = start_task(stopping.wait())
         beat = 0.0
         try:
             while not stop.done():
-                came = asyncio.ensure_future(self._came.wait())
+                came = start_task(self._came.wait())
                 try:
                     await asyncio.wait({stop, came}, timeout=LOOK, return_when=asyncio.FIRST_COMPLETED)
                 finally:
@@ -213,7 +214,7 @@ class _Reign:
             self._begin_save(item)
 
     def _begin_save(self, item: BatchItem) -> None:
-        task = asyncio.ensure_future(self._save_files(item))
+        task = start_task(self._save_files(item))
         self._saving[task] = item.id
         task.add_done_callback(lambda ended: self._saving.pop(ended, None))
 

@@ -19,7 +19,7 @@ import anyio
 import anyio.to_thread
 
 from videorouter.http import WireError, WireFailure, name_host
-from videorouter.loops import resolve_future
+from videorouter.loops import resolve_future, start_task
 from videorouter.transport.causes import explain, name_connect_failure
 from videorouter.transport.live_guard import check_host
 from videorouter.transport.target import find_target
@@ -169,7 +169,7 @@ async def _race(addresses: Sequence[Address]) -> socket.socket:
     try:
         while winner is None and (waiting or running):
             if waiting:
-                running.add(asyncio.ensure_future(_connect_one(waiting.pop(0))))
+                running.add(start_task(_connect_one(waiting.pop(0))))
             done, running = await asyncio.wait(
                 running, timeout=_ATTEMPT_DELAY if waiting else None, return_when=asyncio.FIRST_COMPLETED
             )

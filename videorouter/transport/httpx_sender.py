@@ -29,7 +29,7 @@ from videorouter.http import (
     clip_body,
     name_host,
 )
-from videorouter.loops import PerLoop, running_loop
+from videorouter.loops import PerLoop, running_loop, start_task
 from videorouter.transport.body import decode_body
 from videorouter.transport.causes import explain, name_connect_failure
 from videorouter.transport.dialing import resolve_name
@@ -174,7 +174,7 @@ class HttpxSender:
         places = self._find_places(self._api.parse_url(request.url))
         if places is not None:
             await _wait_for_place(places, deadline - time.monotonic(), attempt.host)
-        task = loop.create_task(self._send(request, tracer, deadline=deadline, max_body=max_body))
+        task = start_task(self._send(request, tracer, deadline=deadline, max_body=max_body))
         if places is not None:
             task.add_done_callback(lambda _: places.release())
         try:
