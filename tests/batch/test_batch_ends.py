@@ -262,3 +262,31 @@ def test_ctrl_c_in_a_sync_loop_releases_the_journal(tmp_path):
             assert read_states(path) == {"in_doubt": ON_THE_WIRE}
             again = router.generate_many(prompts(ON_THE_WIRE), journal=path)
             assert [item.state for item in again] == ["in_doubt"] * ON_THE_WIRE
+
+
+@pytest.mark.anyio
+async def test_an_input_that_blocks_while_it_is_looked_through_does_not_hold_up_the_end(tmp_path):
+    class Blocked:
+        def __len__(self):
+            return 2
+
+        def __iter__(self):
+            yield "otter 0"
+            reached.set()
+            go_on.wait(60)
+            yield "otter 1"
+
+    reached, go_on = threading.Event(), threading.Event()
+    path = tmp_path / "run.db"
+    async with Sandbox() as sandbox, AsyncVideoRouter("key", base_url=sandbox.base_url, model="m") as router:
+        await collect(router.generate_many(prompts(1), journal=path))
+        batch = router.generate_many(Blocked(), journal=path)
+        waiting = asyncio.ensure_future(anext(batch, None))
+        assert await asyncio.to_thread(reached.wait, 30)
+        await batch.aclose()
+        assert await waiting is None
+        go_on.set()
+        assert [item.state for item in (await collect(router.generate_many(prompts(1), journal=path))).values()] == [
+            "done"
+        ]
+        assert await sandbox.charges() == {"otter 0": 1}
