@@ -65,6 +65,14 @@ async def settle(value):
 async def use(router, wait) -> dict:
     if VERB == "upload":
         return {"asset": (await wait(router.upload(Path(MORE[0])))).sha256}
+    if VERB == "queue":
+        jobs = router.jobs(MORE[0])
+        try:
+            return {"state": (await wait(jobs.put("otter", key="a"))).state}
+        finally:
+            give_back()
+            await wait(jobs.put("otter", key="b"))
+            await wait(jobs.aclose())
     if VERB == "batch":
         batch = router.generate_many(["a", "b"], journal=MORE[0])
         items = [item async for item in batch] if hasattr(batch, "__aiter__") else list(batch)

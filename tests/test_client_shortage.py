@@ -94,6 +94,12 @@ def test_a_batch_sends_nothing_or_has_what_it_bought(gateway, what, when, tmp_pa
         assert paid == told["states"].count("done")
 
 
+@pytest.mark.parametrize("what", ["descriptors", "threads"])
+def test_a_queue_that_cannot_write_says_so_and_takes_the_next_job(gateway, what, tmp_path):
+    told = run(what, "call", "queue", "async", gateway.base_url, tmp_path / "jobs.db")
+    assert told["error"] in {"ConfigurationError", "JournalError"}
+
+
 @pytest.mark.anyio
 @pytest.mark.parametrize("trusted_by", ["SSL_CERT_FILE", "SSL_CERT_DIR"])
 @pytest.mark.parametrize("when", ["call", "AttemptStarted"])

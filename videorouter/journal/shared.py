@@ -15,13 +15,13 @@ import sqlite3
 import threading
 from typing import TYPE_CHECKING, Any
 
-from videorouter.errors import JournalError
+from videorouter.errors import ConfigurationError, JournalError
 from videorouter.forks import after_fork
 from videorouter.journal.schema import check_age, check_traces, read_commits, wrap_error
 from videorouter.journal.writer import READING, Writer, resolve_outcomes
 from videorouter.locks import pass_turn, read_commit_note, wait_for_turn
 from videorouter.loops import PerLoop, UncancellableFuture
-from videorouter.threads import run_in_thread
+from videorouter.threads import run_in_thread, start_thread
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -102,10 +102,12 @@ class SharedWriter(Writer):
         group = gathered.copy()
         gathered.clear()
         with self._mutex:
-            self._inbox.put(group)
-            if self._thread is None:
-                self._thread = threading.Thread(target=self._serve, name="videorouter-jobs", daemon=True)
-                self._thread.start()
+            try:
+                self._thread = self._thread or start_thread(self._serve, "videorouter-jobs")
+            except ConfigurationError as error:
+                self._tell([(future, None, error) for _, _, future in group])
+            else:
+                self._inbox.put(group)
 
     def _serve(self) -> None:
         """Open the file, commit what comes, and close it when nothing has come for a while."""
