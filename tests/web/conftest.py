@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import re
 import signal
@@ -33,8 +34,9 @@ def write_blocks(page, folder):
 class Application:
     """A server in a process of its own."""
 
-    def __init__(self, process, url, folder, env):
-        self.process = process
+    def __init__(self, launch, url, folder, env):
+        self.launch = launch
+        self.process = launch()
         self.url = url
         self.folder = folder
         self.env = env
@@ -48,6 +50,11 @@ class Application:
         # Uvicorn raises the signal again once it has ended in order.
         raised_again = self.process.returncode == -signal.SIGTERM and "Application shutdown complete" in self.output
         return self.process.returncode == 0 or raised_again
+
+    def restart(self):
+        """Start it again on the same socket, after it has ended."""
+        self.process.stdout.close()
+        self.process = self.launch()
 
     def run(self, program):
         """Run a program beside the application, in its folder and environment."""
@@ -67,11 +74,13 @@ def serve(tmp_path):
 
         def start(page, server, sandbox):
             write_blocks(page, tmp_path)
-            env = {**os.environ, **environment(sandbox), "PYTHONUNBUFFERED": "1", "PYTHONPATH": str(tmp_path)}
+            places = os.pathsep.join(filter(None, (str(tmp_path), os.environ.get("PYTHONPATH"))))
+            env = {**os.environ, **environment(sandbox), "PYTHONUNBUFFERED": "1", "PYTHONPATH": places}
             # The listening socket is handed over, so that a request before the server is up waits instead of failing.
             listener = stack.enter_context(socket.create_server(("127.0.0.1", 0), backlog=2048))
             command = [part.format(fd=listener.fileno()) for part in SERVERS[server]]
-            process = subprocess.Popen(
+            launch = functools.partial(
+                subprocess.Popen,
                 [sys.executable, "-m", *command],
                 cwd=tmp_path,
                 env=env,
@@ -80,7 +89,7 @@ def serve(tmp_path):
                 stderr=subprocess.STDOUT,
                 text=True,
             )
-            app = Application(process, f"http://127.0.0.1:{listener.getsockname()[1]}", tmp_path, env)
+            app = Application(launch, f"http://127.0.0.1:{listener.getsockname()[1]}", tmp_path, env)
             stack.callback(app.stop)
             return app
 
