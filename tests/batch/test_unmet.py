@@ -89,7 +89,7 @@ async def test_a_batch_that_was_stopped_leaves_them_to_the_next(sandbox, router,
     batch = router.generate_many(["heron", "kite"], journal=journal, concurrency=1)
     async with batch:
         batch.stop()
-        assert await collect(batch) == {}
+        assert {item.state for item in (await collect(batch)).values()} <= {"not_sent"}
     assert batch.summary.not_in_input == 3
     assert read(journal, "SELECT DISTINCT state FROM items") == [("accepted",)]
     items = await finish(sandbox, router.generate_many([], journal=journal))
