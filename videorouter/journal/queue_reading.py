@@ -15,7 +15,7 @@ from videorouter.forks import after_fork
 from videorouter.journal.queue import JOBS, KIND, SAVES, JobRow, read_jobs
 from videorouter.journal.schema import open_readable, wrap_error
 from videorouter.journal.status import open_reader
-from videorouter.threads import run_in_thread
+from videorouter.threads import run_in_thread, start_thread
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -201,8 +201,7 @@ class Watcher:
                 return
             self._waiters[waiter] = None
             if self._thread is None:
-                self._thread = threading.Thread(target=self._watch, name="videorouter-jobs-events", daemon=True)
-                self._thread.start()
+                self._thread = start_thread(self._watch, "videorouter-jobs-events")
         waiter([])
 
     def remove(self, waiter: Callable[[list[EventRow]], object]) -> None:
