@@ -219,8 +219,8 @@ class ThreadedIterator(Generic[T]):
 
     async def __anext__(self) -> T:
         """Return the next entry; any number of callers get theirs in the order in which they ask."""
-        if self._read and not self._taking:
-            return self._read.popleft()
+        if self.ready:
+            return self.pop()
         waiter: asyncio.Future[T] = self._loop.create_future()
         self._waiters.append(waiter)
         self._taking += 1
@@ -234,6 +234,15 @@ class ThreadedIterator(Generic[T]):
             self._taking -= 1
             if waiter.cancelled() and waiter in self._waiters:
                 self._waiters.remove(waiter)
+
+    @property
+    def ready(self) -> bool:
+        """Whether an entry was read that is for the next who asks."""
+        return bool(self._read) and not self._taking
+
+    def pop(self) -> T:
+        """Return the entry that is ready."""
+        return self._read.popleft()
 
     def close(self) -> None:
         """Give what was read and nothing more, and let the thread end when it can. In the loop; idempotent."""

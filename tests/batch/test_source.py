@@ -7,7 +7,7 @@ import threading
 
 import pytest
 
-from videorouter.batch.source import END, EntrySource
+from videorouter.batch.source import END, WAIT, EntrySource
 from videorouter.errors import ConfigurationError
 
 pytestmark = pytest.mark.anyio
@@ -32,11 +32,10 @@ def test_a_dict_is_no_list_of_its_names():
 
 async def test_an_iterable_is_taken_without_waiting_and_counted():
     entries = opened(["a", "b"])
-    assert entries.at_once
     assert entries.known == 2
-    assert [entries.take_at_once() for _ in range(2)] == ["a", "b"]
+    assert [entries.take_ready() for _ in range(2)] == ["a", "b"]
     assert not entries.ended
-    assert entries.take_at_once() is END
+    assert entries.take_ready() is END
     assert entries.ended
     assert entries.taken == 2
 
@@ -54,7 +53,7 @@ async def test_an_async_iterable_is_taken_by_one_worker_at_a_time():
             yield name
 
     entries = opened(source())
-    assert not entries.at_once
+    assert entries.take_ready() is WAIT
     assert await asyncio.gather(*(entries.take() for _ in range(4))) == list("abcd")
     assert await entries.take() is END
 
@@ -88,7 +87,7 @@ async def test_cancelling_a_worker_that_waits_for_input_cancels_it():
 
 @pytest.mark.parametrize("source", [["a"], ("a",), {"a": 1}.values(), range(1), iter(["a"])])
 async def test_what_lies_in_memory_needs_no_thread(source):
-    assert opened(source).at_once
+    assert opened(source).take_ready() is not WAIT
 
 
 async def test_a_list_that_is_changed_while_it_is_read_is_told():
@@ -96,7 +95,7 @@ async def test_a_list_that_is_changed_while_it_is_read_is_told():
     source = {"a"}
     entries = opened(source, told.append)
     source.add("b")
-    assert entries.take_at_once() is END
+    assert entries.take_ready() is END
     assert "changed size" in str(told[0])
 
 
@@ -108,7 +107,7 @@ async def test_any_other_iterable_is_read_in_a_thread_and_looked_through_before(
 
     threads: list[threading.Thread] = []
     entries = opened(Lines())
-    assert not entries.at_once
+    assert entries.take_ready() is WAIT
     assert [entry async for entry in entries.read_ahead()] == ["a", "b"]
     assert await asyncio.gather(*(entries.take() for _ in range(3))) == ["a", "b", END]
     assert entries.taken == 2

@@ -21,7 +21,7 @@ from videorouter.batch.output import ItemQueue
 from videorouter.batch.plan import BatchPlan, make_plan, refuse_plan
 from videorouter.batch.run import BatchRun
 from videorouter.batch.saving import Saver
-from videorouter.batch.source import END, EntrySource
+from videorouter.batch.source import END, WAIT, EntrySource
 from videorouter.batch.unmet import list_unmet, take_up
 from videorouter.downloads.store import check_store
 from videorouter.errors import ConfigurationError, InvalidRequestError
@@ -331,7 +331,9 @@ class Batch:
         while True:
             while self._is_full() and not source.ended:
                 await self._items.wait_for_room()
-            raw = source.take_at_once() if source.at_once else await source.take()
+            raw = source.take_ready()
+            if raw is WAIT:
+                raw = await source.take()
             if raw is END:
                 return
             index = first + source.taken - 1
@@ -362,7 +364,8 @@ class Batch:
                 entry = Entry(prompt=None, id=find_id(raw), broken=_name_broken(error))
             item = await Item(self._run, self._builder, index, entry, given=entry.id).process()
             if self._saver is None and self._caller.on_event is None:
-                self._run.count_mismatches(item)
+                if item.mismatches:
+                    self._run.count_mismatches(item)
                 self._hand_out(item)
             else:
                 await self._deliver(item, 0)

@@ -16,6 +16,8 @@ from videorouter.threads import ThreadedIterator
 
 END = object()
 """Taken when there is nothing left, or nothing more is wanted."""
+WAIT = object()
+"""Given where the next entry is not at hand yet."""
 _SAMPLES: tuple[object, ...] = (
     [],
     (),
@@ -38,8 +40,7 @@ _AHEAD = 64
 class EntrySource:
     """The entries of any input; an input that raises is reported to ``fail`` and ends there.
 
-    ``known`` is their number, if the input has a length. ``at_once``, set by ``open``, says whether entries are taken by
-    ``take_at_once`` or by ``take``.
+    ``known`` is their number, if the input has a length.
     """
 
     __slots__ = (
@@ -52,7 +53,6 @@ class EntrySource:
         "_stopped",
         "_taker",
         "_thread",
-        "at_once",
         "known",
         "taken",
     )
@@ -67,7 +67,6 @@ class EntrySource:
             )
         self.known: int | None = len(source) if isinstance(source, Sized) else None
         self.taken: int = 0
-        self.at_once: bool = False
         self._source: Iterable[Any] | AsyncIterable[Any] = source
         self._fail = fail
         self._ahead = min(_AHEAD, limit)
@@ -97,7 +96,6 @@ class EntrySource:
             self._awaiting = source.__aiter__()
         elif type(source) in _IN_MEMORY:
             self._iterator = iter(source)
-            self.at_once = True
         else:
             self._thread = ThreadedIterator(source, ahead=self._ahead)
 
@@ -112,10 +110,14 @@ class EntrySource:
         if self._taker is not None:
             self._taker.cancel()
 
-    def take_at_once(self) -> Any:
-        """Return the next entry of an input that lies in memory, or ``END``."""
+    def take_ready(self) -> Any:
+        """Return the next entry if it is at hand, or ``END``; ``WAIT`` where ``take`` must be awaited."""
+        if self._thread is not None:
+            return self._note(self._thread.pop()) if self._thread.ready else WAIT
         if self._stopped:
             return END
+        if self._awaiting is not None:
+            return WAIT
         try:
             entry = next(self._iterator, END)
         except Exception as error:  # noqa: BLE001  changed while it is read: its error ends the batch, not what runs
