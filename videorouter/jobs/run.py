@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from videorouter.jobs.options import JobOptions, Period
     from videorouter.journal.queue import JobRow
     from videorouter.journal.queue_running import RunnerJournal
+    from videorouter.journal.states import ItemRow
     from videorouter.models import BatchItem, ItemState, Task
 
 
@@ -43,14 +44,15 @@ class JobRecord(ItemRecord):
         self.owner: str = row.owner or ""
         self.model: str = row.model or ""
         self.key: str | None = row.idempotency_key
-        self.digest = row.digest
-        self.spent = row.cost or 0.0
-        self.unknown = row.unknown
+        self.digest: str = row.digest
+        self.spent: float = row.cost or 0.0
+        self.unknown: float = row.unknown
         self.reserved: float = row.reserved
         self.accepted: bool = row.state in {"accepted", "lost"}
         failure = read_failure(row.failure)
-        if row.state == "not_sent" and failure is not None and failure.in_doubt:
-            self.doubt, self.earlier = to_item(row).replace(state="in_doubt"), row
+        doubtful = row.state == "not_sent" and failure is not None and failure.in_doubt
+        self.doubt: BatchItem | None = to_item(row).replace(state="in_doubt") if doubtful else None
+        self.earlier: ItemRow | None = row if doubtful else None
 
 
 class JobRun(BatchRun):
@@ -73,7 +75,7 @@ class JobRun(BatchRun):
         self.journal = journal
         self.queue: JobOptions = options
         self.pauses: Pauses = Pauses(options.stop_after)
-        self.breaker = _Doubts(self.pauses)
+        self.breaker: CircuitBreaker = _Doubts(self.pauses)
         self.since: float = -1.0
         """The Unix time from which on the money counts."""
 
@@ -136,7 +138,7 @@ class JobRun(BatchRun):
         held, spent, unknown = await self.journal.read_spent(since)
         self.since = since
         cap = self.budget.cap
-        self.budget = Budget(None if cap is None else self.options.max_cost)
+        self.budget: Budget = Budget(None if cap is None else self.options.max_cost)
         self.budget.carry_over(reserved=held, confirmed=spent, unknown=unknown)
 
 

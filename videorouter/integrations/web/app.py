@@ -19,8 +19,8 @@ try:
     from starlette.requests import Request
     from starlette.responses import FileResponse, HTMLResponse, JSONResponse, RedirectResponse, Response
     from starlette.routing import Route
-except ImportError as error:
-    raise ImportError("jobs_app needs Starlette. Install it with: pip install 'videorouter[web]'") from error
+except ImportError as _missing:
+    raise ImportError("jobs_app needs Starlette. Install it with: pip install 'videorouter[web]'") from _missing
 
 from videorouter.errors import (
     ConfigurationError,
