@@ -508,3 +508,9 @@ def test_the_lists_of_the_sessions_name_what_exists():
     mutated = {dotted(PACKAGE.parent / path) for path in TOOLS["mutmut"]["only_mutate"]}
     assert mutated <= DECIDING
     assert lists["LEAST_KILLED"].keys() <= mutated
+
+
+def test_no_statement_binds_a_numbered_parameter():
+    """Python 3.14 refuses them with a sequence, and 3.12 warns."""
+    numbered = [path.name for path in PACKAGE.rglob("*.py") if re.search(r"[=(,<> ]\?\d", path.read_text())]
+    assert numbered == []

@@ -39,12 +39,12 @@ SELECT sendings.item, sendings.number, items.model, items.request {_OTHERS} AND 
   ORDER BY sendings.item, sendings.number LIMIT {_PAGE}
 """
 _PRICE_ITEM = """
-UPDATE items SET cost = CASE state WHEN 'done' THEN ?1 ELSE cost END,
-  reserved = CASE WHEN state IN ('sending', 'accepted') THEN ?1 ELSE reserved END,
-  unknown = unknown + CASE WHEN state IN ('in_doubt', 'lost', 'failed', 'not_sent') THEN ?1 ELSE 0 END WHERE id = ?2
+UPDATE items SET cost = CASE state WHEN 'done' THEN :price ELSE cost END,
+  reserved = CASE WHEN state IN ('sending', 'accepted') THEN :price ELSE reserved END,
+  unknown = unknown + CASE WHEN state IN ('in_doubt', 'lost', 'failed', 'not_sent') THEN :price ELSE 0 END WHERE id = :item
 """
-_PRICE_SENDING = "UPDATE sendings SET unknown = ?1 WHERE item = ?2 AND number = ?3"
-_ADD_UNKNOWN = "UPDATE items SET unknown = unknown + ?1 WHERE id = ?2"
+_PRICE_SENDING = "UPDATE sendings SET unknown = :price WHERE item = :item AND number = :number"
+_ADD_UNKNOWN = "UPDATE items SET unknown = unknown + :price WHERE id = :item"
 _REPORTED = "state = 'done' AND json_valid(result) AND json_extract(result, '$.cost') IS NOT NULL"
 _BY_MODEL = f"""
 SELECT model, NULL, max(json_extract(result, '$.cost')), '' FROM items WHERE id > ? AND {_REPORTED} GROUP BY model
@@ -103,11 +103,9 @@ async def record_prices(journal: Journal, prices: Mapping[Unpriced, float]) -> N
 
     def work(database: sqlite3.Connection) -> None:
         for row, price in prices.items():
-            if row.number is None:
-                database.execute(_PRICE_ITEM, (price, row.item))
-            else:
-                database.execute(_PRICE_SENDING, (price, row.item, row.number))
-                database.execute(_ADD_UNKNOWN, (price, row.item))
+            values = {"price": price, "item": row.item, "number": row.number}
+            for statement in (_PRICE_ITEM,) if row.number is None else (_PRICE_SENDING, _ADD_UNKNOWN):
+                database.execute(statement, values)
 
     await journal.writer.do("price", work)
 

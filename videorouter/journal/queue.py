@@ -251,6 +251,9 @@ def find_jobs(database: sqlite3.Connection, items: list[str]) -> list[JobRow]:
     return read_jobs(database, "WHERE id IN (SELECT value FROM json_each(?))", (_encode(items).decode(),))
 
 
+_OF_OWNER = "(:owner IS NULL OR owner = :owner)"
+
+
 def read_jobs(
     database: sqlite3.Connection, clause: str, values: tuple[object, ...] | dict[str, object]
 ) -> list[JobRow]:
@@ -264,9 +267,8 @@ def cancel_job(database: sqlite3.Connection, item: str, owner: str | None) -> Jo
     """Take a job back if it is not sent; returns it as it then stands, and ``None`` where the owner has no such job."""
     sources = ", ".join(map(repr, list_sources("cancellation", "cancelled")))
     database.execute(
-        f"UPDATE items SET state = 'cancelled', finished = ?2 WHERE id = ?1 AND state IN ({sources}) "  # noqa: S608
-        "AND (?3 IS NULL OR owner = ?3)",
-        (item, time.time(), owner),
+        f"UPDATE items SET state = 'cancelled', finished = :now WHERE id = :item AND state IN ({sources}) AND {_OF_OWNER}",  # noqa: S608
+        {"item": item, "now": time.time(), "owner": owner},
     )
     return find_job(database, item, owner)
 
@@ -303,14 +305,14 @@ def settle_job(
 
 def find_job(database: sqlite3.Connection, item: str, owner: str | None = None) -> JobRow | None:
     """Return the row of a job, if it is this owner's."""
-    return next(iter(read_jobs(database, "WHERE id = ?1 AND (?2 IS NULL OR owner = ?2)", (item, owner))), None)
+    return next(iter(read_jobs(database, f"WHERE id = :item AND {_OF_OWNER}", {"item": item, "owner": owner})), None)
 
 
-_OLD = """
-state IN ('done', 'refused', 'failed', 'cancelled') AND unknown = 0 AND finished < ?1 AND (?2 IS NULL OR owner = ?2)
+_OLD = f"""
+state IN ('done', 'refused', 'failed', 'cancelled') AND unknown = 0 AND finished < :before AND {_OF_OWNER}
   AND (key IS NULL OR request IS NOT NULL)
   AND NOT EXISTS (SELECT 1 FROM outbox WHERE outbox.item = items.id)
-"""
+"""  # noqa: S608
 _PRUNED = 500
 _THESE = "IN (SELECT value FROM json_each(?))"
 PRUNED = "pruned"
@@ -326,7 +328,8 @@ _PRUNE = (
 
 def prune_jobs(database: sqlite3.Connection, before: float, owner: str | None) -> int:
     """Forget some jobs that ended before a Unix time; what has a key keeps it, its digest, its state and its money."""
-    chosen = [row[0] for row in database.execute(f"SELECT id FROM items WHERE {_OLD} LIMIT {_PRUNED}", (before, owner))]  # noqa: S608
+    old = f"SELECT id FROM items WHERE {_OLD} LIMIT {_PRUNED}"  # noqa: S608
+    chosen = [row[0] for row in database.execute(old, {"before": before, "owner": owner})]
     if not chosen:
         return 0
     named = (_encode(chosen).decode(),)

@@ -34,10 +34,10 @@ SELECT events.number, events.item, coalesce(items.owner, ''), events.state, even
 _OF_JOB = "AND events.item = :item"
 _OF_OWNER = "AND events.item IN (SELECT id FROM items WHERE owner = :owner)"
 _WAITING = """
-SELECT owner, min(created) FROM items WHERE state = 'not_sent' AND (?1 IS NULL OR owner = ?1) GROUP BY owner
+SELECT owner, min(created) FROM items WHERE state = 'not_sent' AND (:owner IS NULL OR owner = :owner) GROUP BY owner
 """
 _MONEY = """
-SELECT coalesce(owner, ''), total(cost), total(unknown), total(reserved) FROM items WHERE (?1 IS NULL OR owner = ?1) GROUP BY owner
+SELECT coalesce(owner, ''), total(cost), total(unknown), total(reserved) FROM items WHERE (:owner IS NULL OR owner = :owner) GROUP BY owner
 """
 _ENDED = frozenset({"refused", "failed", "in_doubt", "lost", "cancelled", "saved", "unsaved"})
 
@@ -118,7 +118,7 @@ def list_jobs(
 ) -> list[JobRow]:
     """List jobs, the newest first; ``before``: those that were put before this place."""
     chosen = f"AND state IN ({', '.join('?' * len(states))})" if states else ""
-    where = "owner = ?" if owner is not None else "?1 IS NULL"
+    where = "owner = ?" if owner is not None else "? IS NULL"
     clause = f"WHERE {where} AND position < ? {chosen} ORDER BY position DESC LIMIT ?"
     return read_jobs(database, clause, (owner, before if before is not None else 2**62, *states, limit))
 
@@ -156,12 +156,12 @@ def is_queue(path: Path) -> bool:
 def read_owners(database: sqlite3.Connection, owner: str | None) -> dict[str, OwnerRow]:
     """Count the jobs and the money of each owner."""
     owners: dict[str, OwnerRow] = {}
-    counts = "SELECT owner, state, jobs FROM tally WHERE jobs > 0 AND (?1 IS NULL OR owner = ?1)"
-    for name, state, jobs in database.execute(counts, (owner,)).fetchall():
+    counts = "SELECT owner, state, jobs FROM tally WHERE jobs > 0 AND (:owner IS NULL OR owner = :owner)"
+    for name, state, jobs in database.execute(counts, {"owner": owner}).fetchall():
         owners.setdefault(name, OwnerRow()).counts[state] = jobs
-    for name, oldest in database.execute(_WAITING, (owner,)).fetchall():
+    for name, oldest in database.execute(_WAITING, {"owner": owner}).fetchall():
         owners.setdefault(name or "", OwnerRow()).oldest = oldest
-    for name, cost, unknown, reserved in database.execute(_MONEY, (owner,)).fetchall():
+    for name, cost, unknown, reserved in database.execute(_MONEY, {"owner": owner}).fetchall():
         row = owners.setdefault(name, OwnerRow())
         row.cost, row.unknown, row.reserved = cost, unknown, reserved
     return owners
