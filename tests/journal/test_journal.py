@@ -105,12 +105,16 @@ async def test_whoever_is_cancelled_twice_while_a_journal_opens_leaves_it_free_f
 
 
 async def test_four_takes_of_one_prompt_are_four_items_and_keep_their_names(tmp_path):
-    path = tmp_path / "run.db"
-    for _ in range(2):
-        journal = await Journal.open(path)
-        ids = [(await journal.identify(fingerprint("ab"), None)).id for number in range(4)]
-        assert ids == ["ab-1", "ab-2", "ab-3", "ab-4"]
-        await journal.aclose()
+    path, names = tmp_path / "run.db", ["ab-1", "ab-2", "ab-3", "ab-4"]
+    journal = await Journal.open(path)
+    assert (await journal.identify(fingerprint("ab"), None)).id == ""  # its intent names it
+    assert [await journal.record_intent(intent("", number, digest="ab")) for number in range(4)] == names
+    await journal.aclose()
+    journal = await Journal.open(path)
+    met = [await journal.identify(fingerprint("ab"), None) for _ in range(5)]
+    assert [one.id for one in met] == [*names, "ab-5"]
+    assert [one.row is not None for one in met] == [True] * 4 + [False]
+    await journal.aclose()
 
 
 async def test_a_given_id_that_comes_twice_is_told(tmp_path):
@@ -430,6 +434,10 @@ async def test_a_doubt_that_is_sent_again_by_name_comes_back_when_that_is_refuse
 async def test_takes_skip_an_id_that_another_entry_was_given(tmp_path):
     journal = await Journal.open(tmp_path / "run.db")
     assert (await journal.identify(fingerprint("ab"), "ab-2")).id == "ab-2"
-    assert [(await journal.identify(fingerprint("ab"), None)).id for _ in range(3)] == ["ab-1", "ab-3", "ab-4"]
+    assert [await journal.record_intent(intent("", n, digest="ab")) for n in range(3)] == ["ab-1", "ab-3", "ab-4"]
     assert (await journal.identify(fingerprint("ab"), "ab-3")).times > 1
+    await journal.aclose()
+    journal = await Journal.open(tmp_path / "run.db")
+    assert (await journal.identify(fingerprint("cd"), "ab-2")).id == "ab-2"
+    assert [(await journal.identify(fingerprint("ab"), None)).id for _ in range(3)] == ["ab-1", "ab-3", "ab-4"]
     await journal.aclose()

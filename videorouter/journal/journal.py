@@ -61,6 +61,9 @@ class Identity(msgspec.Struct, frozen=True, kw_only=True):
     row: ItemRow | None = None
 
 
+_NAMED_LATER = Identity(id="")
+
+
 class Intent(msgspec.Struct, frozen=True, kw_only=True):
     """A request that is about to be sent. ``reserved`` is in US dollars."""
 
@@ -279,8 +282,14 @@ class Journal:
         self._of_schema_1 = bool(database.execute(_OF_SCHEMA_1).fetchone()[0])
         self._had_items = bool(database.execute(_ANY_ITEM).fetchone()[0])
 
-    def identify(self, entry: Fingerprint, given: str | None, *, again: bool = True) -> Awaitable[Identity]:
-        """Count an entry of the input, name it, and find its row. ``again``: an equal request is another item."""
+    async def identify(self, entry: Fingerprint, given: str | None, *, again: bool = True) -> Identity:
+        """Count an entry of the input, name it, and find its row. ``again``: an equal request is another item.
+
+        In a new journal an entry without an id and a chain is named by its intent, which saves it a commit: until then its id
+        is empty.
+        """
+        if not self._had_items and given is None and again and not entry.steps:
+            return _NAMED_LATER
 
         def work(database: sqlite3.Connection) -> Identity:
             if given is None:
@@ -293,7 +302,7 @@ class Journal:
             row = find_item(database, item) if self._had_items or times > 1 else None
             return Identity(id=item, times=times, row=row)
 
-        return self.writer.do("identify", work)
+        return await self.writer.do("identify", work)
 
     async def claim(self, given: str) -> bool:
         """Keep an id for the entry of this run that came with it first; whether that is this one."""
@@ -306,11 +315,10 @@ class Journal:
     async def record_intent(self, intent: Intent) -> str:
         """Commit that a request is about to be sent; until then it must not be.
 
-        Returns its id, which on Ray the ledger may choose only here.
+        Returns its id, which is chosen only here where ``identify`` has left it open, and on Ray.
         """
         now = time.time()
-        await self.writer.do(INTENT, lambda database: self._write_intent(database, intent, now))
-        return intent.id
+        return await self.writer.do(INTENT, lambda database: self._write_intent(database, intent, now))
 
     async def record_task(
         self, item: str, task_id: str, poll_url: str | None = None, request_id: str | None = None
@@ -466,21 +474,17 @@ class Journal:
     def name(self, database: sqlite3.Connection, entry: Fingerprint, *, again: bool) -> tuple[str, int]:
         """The id of an entry that was given none, and how often this run has met it."""
         earlier = _find_earlier(database, entry, claimed=not again) if self._of_schema_1 else None
-        item, times = earlier or name_item(entry.chain, 1), 1
-        while not database.execute(CLAIM, (f"i{item}",)).rowcount:
-            times = database.execute(_COUNT, (f"d{entry.chain}",)).fetchone()[0]
-            if not again:
-                break
-            item = name_item(entry.chain, times)
-        return item, times
+        return _claim(database, entry.chain, earlier or name_item(entry.chain, 1), again=again)
 
-    def _write_intent(self, database: sqlite3.Connection, intent: Intent, now: float) -> None:
-        values = (*msgspec.structs.astuple(intent), now, now)
-        if database.execute(_FIRST_INTENT, values).rowcount:
-            return
-        database.execute(_ARCHIVE_BEFORE_NEXT, (intent.id,))
-        if not database.execute(_NEXT_INTENT, values).rowcount:
-            raise self._refuse_change(database, intent.id, "sending")
+    def _write_intent(self, database: sqlite3.Connection, intent: Intent, now: float) -> str:
+        item, *fields = msgspec.structs.astuple(intent)
+        item = item or _claim(database, intent.digest, name_item(intent.digest, 1))[0]
+        values = (item, *fields, now, now)
+        if not database.execute(_FIRST_INTENT, values).rowcount:
+            database.execute(_ARCHIVE_BEFORE_NEXT, (item,))
+            if not database.execute(_NEXT_INTENT, values).rowcount:
+                raise self._refuse_change(database, item, "sending")
+        return str(item)
 
     def _write_ending(self, database: sqlite3.Connection, ending: Ending, now: float) -> None:
         if not write_ending(database, ending, now):
@@ -496,6 +500,17 @@ class Journal:
 
     async def _execute(self, step: str, statement: str, values: dict[str, Any]) -> int:
         return await self.writer.do(step, lambda database: database.execute(statement, values).rowcount)
+
+
+def _claim(database: sqlite3.Connection, chain: str, item: str, *, again: bool = True) -> tuple[str, int]:
+    """Claim an id for an entry, or the next one that is free, and count how often this run has met such an entry."""
+    times = 1
+    while not database.execute(CLAIM, (f"i{item}",)).rowcount:
+        times = database.execute(_COUNT, (f"d{chain}",)).fetchone()[0]
+        if not again:
+            break
+        item = name_item(chain, times)
+    return item, times
 
 
 def find_item(database: sqlite3.Connection, item: str) -> ItemRow | None:
