@@ -216,6 +216,24 @@ async def test_a_batch_goes_on_after_a_wait_that_timed_out(tmp_path, take, journ
         assert batch.summary.stopped is None
 
 
+@pytest.mark.anyio
+async def test_each_loop_that_is_left_has_turns_of_its_own_before_the_batch_closes(sandbox, router):
+    batch = router.generate_many(prompts(2), concurrency=1)
+    waiting = asyncio.ensure_future(anext(batch))
+    await sandbox.wait_until(lambda running: running.held == 1)
+    for _ in range(30):  # each is left while the turns of the one before still run
+        aiter(batch)
+        for _ in range(6):
+            await asyncio.sleep(0)
+    loop = aiter(batch)
+    for _ in range(20):
+        await asyncio.sleep(0)
+    assert batch.summary.stopped is None
+    await sandbox.release()
+    assert (await waiting).state == "done"
+    await loop.aclose()
+
+
 @pytest.mark.parametrize("held", ["loop", "nothing"])
 def test_the_end_of_the_event_loop_closes_what_is_open(tmp_path, held):
     path = tmp_path / "run.db"

@@ -97,7 +97,8 @@ class Batch:
         self._finishing: asyncio.Task[None] | None = None
         self._anchor: AsyncGenerator[None, None] | None = None
         self._loops = 0
-        self._left = False
+        self._left: object | None = None
+        """A mark of the last loop that was left, until another begins."""
         """Whether the last loop over it was left, and no other one has begun since."""
         self.kept_open: bool = False
         """Whether it lives on after a loop over it was left: inside ``async with``."""
@@ -424,7 +425,7 @@ class BatchLoop:
     def __init__(self, batch: Batch) -> None:
         self._batch = batch
         batch._loops += 1
-        batch._left = False
+        batch._left = None
 
     def __aiter__(self) -> Self:
         return self
@@ -455,17 +456,18 @@ def _leave(batch: Batch) -> None:
     loop = batch._loop
     if batch._loops or batch.kept_open or batch._state != "running" or loop is None or loop.is_closed():
         return
-    batch._left = True
+    batch._left = mark = object()
     if running_loop() is loop:
-        UncancellableTask(_close_if_left(batch), loop=loop)
+        UncancellableTask(_close_if_left(batch, mark), loop=loop)
     else:  # garbage is collected in any thread
-        loop.call_soon_threadsafe(lambda: UncancellableTask(_close_if_left(batch), loop=loop))
+        loop.call_soon_threadsafe(lambda: UncancellableTask(_close_if_left(batch, mark), loop=loop))
 
 
-async def _close_if_left(batch: Batch) -> None:
+async def _close_if_left(batch: Batch, mark: object) -> None:
+    """Close a batch that nothing has looped over since it was left; one that was left once more has its own turns."""
     for _ in range(_TURNS):
         await asyncio.sleep(0)
-    if batch._left:
+    if batch._left is mark:
         await batch.aclose()
 
 
