@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import signal
-import threading
-from typing import Any, Self
+from typing import Self
 
 import msgspec
 
@@ -14,9 +12,9 @@ from videorouter.call.prepare import RequestBuilder
 from videorouter.jobs.options import JobOptions, Save
 from videorouter.jobs.queue import JobVerbs, QueueFile, check_name
 from videorouter.jobs.runner import Runner
+from videorouter.jobs.signals import STOP_SIGNALS
 from videorouter.loops import start_task
 
-_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 _ONCE_MORE = 0.5
 """Seconds after which the signals are listened to once more: a server may set its own handlers after its start."""
 
@@ -34,7 +32,6 @@ class Jobs(JobVerbs):
         self._save = save
         self._runner: Runner | None = None
         self._closing: asyncio.Task[None] | None = None
-        self._chained: dict[int, Any] = {}
 
     def of(self, owner: str) -> JobVerbs:
         """The same verbs for the jobs of one owner, who sees no others."""
@@ -60,8 +57,8 @@ class Jobs(JobVerbs):
             await self._file.check_gateway(self._caller.settings.base_url)
             self._runner = runner = Runner(self._caller, self._file, self._save)
             self._caller.shared.closers.add(self.aclose)
-            self._chain_signals()
-            asyncio.get_running_loop().call_later(_ONCE_MORE, self._chain_signals)
+            self._listen()
+            asyncio.get_running_loop().call_later(_ONCE_MORE, self._listen)
             runner.start()
         return self
 
@@ -90,36 +87,16 @@ class Jobs(JobVerbs):
     async def _close(self) -> None:
         runner, self._runner = self._runner, None
         self._caller.shared.closers.discard(self.aclose)
-        self._unchain_signals()
+        STOP_SIGNALS.remove(self.stop)
         if runner is not None:
             self._file.end_streams()
             await runner.aclose()
             self._file.ending = False
         await self._file.aclose()
 
-    def _chain_signals(self) -> None:
-        """Stop at the signal, and not when a server has closed its connections, which is when a lifespan ends."""
-        if self._runner is None or threading.current_thread() is not threading.main_thread():
-            return
-        for number in _SIGNALS:
-            handler = signal.getsignal(number)
-            if callable(handler) and handler != self._note_signal:
-                self._chained[number] = handler
-                signal.signal(number, self._note_signal)
-
-    def _unchain_signals(self) -> None:
-        if threading.current_thread() is not threading.main_thread():
-            return
-        for number, handler in self._chained.items():
-            if signal.getsignal(number) == self._note_signal:
-                signal.signal(number, handler)
-        self._chained.clear()
-
-    def _note_signal(self, number: int, frame: Any) -> None:
-        self.stop()
-        handler = self._chained.get(number)
-        if callable(handler):
-            handler(number, frame)
+    def _listen(self) -> None:
+        if self._runner is not None:
+            STOP_SIGNALS.add(self.stop)
 
 
 def _limit(caller: Caller, most: int) -> Caller:
