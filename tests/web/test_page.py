@@ -133,3 +133,35 @@ async def test_a_page_whose_server_is_killed_goes_on_where_it_was(serve, tmp_pat
             app.restart()
             await page.wait_for(f"{WORDS} === 'done'")
         assert sandbox.charges() == {"An otter": 1}
+
+
+LOSE = """
+window.kept = window.fetch;
+window.fetch = async (...given) => {
+  const answer = await kept(...given);
+  if (given[1]?.method === "POST") throw new TypeError("the answer is lost");
+  return answer;
+};
+window.kept_timeout = window.setTimeout;
+window.setTimeout = (work) => kept_timeout(work, 1);
+"""
+
+
+async def test_a_second_press_after_lost_answers_buys_nothing_twice(serve, tmp_path):
+    with run_sandbox(mode="task") as sandbox:
+        app = serve("how-to/fastapi.md", "uvicorn", sandbox)
+        async with open_page(f"{app.url}/videos/", tmp_path / "profile") as page:
+            await page.wait_for("document.querySelector('select').length === 2")
+            await page.ask("document.querySelector('textarea').value = 'An otter'")
+            await page.ask(LOSE)
+            await page.ask("document.forms[0].requestSubmit()")
+            await page.wait_for("document.getElementById('said').textContent.includes('lost')")
+            await page.ask("window.fetch = kept")
+            await page.ask("document.forms[0].requestSubmit()")
+            await page.wait_for(f"{WORDS} === 'done' && document.querySelector('textarea').value === ''")
+            assert await page.ask("document.querySelectorAll('li').length") == 1
+            await page.ask("document.querySelector('textarea').value = 'An otter'")
+            await page.ask("document.forms[0].requestSubmit()")  # asked for once more: another take
+            await page.wait_for("document.querySelectorAll('li').length === 2")
+            await page.wait_for("document.querySelectorAll('li .state.done').length === 2")
+        assert sandbox.charges() == {"An otter": 2}
