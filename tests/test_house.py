@@ -514,3 +514,11 @@ def test_no_statement_binds_a_numbered_parameter():
     """Python 3.14 refuses them with a sequence, and 3.12 warns."""
     numbered = [path.name for path in PACKAGE.rglob("*.py") if re.search(r"[=(,<> ]\?\d", path.read_text())]
     assert numbered == []
+
+
+def test_no_install_line_names_a_package_index():
+    """What an index has under this name is not this project: everything installs from a clone."""
+    named = [
+        str(path) for path in PACKAGE.rglob("*.py") if re.search(r"pip install [\"']?videorouter", path.read_text())
+    ]
+    assert named == []

@@ -20,7 +20,7 @@ try:
     from starlette.responses import FileResponse, HTMLResponse, JSONResponse, RedirectResponse, Response
     from starlette.routing import Route
 except ImportError as _missing:
-    raise ImportError("jobs_app needs Starlette. Install it with: pip install 'videorouter[web]'") from _missing
+    raise ImportError("jobs_app needs Starlette. In a clone of videorouter: pip install '.[web]'") from _missing
 
 from videorouter.errors import (
     ConfigurationError,
