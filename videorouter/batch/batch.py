@@ -50,7 +50,7 @@ _CANCELLED = (
 
 
 _TURNS = 10
-"""Turns of the event loop in which whoever has waited with a time-out comes back, before the batch counts as left."""
+"""Turns of the event loop in which a caller that has waited with a time-out comes back, before the batch counts as left."""
 
 
 class Batch:
@@ -418,7 +418,7 @@ class Batch:
 
 
 class BatchLoop:
-    """One loop over a batch. It is left when it is forgotten: by ``break``, by an error, by the end of whoever ran it."""
+    """One loop over a batch. It is left when it is forgotten: by ``break``, by an error, by the end of the task that ran it."""
 
     __slots__ = ("_batch",)
 
@@ -472,7 +472,7 @@ async def _close_if_left(batch: Batch, mark: object) -> None:
 
 
 async def _end_with_loop(batch: Batch) -> AsyncGenerator[None, None]:
-    """What the event loop closes at its own end, and with it a batch that nobody has closed."""
+    """What the event loop closes at its own end, and with it a batch that was left open."""
     try:
         yield
     finally:

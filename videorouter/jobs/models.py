@@ -106,7 +106,7 @@ class JobStats(Record, frozen=True, kw_only=True):
     Attributes:
         queued: Jobs that wait to be sent.
         running: Jobs that are sent and not over.
-        in_doubt: Jobs that may have been billed, nobody knows.
+        in_doubt: Jobs that may have been billed.
         done: Jobs that are done.
         ended: Jobs that were refused, have failed or were cancelled.
         oldest: Seconds for which the first in line has waited.

@@ -186,7 +186,7 @@ class JobVerbs:
             video: The video to edit: then the job is an edit.
             key: Makes this call safe to repeat: the same owner and key give the job as it stands, whatever became of it.
             owner: Whose job it is: owners take turns.
-            priority: A higher one is sent first, whoever its owner is.
+            priority: A higher one is sent first, of all owners.
             notify: Whom to tell of its end: a URL, or whether the queue's own ``notify`` is to be told.
             meta: Your own JSON value, kept and never sent.
             **fields: Fields and options as ``generate`` takes them. What is no URL (a path, bytes, a file) is kept beside the
@@ -484,7 +484,7 @@ def _take_result(job: Job) -> VideoResult:
     if job.error is not None:
         raise job.error
     if job.state in {"in_doubt", "lost"}:
-        raise OutcomeUnknownError(f"Job {job.id} may have been billed, nobody knows. Settle it.")
+        raise OutcomeUnknownError(f"Job {job.id} may have been billed. Settle it.")
     raise ClientClosedError(f"Job {job.id} is {job.state.replace('_', ' ')}: there is no result. Nothing was bought.")
 
 
